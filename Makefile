@@ -1,0 +1,38 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check --quiet
+
+.PHONY: setup demo test test-long lint bench
+
+setup: $(VENV)/dev.stamp
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/run.stamp: requirements.txt | $(BIN)/python
+	$(PIP) install -r requirements.txt
+	touch $@
+
+$(VENV)/dev.stamp: requirements-dev.txt $(VENV)/run.stamp
+	$(PIP) install torch==2.13.0
+	$(PIP) install -r requirements-dev.txt
+	$(PIP) install --no-deps ltx-core==1.0.0
+	touch $@
+
+demo: $(VENV)/run.stamp
+	$(BIN)/python -m experiments.demo
+
+test: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest
+
+test-long: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest -m "long or not long"
+
+lint: $(VENV)/dev.stamp
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/basedpyright
+
+bench: $(VENV)/run.stamp
+	$(BIN)/python -m omniforcing_jax bench stream --blocks 600 --json out/bench.json

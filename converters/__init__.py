@@ -1,0 +1,1 @@
+"""Weights from and to PyTorch, by tables that are total."""

@@ -1,0 +1,1 @@
+"""Runs a person can read top to bottom; nothing imports them."""

@@ -1,0 +1,1 @@
+"""Measurements on machines that the tests do not have."""

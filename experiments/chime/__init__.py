@@ -1,0 +1,1 @@
+"""Chime, the small world: bouncing balls that ring, with ground truth for everything."""

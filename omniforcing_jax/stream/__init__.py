@@ -1,0 +1,1 @@
+"""The iterator of chunks and its consumers."""

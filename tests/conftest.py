@@ -1,0 +1,32 @@
+"""What every test runs under: CPU, eight fake devices, strict numbers.
+
+`strict` is for core and codec tests: implicit dtype promotion raises there. It is a
+context and not global, because optax relies on promotion.
+"""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_default_matmul_precision", "highest")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def strict():
+    """Make implicit dtype promotion an error inside the test."""
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave the long tests to `make test-long`."""
+    if config.getoption("-m"):
+        return
+    skipped = [item for item in items if item.get_closest_marker("long")]
+    config.hook.pytest_deselected(items=skipped)
+    items[:] = [item for item in items if not item.get_closest_marker("long")]
