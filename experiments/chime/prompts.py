@@ -55,7 +55,7 @@ def phrasings(colours: Sequence[str]) -> list[str]:
 
 def phrase(colours: Sequence[str], rng: np.random.Generator) -> str:
     """Word a request: one time in three canonically, else in any phrasing; the colours come in random order."""
-    options = phrasings([colours[i] for i in rng.permutation(len(colours)).tolist()])
+    options = phrasings([colours[int(i)] for i in rng.permutation(len(colours))])
     return options[0] if rng.random() < 1 / 3 else options[rng.integers(len(options))]
 
 

@@ -128,8 +128,9 @@ def _arrivals(first: float, period: float, seconds: float) -> list[float]:
 def impacts(world: World, seconds: float) -> list[Impact]:
     """Return every impact in (0, seconds), exact, in order of time."""
     found: list[tuple[float, int, Surface, float]] = []
-    balls = np.stack([world.bounce_speed, world.bounce_phase, world.start, world.drift], axis=1).tolist()
-    for ball, (up, phase, start, drift) in enumerate(balls):
+    for ball in range(len(world.colour)):
+        up, phase = float(world.bounce_speed[ball]), float(world.bounce_phase[ball])
+        start, drift = float(world.start[ball]), float(world.drift[ball])
         surfaces: tuple[tuple[Surface, float, float, float], ...] = (
             ("floor", up, -phase, 2 * up / GRAVITY),
             ("left", drift, -start / drift, 2 * SPAN / drift),
