@@ -137,7 +137,8 @@ def impacts(world: World, seconds: float) -> list[Impact]:
             ("right", drift, (SPAN - start) / drift, 2 * SPAN / drift),
         )
         for surface, speed, first, period in surfaces:
-            found += [(t, ball, surface, speed) for t in _arrivals(first, period, seconds)]
+            for t in _arrivals(first, period, seconds):
+                found.append((t, ball, surface, speed))
     found.sort()
     centres = positions(world, np.array([t for t, *_ in found]))
     return [
