@@ -1,0 +1,62 @@
+"""Endless shuffled batches whose position is part of a checkpoint.
+
+A source is anything with `__len__` and `__getitem__` (a renderer, an array in memory, an
+ArrayRecord reader); Grain shuffles it, repeats it and counts.
+"""
+
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Random access to examples, each a tree of NumPy arrays."""
+
+    def __len__(self) -> int:
+        """Number of examples."""
+        ...
+
+    def __getitem__(self, index: int) -> Any:
+        """Make example `index`; equal indices give equal examples."""
+        ...
+
+
+class ArraySource:
+    """Rows of equally long arrays held in memory."""
+
+    def __init__(self, arrays: dict[str, np.ndarray]):
+        """Hold `arrays`, all with the same leading length.
+
+        Raises:
+          ValueError: if the leading lengths differ.
+        """
+        lengths = {name: len(array) for name, array in arrays.items()}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(f"arrays of different lengths: {lengths}")
+        self._arrays = arrays
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(next(iter(self._arrays.values())))
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        """Return row `index` of every array."""
+        return {name: array[index] for name, array in self._arrays.items()}
+
+
+def batches(source: Source, batch: int, seed: int) -> Any:
+    """Iterate for ever over shuffled batches of `source`.
+
+    Returns:
+      A Grain iterator: `next` gives a batch, `get_state` and `set_state` its position.
+
+    Raises:
+      ValueError: if the source holds less than one batch.
+    """
+    import grain
+
+    if len(source) < batch:
+        raise ValueError(f"batch={batch}: the source holds {len(source)} examples only")
+    dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat().batch(batch)
+    return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
