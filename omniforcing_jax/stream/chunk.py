@@ -1,0 +1,44 @@
+"""The contract between a stream and whoever consumes it.
+
+A stream is an iterator of chunks. A file writer, a web player and the benchmark see nothing else: no
+latents, no device arrays, no codec. What can be done with chunks alone (joining them) lives here too.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """What one block adds to picture and sound, on the host.
+
+    The two halves begin at their own times: the vocoder looks ahead, so sound comes a little later than the
+    picture of the same block, and an early chunk may carry no samples at all.
+
+    Attributes:
+        index: Block that the chunk comes from; `close` may add one chunk with no frames.
+        video: uint8 [F, H, W, 3], RGB.
+        video_start_s: Time of the first frame in seconds.
+        audio: float32 [samples, 2] in [-1, 1].
+        audio_start_s: Time of the first sample in seconds.
+        sample_rate: Samples per second.
+    """
+
+    index: int
+    video: np.ndarray
+    video_start_s: float
+    audio: np.ndarray
+    audio_start_s: float
+    sample_rate: int
+
+
+def join_chunks(chunks: Sequence[Chunk]) -> tuple[UInt8[np.ndarray, "F H W 3"], Float32[np.ndarray, "samples 2"]]:
+    """Return the picture and the sound of consecutive chunks as one clip.
+
+    Args:
+        chunks: At least one chunk, in order.
+    """
+    return np.concatenate([chunk.video for chunk in chunks]), np.concatenate([chunk.audio for chunk in chunks])

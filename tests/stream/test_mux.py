@@ -1,0 +1,116 @@
+"""The growing file: what is on disk when, what a reader finds, what is refused."""
+
+import threading
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from omniforcing_jax.stream.chunk import join_chunks
+from omniforcing_jax.stream.mux import Mp4Writer, Overlapped, check_writable, write_mp4
+
+RATES = {"frame_rate": 24, "sample_rate": 24_000}
+SIZE = {"height": 32, "width": 48}
+
+
+def write(path: Path, chunks) -> None:
+    with Mp4Writer(path, **SIZE, **RATES) as out:
+        for chunk in chunks:
+            out.write(chunk)
+
+
+def read(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    with av.open(str(path)) as file:
+        video = np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)])
+    with av.open(str(path)) as file:
+        audio = np.concatenate([frame.to_ndarray() for frame in file.decode(audio=0)], axis=1)
+    return video, audio.T
+
+
+def test_a_closed_file_holds_every_frame_and_both_lengths_agree_to_50_ms(tmp_path, chunks):
+    write(tmp_path / "a.mp4", chunks)
+    video, audio = read(tmp_path / "a.mp4")
+    assert len(video) == 73
+    with av.open(str(tmp_path / "a.mp4")) as file:
+        lengths = [float(stream.duration * stream.time_base) for stream in file.streams]
+    assert abs(lengths[0] - lengths[1]) <= 0.05
+    assert abs(len(audio) / 24_000 - 73 / 24) <= 0.05
+
+
+def test_picture_and_sound_of_the_file_keep_their_places(tmp_path, chunks):
+    write(tmp_path / "a.mp4", chunks)
+    video, audio = read(tmp_path / "a.mp4")
+    assert np.argmax(video.mean((1, 2, 3)) > 128) == 12
+    assert abs(int(np.argmax(np.abs(audio[:, 0]) > 0.3)) - 12_000) <= 24
+
+
+def test_colours_survive_the_file(tmp_path):
+    red = np.tile(np.array([220, 40, 30], np.uint8), (25, 32, 48, 1))
+    write_mp4(tmp_path / "a.mp4", red, np.zeros((24_000, 2), np.float32), **RATES)
+    assert np.abs(read(tmp_path / "a.mp4")[0].mean((0, 1, 2)) - red[0, 0, 0]).max() <= 4
+
+
+def test_every_block_is_one_gop_without_b_frames(tmp_path, chunks):
+    write(tmp_path / "a.mp4", chunks)
+    with av.open(str(tmp_path / "a.mp4")) as file:
+        packets = [packet for packet in file.demux(video=0) if packet.size]
+        assert not file.streams.video[0].codec_context.has_b_frames
+    assert [i for i, packet in enumerate(packets) if packet.is_keyframe] == [0, 1, 25, 49]
+    assert all(packet.pts == packet.dts for packet in packets)
+
+
+def test_a_file_that_was_never_closed_plays_to_its_last_finished_block(tmp_path, chunks):
+    out = Mp4Writer(tmp_path / "a.mp4", **SIZE, **RATES)
+    for chunk in chunks[:3]:
+        out.write(chunk)
+    (tmp_path / "killed.mp4").write_bytes((tmp_path / "a.mp4").read_bytes())
+    out.close()
+    assert len(read(tmp_path / "killed.mp4")[0]) == 25
+
+
+def test_an_error_while_streaming_leaves_a_file_with_every_block_so_far(tmp_path, chunks):
+    def broken():
+        yield from chunks[:2]
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write(tmp_path / "a.mp4", broken())
+    assert len(read(tmp_path / "a.mp4")[0]) == 25
+
+
+def test_an_overlapped_consumer_gets_every_chunk_in_order(chunks):
+    seen = []
+    with Overlapped(lambda chunk: seen.append(chunk.index)) as consume:
+        for chunk in chunks:
+            consume(chunk)
+    assert seen == [0, 1, 2, 3, 4]
+
+
+def test_an_overlapped_consumer_works_in_another_thread(chunks):
+    threads = set()
+    with Overlapped(lambda chunk: threads.add(threading.get_ident())) as consume:
+        consume(chunks[0])
+    assert threads.isdisjoint({threading.get_ident()})
+
+
+def test_an_error_of_an_overlapped_consumer_is_raised(chunks):
+    with pytest.raises(ZeroDivisionError), Overlapped(lambda chunk: 1 // 0) as consume:
+        consume(chunks[0])
+
+
+def test_joined_chunks_are_the_clip(chunks):
+    video, audio = join_chunks(chunks)
+    assert video.shape == (73, 32, 48, 3)
+    assert audio.shape == (301 * 240, 2)
+
+
+@pytest.mark.parametrize("path", ["missing/a.mp4", "."])
+def test_an_output_that_cannot_be_written_is_refused_by_name(tmp_path, path):
+    with pytest.raises(ValueError, match=str(tmp_path / path)):
+        check_writable(tmp_path / path)
+
+
+def test_checking_an_output_leaves_nothing_behind(tmp_path):
+    check_writable(tmp_path / "a.mp4")
+    assert not list(tmp_path.iterdir())
