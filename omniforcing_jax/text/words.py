@@ -1,0 +1,119 @@
+"""Text for small worlds: a vocabulary, a tokeniser and a table of word vectors.
+
+What the large models do with Gemma, a network of a few million parameters does with one vector per word and one per
+place. The vocabulary is data of the weights (`WordsConfig`); which sentences make sense is for the world's own grammar.
+"""
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+PAD, START, FIRST_WORD = 0, 1, 2  # token ids; the vocabulary's words follow
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WordsConfig:
+    """The words a network knows, and the shape of its text context."""
+
+    vocabulary: tuple[str, ...]
+    tokens: int = 16  # X, start token included
+    channels: int = 64
+
+    def __post_init__(self):
+        bad = [word for word in self.vocabulary if not re.fullmatch(r"[a-z]+", word)]
+        if bad or len(set(self.vocabulary)) != len(self.vocabulary):
+            raise ValueError(f"vocabulary={self.vocabulary}: words must be distinct and of lower-case letters only")
+        if self.tokens < 1 or self.channels < 1:
+            raise ValueError(f"tokens={self.tokens}, channels={self.channels}: both must be positive")
+
+    @property
+    def rows(self) -> int:
+        """V, the number of token ids."""
+        return FIRST_WORD + len(self.vocabulary)
+
+    def to_json(self) -> dict:
+        """Return the fields as JSON values."""
+        return {**dataclasses.asdict(self), "vocabulary": list(self.vocabulary)}
+
+    @classmethod
+    def from_json(cls, values: Mapping) -> "WordsConfig":
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: a key is unknown or missing.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        if wrong := known.symmetric_difference(values):
+            raise ValueError(f"words config: unknown or missing keys {sorted(wrong)}, expected exactly {sorted(known)}")
+        return cls(**{**values, "vocabulary": tuple(values["vocabulary"])})
+
+
+@flax.struct.dataclass
+class Words:
+    """The parameters: a vector per token id [V, C] and a vector per place [X, C]."""
+
+    words: Array
+    places: Array
+
+
+def init_words(config: WordsConfig, key: Array) -> Words:
+    """Draw vectors of unit variance for words, half that deviation for places: which word matters more than where."""
+    for_words, for_places = jax.random.split(key)
+    return Words(
+        words=jax.random.normal(for_words, (config.rows, config.channels)),
+        places=0.5 * jax.random.normal(for_places, (config.tokens, config.channels)),
+    )
+
+
+def _unknown(config: WordsConfig, words: Sequence[str]) -> str:
+    """Word the complaint about unknown words, each with the known words that look nearest."""
+    parts = []
+    for word in dict.fromkeys(words):
+        near = difflib.get_close_matches(word, config.vocabulary, n=3, cutoff=0.5)
+        parts.append(f"{word!r}" + (f" (did you mean {', '.join(near)}?)" if near else ""))
+    return "unknown word" + ("s " if len(parts) > 1 else " ") + ", ".join(parts)
+
+
+def tokenise(config: WordsConfig, prompt: str) -> tuple[Int[np.ndarray, " X"], Int[np.ndarray, " X"]]:
+    """Turn a prompt into token ids and a mask (1 = a token, 0 = padding), both int32 of fixed length.
+
+    Case and punctuation do not matter. The empty prompt is the start token alone, which is also the negative prompt of
+    guidance.
+
+    Raises:
+        ValueError: unknown words, each named with the nearest known ones, or more words than fit.
+    """
+    words = re.findall(r"\w+", prompt.lower())
+    if unknown := [word for word in words if word not in config.vocabulary]:
+        known = ", ".join(sorted(config.vocabulary))
+        raise ValueError(f"{_unknown(config, unknown)} in the prompt {prompt!r}; known words: {known}")
+    if len(words) >= config.tokens:
+        raise ValueError(f"the prompt {prompt!r} has {len(words)} words, at most {config.tokens - 1} fit")
+    ids = np.full(config.tokens, PAD, np.int32)
+    ids[: len(words) + 1] = [START, *(FIRST_WORD + config.vocabulary.index(word) for word in words)]
+    return ids, (ids != PAD).astype(np.int32)
+
+
+def embed(params: Words, ids: Int[Array, "B X"]) -> Float[Array, "B X C"]:
+    """Look tokens up and add their places; padding is zero."""
+    context = params.words[ids] + params.places[None]
+    return context * (ids != PAD)[..., None].astype(context.dtype)
+
+
+def encode(
+    config: WordsConfig, params: Words, prompts: Sequence[str]
+) -> tuple[Float[Array, "B X C"], Int[Array, "B X"]]:
+    """Return the text contexts of prompts, and their masks (1 = a token, 0 = padding).
+
+    Raises:
+        ValueError: as `tokenise`.
+    """
+    ids, masks = zip(*(tokenise(config, prompt) for prompt in prompts), strict=True)
+    return embed(params, jnp.asarray(np.stack(ids))), jnp.asarray(np.stack(masks))
