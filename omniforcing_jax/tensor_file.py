@@ -1,0 +1,188 @@
+"""One safetensors file: its header, byte ranges of its tensors, and how one is written.
+
+Only the header is read when a file is opened; a slice along the leading axis is one run of
+bytes. The safetensors package has no slices in bfloat16 for NumPy and keeps a whole file in
+memory to write it, hence this page. What the tensors mean is weights.py's and converters'.
+Source: the safetensors format (8 bytes of length, JSON, little-endian row-major data).
+"""
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+DTYPES: dict[str, np.dtype] = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+    "I16": np.dtype(np.int16),
+    "I8": np.dtype(np.int8),
+    "U64": np.dtype(np.uint64),
+    "U32": np.dtype(np.uint32),
+    "U16": np.dtype(np.uint16),
+    "U8": np.dtype(np.uint8),
+    "BOOL": np.dtype(np.bool_),
+}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors package
+
+Index = tuple[slice, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """Where one tensor lies: dtype, shape and its first byte in the file."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole tensor."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorFile:
+    """A checked header: tensors by name, and the free text beside them."""
+
+    path: Path
+    entries: Mapping[str, Entry]
+    metadata: Mapping[str, str]
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every tensor by name."""
+        return {name: entry.shape for name, entry in self.entries.items()}
+
+    def read(self, name: str, index: Index = ()) -> np.ndarray:
+        """Read one tensor or a slice of it; only the bytes of the slice are touched.
+
+        Args:
+            name: The tensor.
+            index: One slice per leading axis, as `jax.make_array_from_callback` hands them
+                out; empty for the whole tensor.
+
+        Returns:
+            A writable array of its own, in the dtype of the file.
+        """
+        entry = self.entries[name]
+        if entry.nbytes == 0:
+            return np.zeros(entry.shape, entry.dtype)[index]
+        return np.array(np.memmap(self.path, entry.dtype, "r", entry.offset, entry.shape)[index])
+
+
+def open_tensors(path: str | os.PathLike[str]) -> TensorFile:
+    """Read and check the header of a safetensors file.
+
+    Raises:
+        ValueError: The file is missing, truncated or not safetensors, or a tensor is given
+            twice, has an unknown dtype, or does not fill its bytes; names file and tensor.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            header, start = _read_header(file.read, size)
+        metadata = header.pop("__metadata__", {})
+        return TensorFile(path=path, entries=_read_entries(header, start, size), metadata=metadata)
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _read_header(read: Callable[[int], bytes], size: int) -> tuple[dict[str, Any], int]:
+    """Parse length and JSON; return the header and the file position of the data."""
+    length = int.from_bytes(read(8), "little") if size >= 8 else -1
+    if not 0 <= length <= min(LARGEST_HEADER, size - 8):
+        raise ValueError(f"not a safetensors file, or cut off in its header ({size} bytes)")
+    try:
+        header = json.loads(read(length), object_pairs_hook=_unique)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise ValueError("the header is not JSON; the file is damaged") from None
+    if not isinstance(header, dict):
+        raise ValueError("the header is not a JSON object; the file is damaged")
+    return header, 8 + length
+
+
+def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Build a JSON object, refusing a name that is given twice."""
+    result: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in result:
+            raise ValueError(f"'{name}' is given twice")
+        result[name] = value
+    return result
+
+
+def _read_entries(header: Mapping[str, Any], start: int, size: int) -> dict[str, Entry]:
+    """Check that the tensors fill the data part of the file, without gap or overlap."""
+    entries, spans = {}, []
+    for name, value in header.items():
+        try:
+            dtype, shape, (begin, end) = value["dtype"], tuple(value["shape"]), value["data_offsets"]
+        except (KeyError, TypeError, ValueError):
+            raise ValueError(f"'{name}' lacks dtype, shape or data_offsets; the file is damaged") from None
+        if not all(isinstance(number, int) and number >= 0 for number in (*shape, begin, end)):
+            raise ValueError(f"'{name}' has a shape or data_offsets that are not counts; the file is damaged")
+        if dtype not in DTYPES:
+            raise ValueError(f"'{name}' has dtype {dtype}, which is not one of {', '.join(DTYPES)}")
+        entries[name] = Entry(dtype=DTYPES[dtype], shape=shape, offset=start + begin)
+        if end - begin != entries[name].nbytes:
+            raise ValueError(f"'{name}' of shape {shape} in {dtype} does not fill its {end - begin} bytes")
+        spans.append((begin, end, name))
+    position = 0
+    for begin, end, name in sorted(spans):
+        if begin != position:
+            raise ValueError(f"'{name}' begins at byte {begin} of the data, expected {position}")
+        position = end
+    if position != size - start:
+        raise ValueError(f"the tensors need {position} bytes, the file has {size - start}; it is cut off or damaged")
+    return entries
+
+
+def write_tensors(
+    path: str | os.PathLike[str],
+    layout: Mapping[str, tuple[np.dtype, tuple[int, ...]]],
+    get: Callable[[str], np.ndarray],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write a safetensors file tensor by tensor, holding one of them at a time.
+
+    Args:
+        path: The file; written in place (callers rename).
+        layout: dtype and shape by name, in the order in which they are to lie.
+        get: Returns the tensor of a name, in that dtype and shape.
+        metadata: Free text beside the tensors.
+
+    Raises:
+        ValueError: A dtype that the format lacks; names the tensor.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    position = 0
+    for name, (dtype, shape) in layout.items():
+        if dtype not in NAMES:
+            raise ValueError(f"'{name}' is {dtype}, which safetensors cannot hold")
+        end = position + math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [position, end]}
+        position = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # data begins on a multiple of 8, so every dtype is aligned
+    with Path(path).open("wb") as file:
+        file.write(len(text).to_bytes(8, "little"))
+        file.write(text)
+        for name in layout:
+            file.write(np.ascontiguousarray(get(name)).tobytes())
