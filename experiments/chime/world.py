@@ -30,14 +30,7 @@ PALETTE = np.array(
 BACKGROUND = np.array([14, 16, 24], dtype=np.uint8)
 BORDER = np.array([44, 48, 62], dtype=np.uint8)  # a line one 64th of the picture wide, along floor, walls and ceiling
 
-PITCHES = (
-    500,
-    600,
-    700,
-    800,
-    900,
-    1000,
-)  # Hz, by colour, within one octave; multiples of the mel's 100 rows per second
+PITCHES = (600, 700, 800, 900, 1000, 1100)  # Hz by colour, less than an octave; multiples of the mel rows per second
 PARTIALS = (1.0, 0.4, 0.2)
 ATTACK = 0.002
 DECAY = 0.11
