@@ -1,0 +1,278 @@
+"""The audio VAE of LTX-2.0 at any width: log-mel rows to latents at 25 Hz and back, causal in time.
+
+Arrays are channel-last, [B, rows, mel bins, channels], rows being time. Latents are [B, L, z * bins / 4] with the
+reference's index channel * latent bins + latent bin. Streaming needs no second network: see `carry.py`.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.typing import VariableDict
+from jaxtyping import Array, Float
+
+from omniforcing_jax.codecs.asjson import JsonConfig
+from omniforcing_jax.codecs.carry import COLLECTION, is_first_call, with_past
+
+PIXEL_NORM_EPS = 1e-6
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AudioVAEConfig(JsonConfig):
+    """The shape of an audio VAE.
+
+    Attributes:
+        mel_bins: Mel bands per row; halved between levels.
+        audio_channels: Channels of the waveform (2: stereo).
+        z_channels: Channels of a latent, per latent mel bin.
+        base_channels: Width of the first level.
+        multipliers: Width of each level over `base_channels`; one level more halves time and mel once more.
+        res_blocks: Residual blocks per encoder level; the decoder has one more.
+
+    Source: LTX-2, `audio_vae.model.params.ddconfig`.
+    """
+
+    mel_bins: int = 64
+    audio_channels: int = 2
+    z_channels: int = 8
+    base_channels: int = 128
+    multipliers: tuple[int, ...] = (1, 2, 4)
+    res_blocks: int = 2
+
+    def __post_init__(self):
+        for name in ("mel_bins", "audio_channels", "z_channels", "base_channels", "res_blocks"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"AudioVAEConfig.{name} is {getattr(self, name)}, expected at least 1")
+        if not self.multipliers or min(self.multipliers) < 1:
+            raise ValueError(f"AudioVAEConfig.multipliers is {self.multipliers}, expected numbers from 1 up")
+        if self.mel_bins % self.rows_per_latent:
+            raise ValueError(
+                f"AudioVAEConfig.mel_bins is {self.mel_bins}, expected a multiple of {self.rows_per_latent}"
+            )
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each level."""
+        return tuple(self.base_channels * multiplier for multiplier in self.multipliers)
+
+    @property
+    def rows_per_latent(self) -> int:
+        """Mel rows per latent frame, which is also mel bins per latent bin."""
+        return 2 ** (len(self.multipliers) - 1)
+
+    @property
+    def latent_bins(self) -> int:
+        """Mel bins of a latent."""
+        return self.mel_bins // self.rows_per_latent
+
+    @property
+    def latent_size(self) -> int:
+        """Width of a latent frame as the network sees it."""
+        return self.z_channels * self.latent_bins
+
+    def mel_rows(self, latents: int) -> int:
+        """Count the mel rows of `latents` latent frames: one for the first, `rows_per_latent` for each later one."""
+        return self.rows_per_latent * (latents - 1) + 1
+
+
+LTX2_AUDIO_VAE = AudioVAEConfig()
+CHIME_AUDIO_VAE = AudioVAEConfig(z_channels=4, base_channels=16, res_blocks=1)
+
+
+class Moments(NamedTuple):
+    """A Gaussian over raw (not normalised) latents, each [B, L, latent size]."""
+
+    mean: Float[Array, "B L C"]
+    logvar: Float[Array, "B L C"]
+
+
+class CausalConv(nn.Module):
+    """A 3x3 convolution that sees two rows of the past and none of the future; mel is padded on both sides."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T M _"]) -> Float[Array, "B T M _"]:
+        """Convolve; the length stays."""
+        return nn.Conv(self.features, (3, 3), padding=((0, 0), (1, 1)), name="conv")(with_past(self, x, 2))
+
+
+class Downsample(nn.Module):
+    """Halve time and mel: row i of the result sees rows 2i - 2 to 2i."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T M _"]) -> Float[Array, "B T_half M_half _"]:
+        """Convolve with stride 2; M rows become (M - 1) // 2 + 1 on the first call."""
+        x = with_past(self, x, 1, first_length=2)
+        return nn.Conv(self.features, (3, 3), strides=(2, 2), padding=((0, 0), (0, 1)), name="conv")(x)
+
+
+class Upsample(nn.Module):
+    """Double time and mel by repetition, convolve, and drop the very first row: 1 row becomes 1, later ones 2."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T M _"]) -> Float[Array, "B T_double M_double _"]:
+        """Repeat, convolve, drop."""
+        conv = CausalConv(self.features, name="conv")
+        first = is_first_call(conv)
+        x = conv(jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2))
+        return x[:, 1:] if first else x
+
+
+class ResBlock(nn.Module):
+    """Two normalised convolutions beside a shortcut, which is 1x1 where the width changes."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T M _"]) -> Float[Array, "B T M _"]:
+        """Add the block's change to its input."""
+        h = CausalConv(self.features, name="conv1")(nn.silu(pixel_norm(x)))
+        h = CausalConv(self.features, name="conv2")(nn.silu(pixel_norm(h)))
+        if x.shape[-1] != self.features:
+            x = nn.Conv(self.features, (1, 1), name="shortcut")(x)
+        return x + h
+
+
+class AudioEncoder(nn.Module):
+    """Log-mel to the raw mean and log-variance of its latents."""
+
+    config: AudioVAEConfig
+
+    @nn.compact
+    def __call__(self, mel: Float[Array, "B rows bins channels"]) -> Moments:
+        """Encode; the raw moments of the latents."""
+        widths = self.config.widths
+        h = CausalConv(widths[0], name="conv_in")(mel)
+        for level, width in enumerate(widths):
+            for i in range(self.config.res_blocks):
+                h = ResBlock(width, name=f"down_{level}_block_{i}")(h)
+            if level + 1 < len(widths):
+                h = Downsample(width, name=f"down_{level}_downsample")(h)
+        for i in (1, 2):
+            h = ResBlock(widths[-1], name=f"mid_block_{i}")(h)
+        h = CausalConv(2 * self.config.z_channels, name="conv_out")(nn.silu(pixel_norm(h)))
+        mean, logvar = jnp.split(h, 2, axis=-1)
+        return Moments(_flatten(mean), _flatten(logvar))
+
+
+class AudioDecoder(nn.Module):
+    """Raw latents to log-mel."""
+
+    config: AudioVAEConfig
+
+    @nn.compact
+    def __call__(self, latents: Float[Array, "B L C"]) -> Float[Array, "B rows bins channels"]:
+        """Decode latents that were never normalised, or no longer are."""
+        widths = self.config.widths
+        h = CausalConv(widths[-1], name="conv_in")(_unflatten(latents, self.config.z_channels))
+        for i in (1, 2):
+            h = ResBlock(widths[-1], name=f"mid_block_{i}")(h)
+        for level in reversed(range(len(widths))):
+            for i in range(self.config.res_blocks + 1):
+                h = ResBlock(widths[level], name=f"up_{level}_block_{i}")(h)
+            if level:
+                h = Upsample(widths[level], name=f"up_{level}_upsample")(h)
+        return CausalConv(self.config.audio_channels, name="conv_out")(nn.silu(pixel_norm(h)))
+
+
+class AudioVAE(nn.Module):
+    """Encoder, decoder and the statistics between raw latents and those the diffusion model sees.
+
+    Variables: `params` (encoder, decoder), `stats` (mean, std: one entry per latent entry, measured on data and not
+    trained) and, in a stream, `carry`.
+    """
+
+    config: AudioVAEConfig
+
+    def setup(self):
+        """Make the parts."""
+        self.encoder = AudioEncoder(self.config)
+        self.decoder = AudioDecoder(self.config)
+        self.mean = self.variable("stats", "mean", jnp.zeros, (self.config.latent_size,))
+        self.std = self.variable("stats", "std", jnp.ones, (self.config.latent_size,))
+
+    def __call__(self, mel: Float[Array, "B rows bins channels"]) -> Float[Array, "B rows bins channels"]:
+        """Encode to the mean and decode again; touches every parameter, so it is what `init` runs."""
+        return self.decode(self.encode(mel))
+
+    def moments(self, mel: Float[Array, "B rows bins channels"]) -> Moments:
+        """Encode to raw mean and log-variance, for training.
+
+        Raises:
+            ValueError: If bins or channels are not the config's, or a clip has a part of a latent frame.
+        """
+        config, first = self.config, not self.has_variable(COLLECTION, "encoder")
+        if mel.shape[2:] != (config.mel_bins, config.audio_channels):
+            expected = f"[B, rows, {config.mel_bins}, {config.audio_channels}]"
+            raise ValueError(f"log-mel has shape {mel.shape}, expected {expected}")
+        if (mel.shape[1] - first) % config.rows_per_latent:
+            raise ValueError(
+                f"log-mel has {mel.shape[1]} rows, expected {'1 + ' if first else ''}a multiple of "
+                f"{config.rows_per_latent}{'' if first else ' after the first block'}"
+            )
+        return self.encoder(mel)
+
+    def encode(self, mel: Float[Array, "B rows bins channels"]) -> Float[Array, "B L C"]:
+        """Encode to normalised latents, the mean of the posterior."""
+        return (self.moments(mel).mean - _row(self.mean.value)) / _row(self.std.value)
+
+    def decode(self, latents: Float[Array, "B L C"]) -> Float[Array, "B rows bins channels"]:
+        """Decode normalised latents; L latent frames become 4 L - 3 rows (4 L in a stream after its first block)."""
+        return self.decode_raw(latents * _row(self.std.value) + _row(self.mean.value))
+
+    def decode_raw(self, latents: Float[Array, "B L C"]) -> Float[Array, "B rows bins channels"]:
+        """Decode latents as the encoder's moments give them, for training.
+
+        Raises:
+            ValueError: If the latents' width is not the config's.
+        """
+        if latents.shape[-1] != self.config.latent_size:
+            raise ValueError(f"audio latents are {latents.shape[-1]} wide, expected {self.config.latent_size}")
+        return self.decoder(latents)
+
+
+def pixel_norm(x: Float[Array, "B T M C"]) -> Float[Array, "B T M C"]:
+    """Scale every pixel's channels to unit mean square."""
+    return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + PIXEL_NORM_EPS)
+
+
+def decode_block(
+    config: AudioVAEConfig, variables: VariableDict, latents: Float[Array, "B L C"], carry: VariableDict | None
+) -> tuple[Float[Array, "B rows bins channels"], VariableDict]:
+    """Decode the next latents of a stream; `carry` is None for the first block, and what came back afterwards."""
+    return _step(config, variables, latents, carry, AudioVAE.decode)
+
+
+def encode_block(
+    config: AudioVAEConfig,
+    variables: VariableDict,
+    mel: Float[Array, "B rows bins channels"],
+    carry: VariableDict | None,
+) -> tuple[Float[Array, "B L C"], VariableDict]:
+    """Encode the next rows of a stream; `carry` is None for the first block, and what came back afterwards."""
+    return _step(config, variables, mel, carry, AudioVAE.encode)
+
+
+def _step(config, variables, x, carry, method):
+    past = {} if carry is None else {COLLECTION: carry}
+    y, updated = AudioVAE(config).apply({**variables, **past}, x, method=method, mutable=[COLLECTION])
+    return y, updated[COLLECTION]
+
+
+def _flatten(z: Float[Array, "B L bins z"]) -> Float[Array, "B L z*bins"]:
+    return jnp.moveaxis(z, -1, 2).reshape(*z.shape[:2], -1)
+
+
+def _unflatten(latents: Float[Array, "B L C"], z_channels: int) -> Float[Array, "B L bins z"]:
+    return jnp.moveaxis(latents.reshape(*latents.shape[:2], z_channels, -1), 2, -1)
+
+
+def _row(x: Float[Array, "C"]) -> Float[Array, "1 1 C"]:
+    return x[None, None]
