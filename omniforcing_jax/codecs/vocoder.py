@@ -12,10 +12,11 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+from flax.typing import VariableDict
 from jaxtyping import Array, Float, Int
 
 from omniforcing_jax.codecs.asjson import JsonConfig
-from omniforcing_jax.codecs.carry import with_past
+from omniforcing_jax.codecs.carry import COLLECTION, with_past
 
 SLOPE = 0.1
 LAST_SLOPE = 0.01
@@ -140,10 +141,11 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B T _"], span: Span | None) -> tuple[Float[Array, "B T _"], Span | None]:
         """Convolve, and say where the results stand."""
-        conv = nn.Conv(self.features, (self.width,), kernel_dilation=self.dilation, padding="VALID", name="conv")
         reach = self.width // 2 * self.dilation
+        border = reach if span is None else 0
+        conv = nn.Conv(self.features, self.width, kernel_dilation=self.dilation, padding=border, name="conv")
         if span is None:
-            return conv(jnp.pad(x, ((0, 0), (reach, reach), (0, 0)))), None
+            return conv(x), None
         span = span.delayed(reach)
         return span.silence_outside(conv(with_past(self, x, 2 * reach))), span
 
@@ -245,3 +247,44 @@ class Vocoder(nn.Module):
             wait = config.stage_delay - block_delay(width, dilations)
             outputs.append(Delay(wait, name=f"stage_{stage}_wait_{j}")(h, span))
         return sum(outputs[1:], outputs[0]) / len(outputs)
+
+
+@flax.struct.dataclass
+class VocoderCarry:
+    """What a stream of sound keeps between pieces: every layer's past, and how many rows went in.
+
+    The count stops at the look-ahead, after which nothing depends on it: it cannot overflow.
+    """
+
+    past: VariableDict
+    rows: Int[Array, ""]
+
+
+def push(
+    config: VocoderConfig,
+    variables: VariableDict,
+    mel: Float[Array, "B rows bins channels"],
+    carry: VocoderCarry | None,
+) -> tuple[Float[Array, "B samples channels"], VocoderCarry]:
+    """Vocode the next rows of a stream; `carry` is None for the first piece, and what came back afterwards.
+
+    As many samples come out as rows went in, `config.delay` samples late: the first `config.delay` samples of a
+    stream are silence that stands before its start and is dropped, and `flush` has the last ones.
+    """
+    rows = jnp.zeros((), jnp.int32) if carry is None else carry.rows
+    samples, past = _advance(config, variables, mel, carry, Span(start=rows, end=None))
+    return samples, VocoderCarry(past=past, rows=jnp.minimum(rows + mel.shape[1], config.lookahead_rows))
+
+
+def flush(config: VocoderConfig, variables: VariableDict, carry: VocoderCarry) -> Float[Array, "B delay channels"]:
+    """End a stream: return the `config.delay` samples that waited for rows that will not come."""
+    batch = jax.tree.leaves(carry.past)[0].shape[0]
+    nothing = jnp.zeros((batch, config.lookahead_rows, config.mel_bins, config.audio_channels))
+    samples, _ = _advance(config, variables, nothing, carry, Span(start=carry.rows, end=carry.rows))
+    return samples[:, : config.delay]
+
+
+def _advance(config, variables, mel, carry, span):
+    past = {} if carry is None else {COLLECTION: carry.past}
+    samples, updated = Vocoder(config).apply({**variables, **past}, mel, span, mutable=[COLLECTION])
+    return samples, updated[COLLECTION]
