@@ -1,0 +1,280 @@
+"""What a network is and what makes it a student: frozen values, validated, as JSON and back.
+
+A config holds facts about weights; sizes of a request (seconds, height, width, seed) are arguments
+elsewhere. Configs are hashable, so they can be static arguments of compiled functions.
+"""
+
+import dataclasses
+import enum
+import json
+import types
+import typing
+from typing import Any, Self
+
+from omniforcing_jax.layout import PREFIX, Layout
+
+
+class Config:
+    """Base of the config dataclasses: strict JSON there and back."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain dicts, lists, strings and numbers."""
+        return json.loads(json.dumps(dataclasses.asdict(typing.cast(Any, self))))
+
+    def to_json(self) -> str:
+        """Return the config as indented JSON."""
+        return json.dumps(self.to_dict(), indent=2)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Build the config from `to_dict`'s form; absent keys take their defaults.
+
+        Raises:
+          ValueError: for unknown or missing keys and for values of the wrong kind, by name.
+        """
+        return parse(cls, values, cls.__name__)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Build the config from JSON text.
+
+        Raises:
+          ValueError: as `from_dict`.
+        """
+        return cls.from_dict(json.loads(text))
+
+
+def parse(kind: Any, value: Any, where: str) -> Any:
+    """Turn a JSON value into a field of type `kind`.
+
+    Raises:
+      ValueError: if the value is not of that kind; `where` names the field.
+    """
+    if dataclasses.is_dataclass(kind):
+        return _parse_dataclass(kind, value, where)
+    options = typing.get_args(kind)
+    if isinstance(kind, types.UnionType):
+        return None if value is None else parse(next(o for o in options if o is not types.NoneType), value, where)
+    if typing.get_origin(kind) is tuple and isinstance(value, list | tuple):
+        return tuple(parse(options[0], v, f"{where}[{i}]") for i, v in enumerate(value))
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        allowed = [member.value for member in kind]
+        if value in allowed:
+            return kind(value)
+        raise ValueError(f"{where}={value!r}: must be one of {allowed}")
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise ValueError(f"{where}={value!r}: must be of type {getattr(kind, '__name__', kind)}")
+    return value
+
+
+def _parse_dataclass(kind: Any, values: Any, where: str) -> Any:
+    if not isinstance(values, dict):
+        raise ValueError(f"{where}={values!r}: must be an object")
+    hints = typing.get_type_hints(kind)
+    known = {field.name: field for field in dataclasses.fields(kind)}
+    unknown = sorted(set(values) - set(known))
+    missing = sorted(n for n, f in known.items() if n not in values and f.default is dataclasses.MISSING)
+    if unknown or missing:
+        raise ValueError(f"{where}: unknown keys {unknown}, missing keys {missing}")
+    return kind(**{name: parse(hints[name], value, f"{where}.{name}") for name, value in values.items()})
+
+
+def require(holds: bool, field: str, value: object, rule: str) -> None:
+    """Raise a ValueError that names field, value and rule unless the rule holds."""
+    if not holds:
+        raise ValueError(f"{field}={value!r}: {rule}")
+
+
+class RotaryKind(enum.StrEnum):
+    """Which two channels of a head one rotary angle turns: (i, i + H/2) or (2i, 2i + 1)."""
+
+    SPLIT = "split"
+    INTERLEAVED = "interleaved"
+
+
+class GridPrecision(enum.StrEnum):
+    """In what precision the rotary frequencies were computed when the weights were trained."""
+
+    FLOAT64 = "float64"
+    FLOAT32 = "float32"
+
+
+class CrossTimestep(enum.StrEnum):
+    """Whose sigma drives a stream's cross-modal modulation.
+
+    OWN: its own, per token. CROSS: the other stream's scalar. HYBRID: scale and shift its own, the gate
+    the other's scalar. Equal sigmas make the three equal.
+
+    Source: specs/ltx2.md 2.6.
+    """
+
+    OWN = "own"
+    CROSS = "cross"
+    HYBRID = "hybrid"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StreamConfig(Config):
+    """One stream's sizes."""
+
+    latent_channels: int
+    heads: int
+    head_size: int
+
+    def __post_init__(self):
+        for field in ("latent_channels", "heads", "head_size"):
+            require(getattr(self, field) >= 1, field, getattr(self, field), "must be at least 1")
+        require(self.head_size % 2 == 0, "head_size", self.head_size, "must be even, rotation pairs channels")
+
+    @property
+    def width(self) -> int:
+        """Width of the stream: all heads together."""
+        return self.heads * self.head_size
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RotaryConfig(Config):
+    """Rotary position embedding over (seconds, pixel row, pixel column).
+
+    Attributes:
+      kind: which channels form a pair.
+      theta: ratio of the highest to the lowest frequency.
+      max_seconds, max_pixels: coordinates are scaled so that 0 .. max becomes -1 .. 1.
+      grid: precision in which the frequencies were computed.
+    """
+
+    kind: RotaryKind = RotaryKind.SPLIT
+    theta: float = 10_000.0
+    max_seconds: float = 20.0
+    max_pixels: float = 2048.0
+    grid: GridPrecision = GridPrecision.FLOAT64
+
+    def __post_init__(self):
+        for field in ("theta", "max_seconds", "max_pixels"):
+            require(getattr(self, field) > 0, field, getattr(self, field), "must be positive")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig(Config):
+    """A dual-stream transformer.
+
+    Attributes:
+      layers: number of dual-stream layers.
+      video, audio: the streams; both have the same number of heads.
+      caption_channels: width of the text contexts that the network itself projects; None where they
+        arrive at the streams' widths (LTX-2.3).
+      rotary: position embedding.
+      cross_timestep: whose sigma drives the cross-modal modulation.
+      gate_multiplier: sigma times this drives the cross-modal gates (everything else: 1000 sigma).
+      gated_attention: every attention has a gate per head (LTX-2.3).
+      text_adaln: text attention is modulated (LTX-2.3).
+      sinks: learned audio tokens in front of block 0.
+      log_ratio: queries are scaled by log(1 + visible) / log(1 + total); masked regime only.
+      spatial_compression: pixels per latent row or column.
+    """
+
+    layers: int
+    video: StreamConfig
+    audio: StreamConfig
+    caption_channels: int | None
+    rotary: RotaryConfig = RotaryConfig()
+    cross_timestep: CrossTimestep = CrossTimestep.OWN
+    gate_multiplier: float = 1000.0
+    gated_attention: bool = False
+    text_adaln: bool = False
+    sinks: int = 0
+    log_ratio: bool = False
+    spatial_compression: int = 32
+
+    def __post_init__(self):
+        require(self.layers >= 1, "layers", self.layers, "must be at least 1")
+        require(self.sinks >= 0, "sinks", self.sinks, "must not be negative")
+        require(self.spatial_compression >= 1, "spatial_compression", self.spatial_compression, "must be at least 1")
+        same = self.video.heads == self.audio.heads
+        require(same, "audio.heads", self.audio.heads, f"must equal video.heads={self.video.heads}")
+        if self.caption_channels is not None:
+            require(self.caption_channels >= 1, "caption_channels", self.caption_channels, "must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplerConfig(Config):
+    """What makes a network a causal few-step student: it belongs to the weights.
+
+    Attributes:
+      layout: how a clip is cut into blocks.
+      sigmas: noise levels of the denoise steps, from 1 down to 0; one network call per step.
+      context_noise: sigma of the clean pass whose keys and values later blocks read.
+      horizon_seconds: length of the training clips, in whole seconds (one frame not counted).
+      window: blocks that a block may see, itself included; 0 fills the horizon, which with a pinned block 0
+        leaves it one place of its own.
+      pin_prefix: block 0 is never evicted.
+    """
+
+    sigmas: tuple[float, ...]
+    horizon_seconds: int
+    layout: Layout = PREFIX
+    context_noise: float = 0.0
+    window: int = 0
+    pin_prefix: bool = True
+
+    def __post_init__(self):
+        require(len(self.sigmas) >= 2, "sigmas", self.sigmas, "must have at least 2 entries")
+        require(abs(self.sigmas[0] - 1) <= 1e-6, "sigmas", self.sigmas, "must start at 1")
+        require(self.sigmas[-1] == 0, "sigmas", self.sigmas, "must end at 0")
+        falls = all(a > b for a, b in zip(self.sigmas[:-1], self.sigmas[1:], strict=True))
+        require(falls, "sigmas", self.sigmas, "must fall from step to step")
+        require(0 <= self.context_noise < 1, "context_noise", self.context_noise, "must be in [0, 1)")
+        try:
+            self.layout.frames_for(self.horizon_seconds)
+        except ValueError as error:
+            raise ValueError(f"horizon_{error}") from None
+        rule = f"must be between 0 and the horizon's {self.horizon_blocks} blocks"
+        require(0 <= self.window <= self.horizon_blocks, "window", self.window, rule)
+
+    @property
+    def horizon_blocks(self) -> int:
+        """Blocks in a training clip."""
+        return 1 + (self.horizon_seconds - self.layout.first_seconds) // self.layout.step_seconds
+
+    @property
+    def past_blocks(self) -> int:
+        """Ring slots R: unpinned past blocks that a block sees.
+
+        With window 0 every block beyond the horizon sees just what the last trained block saw, at the same distances:
+        R leaves out the current block and, if it is pinned, block 0.
+        """
+        if self.window:
+            return self.window - 1
+        return max(0, self.horizon_blocks - 1 - self.pin_prefix)
+
+    @property
+    def steps(self) -> int:
+        """Denoise steps per block."""
+        return len(self.sigmas) - 1
+
+
+LTX2_19B = ModelConfig(
+    layers=48,
+    video=StreamConfig(latent_channels=128, heads=32, head_size=128),
+    audio=StreamConfig(latent_channels=128, heads=32, head_size=64),
+    caption_channels=3840,
+)
+
+CHIME = ModelConfig(
+    layers=6,
+    video=StreamConfig(latent_channels=32, heads=5, head_size=32),
+    audio=StreamConfig(latent_channels=64, heads=5, head_size=16),
+    caption_channels=64,
+    sinks=4,
+    spatial_compression=16,
+)
+CHIME_TEACHER = dataclasses.replace(CHIME, sinks=0)
+
+TINY = ModelConfig(
+    layers=2,
+    video=StreamConfig(latent_channels=8, heads=4, head_size=16),
+    audio=StreamConfig(latent_channels=8, heads=4, head_size=8),
+    caption_channels=24,
+)

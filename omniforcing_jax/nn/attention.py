@@ -1,0 +1,177 @@
+"""Attention of every kind the network has: one `read`, over keys in any number of parts.
+
+Queries are [B, T, N, H], keys and values [B, S, N, H]. Past and fresh keys are never concatenated:
+their scores share one softmax (its maximum and its sum run over all parts), so a cache is read
+where it lies.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float
+
+from omniforcing_jax.nn.linear import Linear, linear_spec, project
+from omniforcing_jax.nn.norm import rms_norm
+from omniforcing_jax.nn.rope import Rotary, rotate
+from omniforcing_jax.nn.sight import Segment, Sight
+from omniforcing_jax.nn.spec import Leaf, Spec, ones
+
+
+@struct.dataclass
+class Attention:
+    """Projections of one attention; q and k are normalised over all heads together."""
+
+    q: Linear
+    k: Linear
+    v: Linear
+    o: Linear
+    q_norm: Leaf  # [inner]
+    k_norm: Leaf  # [inner]
+    gate: Linear | None  # query width -> heads
+    heads: int = struct.field(pytree_node=False)
+
+
+@struct.dataclass
+class KV:
+    """Keys (normalised and rotated) and values, [*, B, S, N, H]."""
+
+    k: Leaf
+    v: Leaf
+
+
+@struct.dataclass
+class Site:
+    """Where one attention stands: rotations of its queries and keys, and who sees whom."""
+
+    rotary_q: Rotary | None = None
+    rotary_k: Rotary | None = None
+    sight: Sight = Sight()
+
+
+@struct.dataclass
+class Sites:
+    """One value for each of the four causal attentions."""
+
+    video_self: Any
+    audio_self: Any
+    a2v: Any  # video reads audio
+    v2a: Any  # audio reads video
+
+
+NO_PAST = Sites(video_self=None, audio_self=None, a2v=None, v2a=None)
+
+
+class Part(NamedTuple):
+    """Some of the keys that one softmax runs over."""
+
+    k: Float[Array, "B S N H"]
+    v: Float[Array, "B S N H"]
+    bias: Float[Array, "b n t S"] | None = None
+
+
+def attention_spec(query_width: int, context_width: int, heads: int, head_size: int, *, gated: bool) -> Attention:
+    """Declare an attention with inner width heads * head_size."""
+    inner = heads * head_size
+    return Attention(
+        q=linear_spec(query_width, inner, ("heads", "embed")),
+        k=linear_spec(context_width, inner, ("heads", "embed")),
+        v=linear_spec(context_width, inner, ("heads", "embed")),
+        o=linear_spec(inner, query_width, ("embed", "heads")),
+        q_norm=Spec((inner,), (None,), ones),
+        k_norm=Spec((inner,), (None,), ones),
+        gate=linear_spec(query_width, heads) if gated else None,
+        heads=heads,
+    )
+
+
+def project_kv(p: Attention, x: Float[Array, "B S D"], rotary: Rotary | None) -> KV:
+    """Make the keys and values that x offers to be read."""
+    k = _split_heads(rms_norm(project(p.k, x), p.k_norm), p.heads)
+    v = _split_heads(project(p.v, x), p.heads)
+    return KV(k=k if rotary is None else rotate(k, rotary), v=v)
+
+
+def attend(
+    p: Attention,
+    x_q: Float[Array, "B T D"],
+    x_kv: Float[Array, "B S E"],
+    site: Site,
+    past: KV | None = None,
+    mix: Float[Array, "b"] | None = None,
+) -> tuple[Float[Array, "B T D"], KV]:
+    """Let x_q read x_kv and the past; also returns the keys and values that x_kv gave.
+
+    `mix` (self-attention only) is 1 for samples that attend and 0 for those whose tokens get their own
+    values passed through instead.
+    """
+    fresh = project_kv(p, x_kv, site.rotary_k)
+    return read(p, x_q, fresh, site, past, mix), fresh
+
+
+def read(
+    p: Attention,
+    x_q: Float[Array, "B T D"],
+    fresh: KV,
+    site: Site,
+    past: KV | None = None,
+    mix: Float[Array, "b"] | None = None,
+) -> Float[Array, "B T D"]:
+    """Let x_q read given keys and values."""
+    q = _split_heads(rms_norm(project(p.q, x_q), p.q_norm), p.heads)
+    if site.rotary_q is not None:
+        q = rotate(q, site.rotary_q)
+    y = look(q, fresh, past, site.sight)
+    if mix is not None:
+        weight = mix.astype(y.dtype)[:, None, None, None]
+        y = y * weight + fresh.v * (1 - weight)
+    if p.gate is not None:
+        y = y * (2 * jax.nn.sigmoid(project(p.gate, x_q)))[..., None]
+    return project(p.o, y.reshape(*y.shape[:2], -1))
+
+
+def look(q: Float[Array, "B T N H"], fresh: KV, past: KV | None, sight: Sight) -> Float[Array, "B T N H"]:
+    """Attend as the sight allows: one softmax per segment of queries."""
+    if sight.scale is not None:
+        q = (q * sight.scale[None, :, None, None]).astype(q.dtype)
+    if sight.segments is None:
+        parts = [Part(fresh.k, fresh.v, sight.bias)]
+        return attend_parts(q, parts if past is None else [*parts, Part(past.k, past.v, sight.past_bias)])
+    pieces = [
+        attend_parts(q[:, slice(*segment.queries)], _parts_of(segment, fresh, past)) for segment in sight.segments
+    ]
+    return jnp.concatenate(pieces, axis=1)
+
+
+def attend_parts(q: Float[Array, "B T N H"], parts: Sequence[Part]) -> Float[Array, "B T N H"]:
+    """Softmax attention over the union of the parts' keys; scores and sums in float32, returned in q's type."""
+    q_scaled = (q.astype(jnp.float32) / math.sqrt(q.shape[-1])).astype(q.dtype)
+    scores = [_scores(q_scaled, part) for part in parts]
+    tops = [jnp.max(score, axis=-1, keepdims=True) for score in scores]
+    top = jax.lax.stop_gradient(tops[0] if len(tops) == 1 else jnp.max(jnp.stack(tops), axis=0))
+    weights = [jnp.exp(score - top) for score in scores]
+    total = sum(jnp.sum(weight, axis=-1) for weight in weights)
+    mixed = sum(
+        jnp.einsum("bnts,bsnh->btnh", weight.astype(part.v.dtype), part.v, preferred_element_type=jnp.float32)
+        for weight, part in zip(weights, parts, strict=True)
+    )
+    return (mixed / jnp.swapaxes(total, 1, 2)[..., None]).astype(q.dtype)
+
+
+def _scores(q: Float[Array, "B T N H"], part: Part) -> Float[Array, "B N T S"]:
+    scores = jnp.einsum("btnh,bsnh->bnts", q, part.k, preferred_element_type=jnp.float32)
+    return scores if part.bias is None else scores + part.bias
+
+
+def _parts_of(segment: Segment, fresh: KV, past: KV | None) -> list[Part]:
+    parts = [Part(fresh.k[:, slice(*r)], fresh.v[:, slice(*r)]) for r in segment.fresh]
+    if past is not None:
+        parts += [Part(past.k[:, slice(*r)], past.v[:, slice(*r)]) for r in segment.past]
+    return parts
+
+
+def _split_heads(x: Float[Array, "B T D"], heads: int) -> Float[Array, "B T N H"]:
+    return x.reshape(*x.shape[:2], heads, -1)

@@ -1,0 +1,33 @@
+"""Linear maps: matrices `[out, in]`, as they rest on disk, contracted over their last axis.
+
+`project` is the one seam that looks at a weight's type; a quantised or low-rank leaf would be
+understood here and nowhere else.
+"""
+
+import jax
+from flax import struct
+from jaxtyping import Array, Float
+
+from omniforcing_jax.nn.spec import Leaf, Spec, fan_in, zeros
+
+
+@struct.dataclass
+class Linear:
+    """y = x w^T + b."""
+
+    w: Leaf  # [out, in]
+    b: Leaf  # [out] or None
+
+
+def linear_spec(inputs: int, outputs: int, axes: tuple[str | None, str | None] = (None, None)) -> Linear:
+    """Declare a linear map with a bias; `axes` names (out, in)."""
+    return Linear(w=Spec((outputs, inputs), axes, fan_in), b=Spec((outputs,), axes[:1], zeros))
+
+
+def project(p: Linear, x: Float[Array, "*batch I"]) -> Float[Array, "*batch O"]:
+    """Apply a linear map in x's type, whatever the type in which the weights rest."""
+    contract = (((x.ndim - 1,), (1,)), ((), ()))
+    y = jax.lax.dot_general(x, p.w.astype(x.dtype), contract)
+    if p.b is None:
+        return y
+    return y + p.b.astype(x.dtype).reshape((1,) * (y.ndim - 1) + (-1,))

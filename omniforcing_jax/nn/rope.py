@@ -1,0 +1,139 @@
+"""Rotary position embedding: host tables per axis in float64, combined and applied on the device.
+
+A position is seconds, or (seconds, pixel row, pixel column). Tables hold one angle per pair of
+channels, frequency-major and axis-minor over the whole width, so every head has its own band; the
+pairing of channels inside a head is the only difference between split and interleaved weights.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Float
+
+from omniforcing_jax.config import GridPrecision, RotaryConfig, RotaryKind
+from omniforcing_jax.nn.spec import Leaf
+
+
+@struct.dataclass
+class Phases:
+    """Cosine and sine of one axis: [positions, frequencies], float32."""
+
+    cos: Leaf
+    sin: Leaf
+
+
+@struct.dataclass
+class Rotary:
+    """What queries or keys are rotated by: an angle per token, head and pair of channels."""
+
+    cos: Leaf  # [1 or B, T, N, H/2], float32
+    sin: Leaf
+    kind: RotaryKind = struct.field(pytree_node=False)
+
+
+def frequencies(config: RotaryConfig, axes: int, width: int) -> Float[np.ndarray, "W"]:
+    """Angular frequencies pi/2 * theta^(j / (n - 1)) of one axis, n = width // (2 axes), as float64.
+
+    Both grids end as float32 numbers, because that is what the weights were trained with; from there on
+    everything is float64.
+
+    Source: specs/ltx2.md 2.5.
+
+    Raises:
+      ValueError: if the width leaves fewer than two frequencies per axis.
+    """
+    n = width // (2 * axes)
+    if n < 2:
+        raise ValueError(f"width={width}: leaves {n} frequencies for each of {axes} axes, must be at least 2")
+    dtype = np.float64 if config.grid is GridPrecision.FLOAT64 else np.float32
+    exponents = np.linspace(0, 1, n, dtype=dtype)
+    grid = np.power(dtype(config.theta), exponents) * dtype(np.pi / 2)
+    return grid.astype(np.float32).astype(np.float64)
+
+
+def angles(grid: Float[np.ndarray, "W"], fractions: Float[np.ndarray, "T"]) -> Phases:
+    """Phases of coordinates given as fractions of their maximum: angle = grid * (2 fraction - 1).
+
+    Float64 until the end: after hours the angle is 1e8 rad, and its cosine is still exact to float32.
+    """
+    angle = (2 * fractions - 1)[:, None] * grid[None, :]
+    return Phases(cos=np.cos(angle).astype(np.float32), sin=np.sin(angle).astype(np.float32))
+
+
+def turn(grid: Float[np.ndarray, "W"], fraction: float) -> Phases:
+    """Phases, one row, that move a key by `fraction` of the maximum: angle = grid * 2 fraction."""
+    angle = (2 * fraction * grid)[None, :]
+    return Phases(cos=np.cos(angle).astype(np.float32), sin=np.sin(angle).astype(np.float32))
+
+
+def combine(axes: tuple[Phases, ...], width: int, heads: int, kind: RotaryKind) -> Rotary:
+    """Combine per-axis phases into a table over the product of their positions, first axis slowest.
+
+    Channel order is frequency-major, axis-minor; the pairs that are left over stand in front, unrotated.
+    """
+    return Rotary(
+        cos=_spread([a.cos for a in axes], width, heads, 1.0),
+        sin=_spread([a.sin for a in axes], width, heads, 0.0),
+        kind=kind,
+    )
+
+
+def _spread(axes: list[Array], width: int, heads: int, rest: float) -> Array:
+    sizes, n = [a.shape[0] for a in axes], axes[0].shape[1]
+    full = [
+        jnp.broadcast_to(jnp.asarray(a).reshape((1,) * i + (-1,) + (1,) * (len(axes) - 1 - i) + (n,)), (*sizes, n))
+        for i, a in enumerate(axes)
+    ]
+    pairs = jnp.stack(full, axis=-1).reshape(-1, n * len(axes))
+    left = width // 2 - pairs.shape[1]
+    pairs = jnp.pad(pairs, ((0, 0), (left, 0)), constant_values=rest)
+    return pairs.reshape(1, -1, heads, width // heads // 2)
+
+
+def repeat(rotary: Rotary, times: int) -> Rotary:
+    """Use each row for `times` consecutive tokens."""
+    return jax.tree.map(lambda x: jnp.repeat(x, times, axis=1), rotary)
+
+
+def with_identity(rotary: Rotary, tokens: int) -> Rotary:
+    """Put unrotated tokens in front; zero angles are what a token at the middle of the range gets (10 s)."""
+    pad = ((0, 0), (tokens, 0), (0, 0), (0, 0))
+    return Rotary(jnp.pad(rotary.cos, pad, constant_values=1.0), jnp.pad(rotary.sin, pad), rotary.kind)
+
+
+def rotate(x: Float[Array, "*L B T N H"], rotary: Rotary) -> Float[Array, "*L B T N H"]:
+    """Turn each pair of channels by its angle, in float32, returned in x's type."""
+    wide = x.astype(jnp.float32)
+    lead = (1,) * (x.ndim - 4)
+    cos, sin = rotary.cos.reshape(lead + rotary.cos.shape), rotary.sin.reshape(lead + rotary.sin.shape)
+    if rotary.kind is RotaryKind.SPLIT:
+        a, b = jnp.split(wide, 2, axis=-1)
+        turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+    else:
+        a, b = wide[..., 0::2], wide[..., 1::2]
+        turned = jnp.stack([a * cos - b * sin, b * cos + a * sin], axis=-1).reshape(x.shape)
+    return turned.astype(x.dtype)
+
+
+def from_interleaved(cos: Float[Array, "B T D"], sin: Float[Array, "B T D"], heads: int) -> Rotary:
+    """Read the reference's interleaved tables, full width with each angle written twice."""
+    shape = (*cos.shape[:2], heads, -1)
+    halves = [jnp.asarray(x)[..., 0::2].reshape(shape) for x in (cos, sin)]
+    return Rotary(cos=halves[0], sin=halves[1], kind=RotaryKind.INTERLEAVED)
+
+
+def from_split(cos: Float[Array, "B N T Hh"], sin: Float[Array, "B N T Hh"]) -> Rotary:
+    """Read the reference's split tables, heads before tokens."""
+    moved = [jnp.swapaxes(jnp.asarray(x), 1, 2) for x in (cos, sin)]
+    return Rotary(cos=moved[0], sin=moved[1], kind=RotaryKind.SPLIT)
+
+
+def interleaving(heads: int, head_size: int) -> np.ndarray:
+    """Rows of split q/k weights in the order that makes them interleaved: interleaved = split[rows].
+
+    Source: specs/omniforcing.md 4.3; applies to to_q, to_k (weight and bias), q_norm and k_norm of the four
+    rotated attentions.
+    """
+    within = np.arange(head_size).reshape(2, -1).T.reshape(-1)
+    return (np.arange(heads)[:, None] * head_size + within[None, :]).reshape(-1)

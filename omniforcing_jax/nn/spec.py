@@ -1,0 +1,114 @@
+"""One declaration per weight (shape, logical axes, initialiser) and what follows from it.
+
+Initial values, abstract shapes and shardings are tree maps over the same tree of `Spec`s; nothing
+else in the package states a weight's shape.
+"""
+
+import dataclasses
+import math
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
+
+Leaf = Any  # Array | Spec | ShapeDtypeStruct | NamedSharding: a tree of one kind maps to a tree of another
+Initialiser = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
+Rules = Mapping[str, str | tuple[str, ...] | None]
+
+
+def zeros(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    """Return zeros."""
+    return jnp.zeros(shape, dtype)
+
+
+def ones(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    """Return ones."""
+    return jnp.ones(shape, dtype)
+
+
+def normal(scale: float) -> Initialiser:
+    """Return an initialiser with standard deviation `scale`."""
+
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        return (scale * jax.random.normal(key, shape, jnp.float32)).astype(dtype)
+
+    return init
+
+
+def fan_in(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    """Return a normal with standard deviation 1 / sqrt(last axis), for `[..., out, in]` matrices."""
+    return normal(1 / math.sqrt(shape[-1]))(key, shape, dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """A weight before it exists.
+
+    Attributes:
+      shape: its sizes.
+      axes: the logical name of each axis, or None where it is never sharded.
+      init: makes the initial value from (key, shape, dtype).
+    """
+
+    shape: tuple[int, ...]
+    axes: tuple[str | None, ...]
+    init: Initialiser
+
+    def __post_init__(self):
+        if len(self.shape) != len(self.axes):
+            raise ValueError(f"axes={self.axes}: must name each axis of shape {self.shape}")
+
+
+def stacked(specs: PyTree, layers: int) -> PyTree:
+    """Prepend a `layers` axis to every declaration in the tree."""
+    return jax.tree.map(lambda s: Spec((layers, *s.shape), ("layers", *s.axes), s.init), specs)
+
+
+def init(specs: PyTree, key: jax.Array, dtype: Any = jnp.float32) -> PyTree:
+    """Make initial values; a leaf's value depends on the key and on its own path only."""
+
+    def make(path: Any, spec: Spec) -> jax.Array:
+        return spec.init(jax.random.fold_in(key, zlib.crc32(path_name(path).encode())), spec.shape, dtype)
+
+    return jax.tree_util.tree_map_with_path(make, specs)
+
+
+def abstract(specs: PyTree, dtype: Any = jnp.float32) -> PyTree:
+    """Return shapes and types without values."""
+    return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, dtype), specs)
+
+
+def shardings(specs: PyTree, mesh: Mesh, rules: Rules) -> PyTree:
+    """Return a NamedSharding per leaf: `rules` send logical axes to mesh axes; unnamed axes are replicated.
+
+    Raises:
+      ValueError: if two axes of one weight would go to the same mesh axis, or a size does not divide.
+    """
+    return jax.tree_util.tree_map_with_path(lambda path, s: _sharding(path_name(path), s, mesh, rules), specs)
+
+
+def _sharding(name: str, spec: Spec, mesh: Mesh, rules: Rules) -> NamedSharding:
+    places = [rules.get(axis) if axis else None for axis in spec.axes]
+    groups = [() if p is None else (p,) if isinstance(p, str) else tuple(p) for p in places]
+    used = [axis for group in groups for axis in group]
+    if len(used) != len(set(used)):
+        raise ValueError(f"{name}: axes {spec.axes} go to mesh axes {places}, one of them twice")
+    for size, group in zip(spec.shape, groups, strict=True):
+        parts = math.prod(mesh.shape[axis] for axis in group)
+        if size % parts:
+            raise ValueError(f"{name}: size {size} of {spec.shape} does not divide over {group} ({parts} devices)")
+    return NamedSharding(mesh, PartitionSpec(*places))
+
+
+def path_name(path: Any) -> str:
+    """Return a leaf's path as it names the tensor on disk, such as `layers/video/self_attn/q/w`."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def count(tree: PyTree) -> int:
+    """Return the number of parameters in a tree of anything with a shape."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))

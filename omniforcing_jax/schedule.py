@@ -1,0 +1,95 @@
+"""Noise levels and what is done with them: schedules, snapping, noising, velocity and x0, Euler.
+
+Schedules are host arrays in float64; arithmetic on latents is float32 whatever their type, because a
+sigma rounded to bfloat16 no longer is the noise level that the latent has.
+"""
+
+import math
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+Sigma = Float[Array, "..."] | float
+
+DEFAULT_TOKENS = 4096  # what the reference assumes where it does not pass a latent
+TERMINAL = 0.1  # the last sigma before 0
+DISTILLED = (1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875, 0.0)  # LTX-2's published list
+
+
+def shift(tokens: int) -> float:
+    """Exponent of the timestep shift: linear in the token count, 0.95 at 1024 and 2.05 at 4096, unbounded."""
+    return 0.95 + (tokens - 1024) * (2.05 - 0.95) / (4096 - 1024)
+
+
+def ltx2_schedule(steps: int, tokens: int = DEFAULT_TOKENS) -> Float[np.ndarray, "{steps}+1"]:
+    """Sigmas from 1 to 0: shifted by the token count, then stretched so that the last but one is 0.1.
+
+    Source: specs/ltx2.md 5.1.
+
+    Raises:
+      ValueError: if steps < 1.
+    """
+    if steps < 1:
+        raise ValueError(f"steps={steps}: must be at least 1")
+    u = 1 - np.arange(steps, dtype=np.float64) / steps
+    factor = math.exp(shift(tokens))
+    shifted = factor / (factor + 1 / u - 1)
+    if steps > 1:
+        shifted = 1 - (1 - shifted) * (1 - TERMINAL) / (1 - shifted[-1])
+    return np.append(shifted, 0.0)
+
+
+def snap(timesteps: Sequence[float], schedule: Float[np.ndarray, "S"]) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Replace every timestep t by the schedule's entry nearest to t / 1000; returns indices and sigmas.
+
+    Source: specs/omniforcing.md 6.2.
+    """
+    indices = tuple(int(np.argmin(np.abs(schedule - t / 1000))) for t in timesteps)
+    return indices, tuple(float(schedule[i]) for i in indices)
+
+
+def sigma_lookup(steps: int = 1000) -> Float[np.ndarray, "{steps}+1"]:
+    """Sigma of integer timestep t at index t: the schedule reversed, 0 is clean."""
+    return ltx2_schedule(steps)[::-1].copy()
+
+
+def _like(sigma: Sigma, x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Give sigma trailing axes, so that it broadcasts over x's."""
+    sigma = jnp.asarray(sigma, jnp.float32)
+    return sigma.reshape(sigma.shape + (1,) * (x.ndim - sigma.ndim)) if sigma.ndim else sigma
+
+
+def add_noise(x0: Float[Array, "*shape"], noise: Float[Array, "*shape"], sigma: Sigma) -> Float[Array, "*shape"]:
+    """Interpolate clean latents towards noise; with fresh noise this is also re-noising between steps.
+
+    sigma is in [0, 1] and leads x0's shape ([], [B] or [B, T]): 0 returns x0, 1 returns noise. Computed in
+    float32, returned in x0's type.
+
+    Source: OmniForcing ltx_distillation/dmd.py, add_noise (which casts sigma to bfloat16; we do not).
+    """
+    sigma = _like(sigma, x0)
+    mixed = (1 - sigma) * x0.astype(jnp.float32) + sigma * noise.astype(jnp.float32)
+    return mixed.astype(x0.dtype)
+
+
+def to_x0(x: Float[Array, "*shape"], velocity: Float[Array, "*shape"], sigma: Sigma) -> Float[Array, "*shape"]:
+    """Clean estimate x - sigma * velocity, in float32."""
+    return x.astype(jnp.float32) - _like(sigma, x) * velocity.astype(jnp.float32)
+
+
+def to_velocity(x: Float[Array, "*shape"], x0: Float[Array, "*shape"], sigma: Sigma) -> Float[Array, "*shape"]:
+    """Velocity (x - x0) / sigma, in float32; sigma must be positive."""
+    return (x.astype(jnp.float32) - x0.astype(jnp.float32)) / _like(sigma, x)
+
+
+def euler_step(
+    x: Float[Array, "*shape"], x0: Float[Array, "*shape"], sigma: Sigma, sigma_next: Sigma
+) -> Float[Array, "*shape"]:
+    """Step x from sigma to sigma_next along the line through x0, in float32; at sigma_next = 0 exactly x0.
+
+    The same as x + (x - x0) / sigma * (sigma_next - sigma).
+    """
+    ratio = _like(sigma_next, x) / _like(sigma, x)
+    return x0.astype(jnp.float32) + ratio * (x.astype(jnp.float32) - x0.astype(jnp.float32))
