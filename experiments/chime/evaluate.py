@@ -1,0 +1,250 @@
+"""Judge clips by their pixels and samples: rendered truth, the teacher, the student, or a file.
+
+    python -m experiments.chime.evaluate --source truth --prompts 32 --seconds 5 --seed 0 --json truth.json
+
+Sources are iterators of clips; detectors and metrics are in `track.py`, `detect.py` and `metrics.py`. With
+`--swap-sound` every picture is judged with the next clip's sound: the control that shows what chance gives.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.progress import track
+
+import omniforcing_jax
+from experiments.chime import metrics, world
+from experiments.chime.prompts import COLOURS, VOCABULARY, Request, parse, sample_prompts
+from omniforcing_jax.stream.chunk import Chunk, join_chunks
+from omniforcing_jax.stream.mux import check_writable
+from omniforcing_jax.text.words import WordsConfig, tokenise
+
+DOMAIN = 0x6A75646765  # first word of every world seed used here, so that no training or tuning has seen these worlds
+BATCH = 8  # clips that the teacher makes together
+SHIPPED = Path(omniforcing_jax.__file__).parent / "assets" / "chime"
+
+Media = tuple[np.ndarray, np.ndarray, int]  # uint8 [F, S, S, 3], float32 [samples, 2], samples per second
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Judge clips by their pixels and samples only."""
+
+    source: Literal["truth", "teacher", "student"] | None = None
+    """Whose clips to judge."""
+    file: Path | None = None
+    """Judge this video file instead; --prompts then names a file with its one prompt, or is left out."""
+    prompts: str | None = None
+    """A text file with one prompt per line, or how many to draw (32 if left out)."""
+    seconds: int = 5
+    """Length of each clip; not used with --file."""
+    seed: int = 0
+    """Of the prompts drawn, the worlds rendered and the clips generated."""
+    json: Path | None = None
+    """Where to write the figures."""
+    swap_sound: bool = False
+    """Judge each picture with the sound of the next clip."""
+    weights: Path = SHIPPED
+    """Folder of the teacher's or student's weights."""
+    steps: int | None = None
+    """The teacher's sampling steps; its own default if left out."""
+    guidance: float | None = None
+    """The teacher's guidance; its own default if left out."""
+    each: bool = False
+    """Print a line per clip too."""
+
+
+def read_prompts(source: str, seed: int) -> list[str]:
+    """Return the prompts of a file, or draw as many as the number says.
+
+    Raises:
+        ValueError: neither a number nor a readable file, or nothing in it.
+    """
+    if source.isdecimal():
+        if int(source) < 1:
+            raise ValueError(f"--prompts {source}: must be at least 1")
+        return sample_prompts(int(source), seed)
+    try:
+        lines = Path(source).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"--prompts {source}: neither a number nor a readable text file ({error})") from None
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise ValueError(f"--prompts {source}: there is no prompt in the file")
+    return prompts
+
+
+def read_request(prompt: str) -> Request:
+    """Say what a prompt asks for; a ValueError names unknown words first, contradictions next."""
+    tokenise(WordsConfig(vocabulary=VOCABULARY), prompt)
+    return parse(prompt)
+
+
+def truth_clips(prompts: list[str], arguments: Arguments) -> Iterator[Media]:
+    """Render a world for each prompt."""
+    frames = arguments.seconds * world.FRAME_RATE + 1
+    samples = frames * world.SAMPLE_RATE // world.FRAME_RATE
+    for index, prompt in enumerate(prompts):
+        scene = world.sample_world([DOMAIN, arguments.seed, index], colours=parse(prompt).colours)
+        yield world.render_video(scene, frames), world.render_audio(scene, samples), world.SAMPLE_RATE
+
+
+def _media(chunks: list[Chunk]) -> Media:
+    video, audio = join_chunks(chunks)
+    lag = next((chunk.audio_start_s for chunk in chunks if len(chunk.audio)), 0.0) - chunks[0].video_start_s
+    return video, _shift(audio, round(lag * chunks[0].sample_rate)), chunks[0].sample_rate
+
+
+def _shift(audio: np.ndarray, samples: int) -> np.ndarray:
+    """Let sound that begins `samples` after the picture begin with it, by silence or by a cut."""
+    return np.pad(audio, ((samples, 0), (0, 0))) if samples > 0 else audio[-samples:]
+
+
+def student_clips(prompts: list[str], arguments: Arguments) -> Iterator[Media]:
+    """Stream a clip for each prompt."""
+    from omniforcing_jax.stream import open_stream
+
+    for index, prompt in enumerate(prompts):
+        stream = open_stream(
+            arguments.weights, prompt=prompt, seconds=arguments.seconds, seed=arguments.seed + 1000 * index
+        )
+        yield _media(list(stream))
+
+
+def teacher_clips(prompts: list[str], arguments: Arguments) -> Iterator[Media]:
+    """Sample clips from the bidirectional teacher, some prompts at a time."""
+    from omniforcing_jax.stream import sample_clip
+
+    chosen = {"steps": arguments.steps, "guidance": arguments.guidance}
+    options = {name: value for name, value in chosen.items() if value is not None}
+    for start in range(0, len(prompts), BATCH):
+        chunks = sample_clip(
+            arguments.weights,
+            prompts=prompts[start : start + BATCH],
+            seconds=arguments.seconds,
+            seed=arguments.seed + 1000 * start,
+            **options,
+        )
+        yield from (_media([chunk]) for chunk in chunks)
+
+
+def read_file(path: Path) -> Media:
+    """Decode a video file by PyAV; sound is aligned to the picture by their time stamps.
+
+    Raises:
+        ValueError: it cannot be decoded, is not square at 24 frames per second, or lacks picture or stereo sound.
+    """
+    import av
+    from av.error import FFmpegError
+
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video or not container.streams.audio:
+                raise ValueError(f"{path}: needs a picture and a sound")
+            rate = container.streams.video[0].average_rate
+            pictures = list(container.decode(video=0))
+        with av.open(str(path)) as container:
+            sounds = list(container.decode(audio=0))
+    except FFmpegError as error:
+        raise ValueError(f"{path}: cannot be decoded ({error.strerror})") from None
+    if not pictures or not sounds:
+        raise ValueError(f"{path}: needs a picture and a sound")
+    if rate != world.FRAME_RATE or pictures[0].width != pictures[0].height or sounds[0].layout.nb_channels != 2:
+        raise ValueError(f"{path}: needs a square picture at {world.FRAME_RATE} frames/s and stereo sound")
+    video = np.stack([picture.to_ndarray(format="rgb24") for picture in pictures])
+    resampler = av.AudioResampler(format="fltp", layout="stereo", rate=sounds[0].sample_rate)
+    planes = [part.to_ndarray() for sound in sounds for part in resampler.resample(sound)]
+    lag = (sounds[0].time or 0.0) - (pictures[0].time or 0.0)
+    return video, _shift(np.concatenate(planes, axis=1).T, round(lag * sounds[0].sample_rate)), sounds[0].sample_rate
+
+
+def plan(arguments: Arguments) -> tuple[Sequence[str], Sequence[Request | None], Iterator[Media]]:
+    """Check everything that can be checked, then return prompts, what they ask for, and the clips, not yet made.
+
+    Raises:
+        ValueError: whatever is wrong with the arguments, in one line.
+    """
+    if arguments.json is not None:
+        check_writable(arguments.json)
+    if (arguments.source is None) == (arguments.file is None):
+        raise ValueError("give one of --source and --file")
+    if arguments.seconds < 1:
+        raise ValueError(f"--seconds {arguments.seconds}: must be at least 1")
+    if arguments.file is not None:
+        if not arguments.file.is_file():
+            raise ValueError(f"--file {arguments.file}: no such file")
+        if arguments.swap_sound:
+            raise ValueError("--swap-sound: a single file has no other sound to swap with")
+        prompts = [] if arguments.prompts is None else read_prompts(arguments.prompts, arguments.seed)
+        if len(prompts) > 1 or (arguments.prompts or "").isdecimal():
+            raise ValueError(f"--prompts {arguments.prompts}: with --file, a text file with its one prompt")
+        requests = [read_request(prompt) for prompt in prompts] or [None]
+        return prompts or [str(arguments.file)], requests, iter([read_file(arguments.file)])
+    prompts = read_prompts(arguments.prompts or "32", arguments.seed)
+    requests = [read_request(prompt) for prompt in prompts]
+    if arguments.swap_sound and len(prompts) < 2:
+        raise ValueError("--swap-sound: needs at least two prompts")
+    if arguments.source != "truth" and not arguments.weights.is_dir():
+        raise ValueError(f"--weights {arguments.weights}: no such folder")
+    sources = {"truth": truth_clips, "teacher": teacher_clips, "student": student_clips}
+    return prompts, requests, sources[str(arguments.source)](prompts, arguments)
+
+
+def _describe(clip: metrics.Clip, prompt: str) -> str:
+    tracks, sound = clip.picture.tracks, clip.sound
+    seen = " ".join(COLOURS[c] for c in tracks.colours())
+    heard = " ".join(COLOURS[c] for c in metrics.pitches_heard(sound.onsets))
+    pairs = len(metrics.match(clip.picture.impacts, sound.onsets))
+    counts = f"{len(clip.picture.impacts)} impacts, {len(sound.onsets)} onsets, {pairs} pairs"
+    return f"{prompt!r}: {tracks.count()} seen ({seen}), heard ({heard}), {counts}"
+
+
+def run(arguments: Arguments, console: Console) -> dict:
+    """Judge all clips, with a progress bar on a terminal and nothing in between elsewhere."""
+    prompts, requests, clips = plan(arguments)
+    began = time.monotonic()
+    seen_and_heard = [
+        (metrics.see(video), metrics.hear(audio, rate))
+        for video, audio, rate in track(
+            clips, "judging", total=len(prompts), console=console, disable=not console.is_terminal
+        )
+    ]
+    pictures = [picture for picture, _ in seen_and_heard]
+    sounds = [sound for _, sound in seen_and_heard]
+    if arguments.swap_sound:
+        sounds = sounds[1:] + sounds[:1]
+    judged = [
+        metrics.Clip(picture=picture, sound=sound, request=request)
+        for picture, sound, request in zip(pictures, sounds, requests, strict=True)
+    ]
+    if arguments.each:
+        for clip, prompt in zip(judged, prompts, strict=True):
+            console.print(_describe(clip, prompt), highlight=False)
+    figures = metrics.judge(judged)
+    console.print(f"{len(judged)} clips in {time.monotonic() - began:.1f} s", highlight=False)
+    return figures
+
+
+def main(arguments: Arguments) -> None:
+    """Print the figures, and write them if asked to; bad input is one line on stderr and exit code 2."""
+    console = Console(stderr=True, soft_wrap=True)
+    try:
+        figures = run(arguments, console)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    text = json.dumps(figures, indent=2)
+    print(text)
+    if arguments.json is not None:
+        arguments.json.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments))
