@@ -1,0 +1,200 @@
+"""The evaluate command: figures on truth, the swapped control, files, generated sources, and bad input."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import tyro
+
+import omniforcing_jax.stream
+from experiments.chime import evaluate, sheet, world
+from experiments.chime.prompts import sample_prompts
+from omniforcing_jax.stream.chunk import Chunk
+from omniforcing_jax.stream.mux import Mp4Writer
+from tests.chime.test_chime_metrics import KEYS
+
+
+def _evaluate(tmp_path, *flags):
+    out = tmp_path / "figures.json"
+    evaluate.main(tyro.cli(evaluate.Arguments, args=[*map(str, flags), "--json", str(out)]))
+    return json.loads(out.read_text())
+
+
+def _chunks(scene, seconds, lag=0.0):
+    """Cut a rendered world into chunks of one second, the sound late by `lag` seconds as a vocoder makes it."""
+    frames = seconds * 24 + 1
+    video, sound = world.render_video(scene, frames), world.render_audio(scene, frames * 1000)
+    skipped = round(lag * 24_000)
+    for index in range(seconds + 1):
+        audio = sound[skipped:][index * 24_000 : (index + 1) * 24_000]
+        yield Chunk(
+            index=index,
+            video=video[index * 24 : (index + 1) * 24],
+            video_start_s=float(index),
+            audio=audio,
+            audio_start_s=index + lag,
+            sample_rate=24_000,
+        )
+
+
+@pytest.fixture(scope="module")
+def truth(tmp_path_factory):
+    return _evaluate(tmp_path_factory.mktemp("truth"), "--source", "truth", "--prompts", 8, "--seconds", 4)
+
+
+def test_truth_has_the_issue_s_keys(truth):
+    assert set(truth) == KEYS
+    assert truth["drift"] is None
+
+
+def test_truth_is_in_sync_and_as_asked(truth):
+    assert truth["sync_ms_p50"] <= 5
+    assert truth["sync_recall"] >= 0.9
+    assert truth["sync_precision"] >= 0.95
+    assert truth["adherence"] == 1
+
+
+def test_swapped_sound_is_out_of_sync(tmp_path):
+    swapped = _evaluate(tmp_path, "--source", "truth", "--prompts", 8, "--seconds", 4, "--swap-sound")
+    assert swapped["sync_recall"] <= 0.3
+    assert swapped["sync_precision"] <= 0.3
+    assert swapped["count_accuracy"] == 1
+    assert swapped["pitch_accuracy"] < 0.5
+
+
+def test_a_long_clip_reports_drift(tmp_path):
+    figures = _evaluate(tmp_path, "--source", "truth", "--prompts", 1, "--seconds", 11)
+    assert set(figures["drift"]["first"]) == {
+        "sync_ms_p50",
+        "sync_recall",
+        "count_accuracy",
+        "colour_error",
+        "loudness_db",
+        "noise_floor_db",
+    }
+    assert figures["drift"]["first"]["noise_floor_db"] < -60
+
+
+def test_a_file_is_judged_like_the_clip_it_was_written_from(tmp_path):
+    scene = world.sample_world([992, 1], colours=["red", "blue"])
+    film, prompt = tmp_path / "film.mp4", tmp_path / "prompt.txt"
+    with Mp4Writer(film, height=64, width=64, frame_rate=24, sample_rate=24_000) as writer:
+        for chunk in _chunks(scene, 4):
+            writer.write(chunk)
+    prompt.write_text("a red ball and a blue ball\n")
+    figures = _evaluate(tmp_path, "--file", film, "--prompts", prompt)
+    assert figures["sync_ms_p50"] < 5
+    assert figures["sync_recall"] >= 0.9
+    assert figures["sync_precision"] >= 0.9
+    assert figures["adherence"] == 1
+    assert _evaluate(tmp_path, "--file", film)["adherence"] is None
+
+
+def test_a_file_keeps_its_colours_and_the_time_of_its_sound(tmp_path):
+    scene = world.sample_world([992, 2], colours=["yellow"])
+    film = tmp_path / "film.mp4"
+    with Mp4Writer(film, height=64, width=64, frame_rate=24, sample_rate=24_000) as writer:
+        for chunk in _chunks(scene, 2):
+            writer.write(chunk)
+    video, audio, rate = evaluate.read_file(film)
+    assert rate == 24_000
+    assert np.abs(video.astype(int) - world.render_video(scene, 49)).mean() < 4
+    sound = world.render_audio(scene, 48_000)
+    shifts = [np.dot(audio[5000 + s : 45_000 + s].sum(1), sound[5000:45_000].sum(1)) for s in range(-50, 51)]
+    assert abs(int(np.argmax(shifts)) - 50) <= 2
+
+
+@pytest.mark.parametrize("lag", [0.0, 0.17])
+def test_the_student_is_judged_by_its_chunks(tmp_path, monkeypatch, lag):
+    asked = []
+
+    def open_stream(weights, *, prompt, seconds, seed):
+        asked.append((prompt, seed))
+        colours = evaluate.read_request(prompt).colours
+        return _chunks(world.sample_world([992, seed], colours=colours), seconds, lag)
+
+    monkeypatch.setattr(omniforcing_jax.stream, "open_stream", open_stream, raising=False)
+    figures = _evaluate(
+        tmp_path, "--source", "student", "--weights", tmp_path, "--prompts", 2, "--seconds", 4, "--seed", 7
+    )
+    assert [prompt for prompt, _ in asked] == sample_prompts(2, 7)
+    assert len({seed for _, seed in asked}) == 2
+    assert figures["sync_ms_p50"] < 5
+    assert figures["adherence"] == 1
+
+
+def test_the_teacher_is_asked_in_batches_and_judged_by_its_clips(tmp_path, monkeypatch):
+    sizes = []
+
+    def sample_clip(weights, *, prompts, seconds, seed, steps):
+        sizes.append((len(prompts), steps))
+        scenes = [
+            world.sample_world([992, seed, i], colours=evaluate.read_request(p).colours) for i, p in enumerate(prompts)
+        ]
+        return [
+            Chunk(
+                index=0,
+                video=world.render_video(scene, 49),
+                video_start_s=0.0,
+                audio=world.render_audio(scene, 49_000),
+                audio_start_s=0.0,
+                sample_rate=24_000,
+            )
+            for scene in scenes
+        ]
+
+    monkeypatch.setattr(omniforcing_jax.stream, "sample_clip", sample_clip, raising=False)
+    flags = ["--source", "teacher", "--weights", tmp_path, "--prompts", 10, "--seconds", 2, "--steps", 9]
+    assert _evaluate(tmp_path, *flags)["count_accuracy"] == 1
+    assert sizes == [(8, 9), (2, 9)]
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (["--source", "truth", "--prompts", "nowhere.txt"], "nowhere.txt"),
+        (["--source", "truth", "--prompts", "0"], "at least 1"),
+        (["--source", "truth", "--prompts", "BAD"], "'mauve'"),
+        (["--source", "truth", "--prompts", "CONTRADICTION"], "says two but names 1"),
+        (["--source", "truth", "--prompts", "EMPTY"], "no prompt"),
+        (["--source", "truth", "--seconds", "0"], "--seconds 0"),
+        (["--source", "truth", "--prompts", "1", "--swap-sound"], "two prompts"),
+        (["--source", "truth", "--json", "no/such/folder/x.json"], "no/such/folder"),
+        (["--source", "student", "--weights", "no/such/weights"], "no/such/weights"),
+        (["--file", "missing.mp4"], "missing.mp4"),
+        (["--file", "EMPTY"], "cannot be decoded"),
+        ([], "one of --source and --file"),
+        (["--source", "truth", "--file", "x.mp4"], "one of --source and --file"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_two(tmp_path, capsys, monkeypatch, flags, complaint):
+    texts = {"BAD": "a red ball\na mauve ball\n", "CONTRADICTION": "two balls: red\n", "EMPTY": "\n"}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(world, "render_video", lambda *_: pytest.fail("work was begun"))
+    with pytest.raises(SystemExit) as caught:
+        evaluate.main(tyro.cli(evaluate.Arguments, args=flags))
+    assert caught.value.code == 2
+    message = capsys.readouterr().err.strip()
+    assert complaint in message
+    assert message.startswith("error: ")
+    assert "\n" not in message
+
+
+def test_the_contact_sheet_is_a_picture_that_grows_with_the_clip(tmp_path):
+    scene = world.sample_world([992, 3], colours=["red", "green"])
+    sizes = []
+    for seconds in (4, 8):
+        frames = seconds * 24 + 1
+        path = tmp_path / f"{seconds}.png"
+        sheet.write_sheet(
+            path, world.render_video(scene, frames), world.render_audio(scene, frames * 1000), 24_000, "two"
+        )
+        image = path.read_bytes()
+        assert image.startswith(b"\x89PNG")
+        sizes.append([int.from_bytes(image[i : i + 4], "big") for i in (16, 20)])
+    assert sizes[0][0] == sizes[1][0]
+    assert sizes[1][1] > 1.5 * sizes[0][1]
+    assert "matplotlib.pyplot" not in sys.modules
