@@ -5,7 +5,7 @@ pads in time (first-frame copies, or the frames a stream has kept) and calls it.
 Only kernel size 3 exists here, because LTX-2 uses no other.
 """
 
-from enum import Enum
+import enum
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +13,13 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
+from omniforcing_jax.codecs.carry import COLLECTION, is_first_call
+
 REACH = 2
 """Frames a kernel of size 3 reaches into the past: what a stream keeps per convolution."""
 
 
-class SpatialPadding(Enum):
+class SpatialPadding(enum.StrEnum):
     """What lies outside the picture: black, or the mirrored inside (edge not repeated)."""
 
     ZEROS = "zeros"
@@ -47,7 +49,8 @@ def _direct(x: Array, kernel: Array, border: int) -> Array:
 
 def _sum_over_taps(x: Array, kernel: Array, border: int) -> Array:
     frames = x.shape[1] - REACH
-    return sum(_frame_by_frame(x[:, tap : tap + frames], kernel[tap], border) for tap in range(REACH + 1))
+    past, present, future = (_frame_by_frame(x[:, tap : tap + frames], kernel[tap], border) for tap in range(3))
+    return past + present + future
 
 
 def _frame_by_frame(x: Array, kernel: Array, border: int) -> Array:
@@ -62,39 +65,44 @@ def _frame_by_frame(x: Array, kernel: Array, border: int) -> Array:
 class TemporalConv(nn.Module):
     """A 3x3x3 convolution whose time border repeats edge frames.
 
-    Causal: two copies of the first frame in front, or, in a stream past its first chunk, the
-    last two frames of the chunk before. Otherwise one copy of the first frame in front and one
-    of the last behind. A caller that makes the collection `carry` mutable gets the two frames
-    to keep; one that does not has convolved a whole clip.
+    Causal: two copies of the first frame in front, or, later in a stream, the two frames kept in
+    `carry`. Not causal: one copy of the first frame in front and one of the last behind.
+
+    Attributes:
+        features: width of the output; None: that of the input.
+        padding: what is outside of the picture.
+        causal: whether it sees only the past.
+        kernel_init: initialiser of the kernel.
 
     Source: LTX-2 CausalConv3d.
     """
 
-    features: int
+    features: int | None
     padding: SpatialPadding
     causal: bool = True
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T H W C_in"], first: bool = True) -> Float[Array, "B T H W C_out"]:
-        """Convolve one chunk (or, with `first`, a whole clip)."""
-        kernel = self.param("kernel", self.kernel_init, (3, 3, 3, x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
-        x = self._extend_in_time(x, first)
+    def __call__(self, x: Float[Array, "B T H W C_in"]) -> Float[Array, "B T H W C_out"]:
+        """Convolve; the length stays."""
+        features = self.features or x.shape[-1]
+        kernel = self.param("kernel", self.kernel_init, (3, 3, 3, x.shape[-1], features))
+        bias = self.param("bias", nn.initializers.zeros_init(), (features,))
+        x = self._extend_in_time(x)
         border = 1
         if self.padding is SpatialPadding.REFLECT:
             x = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
             border = 0
         return convolve(x, kernel.astype(x.dtype), border) + bias.astype(x.dtype)[None, None, None, None]
 
-    def _extend_in_time(self, x: Array, first: bool) -> Array:
-        head = x[:, :1]
+    def _extend_in_time(self, x: Array) -> Array:
+        first = x[:, :1]
         if not self.causal:
-            return jnp.concatenate([head, x, x[:, -1:]], axis=1)
-        past = jnp.concatenate([head] * REACH, axis=1) if first else self.get_variable("carry", "past")
-        x = jnp.concatenate([past, x], axis=1)
-        if self.is_mutable_collection("carry") and not self.is_initializing():
-            self.put_variable("carry", "past", x[:, -REACH:])
+            return jnp.concatenate([first, x, x[:, -1:]], axis=1)
+        past = [first] * REACH if is_first_call(self) else [self.get_variable(COLLECTION, "past")]
+        x = jnp.concatenate([*past, x], axis=1)
+        if self.is_mutable_collection(COLLECTION) and not self.is_initializing():
+            self.put_variable(COLLECTION, "past", x[:, -REACH:])
         return x
 
 

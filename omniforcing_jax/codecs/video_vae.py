@@ -1,238 +1,134 @@
-"""LTX-2's causal video VAE at any width: pixels <-> latents, whole clips or streams.
+"""LTX-2's video VAE at any width: pixels [B, T, H, W, 3] to latents [B, F, h, w, C] and back.
 
-The architecture is data (`VideoVAEConfig`); the block lists read as in LTX-2's checkpoint
-header. Whole-clip calls are methods of `VideoVAE`; the four `*_first` / `*_next` functions
-are the streaming form, whose state is an explicit pytree. Losses and training are not here.
+`VideoVAE` has the whole-clip form as methods. Streaming needs no second network: see `carry.py`;
+`encode_first`, `encode_next`, `decode_first` and `decode_next` are that form as pure functions
+of an explicit pytree. The architecture is data, in `video_config.py`.
 """
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.typing import VariableDict
 from jaxtyping import Array, Float
 
+from omniforcing_jax.codecs.carry import COLLECTION, is_first_call
 from omniforcing_jax.codecs.conv import SpatialPadding, TemporalConv, pixel_norm
-
-Stride = tuple[int, int, int]
-
-
-@dataclass(frozen=True)
-class Res:
-    """`layers` residual blocks at one width (`res_x`)."""
-
-    layers: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Down:
-    """Halve time, space or both by space-to-depth; width grows by `multiplier` (`compress_*_res`)."""
-
-    time: bool = False
-    space: bool = False
-    multiplier: int = 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class Up:
-    """Double time, space or both by depth-to-space; width shrinks by `multiplier` (`compress_*`)."""
-
-    time: bool = False
-    space: bool = False
-    multiplier: int = 1
-    residual: bool = False
-
-
-def stride(block: Down | Up) -> Stride:
-    """Return the factors (time, height, width) of a resampling block."""
-    space = 2 if block.space else 1
-    return (2 if block.time else 1, space, space)
-
-
-@dataclass(frozen=True, kw_only=True)
-class VideoVAEConfig:
-    """The architecture as data.
-
-    Attributes:
-        latent_channels: C of a latent.
-        patch_size: pixels per side folded into channels before the first convolution.
-        encoder_base_channels: width after the encoder's first convolution.
-        decoder_base_channels: one eighth of the decoder's width at the latents.
-        encoder_blocks: from pixels to latents.
-        decoder_blocks: from pixels to latents as well, as in LTX-2's header: the decoder is
-            built from the reversed list.
-        causal_decoder: whether the decoder sees only the past. The released one does not.
-        encoder_padding: outside of the picture in the encoder.
-        decoder_padding: outside of the picture in the decoder.
-    """
-
-    latent_channels: int
-    patch_size: int
-    encoder_base_channels: int
-    decoder_base_channels: int
-    encoder_blocks: tuple[Res | Down, ...]
-    decoder_blocks: tuple[Res | Up, ...]
-    causal_decoder: bool
-    encoder_padding: SpatialPadding = SpatialPadding.ZEROS
-    decoder_padding: SpatialPadding = SpatialPadding.REFLECT
-
-    @property
-    def temporal_compression(self) -> int:
-        """Pixel frames per latent frame (after the first)."""
-        return math.prod(stride(block)[0] for block in self.encoder_blocks if isinstance(block, Down))
-
-    @property
-    def spatial_compression(self) -> int:
-        """Pixels per latent, per side."""
-        return self.patch_size * math.prod(stride(b)[1] for b in self.encoder_blocks if isinstance(b, Down))
-
-
-LTX2_VIDEO_VAE = VideoVAEConfig(
-    latent_channels=128,
-    patch_size=4,
-    encoder_base_channels=128,
-    decoder_base_channels=128,
-    encoder_blocks=(
-        *(Res(4), Down(space=True), Res(6), Down(time=True), Res(6)),
-        *(Down(time=True, space=True), Res(2), Down(time=True, space=True), Res(2)),
-    ),
-    decoder_blocks=(Res(5), *(Up(time=True, space=True, multiplier=2, residual=True), Res(5)) * 3),
-    causal_decoder=False,
+from omniforcing_jax.codecs.folding import fold, patchify, unfold, unpatchify
+from omniforcing_jax.codecs.video_config import (
+    CHIME_VIDEO_VAE,
+    LTX2_VIDEO_VAE,
+    Block,
+    BlockKind,
+    Stride,
+    VideoVAEConfig,
 )
 
-CHIME_VIDEO_VAE = VideoVAEConfig(
-    latent_channels=32,
-    patch_size=4,
-    encoder_base_channels=16,
-    decoder_base_channels=8,
-    encoder_blocks=(
-        *(Res(1), Down(time=True), Res(1), Down(time=True, space=True), Res(1)),
-        *(Down(time=True, space=True, multiplier=1), Res(1)),
-    ),
-    decoder_blocks=(
-        *(Res(1), Up(time=True, multiplier=1, residual=True), Res(1)),
-        *(Up(time=True, space=True, multiplier=2, residual=True), Res(1)),
-        *(Up(time=True, space=True, multiplier=1, residual=True), Res(1)),
-    ),
-    causal_decoder=True,
-    decoder_padding=SpatialPadding.ZEROS,
-)
+__all__ = [
+    "CHIME_VIDEO_VAE",
+    "LTX2_VIDEO_VAE",
+    "Moments",
+    "VideoVAE",
+    "VideoVAEConfig",
+    "decode_first",
+    "decode_next",
+    "encode_first",
+    "encode_next",
+]
 
-
-def fold(x: Float[Array, "B T H W C"], factors: Stride) -> Float[Array, "B t h w D"]:
-    """Move the offsets (time, height, width) inside each cell to channels: `C p1 p2 p3`, C slowest."""
-    (batch, frames, height, width, channels), (p1, p2, p3) = x.shape, factors
-    x = x.reshape(batch, frames // p1, p1, height // p2, p2, width // p3, p3, channels)
-    x = x.transpose(0, 1, 3, 5, 7, 2, 4, 6)
-    return x.reshape(*x.shape[:4], -1)
-
-
-def unfold(x: Float[Array, "B t h w D"], factors: Stride) -> Float[Array, "B T H W C"]:
-    """Invert `fold`."""
-    (batch, frames, height, width, _), (p1, p2, p3) = x.shape, factors
-    x = x.reshape(batch, frames, height, width, -1, p1, p2, p3)
-    x = x.transpose(0, 1, 5, 2, 6, 3, 7, 4)
-    return x.reshape(batch, frames * p1, height * p2, width * p3, -1)
-
-
-def patchify(pixels: Float[Array, "B T H W C"], size: int) -> Float[Array, "B T h w D"]:
-    """Fold square patches into channels `C r q`: the width offset r is slower than the height offset q.
-
-    Source: LTX-2 patchify, whose order differs from that of its space-to-depth.
-    """
-    turned = fold(pixels.swapaxes(2, 3), (1, size, size))
-    return turned.swapaxes(2, 3)
-
-
-def unpatchify(x: Float[Array, "B T h w D"], size: int) -> Float[Array, "B T H W C"]:
-    """Invert `patchify`."""
-    return unfold(x.swapaxes(2, 3), (1, size, size)).swapaxes(2, 3)
+QUIET = nn.initializers.variance_scaling(0.1, "fan_in", "truncated_normal")
+"""For the last convolution of a residual block, which so starts close to the identity."""
 
 
 class ResBlock(nn.Module):
-    """x + two rounds of (norm, SiLU, convolution); starts close to the identity."""
+    """x plus two rounds of norm, SiLU, convolution."""
 
     padding: SpatialPadding
     causal: bool
 
-    @nn.compact
-    def __call__(self, x: Float[Array, "B T H W C"], first: bool) -> Float[Array, "B T H W C"]:
-        """Refine one chunk."""
-        width = x.shape[-1]
-        quiet = nn.initializers.variance_scaling(0.1, "fan_in", "truncated_normal")
-        h = TemporalConv(width, self.padding, self.causal, name="conv1")(nn.silu(pixel_norm(x)), first)
-        h = TemporalConv(width, self.padding, self.causal, quiet, name="conv2")(nn.silu(pixel_norm(h)), first)
-        return x + h
+    def setup(self) -> None:
+        """Take the width from the input: it does not change."""
+        self.conv1 = TemporalConv(None, self.padding, self.causal)
+        self.conv2 = TemporalConv(None, self.padding, self.causal, QUIET)
+
+    def __call__(self, x: Float[Array, "B T H W C"]) -> Float[Array, "B T H W C"]:
+        """Refine."""
+        h = self.conv1(nn.silu(pixel_norm(x)))
+        return x + self.conv2(nn.silu(pixel_norm(h)))
 
 
 class ResStage(nn.Module):
-    """A row of residual blocks."""
+    """A row of residual blocks (`res_x`)."""
 
     layers: int
     padding: SpatialPadding
     causal: bool = True
 
     def setup(self) -> None:
+        """Make the blocks."""
         self.res_blocks = [ResBlock(self.padding, self.causal) for _ in range(self.layers)]
 
-    def __call__(self, x: Float[Array, "B T H W C"], first: bool) -> Float[Array, "B T H W C"]:
-        """Refine one chunk."""
+    def __call__(self, x: Float[Array, "B T H W C"]) -> Float[Array, "B T H W C"]:
+        """Refine, block after block."""
         for block in self.res_blocks:
-            x = block(x, first)
+            x = block(x)
         return x
 
 
 class Downsample(nn.Module):
     """Space-to-depth of a convolution, plus the folded input averaged over groups of channels.
 
-    A temporal downsampler sees the first frame of a clip twice, so that 2k + 1 frames become k + 1.
+    Halving time, it sees the first frame of a clip twice: 2k + 1 frames become k + 1.
 
     Source: LTX-2 SpaceToDepthDownsample.
     """
 
-    block: Down
+    stride: Stride
+    multiplier: int
     padding: SpatialPadding
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T H W C"], first: bool) -> Float[Array, "B t h w D"]:
-        """Shrink one chunk."""
-        factors = stride(self.block)
-        width = x.shape[-1] * self.block.multiplier
-        if self.block.time and first:
+    def __call__(self, x: Float[Array, "B T H W C"]) -> Float[Array, "B t h w D"]:
+        """Shrink."""
+        width = x.shape[-1] * self.multiplier
+        conv = TemporalConv(width // math.prod(self.stride), self.padding, name="conv")
+        if self.stride[0] == 2 and is_first_call(conv):
             x = jnp.concatenate([x[:, :1], x], axis=1)
-        skip = fold(x, factors)
+        skip = fold(x, self.stride)
         skip = skip.reshape(*skip.shape[:4], width, -1).mean(axis=-1)
-        main = TemporalConv(width // math.prod(factors), self.padding, name="conv")(x, first)
-        return fold(main, factors) + skip
+        return fold(conv(x), self.stride) + skip
 
 
 class Upsample(nn.Module):
     """Depth-to-space of a convolution, plus (residual) the unfolded input tiled along channels.
 
-    A temporal upsampler drops the first frame of a clip, so that k + 1 frames become 2k + 1.
+    Doubling time, it drops the first frame of a clip: k + 1 frames become 2k + 1.
 
     Source: LTX-2 DepthToSpaceUpsample.
     """
 
-    block: Up
+    stride: Stride
+    multiplier: int
+    residual: bool
     padding: SpatialPadding
     causal: bool
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B t h w D"], first: bool) -> Float[Array, "B T H W C"]:
-        """Grow one chunk."""
-        factors = stride(self.block)
-        width = x.shape[-1] // self.block.multiplier
-        main = TemporalConv(width * math.prod(factors), self.padding, self.causal, name="conv")(x, first)
-        y = unfold(main, factors)
-        if self.block.residual:
-            skip = unfold(x, factors)
-            y = y + jnp.concatenate([skip] * (width // skip.shape[-1]), axis=-1)
-        return y[:, 1:] if self.block.time and first else y
+    def __call__(self, x: Float[Array, "B t h w D"]) -> Float[Array, "B T H W C"]:
+        """Grow."""
+        width = x.shape[-1] // self.multiplier
+        conv = TemporalConv(width * math.prod(self.stride), self.padding, self.causal, name="conv")
+        dropped = 1 if self.stride[0] == 2 and is_first_call(conv) else 0
+        y = unfold(conv(x), self.stride)
+        if self.residual:
+            skip = unfold(x, self.stride)
+            y = y + jnp.tile(skip, width // skip.shape[-1])
+        return y[:, dropped:]
 
 
-class Encoder(nn.Module):
-    """Patches to 2 x C-channel statistics; always causal.
+class VideoEncoder(nn.Module):
+    """Pixels to raw moments; always causal.
 
     Source: LTX-2 VideoEncoder with `latent_log_var: uniform`.
     """
@@ -240,113 +136,169 @@ class Encoder(nn.Module):
     config: VideoVAEConfig
 
     def setup(self) -> None:
-        config, padding = self.config, self.config.encoder_padding
-        self.conv_in = TemporalConv(config.encoder_base_channels, padding)
-        self.down_blocks = [
-            ResStage(block.layers, padding) if isinstance(block, Res) else Downsample(block, padding)
-            for block in config.encoder_blocks
-        ]
-        self.conv_out = TemporalConv(config.latent_channels + 1, padding)
+        """Make the parts."""
+        padding = self.config.encoder_padding
+        self.conv_in = TemporalConv(self.config.encoder_base_channels, padding)
+        self.down_blocks = [self._part(block) for block in self.config.encoder_blocks]
+        self.conv_out = TemporalConv(self.config.latent_channels + 1, padding)
 
-    def __call__(self, pixels: Float[Array, "B T H W 3"], first: bool) -> Float[Array, "B F h w C_plus_1"]:
-        """Return the means and, as last channel, the log-variance that they share."""
-        x = self.conv_in(patchify(pixels, self.config.patch_size), first)
+    def _part(self, block: Block) -> nn.Module:
+        if block.kind is BlockKind.RES:
+            return ResStage(block.layers, self.config.encoder_padding)
+        return Downsample(block.stride, block.multiplier, self.config.encoder_padding)
+
+    def __call__(self, pixels: Float[Array, "B T H W 3"]) -> Float[Array, "B F h w C_plus_1"]:
+        """Return the means and, as the last channel, the log-variance that they share."""
+        x = self.conv_in(patchify(pixels, self.config.patch_size))
         for block in self.down_blocks:
-            x = block(x, first)
-        return self.conv_out(nn.silu(pixel_norm(x)), first)
+            x = block(x)
+        return self.conv_out(nn.silu(pixel_norm(x)))
 
 
-class Decoder(nn.Module):
-    """Latents, not normalised, to pixels.
+class VideoDecoder(nn.Module):
+    """Raw latents to pixels, without timestep conditioning or noise, as released.
 
-    Source: LTX-2 VideoDecoder without timestep conditioning or noise, as released.
+    Source: LTX-2 VideoDecoder.
     """
 
     config: VideoVAEConfig
 
     def setup(self) -> None:
-        config = self.config
-        rules = (config.decoder_padding, config.causal_decoder)
-        self.conv_in = TemporalConv(8 * config.decoder_base_channels, *rules)
-        self.up_blocks = [
-            ResStage(block.layers, *rules) if isinstance(block, Res) else Upsample(block, *rules)
-            for block in reversed(config.decoder_blocks)
-        ]
-        self.conv_out = TemporalConv(3 * config.patch_size**2, *rules)
+        """Make the parts."""
+        rules = self.config.decoder_padding, self.config.causal_decoder
+        self.conv_in = TemporalConv(self.config.decoder_width, *rules)
+        self.up_blocks = [self._part(block) for block in reversed(self.config.decoder_blocks)]
+        self.conv_out = TemporalConv(3 * self.config.patch_size**2, *rules)
 
-    def __call__(self, latents: Float[Array, "B F h w C"], first: bool) -> Float[Array, "B T H W 3"]:
-        """Render one chunk."""
-        x = self.conv_in(latents, first)
+    def _part(self, block: Block) -> nn.Module:
+        rules = self.config.decoder_padding, self.config.causal_decoder
+        if block.kind is BlockKind.RES:
+            return ResStage(block.layers, *rules)
+        return Upsample(block.stride, block.multiplier, block.residual, *rules)
+
+    def __call__(self, latents: Float[Array, "B F h w C"]) -> Float[Array, "B T H W 3"]:
+        """Render."""
+        x = self.conv_in(latents)
         for block in self.up_blocks:
-            x = block(x, first)
-        return unpatchify(self.conv_out(nn.silu(pixel_norm(x)), first), self.config.patch_size)
+            x = block(x)
+        return unpatchify(self.conv_out(nn.silu(pixel_norm(x))), self.config.patch_size)
+
+
+class Moments(NamedTuple):
+    """A Gaussian over raw (not normalised) latents: mean [B, F, h, w, C], log-variance [B, F, h, w, 1]."""
+
+    mean: Float[Array, "B F h w C"]
+    logvar: Float[Array, "B F h w 1"]
 
 
 class VideoVAE(nn.Module):
-    """Encoder, decoder and the per-channel statistics that put latents on one scale.
+    """Encoder, decoder and the statistics between raw latents and those the diffusion model sees.
 
-    `encode` and `decode` speak normalised latents; `moments` and `render` speak the encoder's own.
-    Statistics (collection `stats`) start at mean 0, std 1 and are measured after training.
+    Variables: `params` (encoder, decoder), `stats` (latents_mean, latents_std: one entry per channel,
+    measured on data and not trained) and, in a stream, `carry`.
     """
 
     config: VideoVAEConfig
 
     def setup(self) -> None:
-        shape = (self.config.latent_channels,)
-        self.encoder = Encoder(self.config)
-        self.decoder = Decoder(self.config)
-        self.latents_mean = self.variable("stats", "latents_mean", jnp.zeros, shape)
-        self.latents_std = self.variable("stats", "latents_std", jnp.ones, shape)
+        """Make the parts."""
+        self.encoder = VideoEncoder(self.config)
+        self.decoder = VideoDecoder(self.config)
+        self.latents_mean = self.variable("stats", "latents_mean", jnp.zeros, (self.config.latent_channels,))
+        self.latents_std = self.variable("stats", "latents_std", jnp.ones, (self.config.latent_channels,))
 
     def __call__(self, pixels: Float[Array, "B T H W 3"]) -> Float[Array, "B T H W 3"]:
-        """Encode and decode (also what `init` runs)."""
+        """Encode to the mean and decode again; touches every parameter, so it is what `init` runs."""
         return self.decode(self.encode(pixels))
 
-    def moments(
-        self, pixels: Float[Array, "B T H W 3"], first: bool = True
-    ) -> tuple[Float[Array, "B F h w C"], Float[Array, "B F h w 1"]]:
-        """Return mean and log-variance of the latents, not normalised, for training.
+    def moments(self, pixels: Float[Array, "B T H W 3"]) -> Moments:
+        """Encode pixels in [-1, 1] to raw moments, for training.
 
-        Args:
-            pixels: in [-1, 1].
-            first: whether the clip begins here (False: a stream's later chunk).
+        Raises:
+            ValueError: If frames, height or width do not divide; names number and rule.
         """
-        check_pixels(self.config, pixels.shape, first)
-        both = self.encoder(pixels, first)
-        return both[..., :-1], both[..., -1:]
+        frames, height, width = pixels.shape[1:4]
+        time, space = self.config.temporal_compression, self.config.spatial_compression
+        first = not self.has_variable(COLLECTION, "encoder")
+        if (frames - first) % time:
+            rule = f"{time}k + 1 in a clip" if first else f"a multiple of {time} after the first block"
+            raise ValueError(f"pixels have {frames} frames, expected {rule}")
+        for side, size in (("height", height), ("width", width)):
+            if size % space:
+                raise ValueError(f"pixels have {side} {size}, expected a multiple of {space}")
+        both = self.encoder(pixels)
+        return Moments(both[..., :-1], both[..., -1:])
 
-    def render(self, latents: Float[Array, "B F h w C"], first: bool = True) -> Float[Array, "B T H W 3"]:
-        """Decode latents that are not normalised; pixels in [-1, 1], not clipped."""
-        return self.decoder(latents, first)
+    def render(self, latents: Float[Array, "B F h w C"]) -> Float[Array, "B T H W 3"]:
+        """Decode raw latents, for training; pixels are not clipped.
 
-    def encode(self, pixels: Float[Array, "B T H W 3"], first: bool = True) -> Float[Array, "B F h w C"]:
-        """Return normalised means."""
-        mean, _ = self.moments(pixels, first)
-        return (mean - self._stat(self.latents_mean, mean)) / self._stat(self.latents_std, mean)
+        Raises:
+            ValueError: If the latents' channels are not the config's, or too few to reflect.
+        """
+        height, width, channels = latents.shape[2:]
+        if channels != self.config.latent_channels:
+            raise ValueError(f"video latents have {channels} channels, expected {self.config.latent_channels}")
+        if self.config.decoder_padding is SpatialPadding.REFLECT and min(height, width) < 2:
+            raise ValueError(f"video latents are {height} x {width}, expected at least 2 x 2 to reflect at the border")
+        return self.decoder(latents)
 
-    def decode(self, latents: Float[Array, "B F h w C"], first: bool = True) -> Float[Array, "B T H W 3"]:
-        """Decode normalised latents; pixels in [-1, 1], not clipped."""
-        return self.render(
-            latents * self._stat(self.latents_std, latents) + self._stat(self.latents_mean, latents), first
-        )
+    def encode(self, pixels: Float[Array, "B T H W 3"]) -> Float[Array, "B F h w C"]:
+        """Encode to normalised latents, the mean of the posterior."""
+        mean = self.moments(pixels).mean
+        return (mean - _per_channel(self.latents_mean, mean)) / _per_channel(self.latents_std, mean)
 
-    @staticmethod
-    def _stat(stat: nn.Variable, like: Array) -> Array:
-        return stat.value.astype(like.dtype)[None, None, None, None]
+    def decode(self, latents: Float[Array, "B F h w C"]) -> Float[Array, "B T H W 3"]:
+        """Decode normalised latents; F frames become 8F - 7 (8F in a stream after its first block)."""
+        return self.render(latents * _per_channel(self.latents_std, latents) + _per_channel(self.latents_mean, latents))
 
 
-def check_pixels(config: VideoVAEConfig, shape: tuple[int, ...], first: bool = True) -> None:
-    """Refuse a clip that the encoder cannot compress evenly.
+def encode_first(
+    config: VideoVAEConfig, variables: VariableDict, pixels: Float[Array, "B T H W 3"]
+) -> tuple[Float[Array, "B F h w C"], VariableDict]:
+    """Encode the first 8k + 1 frames of a stream; return the latents and the encoder's memory."""
+    return _step(config, variables, pixels, {}, VideoVAE.encode)
+
+
+def encode_next(
+    config: VideoVAEConfig, variables: VariableDict, pixels: Float[Array, "B T H W 3"], carry: VariableDict
+) -> tuple[Float[Array, "B F h w C"], VariableDict]:
+    """Encode the next 8k frames of a stream; the memory keeps its shapes, so it can be donated."""
+    return _step(config, variables, pixels, {COLLECTION: carry}, VideoVAE.encode)
+
+
+def decode_first(
+    config: VideoVAEConfig, variables: VariableDict, latents: Float[Array, "B F h w C"]
+) -> tuple[Float[Array, "B T H W 3"], VariableDict]:
+    """Decode the first F latent frames of a stream into 8F - 7 frames; return them and the decoder's memory.
 
     Raises:
-        ValueError: names the offending number and the rule.
+        ValueError: If the decoder is not causal.
     """
-    frames, height, width = shape[1:4]
-    time, space = config.temporal_compression, config.spatial_compression
-    if first and frames % time != 1 % time:
-        raise ValueError(f"a clip needs {time}k + 1 frames, got {frames}")
-    if not first and frames % time:
-        raise ValueError(f"a later chunk of a clip needs a multiple of {time} frames, got {frames}")
-    for name, size in (("height", height), ("width", width)):
-        if size % space:
-            raise ValueError(f"{name} must be a multiple of {space} pixels, got {size}")
+    _require_causal(config)
+    return _step(config, variables, latents, {}, VideoVAE.decode)
+
+
+def decode_next(
+    config: VideoVAEConfig, variables: VariableDict, latents: Float[Array, "B F h w C"], carry: VariableDict
+) -> tuple[Float[Array, "B T H W 3"], VariableDict]:
+    """Decode the next F latent frames of a stream into 8F frames; the memory keeps its shapes.
+
+    Raises:
+        ValueError: If the decoder is not causal.
+    """
+    _require_causal(config)
+    return _step(config, variables, latents, {COLLECTION: carry}, VideoVAE.decode)
+
+
+def _step(config, variables, x, past, method):
+    y, updated = VideoVAE(config).apply({**variables, **past}, x, method=method, mutable=[COLLECTION])
+    return y, updated[COLLECTION]
+
+
+def _require_causal(config: VideoVAEConfig) -> None:
+    if not config.causal_decoder:
+        raise ValueError("causal_decoder=False: this decoder looks ahead and cannot stream; decode the whole clip")
+
+
+def _per_channel(stat: nn.Variable, like: Array) -> Float[Array, "1 1 1 1 C"]:
+    return stat.value.astype(like.dtype)[None, None, None, None]

@@ -1,0 +1,173 @@
+"""The video VAE's architecture as data: block lists as LTX-2's checkpoint header has them, and presets."""
+
+import dataclasses
+import enum
+import math
+
+from omniforcing_jax.codecs.conv import SpatialPadding
+from omniforcing_jax.config import Config, require
+
+Stride = tuple[int, int, int]
+
+
+class BlockKind(enum.StrEnum):
+    """What an entry of a block list builds; what is compressed is expanded in the decoder.
+
+    The header's encoder entries end in `_res`, because a residual path goes round each of them.
+    """
+
+    RES = "res_x"
+    SPACE = "compress_space"
+    TIME = "compress_time"
+    ALL = "compress_all"
+
+
+STRIDES: dict[BlockKind, Stride] = {
+    BlockKind.RES: (1, 1, 1),
+    BlockKind.SPACE: (1, 2, 2),
+    BlockKind.TIME: (2, 1, 1),
+    BlockKind.ALL: (2, 2, 2),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Block(Config):
+    """One entry of a block list.
+
+    Attributes:
+        kind: residual blocks, or what is resampled.
+        layers: residual blocks in a `res_x` (else 0).
+        multiplier: width at the latent side of a resampling over width at its pixel side.
+        residual: whether the resampled input is added to the resampled convolution.
+    """
+
+    kind: BlockKind
+    layers: int = 0
+    multiplier: int = 1
+    residual: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what no builder would make."""
+        is_res = self.kind is BlockKind.RES
+        rule = "a res_x has at least one layer, other kinds have none"
+        require(self.layers >= 1 if is_res else self.layers == 0, f"{self.kind}.layers", self.layers, rule)
+        cells = math.prod(self.stride)
+        rule = f"must divide the {cells} cells that become one"
+        require(self.multiplier >= 1 and cells % self.multiplier == 0, f"{self.kind}.multiplier", self.multiplier, rule)
+
+    @property
+    def stride(self) -> Stride:
+        """Factors in time, height and width."""
+        return STRIDES[self.kind]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VideoVAEConfig(Config):
+    """The shape of a video VAE.
+
+    Attributes:
+        latent_channels: C of a latent.
+        patch_size: pixels per side that are folded into channels before the first convolution.
+        encoder_base_channels: width after the encoder's first convolution.
+        decoder_base_channels: one eighth of the decoder's width at the latents.
+        encoder_blocks: from pixels to latents.
+        decoder_blocks: from pixels to latents as well, as in the header: the decoder is built
+            from the reversed list.
+        causal_decoder: whether the decoder sees only the past; the released one sees both sides.
+        encoder_padding: what is outside of the picture in the encoder.
+        decoder_padding: what is outside of the picture in the decoder.
+
+    Source: LTX-2, header section `vae`.
+    """
+
+    latent_channels: int
+    patch_size: int
+    encoder_base_channels: int
+    decoder_base_channels: int
+    encoder_blocks: tuple[Block, ...]
+    decoder_blocks: tuple[Block, ...]
+    causal_decoder: bool
+    encoder_padding: SpatialPadding = SpatialPadding.ZEROS
+    decoder_padding: SpatialPadding = SpatialPadding.REFLECT
+
+    def __post_init__(self) -> None:
+        """Refuse widths that do not divide, and halves that do not fit together."""
+        for name in ("latent_channels", "patch_size", "encoder_base_channels", "decoder_base_channels"):
+            require(getattr(self, name) >= 1, f"VideoVAEConfig.{name}", getattr(self, name), "must be at least 1")
+        strides = [tuple(math.prod(b.stride[axis] for b in blocks) for axis in range(3)) for blocks in self._halves]
+        rule = f"must expand as much as the encoder compresses, {strides[0]}"
+        require(strides[0] == strides[1], "VideoVAEConfig.decoder_blocks", strides[1], rule)
+        width = self.encoder_base_channels
+        for block in self.encoder_blocks:
+            if block.kind is not BlockKind.RES:
+                require(block.residual, f"encoder {block.kind}.residual", False, "must be true")
+                width *= block.multiplier
+                _require_cells(block, width, "encoder", "output")
+        width = self.decoder_width
+        for block in reversed(self.decoder_blocks):
+            if block.residual:
+                _require_cells(block, width, "decoder", "input")
+            rule = f"must divide the width there, {width}"
+            require(width % block.multiplier == 0, f"decoder {block.kind}.multiplier", block.multiplier, rule)
+            width //= block.multiplier
+
+    @property
+    def decoder_width(self) -> int:
+        """Width of the decoder at the latents."""
+        return 8 * self.decoder_base_channels
+
+    @property
+    def temporal_compression(self) -> int:
+        """Pixel frames per latent frame, after the first of a clip."""
+        return math.prod(block.stride[0] for block in self.encoder_blocks)
+
+    @property
+    def spatial_compression(self) -> int:
+        """Pixels per latent, per side."""
+        return self.patch_size * math.prod(block.stride[1] for block in self.encoder_blocks)
+
+    @property
+    def _halves(self) -> tuple[tuple[Block, ...], tuple[Block, ...]]:
+        return self.encoder_blocks, self.decoder_blocks
+
+
+def _require_cells(block: Block, width: int, half: str, side: str) -> None:
+    cells = math.prod(block.stride)
+    require(width % cells == 0, f"{half} {block.kind} {side} width", width, f"must be a multiple of {cells}")
+
+
+def res(layers: int) -> Block:
+    """Spell a row of residual blocks."""
+    return Block(kind=BlockKind.RES, layers=layers)
+
+
+def compress(kind: BlockKind, multiplier: int = 2) -> Block:
+    """Spell a residual resampling, in the encoder or in the decoder."""
+    return Block(kind=kind, multiplier=multiplier, residual=True)
+
+
+SPACE, TIME, ALL = BlockKind.SPACE, BlockKind.TIME, BlockKind.ALL
+
+LTX2_VIDEO_VAE = VideoVAEConfig(
+    latent_channels=128,
+    patch_size=4,
+    encoder_base_channels=128,
+    decoder_base_channels=128,
+    encoder_blocks=(
+        *(res(4), compress(SPACE), res(6), compress(TIME), res(6)),
+        *(compress(ALL), res(2), compress(ALL), res(2)),
+    ),
+    decoder_blocks=(res(5), compress(ALL), res(5), compress(ALL), res(5), compress(ALL), res(5)),
+    causal_decoder=False,
+)
+
+CHIME_VIDEO_VAE = VideoVAEConfig(
+    latent_channels=32,
+    patch_size=4,
+    encoder_base_channels=16,
+    decoder_base_channels=8,
+    encoder_blocks=(res(1), compress(TIME), res(1), compress(ALL), res(1), compress(ALL, 1), res(1)),
+    decoder_blocks=(res(1), compress(TIME, 1), res(1), compress(ALL), res(1), compress(ALL, 1), res(1)),
+    causal_decoder=True,
+    decoder_padding=SpatialPadding.ZEROS,
+)
