@@ -1,0 +1,90 @@
+"""One golden case: its JSON, its tensors, its limits, and a record of what has been compared.
+
+Sizes, layouts, sigmas and variants come from the JSON. Nothing here knows a number of its own,
+so another set of cases in the same format is checked by the same tests.
+"""
+
+import fnmatch
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from omniforcing_jax.tensor_file import open_tensors
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+def find_folder() -> Path | None:
+    """Find the golden data: $OMNIFORCING_GOLDEN, else ../shared/golden beside the project."""
+    folder = Path(os.environ.get("OMNIFORCING_GOLDEN") or PROJECT.parent / "shared" / "golden")
+    return folder if (folder / "index.json").is_file() else None
+
+
+FOLDER = find_folder()
+needs_golden = pytest.mark.skipif(
+    FOLDER is None, reason="no golden data at $OMNIFORCING_GOLDEN nor at ../shared/golden beside the project"
+)
+
+
+def read_json(name: str) -> dict:
+    """Read one JSON of the set; empty where there is no set, so that tests can be collected."""
+    return json.loads((FOLDER / f"{name}.json").read_text()) if FOLDER else {}
+
+
+def list_variants(name: str, key: str = "variants") -> list[str]:
+    """List the variants (or runs) of a case, to parametrise a test with."""
+    return list(read_json(name).get("config", {}).get(key, {}))
+
+
+class Case:
+    """A case and what has been compared with it so far."""
+
+    def __init__(self, name: str):
+        self.meta = read_json(name)
+        self.config = self.meta["config"]
+        file = open_tensors(FOLDER / self.meta["file"])
+        self.tensors = {key: file.read(key) for key in file.entries}
+        self.compared: set[str] = set()
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.tensors[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.tensors
+
+    def names(self, *patterns: str) -> list[str]:
+        """List the tensors that match any of the globs."""
+        return [name for name in self.tensors if any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
+
+    def find_limit(self, name: str) -> dict:
+        """Find the first rule that matches a tensor's name."""
+        for rule in self.meta["limits"]:
+            if fnmatch.fnmatch(name, rule["match"]):
+                return rule
+        raise AssertionError(f"{name}: no limit in {self.meta['file']}")
+
+    def compare(self, name: str, value, own_tables: bool = False) -> None:
+        """Compare a value with a recorded tensor, within the case's own limit."""
+        value, recorded, rule = np.asarray(value), self.tensors[name], self.find_limit(name)
+        assert value.shape == recorded.shape, f"{name}: {value.shape} instead of {recorded.shape}"
+        self.compared.add(name)
+        if rule.get("exact"):
+            np.testing.assert_array_equal(value, recorded, err_msg=name)
+            return
+        absolute = rule.get("atol", 0.0)
+        if own_tables:
+            absolute = rule.get("atol_own_tables", absolute)
+        allowed = absolute + rule.get("rtol", 0.0) * np.abs(recorded)
+        allowed = allowed + rule.get("rel_to_largest", 0.0) * np.abs(recorded).max(initial=0.0)
+        assert np.any(allowed > 0), f"{name}: limit {rule} allows nothing and does not say exact"
+        excess = np.abs(value.astype(np.float64) - recorded) - allowed
+        assert np.all(excess <= 0), f"{name}: off by {np.abs(value - recorded).max():.2e}, limit {rule}"
+
+    def assert_all_compared(self, *patterns: str) -> None:
+        """Check that no recorded result (of these globs) was left out; inputs and noises are not results."""
+        names = self.names(*(patterns or ("*",)))
+        results = {n for n in names if not n.startswith("in.") and "noise" not in n and "draw" not in n}
+        assert not results - self.compared, f"never compared: {sorted(results - self.compared)}"
