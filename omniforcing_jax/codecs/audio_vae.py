@@ -8,19 +8,20 @@ import dataclasses
 from typing import NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from flax.typing import VariableDict
 from jaxtyping import Array, Float
 
-from omniforcing_jax.codecs.asjson import JsonConfig
 from omniforcing_jax.codecs.carry import COLLECTION, is_first_call, with_past
+from omniforcing_jax.codecs.conv import pixel_norm
+from omniforcing_jax.config import Config
 
-PIXEL_NORM_EPS = 1e-6
+EPS = 1e-6
+"""Of every pixel norm; the video VAE has another."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AudioVAEConfig(JsonConfig):
+class AudioVAEConfig(Config):
     """The shape of an audio VAE.
 
     Attributes:
@@ -133,8 +134,8 @@ class ResBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B T M _"]) -> Float[Array, "B T M _"]:
         """Add the block's change to its input."""
-        h = CausalConv(self.features, name="conv1")(nn.silu(pixel_norm(x)))
-        h = CausalConv(self.features, name="conv2")(nn.silu(pixel_norm(h)))
+        h = CausalConv(self.features, name="conv1")(nn.silu(pixel_norm(x, EPS)))
+        h = CausalConv(self.features, name="conv2")(nn.silu(pixel_norm(h, EPS)))
         if x.shape[-1] != self.features:
             x = nn.Conv(self.features, (1, 1), name="shortcut")(x)
         return x + h
@@ -157,7 +158,7 @@ class AudioEncoder(nn.Module):
                 h = Downsample(width, name=f"down_{level}_downsample")(h)
         for i in (1, 2):
             h = ResBlock(widths[-1], name=f"mid_block_{i}")(h)
-        h = CausalConv(2 * self.config.z_channels, name="conv_out")(nn.silu(pixel_norm(h)))
+        h = CausalConv(2 * self.config.z_channels, name="conv_out")(nn.silu(pixel_norm(h, EPS)))
         mean, logvar = jnp.split(h, 2, axis=-1)
         return Moments(_flatten(mean), _flatten(logvar))
 
@@ -179,7 +180,7 @@ class AudioDecoder(nn.Module):
                 h = ResBlock(widths[level], name=f"up_{level}_block_{i}")(h)
             if level:
                 h = Upsample(widths[level], name=f"up_{level}_upsample")(h)
-        return CausalConv(self.config.audio_channels, name="conv_out")(nn.silu(pixel_norm(h)))
+        return CausalConv(self.config.audio_channels, name="conv_out")(nn.silu(pixel_norm(h, EPS)))
 
 
 class AudioVAE(nn.Module):
@@ -236,11 +237,6 @@ class AudioVAE(nn.Module):
         if latents.shape[-1] != self.config.latent_size:
             raise ValueError(f"audio latents are {latents.shape[-1]} wide, expected {self.config.latent_size}")
         return self.decoder(latents)
-
-
-def pixel_norm(x: Float[Array, "B T M C"]) -> Float[Array, "B T M C"]:
-    """Scale every pixel's channels to unit mean square."""
-    return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + PIXEL_NORM_EPS)
 
 
 def decode_block(

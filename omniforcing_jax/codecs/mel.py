@@ -11,9 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from omniforcing_jax.config import Config
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MelConfig:
+class MelConfig(Config):
     """What a log-mel is.
 
     Attributes:

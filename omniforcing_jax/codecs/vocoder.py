@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from flax.typing import VariableDict
 from jaxtyping import Array, Float, Int
 
-from omniforcing_jax.codecs.asjson import JsonConfig
 from omniforcing_jax.codecs.carry import COLLECTION, with_past
+from omniforcing_jax.config import Config
 
 SLOPE = 0.1
 LAST_SLOPE = 0.01
@@ -24,7 +24,7 @@ END_WIDTH = 7
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class VocoderConfig(JsonConfig):
+class VocoderConfig(Config):
     """The shape of a vocoder.
 
     Attributes:
@@ -278,8 +278,8 @@ def push(
 
 def flush(config: VocoderConfig, variables: VariableDict, carry: VocoderCarry) -> Float[Array, "B delay channels"]:
     """End a stream: return the `config.delay` samples that waited for rows that will not come."""
-    batch = jax.tree.leaves(carry.past)[0].shape[0]
-    nothing = jnp.zeros((batch, config.lookahead_rows, config.mel_bins, config.audio_channels))
+    past = jax.tree.leaves(carry.past)[0]
+    nothing = jnp.zeros((past.shape[0], config.lookahead_rows, config.mel_bins, config.audio_channels), past.dtype)
     samples, _ = _advance(config, variables, nothing, carry, Span(start=carry.rows, end=carry.rows))
     return samples[:, : config.delay]
 
