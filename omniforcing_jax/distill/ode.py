@@ -1,0 +1,130 @@
+"""Stage 2: a causal student learns to map any entry of a teacher's trajectory to its end.
+
+Two contexts are offered. Noisy: one masked forward, in which a block sees its past at whatever levels
+were drawn there, as the reference trains. Clean: the past comes from a second, masked forward of the
+clean clip, which is what a stream will see. Both are the same loss over another view.
+"""
+
+import enum
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from omniforcing_jax.config import ModelConfig
+from omniforcing_jax.layout import Block, block_of_frames
+from omniforcing_jax.model.dual_stream import Text
+from omniforcing_jax.model.place import Rotaries
+from omniforcing_jax.model.transformer import Transformer, predict
+from omniforcing_jax.model.view import Sigmas, masked, on_context, one_sigma
+from omniforcing_jax.nn.spec import Leaf
+from omniforcing_jax.schedule import add_noise
+
+
+class Context(enum.StrEnum):
+    """What a block sees of its past while it learns."""
+
+    NOISY = "noisy"
+    CLEAN = "clean"
+
+
+@struct.dataclass
+class Trajectory:
+    """Entries of a teacher's trajectories, from noise (first) to the clip (last).
+
+    Attributes:
+      video: [E, B, T, C] tokens.
+      audio: [E, B, A, C].
+      sigmas: [E], falling to 0.
+    """
+
+    video: Leaf
+    audio: Leaf
+    sigmas: Leaf
+
+
+def draw_entries(key: Array, batch: int, blocks: int, entries: int, *, clean_too: bool) -> Int[Array, "B K"]:
+    """Draw an entry for every block; the clean one only where it serves as context."""
+    return jax.random.randint(key, (batch, blocks), 0, entries if clean_too else entries - 1)
+
+
+def pick(entries: Float[Array, "E B T C"], index: Int[Array, "B T"]) -> Float[Array, "B T C"]:
+    """Take entry index[b, t] of every token."""
+    return jnp.take_along_axis(entries, index[None, :, :, None], axis=0)[0]
+
+
+def masked_mean(error: Float[Array, "B T C"], counts: Float[Array, "B T"]) -> Float[Array, ""]:
+    """Mean over the elements whose tokens count; zero where none does."""
+    return jnp.sum(error * counts[..., None]) / jnp.maximum(error.shape[-1] * jnp.sum(counts), 1.0)
+
+
+def ode_loss(
+    params: Transformer,
+    config: ModelConfig,
+    trajectory: Trajectory,
+    text: Text,
+    rotaries: Rotaries,
+    blocks: tuple[Block, ...],
+    key: Array,
+    *,
+    context: Context,
+    context_noise: float = 0.0,
+    audio_weight: float = 1.0,
+    remat: Callable | None = None,
+) -> tuple[Array, dict[str, Array]]:
+    """Squared error of x0 over the blocks that are noisy, each at a level of its own.
+
+    Args:
+      params: the student.
+      config: what network it is.
+      trajectory: entries to start from; the last one is the target.
+      text: text keys and values of the prompts.
+      rotaries: rotations of the whole clip.
+      blocks: the block table; audio takes the level of its block, not of its proportion in the clip.
+      key: spent on levels, and on the context's noise.
+      context: see Context.
+      context_noise: sigma of the clean context.
+      audio_weight: weight of the audio term.
+      remat: wraps the scan over layers.
+
+    Source: OmniForcing stage 2, specs/omniforcing.md 7.3; the clean context is ours (5.5 there).
+    """
+    for_levels, for_context = jax.random.split(key)
+    entries, batch, tokens = trajectory.video.shape[:3]
+    frames_v, frames_a = block_of_frames(blocks)
+    per_frame = tokens // len(frames_v)
+    chosen = draw_entries(for_levels, batch, len(blocks), entries, clean_too=context is Context.NOISY)
+    index_v, index_a = chosen[:, frames_v], chosen[:, frames_a]
+    noisy_v = pick(trajectory.video, jnp.repeat(index_v, per_frame, axis=1))
+    noisy_a = pick(trajectory.audio, index_a)
+    sigmas = Sigmas(video=trajectory.sigmas[index_v], audio=trajectory.sigmas[index_a])
+    target_v, target_a = trajectory.video[-1], trajectory.audio[-1]
+    if context is Context.NOISY:
+        view = masked(config, rotaries, sigmas, blocks)
+        prediction = predict(params, config, noisy_v, noisy_a, view, text, remat=remat)
+    else:
+        level = jnp.full((batch,), context_noise, jnp.float32)
+        noise_v, noise_a = (
+            jax.random.normal(jax.random.fold_in(for_context, i), x.shape, jnp.float32)
+            for i, x in enumerate((target_v, target_a))
+        )
+        clean = masked(config, rotaries, one_sigma(level), blocks)
+        past = predict(
+            params,
+            config,
+            add_noise(target_v, noise_v, level),
+            add_noise(target_a, noise_a, level),
+            clean,
+            text,
+            remat=remat,
+        ).fresh
+        view = on_context(config, rotaries, sigmas, blocks)
+        prediction = predict(params, config, noisy_v, noisy_a, view, text, past=past, remat=remat)
+    sigma_v = jnp.repeat(sigmas.video, per_frame, axis=1)
+    x0_v = noisy_v - sigma_v[..., None] * prediction.video
+    x0_a = noisy_a - sigmas.audio[..., None] * prediction.audio
+    loss_v = masked_mean((x0_v - target_v) ** 2, (sigma_v > 1e-6).astype(jnp.float32))
+    loss_a = masked_mean((x0_a - target_a) ** 2, (sigmas.audio > 1e-6).astype(jnp.float32))
+    return loss_v + audio_weight * loss_a, {"video": loss_v, "audio": loss_a}
