@@ -206,15 +206,23 @@ def _describe(clip: metrics.Clip, prompt: str) -> str:
     return f"{prompt!r}: {tracks.count()} seen ({seen}), heard ({heard}), {counts}"
 
 
+def _follow(clips: Iterator[Media], total: int, console: Console) -> Iterator[Media]:
+    """Pass clips on under a progress bar, or with a line per batch where there is no terminal."""
+    if console.is_terminal:
+        yield from track(clips, "judging", total=total, console=console)
+        return
+    for done, clip in enumerate(clips, 1):
+        yield clip
+        if done % BATCH == 0 and done < total:
+            console.print(f"{done} of {total} clips judged", highlight=False)
+
+
 def run(arguments: Arguments, console: Console) -> dict:
-    """Judge all clips, with a progress bar on a terminal and nothing in between elsewhere."""
+    """Make and judge all clips, one in memory at a time."""
     prompts, requests, clips = plan(arguments)
     began = time.monotonic()
     seen_and_heard = [
-        (metrics.see(video), metrics.hear(audio, rate))
-        for video, audio, rate in track(
-            clips, "judging", total=len(prompts), console=console, disable=not console.is_terminal
-        )
+        (metrics.see(video), metrics.hear(audio, rate)) for video, audio, rate in _follow(clips, len(prompts), console)
     ]
     pictures = [picture for picture, _ in seen_and_heard]
     sounds = [sound for _, sound in seen_and_heard]

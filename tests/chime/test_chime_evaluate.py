@@ -6,13 +6,13 @@ import sys
 import numpy as np
 import pytest
 import tyro
+from test_chime_metrics import KEYS
 
 import omniforcing_jax.stream
 from experiments.chime import evaluate, sheet, world
 from experiments.chime.prompts import sample_prompts
 from omniforcing_jax.stream.chunk import Chunk
 from omniforcing_jax.stream.mux import Mp4Writer
-from tests.chime.test_chime_metrics import KEYS
 
 
 def _evaluate(tmp_path, *flags):
