@@ -51,14 +51,19 @@ class Arguments:
     """Where to write the figures."""
     swap_sound: bool = False
     """Judge each picture with the sound of the next clip."""
-    weights: Path = SHIPPED
-    """Folder of the teacher's or student's weights."""
+    weights: Path | None = None
+    """Folder of the teacher's or student's weights; the shipped ones if left out."""
     steps: int | None = None
     """The teacher's sampling steps; its own default if left out."""
     guidance: float | None = None
     """The teacher's guidance; its own default if left out."""
     each: bool = False
     """Print a line per clip too."""
+
+
+def weights_of(arguments: Arguments) -> Path:
+    """Return the folder of weights asked for, by default what is shipped for the source."""
+    return arguments.weights or SHIPPED / str(arguments.source)
 
 
 def read_prompts(source: str, seed: int) -> list[str]:
@@ -113,7 +118,7 @@ def student_clips(prompts: list[str], arguments: Arguments) -> Iterator[Media]:
 
     for index, prompt in enumerate(prompts):
         stream = open_stream(
-            arguments.weights, prompt=prompt, seconds=arguments.seconds, seed=arguments.seed + 1000 * index
+            weights_of(arguments), prompt=prompt, seconds=arguments.seconds, seed=arguments.seed + 1000 * index
         )
         yield _media(list(stream))
 
@@ -126,7 +131,7 @@ def teacher_clips(prompts: list[str], arguments: Arguments) -> Iterator[Media]:
     options = {name: value for name, value in chosen.items() if value is not None}
     for start in range(0, len(prompts), BATCH):
         chunks = sample_clip(
-            arguments.weights,
+            weights_of(arguments),
             prompts=prompts[start : start + BATCH],
             seconds=arguments.seconds,
             seed=arguments.seed + 1000 * start,
@@ -191,8 +196,8 @@ def plan(arguments: Arguments) -> tuple[Sequence[str], Sequence[Request | None],
     requests = [read_request(prompt) for prompt in prompts]
     if arguments.swap_sound and len(prompts) < 2:
         raise ValueError("--swap-sound: needs at least two prompts")
-    if arguments.source != "truth" and not arguments.weights.is_dir():
-        raise ValueError(f"--weights {arguments.weights}: no such folder")
+    if arguments.source != "truth" and not weights_of(arguments).is_dir():
+        raise ValueError(f"--weights {weights_of(arguments)}: no such folder")
     sources = {"truth": truth_clips, "teacher": teacher_clips, "student": student_clips}
     return prompts, requests, sources[str(arguments.source)](prompts, arguments)
 
