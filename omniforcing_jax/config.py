@@ -9,9 +9,11 @@ import enum
 import json
 import types
 import typing
-from typing import Any, Self
+from typing import Any, TypeVar
 
 from omniforcing_jax.layout import PREFIX, Layout
+
+C = TypeVar("C", bound="Config")  # not typing.Self: beartype refuses it where methods are decorated one by one
 
 
 class Config:
@@ -26,7 +28,7 @@ class Config:
         return json.dumps(self.to_dict(), indent=2)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
+    def from_dict(cls: type[C], values: dict[str, Any]) -> C:
         """Build the config from `to_dict`'s form; absent keys take their defaults.
 
         Raises:
@@ -35,7 +37,7 @@ class Config:
         return parse(cls, values, cls.__name__)
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
+    def from_json(cls: type[C], text: str) -> C:
         """Build the config from JSON text.
 
         Raises:
@@ -248,6 +250,11 @@ class SamplerConfig(Config):
         if self.window:
             return self.window - 1
         return max(0, self.horizon_blocks - 1 - self.pin_prefix)
+
+    def shift_seconds(self, k: int) -> int:
+        """Seconds that pinned keys are moved along for block k: 0 within the horizon, then with the stream."""
+        start = self.layout.start_seconds
+        return max(0, start(k) - start(self.horizon_blocks - 1))
 
     @property
     def steps(self) -> int:

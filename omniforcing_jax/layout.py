@@ -193,7 +193,7 @@ class Layout:
         if audio_frames != end:
             raise ValueError(f"audio_frames={audio_frames}: {latent_frames} video latent frames go with {end}")
 
-    def frames_for(self, seconds: float) -> int:
+    def frames_for(self, seconds: int | float) -> int:
         """Pixel frames of a clip of so many whole seconds (plus one frame).
 
         Raises:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-Sigma = Float[Array, "..."] | float
+Sigma = Float[Array, "..."] | float | int
 
 DEFAULT_TOKENS = 4096  # what the reference assumes where it does not pass a latent
 TERMINAL = 0.1  # the last sigma before 0
@@ -35,13 +35,15 @@ def ltx2_schedule(steps: int, tokens: int = DEFAULT_TOKENS) -> Float[np.ndarray,
         raise ValueError(f"steps={steps}: must be at least 1")
     u = 1 - np.arange(steps, dtype=np.float64) / steps
     factor = math.exp(shift(tokens))
-    shifted = factor / (factor + 1 / u - 1)
+    shifted = factor / (factor + (1 / u - 1))
     if steps > 1:
         shifted = 1 - (1 - shifted) * (1 - TERMINAL) / (1 - shifted[-1])
     return np.append(shifted, 0.0)
 
 
-def snap(timesteps: Sequence[float], schedule: Float[np.ndarray, "S"]) -> tuple[tuple[int, ...], tuple[float, ...]]:
+def snap(
+    timesteps: Sequence[int | float], schedule: Float[np.ndarray, "S"]
+) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """Replace every timestep t by the schedule's entry nearest to t / 1000; returns indices and sigmas.
 
     Source: specs/omniforcing.md 6.2.

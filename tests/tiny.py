@@ -52,7 +52,7 @@ def random_text(config: ModelConfig, params: Transformer, seed: int = 2, batch: 
     """Draw contexts with a left-padded mask and make their keys and values."""
     rng = np.random.default_rng(seed)
     widths = [config.caption_channels or stream.width for stream in (config.video, config.audio)]
-    contexts = [jnp.asarray(rng.normal(size=(batch, CAPTION_TOKENS, w)), jnp.float32) for w in widths]
+    video, audio = (jnp.asarray(rng.normal(size=(batch, CAPTION_TOKENS, w)), jnp.float32) for w in widths)
     mask = np.ones((batch, CAPTION_TOKENS), np.int32)
     mask[0, :2] = 0
-    return text_kv(params, *contexts, jnp.asarray(mask), sigma=sigma)
+    return text_kv(params, video, audio, jnp.asarray(mask), sigma=sigma)

@@ -49,7 +49,7 @@ def clip_block(latent_frames: int, audio_frames: int) -> Block:
     return Block(0, latent_frames, 0, audio_frames)
 
 
-def place(config: ModelConfig, block: Block, grid: tuple[int, int], *, offset_seconds: float = 0.0) -> Places:
+def place(config: ModelConfig, block: Block, grid: tuple[int, int], *, offset_seconds: int | float = 0) -> Places:
     """Make the tables of a block's latent frames on a latent grid of (rows, columns), on the host.
 
     `offset_seconds` moves both streams in time.
@@ -81,7 +81,7 @@ def rotaries(config: ModelConfig, places: Places) -> Rotaries:
     )
 
 
-def turn_by(config: ModelConfig, seconds: float) -> Turn:
+def turn_by(config: ModelConfig, seconds: int | float) -> Turn:
     """Make the phases that move a key `seconds` later, on the host; 0 s is the exact identity."""
     rotary = config.rotary
     solid, line = frequencies(rotary, 3, config.video.width), frequencies(rotary, 1, config.audio.width)

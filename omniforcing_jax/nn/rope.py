@@ -61,7 +61,7 @@ def angles(grid: Float[np.ndarray, "W"], fractions: Float[np.ndarray, "T"]) -> P
     return Phases(cos=np.cos(angle).astype(np.float32), sin=np.sin(angle).astype(np.float32))
 
 
-def turn(grid: Float[np.ndarray, "W"], fraction: float) -> Phases:
+def turn(grid: Float[np.ndarray, "W"], fraction: int | float) -> Phases:
     """Phases, one row, that move a key by `fraction` of the maximum: angle = grid * 2 fraction."""
     angle = (2 * fraction * grid)[None, :]
     return Phases(cos=np.cos(angle).astype(np.float32), sin=np.sin(angle).astype(np.float32))
@@ -79,7 +79,7 @@ def combine(axes: tuple[Phases, ...], width: int, heads: int, kind: RotaryKind) 
     )
 
 
-def _spread(axes: list[Array], width: int, heads: int, rest: float) -> Array:
+def _spread(axes: list[Leaf], width: int, heads: int, rest: float) -> Array:
     sizes, n = [a.shape[0] for a in axes], axes[0].shape[1]
     full = [
         jnp.broadcast_to(jnp.asarray(a).reshape((1,) * i + (-1,) + (1,) * (len(axes) - 1 - i) + (n,)), (*sizes, n))

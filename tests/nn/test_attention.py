@@ -1,0 +1,113 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from omniforcing_jax.nn.attention import KV, Part, Site, attend, attend_parts, attention_spec, look, read
+from omniforcing_jax.nn.sight import HIDDEN, Segment, Sight
+from omniforcing_jax.nn.spec import init
+
+
+def draw(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+Q, K, V = draw(0, 2, 5, 3, 4), draw(1, 2, 7, 3, 4), draw(2, 2, 7, 3, 4)
+
+
+def plain(q, k, v, bias=0.0):
+    scores = np.einsum("btnh,bsnh->bnts", q, k).astype(np.float64) / 2 + bias
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    return np.einsum("bnts,bsnh->btnh", weights / weights.sum(-1, keepdims=True), v)
+
+
+def cut(*at):
+    edges = [0, *at, 7]
+    return [Part(K[:, a:b], V[:, a:b]) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+
+
+def weights(gated=False, seed=5):
+    spec = attention_spec(12, 10, 3, 4, gated=gated)
+    params = init(spec, jax.random.key(seed))
+    return jax.tree.map(lambda x: x + 0.2 * draw(x.size, *x.shape), params)
+
+
+@pytest.mark.parametrize("at", [(), (3,), (1, 5)])
+def test_keys_in_parts_give_one_softmax(at, strict):
+    np.testing.assert_allclose(attend_parts(Q, cut(*at)), plain(Q, K, V), atol=1e-6)
+
+
+def test_gradients_through_parts_are_those_of_the_whole(strict):
+    def loss(q, k, v, at):
+        edges = [0, *at, 7]
+        parts = [Part(k[:, a:b], v[:, a:b]) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        return jnp.sum(jnp.sin(attend_parts(q, parts)))
+
+    whole, parts = (jax.grad(loss, argnums=(0, 1, 2))(Q, K, V, at) for at in ((), (2, 3)))
+    for a, b in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_hidden_keys_do_not_count(strict):
+    bias = jnp.where(jnp.arange(7) < 4, 0.0, HIDDEN)[None, None, None]
+    np.testing.assert_array_equal(
+        attend_parts(Q, [Part(K, V, bias)]), attend_parts(Q, [Part(K, V.at[:, 4:].set(9.0), bias)])
+    )
+    np.testing.assert_allclose(attend_parts(Q, [Part(K, V, bias)]), plain(Q, K[:, :4], V[:, :4]), atol=1e-6)
+
+
+def test_a_wholly_hidden_past_changes_nothing(strict):
+    hidden = Part(draw(8, 2, 6, 3, 4) * 50, draw(9, 2, 6, 3, 4), jnp.full((1, 1, 1, 6), HIDDEN))
+    np.testing.assert_allclose(attend_parts(Q, [Part(K, V), hidden]), plain(Q, K, V), atol=1e-6)
+
+
+def test_large_scores_do_not_overflow(strict):
+    assert np.isfinite(np.asarray(attend_parts(Q * 1e4, cut(2)))).all()
+
+
+def test_segments_let_each_range_of_queries_see_its_ranges(strict):
+    past = KV(draw(3, 2, 4, 3, 4), draw(4, 2, 4, 3, 4))
+    sight = Sight(segments=(Segment((0, 2), ((0, 3),)), Segment((2, 5), ((0, 1), (4, 7)), ((1, 3),))))
+    seen_k = np.concatenate([K[:, :1], K[:, 4:], past.k[:, 1:3]], axis=1)
+    seen_v = np.concatenate([V[:, :1], V[:, 4:], past.v[:, 1:3]], axis=1)
+    y = look(Q, KV(K, V), past, sight)
+    np.testing.assert_allclose(y[:, :2], plain(Q[:, :2], K[:, :3], V[:, :3]), atol=1e-6)
+    np.testing.assert_allclose(y[:, 2:], plain(Q[:, 2:], seen_k, seen_v), atol=1e-6)
+
+
+def test_a_scale_multiplies_the_queries(strict):
+    scale = jnp.linspace(0.5, 1, 5)
+    y = look(Q, KV(K, V), None, Sight(scale=scale))
+    np.testing.assert_allclose(y, plain(Q * scale[None, :, None, None], K, V), atol=1e-6)
+
+
+def test_attending_also_returns_what_was_offered(strict):
+    p, x_q, x_kv = weights(), draw(6, 2, 5, 12), draw(7, 2, 7, 10)
+    y, fresh = attend(p, x_q, x_kv, Site())
+    np.testing.assert_allclose(read(p, x_q, fresh, Site()), y, atol=1e-6)
+    assert fresh.k.shape == fresh.v.shape == (2, 7, 3, 4)
+
+
+def test_keys_are_normalised_over_all_heads_together(strict):
+    p, x = weights(), draw(7, 2, 7, 10)
+    p = dataclasses.replace(p, k_norm=jnp.ones_like(p.k_norm))
+    _, fresh = attend(p, draw(6, 2, 5, 12), x, Site())
+    np.testing.assert_allclose(jnp.mean(fresh.k**2, axis=(2, 3)), 1, atol=1e-4)
+
+
+def test_a_gate_scales_each_head_by_twice_a_sigmoid(strict):
+    p, x_q, x_kv = weights(gated=True), draw(6, 2, 5, 12), draw(7, 2, 7, 10)
+    shut = dataclasses.replace(p.gate, w=jnp.zeros_like(p.gate.w), b=jnp.array([0.0, -40.0, 0.0]))
+    y, fresh = attend(dataclasses.replace(p, gate=shut), x_q, x_kv, Site())
+    without = KV(fresh.k, fresh.v.at[:, :, 1].set(0))
+    np.testing.assert_allclose(y, read(dataclasses.replace(p, gate=None), x_q, without, Site()), atol=1e-6)
+
+
+def test_a_sample_whose_mixing_is_off_passes_its_own_values(strict):
+    p = init(attention_spec(12, 12, 3, 4, gated=False), jax.random.key(0))
+    x = draw(6, 2, 5, 12)
+    y, fresh = attend(p, x, x, Site(), mix=jnp.array([1.0, 0.0]))
+    np.testing.assert_allclose(y[0], attend(p, x, x, Site())[0][0], atol=1e-6)
+    np.testing.assert_allclose(y[1], fresh.v[1].reshape(5, 12) @ p.o.w.T + p.o.b[None], atol=1e-6)

@@ -1,0 +1,51 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from omniforcing_jax.nn.modulation import Shifted, add_gated, add_table, modulate, modulated_norm, sinusoid
+from omniforcing_jax.nn.norm import rms_norm
+
+
+def draw(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def test_the_sinusoid_has_the_references_values(strict):
+    e = sinusoid(jnp.array([[700.0]]))[0, 0]
+    expected = [-0.8391043, -0.4618004, -0.9884104, 0.9971721, 0.5439705, -0.8869839, 0.0751516]
+    np.testing.assert_allclose(e[jnp.array([0, 1, 2, 127, 128, 129, 255])], expected, atol=1e-4)
+
+
+def test_a_group_of_tokens_shares_its_modulation(strict):
+    x, shift, scale = draw(0, 2, 12, 5), draw(1, 2, 4, 5), draw(2, 2, 4, 5)
+    per_token = Shifted(jnp.repeat(shift, 3, axis=1), jnp.repeat(scale, 3, axis=1))
+    np.testing.assert_allclose(modulate(x, Shifted(shift, scale)), modulate(x, per_token), atol=1e-6)
+    np.testing.assert_allclose(modulate(x, per_token), x * (1 + per_token.scale) + per_token.shift, atol=1e-6)
+
+
+def test_one_level_serves_a_whole_batch(strict):
+    x, shift, scale = draw(0, 2, 12, 5), draw(1, 1, 1, 5), draw(2, 1, 1, 5)
+    np.testing.assert_allclose(modulate(x, Shifted(shift, scale)), x * (1 + scale) + shift, atol=1e-6)
+
+
+def test_a_modulated_norm_normalises_first(strict):
+    x, m = draw(0, 2, 12, 5), Shifted(draw(1, 2, 1, 5), draw(2, 2, 1, 5))
+    np.testing.assert_allclose(modulated_norm(x, m), rms_norm(x) * (1 + m.scale) + m.shift, atol=1e-6)
+
+
+def test_a_gate_scales_what_is_added(strict):
+    x, y, gate = draw(0, 2, 12, 5), draw(1, 2, 12, 5), draw(2, 2, 4, 5)
+    np.testing.assert_allclose(add_gated(x, y, gate), x + y * jnp.repeat(gate, 3, axis=1), atol=1e-6)
+    np.testing.assert_array_equal(add_gated(x, y, None), x + y)
+
+
+def test_a_layers_table_is_added_to_every_row(strict):
+    table, rows = draw(0, 3, 5), draw(1, 2, 4, 3, 5)
+    for i, row in enumerate(add_table(table, rows)):
+        np.testing.assert_allclose(row, rows[:, :, i] + table[i][None, None], atol=1e-7)
+
+
+def test_modulation_returns_the_type_of_the_tokens(strict):
+    x = draw(0, 2, 12, 5).astype(jnp.bfloat16)
+    m = Shifted(draw(1, 2, 1, 5), draw(2, 2, 1, 5))
+    assert modulated_norm(x, m).dtype == add_gated(x, x, m.scale).dtype == jnp.bfloat16

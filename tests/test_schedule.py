@@ -1,0 +1,77 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from omniforcing_jax.schedule import add_noise, euler_step, ltx2_schedule, sigma_lookup, snap, to_velocity, to_x0
+
+
+def draw(seed, shape=(2, 3, 4), dtype=jnp.float32):
+    return jax.random.normal(jax.random.key(seed), shape).astype(dtype)
+
+
+def test_eight_steps_are_the_published_ones():
+    expected = [1, 0.9657117, 0.9218748, 0.8638561, 0.7834455, 0.6645793, 0.4710027, 0.1, 0]
+    np.testing.assert_allclose(ltx2_schedule(8), expected, atol=1e-6)
+
+
+def test_the_schedule_shifts_with_the_token_count():
+    expected = [1, 0.9739133, 0.9398331, 0.8934217, 0.8265072, 0.7216511, 0.5338148, 0.1, 0]
+    np.testing.assert_allclose(ltx2_schedule(8, tokens=6144), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 40, 1000])
+def test_every_schedule_falls_from_one_to_zero(steps):
+    schedule = ltx2_schedule(steps)
+    assert len(schedule) == steps + 1
+    assert (schedule[0], schedule[-1]) == (1, 0)
+    assert (np.diff(schedule) < 0).all()
+
+
+def test_step_lists_snap_to_the_forty_step_schedule():
+    indices, sigmas = snap([1000, 909, 725, 421, 0], ltx2_schedule(40))
+    assert indices == (0, 17, 29, 36, 40)
+    np.testing.assert_allclose(sigmas, [1, 0.906229, 0.726524, 0.420719, 0], atol=1e-6)
+
+
+def test_the_lookup_starts_clean_and_ends_in_noise():
+    lookup = sigma_lookup()
+    assert lookup.shape == (1001,)
+    np.testing.assert_allclose(lookup[[0, 20, 500, 980, 1000]], [0, 0.2171, 0.8966, 0.9976, 1], atol=1e-4)
+
+
+def test_noising_interpolates_with_one_level_per_token(strict):
+    x0, noise, sigma = draw(0), draw(1), jnp.array([[0.0, 0.5, 1.0], [1.0, 0.25, 0.0]])
+    noisy = add_noise(x0, noise, sigma)
+    np.testing.assert_array_equal(noisy[0, 0], x0[0, 0])
+    np.testing.assert_array_equal(noisy[0, 2], noise[0, 2])
+    np.testing.assert_allclose(noisy[1, 1], 0.75 * x0[1, 1] + 0.25 * noise[1, 1], atol=1e-6)
+
+
+def test_noising_keeps_the_type_but_not_the_rounding_of_low_precision(strict):
+    x0, noise = draw(0, dtype=jnp.bfloat16), draw(1, dtype=jnp.bfloat16)
+    noisy = add_noise(x0, noise, 0.726524)
+    assert noisy.dtype == jnp.bfloat16
+    exact = (1 - 0.726524) * np.asarray(x0, np.float64) + 0.726524 * np.asarray(noise, np.float64)
+    np.testing.assert_allclose(np.asarray(noisy, np.float64), exact, rtol=2**-8)
+
+
+def test_velocity_and_x0_are_inverse(strict):
+    x, x0, sigma = draw(0), draw(1), jnp.array([0.3, 0.9])
+    np.testing.assert_allclose(to_x0(x, to_velocity(x, x0, sigma), sigma), x0, atol=1e-6)
+
+
+def test_velocity_is_noise_minus_x0(strict):
+    x0, noise, sigma = draw(0), draw(1), jnp.array([0.3, 0.9])
+    np.testing.assert_allclose(to_velocity(add_noise(x0, noise, sigma), x0, sigma), noise - x0, atol=2e-6)
+
+
+def test_an_euler_step_moves_along_the_velocity(strict):
+    x, x0 = draw(0), draw(1)
+    expected = x + to_velocity(x, x0, 0.8) * (0.5 - 0.8)
+    np.testing.assert_allclose(euler_step(x, x0, 0.8, 0.5), expected, atol=1e-6)
+
+
+def test_the_last_euler_step_lands_exactly_on_x0(strict):
+    x, x0 = draw(0), draw(1)
+    np.testing.assert_array_equal(euler_step(x, x0, 0.1, 0.0), x0)
