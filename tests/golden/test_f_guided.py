@@ -1,0 +1,161 @@
+"""Golden f: guided clean estimates, both meanings of STG, the Euler trajectory and its sub-sampled entries."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden_case import Case, needs_golden
+from golden_network import (
+    QUICK,
+    as_latents,
+    as_tokens,
+    config_of,
+    load_params,
+    own_rotaries,
+    recorded_rotary,
+)
+
+from omniforcing_jax.config import CrossTimestep
+from omniforcing_jax.guidance import (
+    GuidanceConfig,
+    Pass,
+    Stg,
+    StreamGuidance,
+    euler_trajectory,
+    guided_x0,
+    predict_passes,
+)
+from omniforcing_jax.model.place import Rotaries
+from omniforcing_jax.model.transformer import predict, text_kv
+from omniforcing_jax.model.view import bidirectional, one_sigma
+from omniforcing_jax.schedule import ltx2_schedule, snap, to_x0
+
+pytestmark = [needs_golden, pytest.mark.usefixtures("strict")]
+CASES = {
+    "f_guided_core100": (Stg.VALUES, CrossTimestep.CROSS),
+    "f_guided_bundled": (Stg.DROP, CrossTimestep.OWN),
+}
+INPUTS_FROM, TABLES_FROM = "f_guided_core100", "a_teacher_core100"
+PARTS = {
+    "cond": Pass.PROMPT,
+    "uncond": Pass.NEGATIVE,
+    "perturbed": Pass.PERTURBED,
+    "isolated": Pass.ISOLATED,
+}
+
+
+def make_guidance(words: dict, stg: Stg) -> GuidanceConfig:
+    def strengths(stream: str) -> StreamGuidance:
+        return StreamGuidance(
+            cfg=words[f"cfg_{stream}"], stg=words["stg"], modality=words["modality"], rescale=words["rescale"]
+        )
+
+    return GuidanceConfig(
+        video=strengths("video"),
+        audio=strengths("audio"),
+        stg_layers=tuple(words["stg_blocks"]),
+        stg=stg,
+        rescale_over_batch=True,
+    )
+
+
+def make_tables(config, case: Case, own_tables: bool) -> Rotaries:
+    """Our tables of the clip, or those that case a recorded for the same kind of rotation."""
+    _, frames, _, *grid = case["in.noise_video"].shape
+    own = own_rotaries(config, frames, case["in.noise_audio"].shape[1], grid)
+    if own_tables:
+        return own
+    names = {"video": "video_self", "audio": "audio_self", "cross_video": "video_cross", "cross_audio": "audio_cross"}
+    grid_name = {"float32": "f32grid", "float64": "f64grid"}[config.rotary.grid]
+    tables = Case(TABLES_FROM)
+    return Rotaries(
+        **{
+            ours: recorded_rotary(tables, f"rope.{theirs}.{config.rotary.kind}_{grid_name}", config)
+            for ours, theirs in names.items()
+        }
+    )
+
+
+def make_functions(config, guidance):
+    """Compile the trajectory and the passes of one step; both take everything that varies as arguments."""
+
+    def network(params, tables):
+        def predict_x0(latents, sigma, context, keep):
+            text = text_kv(params, *context)
+            view = bidirectional(config, tables, one_sigma(sigma))
+            velocity = predict(params, config, *latents, view, text, keep=keep)
+            return to_x0(latents[0], velocity.video, sigma), to_x0(latents[1], velocity.audio, sigma)
+
+        return predict_x0
+
+    def follow(params, tables, noise, sigmas, prompt, negative):
+        def step(latents, sigma):
+            return guided_x0(network(params, tables), latents, sigma, prompt, negative, guidance, config.layers)
+
+        return euler_trajectory(step, noise, sigmas)
+
+    def look(params, tables, latents, sigma, prompt, negative):
+        call = (network(params, tables), latents, sigma, prompt, negative, guidance, config.layers)
+        passes = {which.name: streams for which, streams in predict_passes(*call).items()}
+        return passes, guided_x0(*call)
+
+    return jax.jit(follow, compiler_options=QUICK), jax.jit(look, compiler_options=QUICK)
+
+
+def compare_steps(case: Case, look_at, own_tables: bool) -> None:
+    """Compare every recorded part of every recorded step."""
+    steps = sorted({int(re.match(r"out\.step(\d+)\.", name).group(1)) for name in case.names("out.step*")})
+    for step in steps:
+        passes, guided = look_at(step)
+        parts = {part: passes[which.name] for part, which in PARTS.items()} | {"guided": guided}
+        for part, (video, audio) in parts.items():
+            name = f"out.step{step}.{part}.video_x0"
+            if name in case:
+                case.compare(name, as_latents(video, case[name]), own_tables)
+                case.compare(f"out.step{step}.{part}.audio_x0", audio, own_tables)
+
+
+def compare_entries(case: Case, name: str, video, audio, own_tables: bool) -> None:
+    """Compare entries [K, B, ...] of a trajectory with recorded ones [B, K, ...]."""
+    video_name, audio_name = name.format("video"), name.format("audio")
+    entries = np.stack([as_latents(entry, case[video_name][:, 0]) for entry in video], axis=1)
+    case.compare(video_name, entries, own_tables)
+    case.compare(audio_name, jnp.swapaxes(audio, 0, 1), own_tables)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_guided_trajectory_is_the_reference_s(name):
+    inputs = Case(INPUTS_FROM)
+    stg, semantics = CASES[name]
+    case_config = Case(name).config
+    config = config_of(inputs, case_config, cross_timestep=semantics)
+    params = load_params(case_config["weights"], config)
+    follow, look = make_functions(config, make_guidance(case_config["guidance"], stg))
+    noise = (jnp.asarray(as_tokens(inputs["in.noise_video"])), jnp.asarray(inputs["in.noise_audio"]))
+    prompt = tuple(jnp.asarray(inputs[f"in.{stream}_context"]) for stream in ("video", "audio"))
+    negative = tuple(jnp.asarray(inputs[f"in.{stream}_context_neg"]) for stream in ("video", "audio"))
+    sigmas = jnp.asarray(inputs["in.sigmas"])
+    indices, kept_sigmas = snap(inputs.config["denoising_step_list"], inputs["in.sigmas"])
+    for own_tables in (False, True):
+        case, tables = Case(name), make_tables(config, inputs, own_tables)
+        video, audio = follow(params, tables, noise, sigmas, prompt, negative)
+        compare_steps(
+            case,
+            lambda i, v=video, a=audio, t=tables: look(params, t, (v[i], a[i]), sigmas[i], prompt, negative),
+            own_tables,
+        )
+        if "out.video_trajectory" in case:
+            compare_entries(case, "out.{}_trajectory", video, audio, own_tables)
+            case.compare("out.subsample_indices", np.array(indices), own_tables)
+        kept = jnp.array(indices)
+        compare_entries(case, "out.ode_{}", video[kept], audio[kept], own_tables)
+        case.compare("out.subsample_sigmas", np.array(kept_sigmas), own_tables)
+        case.assert_all_compared()
+
+
+def test_the_recorded_schedule_is_ours():
+    inputs = Case(INPUTS_FROM)
+    limit = Case("e_sigmas").find_limit("sigmas")["atol"]
+    np.testing.assert_allclose(inputs["in.sigmas"], ltx2_schedule(inputs.config["steps"]), atol=limit, rtol=0)
