@@ -5,7 +5,7 @@ reference's index channel * latent bins + latent bin. Streaming needs no second 
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -85,8 +85,8 @@ CHIME_AUDIO_VAE = AudioVAEConfig(z_channels=4, base_channels=16, res_blocks=1)
 class Moments(NamedTuple):
     """A Gaussian over raw (not normalised) latents, each [B, L, latent size]."""
 
-    mean: Float[Array, "B L C"]
-    logvar: Float[Array, "B L C"]
+    mean: Any
+    logvar: Any
 
 
 class CausalConv(nn.Module):
@@ -226,16 +226,12 @@ class AudioVAE(nn.Module):
 
     def decode(self, latents: Float[Array, "B L C"]) -> Float[Array, "B rows bins channels"]:
         """Decode normalised latents; L latent frames become 4 L - 3 rows (4 L in a stream after its first block)."""
-        return self.decode_raw(latents * _row(self.std.value) + _row(self.mean.value))
+        _check_width(latents, self.config)
+        return self.decoder(latents * _row(self.std.value) + _row(self.mean.value))
 
     def decode_raw(self, latents: Float[Array, "B L C"]) -> Float[Array, "B rows bins channels"]:
-        """Decode latents as the encoder's moments give them, for training.
-
-        Raises:
-            ValueError: If the latents' width is not the config's.
-        """
-        if latents.shape[-1] != self.config.latent_size:
-            raise ValueError(f"audio latents are {latents.shape[-1]} wide, expected {self.config.latent_size}")
+        """Decode latents as the encoder's moments give them, for training."""
+        _check_width(latents, self.config)
         return self.decoder(latents)
 
 
@@ -260,6 +256,11 @@ def _step(config, variables, x, carry, method):
     past = {} if carry is None else {COLLECTION: carry}
     y, updated = AudioVAE(config).apply({**variables, **past}, x, method=method, mutable=[COLLECTION])
     return y, updated[COLLECTION]
+
+
+def _check_width(latents: Float[Array, "B L C"], config: AudioVAEConfig) -> None:
+    if latents.shape[-1] != config.latent_size:
+        raise ValueError(f"audio latents are {latents.shape[-1]} wide, expected {config.latent_size}")
 
 
 def _flatten(z: Float[Array, "B L bins z"]) -> Float[Array, "B L z*bins"]:

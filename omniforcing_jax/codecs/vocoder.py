@@ -7,13 +7,14 @@ before the start (or after the end) of the sound are held at the zeros that a wh
 
 import dataclasses
 import math
+from typing import Any
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
 from flax.typing import VariableDict
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from omniforcing_jax.codecs.carry import COLLECTION, with_past
 from omniforcing_jax.config import Config
@@ -113,8 +114,8 @@ def block_delay(kernel: int, dilations: tuple[int, ...]) -> int:
 class Span:
     """Where the samples at hand stand, at their own rate: the first one at `start`, the sound's end at `end`."""
 
-    start: Int[Array, ""]
-    end: Int[Array, ""] | None
+    start: Any  # int32 []
+    end: Any  # int32 [], or None while it is not known
 
     def delayed(self, samples: int) -> "Span":
         """Step back, as a layer that looks ahead does."""
@@ -256,8 +257,8 @@ class VocoderCarry:
     The count stops at the look-ahead, after which nothing depends on it: it cannot overflow.
     """
 
-    past: VariableDict
-    rows: Int[Array, ""]
+    past: Any  # the collection `carry`
+    rows: Any  # int32 []
 
 
 def push(
