@@ -1,0 +1,195 @@
+"""The command line: what can be asked, and how a bad request is answered.
+
+    python -m omniforcing_jax stream --prompt TEXT --seconds S --out FILE.mp4
+    python -m omniforcing_jax sample --prompt TEXT --seconds S --out FILE.mp4
+    python -m omniforcing_jax bench stream --blocks K --json FILE
+
+Bad input is one line on stderr and exit code 2. JAX is imported only when a request has been understood.
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+CHIME = Path(__file__).parent / "assets" / "chime"
+DType = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """Stream picture and sound from a causal student into a file that can be played while it grows."""
+
+    prompt: str
+    """What to show."""
+    seconds: float
+    """Length in whole seconds; the clip has one frame more."""
+    out: Path
+    """MP4 file to write."""
+    seed: int = 0
+    """Of all noise."""
+    weights: Path = CHIME / "student"
+    """Weights folder of a causal student."""
+    height: int | None = None
+    """Of the picture, in pixels; by default what the weights were trained at."""
+    width: int | None = None
+    """Of the picture, in pixels; by default what the weights were trained at."""
+    window: int | None = None
+    """Blocks that a block may see, itself included; 0 fills the trained horizon; by default the weights' own."""
+    steps: int | None = None
+    """Denoise steps per block, at most the trained ones; by default all of them."""
+    dtype: DType = "float32"
+    """Type to compute in."""
+    contexts: Path | None = None
+    """Safetensors file of text contexts (video, audio, mask) instead of the weights' own text encoder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Sample a clip from a bidirectional teacher."""
+
+    prompt: str
+    """What to show."""
+    seconds: float
+    """Length in whole seconds; the clip has one frame more."""
+    out: Path
+    """MP4 file to write."""
+    steps: int = 40
+    """Euler steps."""
+    guidance: tuple[str, ...] = ("3",)
+    """cfg of both streams, or of video and audio, or name=value: cfg=3 audio.cfg=7 stg=1 layers=4 rescale=0.7."""
+    seed: int = 0
+    """Of the noise."""
+    weights: Path = CHIME / "teacher"
+    """Weights folder of a bidirectional teacher."""
+    height: int | None = None
+    """Of the picture, in pixels; by default what the weights were trained at."""
+    width: int | None = None
+    """Of the picture, in pixels; by default what the weights were trained at."""
+    dtype: DType = "float32"
+    """Type to compute in."""
+    contexts: Path | None = None
+    """Safetensors file of text contexts instead of the weights' own text encoder."""
+    negative_contexts: Path | None = None
+    """The same for the negative prompt."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Measure a stream: see omniforcing_jax.bench for what each figure means."""
+
+    what: Annotated[Literal["stream"], tyro.conf.Positional]
+    """What to measure."""
+    blocks: int
+    """Length of the stream."""
+    json: Path
+    """File for the figures."""
+    weights: Path | None = None
+    """Weights folder of a causal student; by default the shipped one."""
+    preset: str | None = None
+    """Sizes to make random weights of, instead of a weights folder."""
+    random_weights: bool = False
+    """Make the preset's weights at random, on the device."""
+    mux: bool = True
+    """Also encode H.264 and AAC into a temporary file."""
+    seed: int = 0
+    """Of all noise, and of random weights."""
+    height: int | None = None
+    """Of the picture, in pixels."""
+    width: int | None = None
+    """Of the picture, in pixels."""
+    window: int | None = None
+    """Blocks that a block may see, itself included."""
+    steps: int | None = None
+    """Denoise steps per block."""
+    dtype: DType = "float32"
+    """Type to compute in."""
+
+
+COMMANDS: dict[str, type] = {"stream": Stream, "sample": Sample, "bench": Bench}
+Command = Stream | Sample | Bench
+
+
+def parse(arguments: Sequence[str]) -> Command:
+    """Read the command line.
+
+    Raises:
+        ValueError: in one line, if it cannot be read; unknown names are answered with the nearest.
+        SystemExit: after printing the help that was asked for.
+    """
+    name, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    if name in ("-h", "--help"):
+        print(__doc__)
+        print("\n".join(f"{command}: {kind.__doc__}" for command, kind in COMMANDS.items()))
+        raise SystemExit(0)
+    if name not in COMMANDS:
+        raise ValueError(f"unknown command {name}{_nearest(name, COMMANDS)}")
+    kind = COMMANDS[name]
+    _refuse_unknown_flags(kind, rest)
+    answer = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(answer):
+            return tyro.cli(kind, prog=f"omniforcing_jax {name}", args=rest)
+    except SystemExit as end:
+        if not end.code:
+            raise
+        raise ValueError(_one_line(answer.getvalue())) from None
+
+
+def _refuse_unknown_flags(kind: type, arguments: Sequence[str]) -> None:
+    names = [field.name.replace("_", "-") for field in dataclasses.fields(kind)]
+    known = ["--help", *(f"--{name}" for name in names), *(f"--no-{name}" for name in names)]
+    for flag in (argument.partition("=")[0] for argument in arguments):
+        if flag.startswith("--") and flag.replace("_", "-") not in known:
+            raise ValueError(f"unknown flag {flag}{_nearest(flag, known)}")
+
+
+def _nearest(name: str, known: Sequence[str] | dict[str, type]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0)
+    return f"; did you mean {near[0]}?"
+
+
+def _one_line(box: str) -> str:
+    """Unwrap the first paragraph of a boxed message."""
+    body = [line.strip(" │") for line in box.splitlines() if line.startswith("│")]
+    end = next((i for i, line in enumerate(body) if line.startswith("──")), len(body))
+    return re.sub(r"\s+", " ", " ".join(body[:end]))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code."""
+    try:
+        command = parse(sys.argv[1:] if arguments is None else arguments)
+        work = prepare(command)
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    try:
+        work()
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def prepare(command: Command) -> Callable[[], None]:
+    """Check a request and load what it needs; what comes back does the work.
+
+    Raises:
+        ValueError: in one line, whatever is wrong with it.
+    """
+    from omniforcing_jax import bench, commands, machine
+
+    machine.use_compilation_cache()
+    if isinstance(command, Stream):
+        return commands.prepare_stream(command)
+    if isinstance(command, Sample):
+        return commands.prepare_sample(command)
+    return bench.prepare(command)

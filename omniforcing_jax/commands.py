@@ -1,0 +1,178 @@
+"""The commands `stream` and `sample`: from a request that was understood to a file and a few figures."""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from omniforcing_jax import machine
+from omniforcing_jax.cli import Sample, Stream
+from omniforcing_jax.config import require
+from omniforcing_jax.guidance import GuidanceConfig, StreamGuidance
+from omniforcing_jax.layout import FRAME_RATE
+from omniforcing_jax.stream.chunk import Chunk
+from omniforcing_jax.stream.clip import plan_clip, sample_planned
+from omniforcing_jax.stream.mux import Mp4Writer, Overlapped, check_writable, write_mp4
+from omniforcing_jax.stream.open import plan_stream, start_stream
+from omniforcing_jax.stream.request import load
+from omniforcing_jax.stream.sampler import ChunkStream
+
+PLAIN_LINE_EVERY_S = 5.0
+
+
+@dataclass
+class Pace:
+    """How fast chunks come: seconds since the process began, and frames since the first chunk."""
+
+    first_chunk_s: float = 0.0
+    seconds: float = 0.0
+    frames: int = 0
+    first_frames: int = 0
+
+    def count(self, chunk: Chunk) -> None:
+        """Take note of a chunk that was just handed out."""
+        now = machine.process_seconds()
+        if not self.frames:
+            self.first_chunk_s, self.first_frames = now, len(chunk.video)
+        self.frames += len(chunk.video)
+        self.seconds = now - self.first_chunk_s
+
+    @property
+    def frames_per_second(self) -> float:
+        """Frames per second of work, the first chunk and its loading and compiling left out."""
+        return (self.frames - self.first_frames) / self.seconds if self.seconds else 0.0
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        return f"{self.frames_per_second:.1f} frames/s, {self.frames_per_second / FRAME_RATE:.2f}x real time"
+
+
+def prepare_stream(command: Stream) -> Callable[[], None]:
+    """Check the request, load the weights and read the prompt.
+
+    Raises:
+        ValueError: in one line, whatever is wrong with the request.
+    """
+    check_writable(command.out)
+    dtype = jnp.dtype(command.dtype)
+    plan = plan_stream(
+        command.weights,
+        command.prompt,
+        command.seconds,
+        height=command.height,
+        width=command.width,
+        window=command.window,
+        steps=command.steps,
+        dtype=dtype,
+        contexts=command.contexts,
+    )
+    pipeline = load(command.weights, plan.config, dtype)
+    stream = start_stream(pipeline, plan, command.prompt, command.seed, command.contexts)
+    return lambda: run_stream(stream, command)
+
+
+def run_stream(stream: ChunkStream, command: Stream) -> None:
+    """Write the stream to its file, and say how fast it was."""
+    pace = Pace()
+    height, width = stream.picture_size
+    with (
+        Mp4Writer(
+            command.out, height=height, width=width, frame_rate=FRAME_RATE, sample_rate=stream.sample_rate
+        ) as out,
+        Overlapped(out.write) as write,
+    ):
+        for chunk in _watched(stream, pace):
+            write(chunk)
+    print(f"{command.out}: {pace.frames} frames; first chunk {pace.first_chunk_s:.2f} s after start, {pace}")
+
+
+def _watched(stream: ChunkStream, pace: Pace) -> Iterator[Chunk]:
+    """Pass chunks on, with a live line on a terminal and a plain one every few seconds elsewhere."""
+    console = Console(stderr=True)
+    columns = (
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} blocks, {task.description}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task, said = progress.add_task("", total=stream.blocks), time.monotonic()
+        for chunk in stream:
+            pace.count(chunk)
+            progress.update(task, completed=stream.state.block, description=str(pace))
+            if progress.disable and time.monotonic() - said > PLAIN_LINE_EVERY_S:
+                said = time.monotonic()
+                print(f"block {stream.state.block} of {stream.blocks}: {pace}", file=sys.stderr, flush=True)
+            yield chunk
+
+
+def parse_guidance(items: Sequence[str]) -> GuidanceConfig:
+    """Read guidance as the command line has it.
+
+    Items are `name=value` for both streams or `video.name=value`, `audio.name=value` for one, with the names of
+    `StreamGuidance`; `layers=3,4` chooses the layers of STG. A bare number is `cfg`; a second one is the audio's.
+
+    Raises:
+        ValueError: naming the item that cannot be read.
+    """
+    strengths: dict[str, dict[str, float]] = {"video": {}, "audio": {}}
+    layers: tuple[int, ...] = ()
+    bare = [item for item in items if "=" not in item]
+    require(len(bare) <= 2, "guidance", bare, "at most two bare numbers: cfg of video and of audio")
+    named = [f"{stream}.cfg={value}" for stream, value in zip(("video", "audio"), bare * 2, strict=False)]
+    for item in [*named, *(item for item in items if "=" in item)]:
+        name, _, value = item.partition("=")
+        try:
+            if name == "layers":
+                layers = tuple(int(layer) for layer in value.split(","))
+                continue
+            stream, _, field = name.rpartition(".")
+            for each in (stream,) if stream else ("video", "audio"):
+                strengths[each][field] = float(value)
+        except (KeyError, ValueError):
+            raise ValueError(f"guidance: cannot read {item!r}; expected for example 3, cfg=3 or audio.stg=1") from None
+    try:
+        return GuidanceConfig(
+            video=StreamGuidance(**strengths["video"]), audio=StreamGuidance(**strengths["audio"]), stg_layers=layers
+        )
+    except TypeError:
+        known = ", ".join(field.name for field in dataclasses.fields(StreamGuidance))
+        wrong = sorted({name for stream in strengths.values() for name in stream} - set(known.split(", ")))
+        raise ValueError(f"guidance: unknown {', '.join(wrong)}; known are {known} and layers") from None
+
+
+def prepare_sample(command: Sample) -> Callable[[], None]:
+    """Check the request and load the weights.
+
+    Raises:
+        ValueError: in one line, whatever is wrong with the request.
+    """
+    check_writable(command.out)
+    dtype = jnp.dtype(command.dtype)
+    plan = plan_clip(
+        command.weights,
+        [command.prompt],
+        command.seconds,
+        command.steps,
+        parse_guidance(command.guidance),
+        height=command.height,
+        width=command.width,
+        dtype=dtype,
+        contexts=command.contexts,
+        negative_contexts=command.negative_contexts,
+    )
+    pipeline = load(command.weights, plan.config, dtype)
+
+    def work() -> None:
+        console = Console(stderr=True)
+        with Progress(console=console, disable=not console.is_terminal) as progress:
+            task = progress.add_task("sampling", total=command.steps)
+            (clip,) = sample_planned(pipeline, plan, command.seed, lambda step: progress.update(task, completed=step))
+        write_mp4(command.out, clip.video, clip.audio, frame_rate=FRAME_RATE, sample_rate=clip.sample_rate)
+        print(f"{command.out}: {len(clip.video)} frames, {machine.process_seconds():.2f} s after start")
+
+    return work

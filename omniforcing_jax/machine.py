@@ -1,0 +1,108 @@
+"""The machine underneath: compiled-program cache, compile counts, memory in use and memory free.
+
+Only mains change settings (`use_compilation_cache`); everything else here just looks.
+"""
+
+import dataclasses
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+
+import jax
+
+_COMPILED = "/jax/core/compile/backend_compile_duration"  # also fires when the program came from the disk cache
+_FROM_DISK = "/jax/compilation_cache/cache_hits"
+_IMPORTED = time.monotonic()
+
+
+def use_compilation_cache() -> Path:
+    """Keep compiled programs on disk, in the user's cache folder, however quickly they compile."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "omniforcing_jax" / "jax"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    return folder
+
+
+@dataclasses.dataclass
+class CompileCounter:
+    """Programs compiled since `start`, and those that came ready from the disk cache instead."""
+
+    ready: int = 0
+    from_disk: int = 0
+
+    @classmethod
+    def start(cls) -> "CompileCounter":
+        """Begin to listen to jax's monitoring events; until `stop`."""
+        counter = cls()
+        jax.monitoring.register_event_duration_secs_listener(counter._on_duration)
+        jax.monitoring.register_event_listener(counter._on_event)
+        return counter
+
+    def stop(self) -> None:
+        """Listen no longer."""
+        jax.monitoring.unregister_event_duration_listener(self._on_duration)
+        jax.monitoring.unregister_event_listener(self._on_event)
+
+    @property
+    def compiled(self) -> int:
+        """Programs that the compiler made."""
+        return self.ready - self.from_disk
+
+    def _on_duration(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
+        self.ready += event == _COMPILED
+
+    def _on_event(self, event: str, **kwargs: str | int) -> None:
+        self.from_disk += event == _FROM_DISK
+
+
+def resident_bytes() -> int:
+    """Return the memory of this process that is in RAM (where the system does not say: its peak)."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def device_bytes() -> int:
+    """Return the device memory in use; on CPU, which keeps no such count, the sum of live arrays."""
+    stats = jax.local_devices()[0].memory_stats()
+    return sum(x.nbytes for x in jax.live_arrays()) if stats is None else stats["bytes_in_use"]
+
+
+def free_bytes() -> int | None:
+    """Return the memory that is free for weights and caches: the device's, or on CPU the machine's; None if unknown."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats is not None:
+        return stats["bytes_limit"] - stats["bytes_in_use"]
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    (available,) = (int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    limit = _container_limit()
+    return available if limit is None else min(available, limit)
+
+
+def _container_limit() -> int | None:
+    """Return what the process's control group (version 2) still allows, if it limits it."""
+    folder = Path("/sys/fs/cgroup")
+    try:
+        limit, used = ((folder / name).read_text().strip() for name in ("memory.max", "memory.current"))
+    except OSError:
+        return None
+    return None if limit == "max" else int(limit) - int(used)
+
+
+def process_seconds() -> float:
+    """Return the seconds since this process began, imports included (or, on other systems, since this import)."""
+    try:
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return time.monotonic() - _IMPORTED
+    began = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # field 22 of stat: ticks since boot
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - began

@@ -1,0 +1,286 @@
+"""Everything between a prompt and its pixels as one value, and the weights folder that holds it.
+
+A `Pipeline` is the network, the text encoder and the codecs with their configs. Here it is declared, checked against
+itself, initialised at random, saved and loaded; nothing is generated. Source: DESIGN 6.
+
+    config.json   {"format": 1, "name": ..., "resolution": [H, W], "sampler": {...}, "components": {...}}
+
+`sampler` makes the network a causal student; without it it is a bidirectional teacher. `components` names, relative to
+the folder, the components that lie elsewhere, so that a teacher and its student can share their codecs.
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from flax.typing import VariableDict
+from jaxtyping import Array, DTypeLike, PyTree
+
+from omniforcing_jax import layout, weights
+from omniforcing_jax.codecs.audio_vae import AudioVAE, AudioVAEConfig
+from omniforcing_jax.codecs.video_config import VideoVAEConfig
+from omniforcing_jax.codecs.video_vae import VideoVAE
+from omniforcing_jax.codecs.vocoder import Vocoder, VocoderConfig
+from omniforcing_jax.config import ModelConfig, SamplerConfig, require
+from omniforcing_jax.model.transformer import Transformer, transformer_spec
+from omniforcing_jax.nn import spec
+from omniforcing_jax.tensor_file import open_tensors
+from omniforcing_jax.text.words import Words, WordsConfig, init_words
+
+FORMAT = 1
+KEYS = {"format", "name", "resolution", "sampler", "components"}
+INIT_SIDE = 8  # latents per side while a codec is initialised: enough for every padding
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PipelineConfig:
+    """All configs of a weights folder, checked against each other.
+
+    Attributes:
+        name: What these weights are called in messages.
+        model: The network.
+        sampler: What makes the network a causal student; None for a bidirectional teacher.
+        resolution: Height and width, in pixels, that the weights were trained at.
+        video_vae, audio_vae, vocoder: The codecs.
+        words: The text encoder; None where contexts come from elsewhere.
+    """
+
+    name: str
+    model: ModelConfig
+    sampler: SamplerConfig | None
+    resolution: tuple[int, int]
+    video_vae: VideoVAEConfig
+    audio_vae: AudioVAEConfig
+    vocoder: VocoderConfig
+    words: WordsConfig | None
+
+    def __post_init__(self) -> None:
+        """Refuse components that do not fit together."""
+        model, video, audio, vocoder = self.model, self.video_vae, self.audio_vae, self.vocoder
+        _same("transformer.video.latent_channels", model.video.latent_channels, "video_vae", video.latent_channels)
+        _same("transformer.audio.latent_channels", model.audio.latent_channels, "audio_vae", audio.latent_size)
+        _same("transformer.spatial_compression", model.spatial_compression, "video_vae", video.spatial_compression)
+        _same("video_vae.temporal_compression", video.temporal_compression, "layout", layout.PIXELS_PER_LATENT)
+        _same("audio_vae.rows_per_latent", audio.rows_per_latent, "layout", layout.ROWS_PER_LATENT)
+        _same("vocoder.mel_bins", vocoder.mel_bins, "audio_vae", audio.mel_bins)
+        _same("vocoder.row_rate", vocoder.row_rate, "layout", layout.ROW_RATE)
+        if self.words is not None:
+            _same("text.channels", self.words.channels, "transformer.caption_channels", model.caption_channels)
+        self.grid(*self.resolution)
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Return latent rows and columns of a picture.
+
+        Raises:
+            ValueError: if the codec cannot divide it.
+        """
+        pixels = self.video_vae.spatial_compression
+        for name, size in (("height", height), ("width", width)):
+            require(size > 0 and size % pixels == 0, name, size, f"must be a positive multiple of {pixels} pixels")
+        return height // pixels, width // pixels
+
+
+def _same(field: str, value: object, other: str, wanted: object) -> None:
+    require(value == wanted, field, value, f"{other} has {wanted}")
+
+
+@struct.dataclass
+class Codecs:
+    """Variables of the codecs, ready for `apply`."""
+
+    video: VariableDict
+    audio: VariableDict
+    vocoder: VariableDict
+    video_config: VideoVAEConfig = struct.field(pytree_node=False)
+    audio_config: AudioVAEConfig = struct.field(pytree_node=False)
+    vocoder_config: VocoderConfig = struct.field(pytree_node=False)
+
+
+@struct.dataclass
+class Pipeline:
+    """The values that belong to a `PipelineConfig`: arrays, shapes (`abstract`), or whatever else has its tree."""
+
+    transformer: Transformer
+    codecs: Codecs
+    words: Words | None
+    config: PipelineConfig = struct.field(pytree_node=False)
+
+    @property
+    def parts(self) -> dict[str, tuple[PyTree, Any]]:
+        """Values and config of each component, by its name on disk."""
+        config, codecs = self.config, self.codecs
+        named = {
+            "transformer": (self.transformer, config.model),
+            "video_vae": (codecs.video, config.video_vae),
+            "audio_vae": (codecs.audio, config.audio_vae),
+            "vocoder": (codecs.vocoder, config.vocoder),
+        }
+        return named if config.words is None else {**named, "text": (self.words, config.words)}
+
+
+def assemble(config: PipelineConfig, parts: Mapping[str, PyTree]) -> Pipeline:
+    """Build a pipeline from the values of its components, by their names on disk."""
+    codecs = Codecs(
+        video=parts["video_vae"],
+        audio=parts["audio_vae"],
+        vocoder=parts["vocoder"],
+        video_config=config.video_vae,
+        audio_config=config.audio_vae,
+        vocoder_config=config.vocoder,
+    )
+    return Pipeline(transformer=parts["transformer"], codecs=codecs, words=parts.get("text"), config=config)
+
+
+def abstract_pipeline(config: PipelineConfig, dtype: DTypeLike = jnp.float32) -> Pipeline:
+    """Return shapes and types: network and picture in `dtype`, statistics, sound and words in float32."""
+    video = jax.eval_shape(lambda: _init_video(config.video_vae, jax.random.key(0)))
+    parts = {
+        "transformer": spec.abstract(transformer_spec(config.model), dtype),
+        "video_vae": {**video, "params": _in_type(video["params"], dtype)},
+        "audio_vae": jax.eval_shape(lambda: _init_audio(config.audio_vae, jax.random.key(0))),
+        "vocoder": jax.eval_shape(lambda: _init_vocoder(config.vocoder, jax.random.key(0))),
+    }
+    if (words := config.words) is not None:
+        parts["text"] = jax.eval_shape(lambda: init_words(words, jax.random.key(0)))
+    return assemble(config, parts)
+
+
+def init_pipeline(config: PipelineConfig, key: Array, dtype: DTypeLike = jnp.float32) -> Pipeline:
+    """Draw random weights on the device, a leaf at a time, so that no second copy of a large network is ever there."""
+    transformer, video, audio, vocoder, words = jax.random.split(key, 5)
+    specs, tree = jax.tree.flatten(transformer_spec(config.model))
+    keys = jax.random.split(transformer, len(specs))
+    drawn = [jax.jit(s.init, static_argnums=(1, 2))(k, s.shape, dtype) for s, k in zip(specs, keys, strict=True)]
+    video = jax.jit(_init_video, static_argnums=0)(config.video_vae, video)
+    parts = {
+        "transformer": tree.unflatten(drawn),
+        "video_vae": {**video, "params": jax.tree.map(lambda x: x.astype(dtype), video["params"])},
+        "audio_vae": jax.jit(_init_audio, static_argnums=0)(config.audio_vae, audio),
+        "vocoder": jax.jit(_init_vocoder, static_argnums=0)(config.vocoder, vocoder),
+    }
+    if config.words is not None:
+        parts["text"] = init_words(config.words, words)
+    return assemble(config, parts)
+
+
+def _init_video(config: VideoVAEConfig, key: Array) -> VariableDict:
+    side = INIT_SIDE * config.spatial_compression
+    return VideoVAE(config).init(key, jnp.zeros((1, 1 + config.temporal_compression, side, side, 3)))
+
+
+def _init_audio(config: AudioVAEConfig, key: Array) -> VariableDict:
+    return AudioVAE(config).init(key, jnp.zeros((1, config.mel_rows(2), config.mel_bins, config.audio_channels)))
+
+
+def _init_vocoder(config: VocoderConfig, key: Array) -> VariableDict:
+    return Vocoder(config).init(key, jnp.zeros((1, 5, config.mel_bins, config.audio_channels)))
+
+
+def _in_type(tree: PyTree, dtype: DTypeLike) -> PyTree:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), tree)
+
+
+def save_pipeline(
+    folder: weights.Folder,
+    pipeline: Pipeline,
+    *,
+    shared: Mapping[str, str] | None = None,
+    dtype: DTypeLike | None = None,
+) -> None:
+    """Write a weights folder.
+
+    Args:
+        folder: Made if absent.
+        pipeline: What to write.
+        shared: Components that are not written, because they already lie at these paths relative to the folder.
+        dtype: Type on disk; None keeps each leaf's own.
+    """
+    config, shared = pipeline.config, dict(shared or {})
+    for name, (values, part) in pipeline.parts.items():
+        if name not in shared:
+            weights.save_component(folder, name, values, _to_dict(part), dtype)
+    top = {"format": FORMAT, "name": config.name, "resolution": list(config.resolution)}
+    if config.sampler is not None:
+        top["sampler"] = config.sampler.to_dict()
+    if shared:
+        top["components"] = shared
+    weights.write_config(folder, top)
+
+
+def read_pipeline_config(folder: weights.Folder) -> PipelineConfig:
+    """Read and check all configs of a weights folder, without opening any weights.
+
+    Raises:
+        ValueError: in one line, if a config is missing, damaged, has unknown keys or contradicts another.
+    """
+    top, places = _read_top(folder)
+    where = str(folder)
+
+    def read(name: str, kind: Any) -> Any:
+        return kind(weights.read_config(*places[name]))
+
+    try:
+        return PipelineConfig(
+            name=str(top.get("name", Path(folder).name)),
+            model=read("transformer", ModelConfig.from_dict),
+            sampler=SamplerConfig.from_dict(top["sampler"]) if "sampler" in top else None,
+            resolution=_two_numbers(top.get("resolution")),
+            video_vae=read("video_vae", VideoVAEConfig.from_dict),
+            audio_vae=read("audio_vae", AudioVAEConfig.from_dict),
+            vocoder=read("vocoder", VocoderConfig.from_dict),
+            words=read("text", WordsConfig.from_json) if _is_there(*places["text"]) else None,
+        )
+    except ValueError as error:
+        raise ValueError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
+
+
+def load_pipeline(folder: weights.Folder, config: PipelineConfig, dtype: DTypeLike = jnp.float32) -> Pipeline:
+    """Load a weights folder whose configs were read; all names and shapes are checked before any tensor is read.
+
+    Raises:
+        ValueError: in one line, naming file and keys, if weights are missing, unknown or mis-shaped.
+    """
+    _, places = _read_top(folder)
+    wanted = {name: tree for name, (tree, _) in abstract_pipeline(config, dtype).parts.items()}
+    for name, tree in wanted.items():
+        file = open_tensors(Path(*places[name]) / weights.MODEL)
+        shapes = {key: tuple(leaf.shape) for key, leaf in weights.name_leaves(tree).items()}
+        weights.compare_shapes(file.shapes, shapes, str(file.path))
+    return assemble(config, {name: weights.load_component(*places[name], tree) for name, tree in wanted.items()})
+
+
+def _read_top(folder: weights.Folder) -> tuple[dict[str, Any], dict[str, tuple[Path, str]]]:
+    """Read the top-level config; also returns folder and name of every component."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such weights folder")
+    top = weights.read_config(folder)
+    if unknown := sorted(set(top) - KEYS):
+        raise ValueError(f"{folder / weights.CONFIG}: unknown keys {unknown}")
+    if top.get("format") != FORMAT:
+        raise ValueError(f"{folder / weights.CONFIG}: format={top.get('format')!r}: must be {FORMAT}")
+    named = top.get("components", {})
+    names = ("transformer", "video_vae", "audio_vae", "vocoder", "text")
+    if unknown := sorted(set(named) - set(names)):
+        raise ValueError(f"{folder / weights.CONFIG}: unknown components {unknown}")
+    paths = {name: Path(os.path.normpath(folder / named.get(name, name))) for name in names}
+    return top, {name: (path.parent, path.name) for name, path in paths.items()}
+
+
+def _is_there(folder: Path, name: str) -> bool:
+    return (folder / name).is_dir()
+
+
+def _two_numbers(value: Any) -> tuple[int, int]:
+    is_size = isinstance(value, list) and len(value) == 2 and all(type(number) is int for number in value)
+    require(is_size, "resolution", value, "must be [height, width] in pixels")
+    return value[0], value[1]
+
+
+def _to_dict(config: Any) -> dict[str, Any]:
+    return config.to_json() if isinstance(config, WordsConfig) else config.to_dict()

@@ -1,0 +1,245 @@
+"""The rollout of a causal student: denoise a block, clean pass, commit, next block.
+
+Pure functions of one block, their two compiled programs (block 0 and later blocks have shapes of their own, so each
+program is compiled twice), and a whole rollout for tests. A rollout knows no pixels and no clock of its own: the stream
+(stream/sampler.py) decides when a block is made and what happens to it between denoising and commit.
+Source: specs/omniforcing.md 6.3, 6.4.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, DTypeLike, Float, Int, Key
+
+from omniforcing_jax.cache import Cache, commit, empty_cache, past_bias
+from omniforcing_jax.config import ModelConfig, SamplerConfig
+from omniforcing_jax.model.dual_stream import Text
+from omniforcing_jax.model.place import Places, Turn, place, rotaries, turn_by, turning
+from omniforcing_jax.model.transformer import Prediction, Transformer, predict, text_kv
+from omniforcing_jax.model.view import one_sigma, streaming
+from omniforcing_jax.nn.attention import NO_PAST
+from omniforcing_jax.schedule import add_noise, to_x0
+
+
+class Latents(NamedTuple):
+    """Tokens of both streams, [..., B, T, C] and [..., B, A, E], float32; the audio is without sinks."""
+
+    video: Float[Array, "... B T C"]
+    audio: Float[Array, "... B A E"]
+
+
+@struct.dataclass
+class Prompt:
+    """Text keys and values of a prompt: for the denoise steps and for the clean pass.
+
+    With text AdaLN they depend on sigma, and `denoise` has a leading axis of denoise steps; without, both are one.
+    """
+
+    denoise: Text
+    clean: Text
+    per_step: bool = struct.field(pytree_node=False)
+
+
+@struct.dataclass
+class Tables:
+    """What the host knows of a block: where its tokens stand, and what pinned keys turn by before the next block."""
+
+    places: Places
+    turn: Turn
+
+
+class Setting(NamedTuple):
+    """What is static in the programs of a stream.
+
+    Attributes:
+        config: The network.
+        sampler: What makes it a student.
+        grid: Latent rows and columns.
+        dtype: Type to compute in.
+    """
+
+    config: ModelConfig
+    sampler: SamplerConfig
+    grid: tuple[int, int]
+    dtype: DTypeLike = jnp.float32
+
+
+def make_tables(setting: Setting, k: int) -> Tables:
+    """Make the tables of block k, on the host: about a millisecond, a few kilobytes."""
+    config, sampler = setting.config, setting.sampler
+    return Tables(
+        places=place(config, sampler.layout.block(k), setting.grid),
+        turn=turn_by(config, sampler.shift_seconds(k + 1)),
+    )
+
+
+def make_cache(setting: Setting, batch: int) -> Cache:
+    """Make the empty cache of a stream of `batch` rows, in the type that is computed in."""
+    return empty_cache(setting.config, setting.sampler, setting.grid, batch, setting.dtype)
+
+
+@partial(jax.jit, static_argnames="setting")
+def make_prompt(
+    params: Transformer,
+    context_video: Float[Array, "B X Cv"],
+    context_audio: Float[Array, "B X Ca"],
+    mask: Int[Array, "B X"] | None,
+    *,
+    setting: Setting,
+) -> Prompt:
+    """Project the contexts of a prompt to the keys and values of all layers: once per prompt."""
+
+    def at(sigma: float) -> Text:
+        sigmas = jnp.full(context_video.shape[:1], sigma, jnp.float32)
+        return text_kv(params, context_video, context_audio, mask, sigma=sigmas, dtype=setting.dtype)
+
+    clean = at(setting.sampler.context_noise)
+    if not setting.config.text_adaln:
+        return Prompt(denoise=clean, clean=clean, per_step=False)
+    steps = [at(sigma) for sigma in setting.sampler.sigmas[:-1]]
+    return Prompt(denoise=jax.tree.map(lambda *leaves: jnp.stack(leaves), *steps), clean=clean, per_step=True)
+
+
+def draw_noise(
+    keys: Key[Array, "B"], block: Int[Array, ""], step: Int[Array, ""] | int, setting: Setting, like: Tables
+) -> Latents:
+    """Draw the noise of one denoise step: a function of (request, block, step, stream) and of nothing else.
+
+    The clean pass has the step after the last one.
+    """
+    tokens_v, tokens_a = _token_counts(setting, like)
+    config = setting.config
+
+    def draw(key: Array) -> Latents:
+        key = jax.random.fold_in(jax.random.fold_in(key, block), step)
+        return Latents(
+            video=jax.random.normal(jax.random.fold_in(key, 0), (tokens_v, config.video.latent_channels)),
+            audio=jax.random.normal(jax.random.fold_in(key, 1), (tokens_a, config.audio.latent_channels)),
+        )
+
+    return jax.vmap(draw)(keys)
+
+
+def denoise(
+    params: Transformer, cache: Cache, prompt: Prompt, noise: Latents, tables: Tables, setting: Setting
+) -> Latents:
+    """Run the denoise steps of one block against the cache, which is only read.
+
+    Each step noises the last clean estimate afresh, the first one a zero, and predicts a new one.
+
+    Args:
+        params: The network.
+        cache: The stream's past; not read by block 0.
+        prompt: What `make_prompt` made.
+        noise: Fresh noise of every step, [M, B, ...].
+        tables: Of this block.
+        setting: What is static.
+
+    Returns:
+        The clean estimates of every step, [M, B, ...]; the last one is the block.
+    """
+    sigmas = jnp.asarray(setting.sampler.sigmas[:-1], jnp.float32)
+
+    def step(x0: Latents, given: tuple[Array, Latents, Text | None]) -> tuple[Latents, Latents]:
+        sigma, fresh, text = given
+        noisy = Latents(*map(partial(add_noise, sigma=sigma), x0, fresh))
+        velocity = _predict(params, cache, prompt.denoise if text is None else text, noisy, sigma, tables, setting)
+        x0 = Latents(to_x0(noisy.video, velocity.video, sigma), to_x0(noisy.audio, velocity.audio, sigma))
+        return x0, x0
+
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape[1:], jnp.float32), noise)
+    texts = prompt.denoise if prompt.per_step else None
+    return jax.lax.scan(step, nothing, (sigmas, noise, texts))[1]
+
+
+def clean_pass(
+    params: Transformer,
+    cache: Cache,
+    prompt: Prompt,
+    latents: Latents,
+    noise: Latents | None,
+    tables: Tables,
+    setting: Setting,
+) -> Cache:
+    """Show the network the finished block at context noise and commit the keys and values that it gives.
+
+    `noise` may be None where the context noise is 0.
+    """
+    sigma = jnp.float32(setting.sampler.context_noise)
+    if noise is not None:
+        latents = Latents(*map(partial(add_noise, sigma=sigma), latents, noise))
+    fresh = _predict(params, cache, prompt.clean, latents, sigma, tables, setting).fresh
+    return commit(cache, fresh, turning(setting.config, tables.turn))
+
+
+@partial(jax.jit, static_argnames="setting")
+def denoise_block(
+    params: Transformer, cache: Cache, prompt: Prompt, keys: Key[Array, "B"], tables: Tables, *, setting: Setting
+) -> Latents:
+    """Denoise the next block: one program for block 0 and one for all later blocks."""
+    steps = jnp.arange(setting.sampler.steps)
+    noise = jax.vmap(lambda step: draw_noise(keys, cache.blocks_done, step, setting, tables))(steps)
+    return jax.tree.map(lambda x: x[-1], denoise(params, cache, prompt, noise, tables, setting))
+
+
+@partial(jax.jit, static_argnames="setting", donate_argnames="cache")
+def commit_block(
+    params: Transformer,
+    cache: Cache,
+    prompt: Prompt,
+    keys: Key[Array, "B"],
+    latents: Latents,
+    tables: Tables,
+    *,
+    setting: Setting,
+) -> Cache:
+    """Run the clean pass of a block and commit it in place: the cache that was passed in is gone."""
+    noise = None
+    if setting.sampler.context_noise:
+        noise = draw_noise(keys, cache.blocks_done, setting.sampler.steps, setting, tables)
+    return clean_pass(params, cache, prompt, latents, noise, tables, setting)
+
+
+def rollout(params: Transformer, prompt: Prompt, keys: Key[Array, "B"], blocks: int, *, setting: Setting) -> Latents:
+    """Roll out whole clips of `blocks` blocks, one row per key: the slow and simple form of a stream."""
+    cache, made = make_cache(setting, len(keys)), []
+    for k in range(blocks):
+        tables = make_tables(setting, k)
+        latents = denoise_block(params, cache, prompt, keys, tables, setting=setting)
+        cache = commit_block(params, cache, prompt, keys, latents, tables, setting=setting)
+        made.append(latents)
+    return Latents(*(jnp.concatenate(pieces, axis=1) for pieces in zip(*made, strict=True)))
+
+
+def to_frames(video: Float[Array, "B T C"], grid: tuple[int, int]) -> Float[Array, "B F h w C"]:
+    """Cut video tokens into latent frames."""
+    return video.reshape(video.shape[0], -1, *grid, video.shape[-1])
+
+
+def _predict(
+    params: Transformer,
+    cache: Cache,
+    text: Text,
+    latents: Latents,
+    sigma: Float[Array, ""],
+    tables: Tables,
+    setting: Setting,
+) -> Prediction:
+    config, is_first = setting.config, _is_first(setting, tables)
+    turned = rotaries(config, tables.places)
+    view = streaming(config, turned, one_sigma(sigma[None]), None if is_first else past_bias(cache))
+    past = NO_PAST if is_first else cache.past
+    return predict(params, config, *latents, view, text, past=past, dtype=setting.dtype)
+
+
+def _is_first(setting: Setting, tables: Tables) -> bool:
+    """Tell block 0 from later blocks by its length, which always differs."""
+    return len(tables.places.time.cos) == setting.sampler.layout.first_v
+
+
+def _token_counts(setting: Setting, tables: Tables) -> tuple[int, int]:
+    rows, columns = setting.grid
+    return len(tables.places.time.cos) * rows * columns, len(tables.places.audio_time.cos)

@@ -1,0 +1,240 @@
+"""Clips from a bidirectional teacher: guided Euler steps over the whole clip, then one decode.
+
+A job of its own, not a stream: nothing can be shown before the last step. Source: specs/ltx2.md 5.3, 5.4.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, DTypeLike, Float, Key
+
+from omniforcing_jax import layout
+from omniforcing_jax.config import ModelConfig, require
+from omniforcing_jax.guidance import GuidanceConfig, Latents, Pass, StreamGuidance, guided_x0
+from omniforcing_jax.model.dual_stream import Keep
+from omniforcing_jax.model.place import Places, clip_block, place, rotaries
+from omniforcing_jax.model.transformer import Transformer, predict, text_kv
+from omniforcing_jax.model.view import bidirectional, one_sigma
+from omniforcing_jax.pipeline import Pipeline, PipelineConfig
+from omniforcing_jax.schedule import euler_step, ltx2_schedule, to_x0
+from omniforcing_jax.stream import request
+from omniforcing_jax.stream.chunk import Chunk
+from omniforcing_jax.stream.decode import decode_clip
+from omniforcing_jax.stream.request import Contexts
+
+STEPS = 40
+GUIDANCE = 3.0
+
+
+class ClipSetting(NamedTuple):
+    """What is static in one Euler step.
+
+    Attributes:
+        config: The network.
+        guidance: Strengths.
+        dtype: Type to compute in.
+    """
+
+    config: ModelConfig
+    guidance: GuidanceConfig
+    dtype: DTypeLike
+
+
+def as_guidance(guidance: GuidanceConfig | float) -> GuidanceConfig:
+    """Read a number as classifier-free guidance of that strength in both streams."""
+    if isinstance(guidance, GuidanceConfig):
+        return guidance
+    return GuidanceConfig(video=StreamGuidance(cfg=guidance), audio=StreamGuidance(cfg=guidance))
+
+
+@partial(jax.jit, static_argnames="setting", donate_argnames="latents")
+def clip_step(
+    params: Transformer,
+    latents: Latents,
+    sigmas: Float[Array, "2"],
+    prompt: Contexts,
+    negative: Contexts | None,
+    places: Places,
+    *,
+    setting: ClipSetting,
+) -> Latents:
+    """Take one guided Euler step of whole clips, from the first of two sigmas to the second."""
+    config, guidance, dtype = setting
+
+    def predict_x0(noisy: Latents, sigma: Array, context: Contexts, keep: Keep) -> Latents:
+        view = bidirectional(config, rotaries(config, places), one_sigma(sigma))
+        text = text_kv(params, *context, sigma=sigma, dtype=dtype)
+        velocity = predict(params, config, *noisy, view, text, keep=keep, dtype=dtype)
+        return to_x0(noisy[0], velocity.video, sigma), to_x0(noisy[1], velocity.audio, sigma)
+
+    x0 = guided_x0(predict_x0, latents, sigmas[0], prompt, negative, guidance, config.layers)
+    video, audio = (euler_step(x, clean, sigmas[0], sigmas[1]) for x, clean in zip(latents, x0, strict=True))
+    return video, audio
+
+
+@partial(jax.jit, static_argnames=("config", "rows", "tokens"))
+def clip_noise(key: Key[Array, ""], *, config: ModelConfig, rows: int, tokens: tuple[int, int]) -> Latents:
+    """Draw the noise that clips start from; clip i depends on the key and on i only."""
+
+    def draw(i: Array) -> Latents:
+        video, audio = jax.random.split(jax.random.fold_in(key, i))
+        return (
+            jax.random.normal(video, (tokens[0], config.video.latent_channels)),
+            jax.random.normal(audio, (tokens[1], config.audio.latent_channels)),
+        )
+
+    return jax.vmap(draw)(jnp.arange(rows))
+
+
+class ClipPlan(NamedTuple):
+    """A request that was checked.
+
+    Attributes:
+        config: The weights' configs.
+        setting: What is static.
+        grid: Latent rows and columns.
+        frames: Video latent frames.
+        sigmas: Noise levels from 1 to 0.
+        prompts: What to show.
+        contexts, negative_contexts: Text contexts, or files of them, instead of the weights' own encoder.
+    """
+
+    config: PipelineConfig
+    setting: ClipSetting
+    grid: tuple[int, int]
+    frames: int
+    sigmas: tuple[float, ...]
+    prompts: tuple[str, ...]
+    contexts: request.TextSource
+    negative_contexts: request.TextSource
+
+    @property
+    def tokens(self) -> tuple[int, int]:
+        """Tokens of both streams."""
+        return self.frames * self.grid[0] * self.grid[1], layout.audio_latents(self.frames)
+
+
+def plan_clip(
+    weights: request.Weights,
+    prompts: Sequence[str],
+    seconds: float,
+    steps: int = STEPS,
+    guidance: GuidanceConfig | float = GUIDANCE,
+    *,
+    height: int | None = None,
+    width: int | None = None,
+    dtype: DTypeLike = jnp.float32,
+    contexts: request.TextSource = None,
+    negative_contexts: request.TextSource = None,
+) -> ClipPlan:
+    """Check a request, without loading any weights; arguments as `sample_clip`.
+
+    Raises:
+        ValueError: in one line, whatever is wrong with it.
+    """
+    config, guidance = request.config_of(weights), as_guidance(guidance)
+    request.refuse_student(config)
+    for layer in guidance.stg_layers:
+        require(0 <= layer < config.model.layers, "layers", layer, f"must be below {config.model.layers}")
+    plan = ClipPlan(
+        config=config,
+        setting=ClipSetting(config.model, guidance, jnp.dtype(dtype)),
+        grid=config.grid(height or config.resolution[0], width or config.resolution[1]),
+        frames=layout.latent_frames(layout.PREFIX.frames_for(seconds)),
+        sigmas=tuple(ltx2_schedule(steps).tolist()),
+        prompts=tuple(prompts),
+        contexts=contexts,
+        negative_contexts=negative_contexts,
+    )
+    request.check_text(config, prompts, contexts)
+    if Pass.NEGATIVE in guidance.passes and contexts is not None:
+        require(negative_contexts is not None, "negative_contexts", None, "cfg other than 1 needs them beside contexts")
+        request.check_text(config, prompts, negative_contexts)
+    scores = request.score_bytes(config, len(prompts) * len(guidance.passes), plan.tokens[0], plan.tokens[0])
+    request.check_memory(config, dtype, isinstance(weights, Pipeline), {"attention": scores})
+    return plan
+
+
+def sample_clip(
+    weights: request.Weights,
+    prompts: Sequence[str],
+    seconds: float,
+    steps: int = STEPS,
+    guidance: GuidanceConfig | float = GUIDANCE,
+    seed: int = 0,
+    *,
+    height: int | None = None,
+    width: int | None = None,
+    dtype: DTypeLike = jnp.float32,
+    contexts: request.TextSource = None,
+    negative_contexts: request.TextSource = None,
+) -> list[Chunk]:
+    """Make one clip per prompt with a bidirectional teacher, all in one batch.
+
+    Args:
+        weights: A weights folder, or a loaded pipeline.
+        prompts: What to show. Clip i starts from noise that depends on seed and i only.
+        seconds: Whole seconds; a clip has one frame more.
+        steps: Euler steps.
+        guidance: Strengths; a number is classifier-free guidance of both streams.
+        seed: Of the noise.
+        height: Of the picture, in pixels; by default what the weights were trained at.
+        width: Of the picture, in pixels; by default what the weights were trained at.
+        dtype: Type to compute in.
+        contexts: Text contexts, or a file of them, instead of the weights' own encoder.
+        negative_contexts: The same for the negative prompt; with the weights' own encoder that is the empty prompt.
+
+    Returns:
+        A chunk per prompt that holds its whole clip; its index is the prompt's place.
+
+    Raises:
+        ValueError: in one line and before any work, whatever is wrong with the request.
+    """
+    plan = plan_clip(
+        weights,
+        prompts,
+        seconds,
+        steps,
+        guidance,
+        height=height,
+        width=width,
+        dtype=dtype,
+        contexts=contexts,
+        negative_contexts=negative_contexts,
+    )
+    return sample_planned(request.load(weights, plan.config, dtype), plan, seed)
+
+
+def sample_planned(
+    pipeline: Pipeline, plan: ClipPlan, seed: int, on_step: Callable[[int], None] = lambda step: None
+) -> list[Chunk]:
+    """Make the clips of a checked request; `on_step` is told the number of steps done after each."""
+    config, setting = plan.config, plan.setting
+    prompt, negative = request.encode_text(pipeline, plan.prompts, plan.contexts), None
+    if Pass.NEGATIVE in setting.guidance.passes:
+        negative = request.encode_text(pipeline, [""] * len(plan.prompts), plan.negative_contexts)
+    places = place(config.model, clip_block(plan.frames, plan.tokens[1]), plan.grid)
+    latents = clip_noise(jax.random.key(seed), config=config.model, rows=len(plan.prompts), tokens=plan.tokens)
+    for step, pair in enumerate(itertools.pairwise(plan.sigmas)):
+        latents = clip_step(
+            pipeline.transformer, latents, np.array(pair, np.float32), prompt, negative, places, setting=setting
+        )
+        jax.block_until_ready(latents)
+        on_step(step + 1)
+    video, audio = decode_clip(pipeline.codecs, *latents, grid=plan.grid, dtype=setting.dtype)
+    return [
+        Chunk(
+            index=index,
+            video=pixels,
+            video_start_s=0.0,
+            audio=samples,
+            audio_start_s=0.0,
+            sample_rate=config.vocoder.sample_rate,
+        )
+        for index, (pixels, samples) in enumerate(zip(np.asarray(video), np.asarray(audio), strict=True))
+    ]

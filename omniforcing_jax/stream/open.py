@@ -1,0 +1,145 @@
+"""From a request to a stream: check everything, load, project the text."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import DTypeLike
+
+from omniforcing_jax.config import SamplerConfig
+from omniforcing_jax.layout import latent_frames
+from omniforcing_jax.pipeline import Pipeline, PipelineConfig, abstract_pipeline
+from omniforcing_jax.rollout import Setting, make_cache, make_prompt
+from omniforcing_jax.stream import request
+from omniforcing_jax.stream.decode import decode_video
+from omniforcing_jax.stream.sampler import ChunkStream, Trace, start_state
+
+
+class StreamPlan(NamedTuple):
+    """A request that was checked.
+
+    Attributes:
+        config: The weights' configs.
+        setting: What is static in the stream's programs.
+        blocks: Length of the stream; None is endless.
+    """
+
+    config: PipelineConfig
+    setting: Setting
+    blocks: int | None
+
+
+def plan_stream(
+    weights: request.Weights,
+    prompt: str,
+    seconds: float | None,
+    *,
+    height: int | None = None,
+    width: int | None = None,
+    window: int | None = None,
+    steps: int | None = None,
+    dtype: DTypeLike = jnp.float32,
+    contexts: request.TextSource = None,
+) -> StreamPlan:
+    """Check a request, without loading any weights; arguments as `open_stream`.
+
+    Raises:
+        ValueError: in one line, whatever is wrong with it.
+    """
+    config = request.config_of(weights)
+    sampler = request.adjust_sampler(request.student_sampler(config), window, steps)
+    grid = config.grid(height or config.resolution[0], width or config.resolution[1])
+    blocks = None if seconds is None else count_blocks(sampler, seconds)
+    request.check_text(config, [prompt], contexts)
+    setting = Setting(config.model, sampler, grid, jnp.dtype(dtype))
+    loaded = isinstance(weights, Pipeline)
+    request.check_memory(config, dtype, loaded, _working_bytes(config, setting))
+    return StreamPlan(config, setting, blocks)
+
+
+def count_blocks(sampler: SamplerConfig, seconds: float) -> int:
+    """Count the blocks of a stream of so many whole seconds.
+
+    Raises:
+        ValueError: if no stream of this layout is that long; names the nearest lengths.
+    """
+    return sampler.layout.block_count(latent_frames(sampler.layout.frames_for(seconds)))
+
+
+def open_stream(
+    weights: request.Weights,
+    prompt: str,
+    seconds: float | None = None,
+    seed: int = 0,
+    *,
+    height: int | None = None,
+    width: int | None = None,
+    window: int | None = None,
+    steps: int | None = None,
+    dtype: DTypeLike = jnp.float32,
+    contexts: request.TextSource = None,
+    trace: Trace = lambda step, block, outputs: None,
+) -> ChunkStream:
+    """Open a stream of chunks; the first block is made when the first chunk is asked for.
+
+    Args:
+        weights: A weights folder, or a loaded pipeline.
+        prompt: What to show.
+        seconds: Length in whole seconds (the stream has one frame more); None never ends.
+        seed: Of all noise.
+        height: Of the picture, in pixels; by default what the weights were trained at.
+        width: Of the picture, in pixels; by default what the weights were trained at.
+        window: Blocks that a block may see, itself included; 0 fills the horizon; by default the weights' own.
+        steps: Denoise steps per block, at most the trained ones.
+        dtype: Type to compute in; sound is always made in float32.
+        contexts: Text contexts, or a file of them, instead of the weights' own text encoder.
+        trace: Called after each dispatch, see `sampler.Trace`; also with "text".
+
+    Raises:
+        ValueError: in one line and before any work, whatever is wrong with the request.
+    """
+    plan = plan_stream(
+        weights,
+        prompt,
+        seconds,
+        height=height,
+        width=width,
+        window=window,
+        steps=steps,
+        dtype=dtype,
+        contexts=contexts,
+    )
+    return start_stream(request.load(weights, plan.config, dtype), plan, prompt, seed, contexts, trace)
+
+
+def start_stream(
+    pipeline: Pipeline,
+    plan: StreamPlan,
+    prompt: str,
+    seed: int,
+    contexts: request.TextSource = None,
+    trace: Trace = lambda step, block, outputs: None,
+) -> ChunkStream:
+    """Start a planned stream of a loaded pipeline."""
+    features = request.encode_text(pipeline, [prompt], contexts)
+    text = make_prompt(pipeline.transformer, *features, setting=plan.setting)
+    trace("text", 0, text)
+    return ChunkStream(pipeline, plan.setting, start_state(plan.setting, text, seed), plan.blocks, trace)
+
+
+def _working_bytes(config: PipelineConfig, setting: Setting) -> dict[str, int]:
+    """Count what a stream holds besides its weights: shapes only, nothing is computed."""
+    shapes = abstract_pipeline(config, setting.dtype)
+    cache = jax.eval_shape(lambda: make_cache(setting, 1))
+    step = setting.sampler.layout.step_v * setting.grid[0] * setting.grid[1]
+    tokens = jax.ShapeDtypeStruct((1, step, setting.config.video.latent_channels), jnp.float32)
+    pixels, carry = jax.eval_shape(
+        lambda codecs, tokens: decode_video(codecs, tokens, None, grid=setting.grid, dtype=setting.dtype),
+        shapes.codecs,
+        tokens,
+    )
+    return {
+        "cache": request.count_bytes(cache),
+        "decoder": request.count_bytes((pixels, carry)),
+        "attention": request.score_bytes(config, 1, step, step + cache.video.total),
+    }

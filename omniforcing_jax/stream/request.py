@@ -1,0 +1,176 @@
+"""What a request must satisfy before any work is done for it, and what it resolves to.
+
+Shared by the stream and the clip: which weights, how long, how large, which text, how much memory. Every refusal is a
+ValueError of one line that names the culprit.
+"""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, DTypeLike, Float, Int, PyTree
+
+from omniforcing_jax import machine
+from omniforcing_jax.config import SamplerConfig, require
+from omniforcing_jax.pipeline import (
+    Pipeline,
+    PipelineConfig,
+    abstract_pipeline,
+    load_pipeline,
+    read_pipeline_config,
+)
+from omniforcing_jax.tensor_file import open_tensors
+from omniforcing_jax.text.words import encode, tokenise
+
+Weights = str | os.PathLike[str] | Pipeline
+Path = str | os.PathLike[str]
+GIB = 2**30
+
+
+class Contexts(NamedTuple):
+    """Features of prompts for both streams, and which tokens may be seen (None: all)."""
+
+    video: Float[Array, "B X Cv"]
+    audio: Float[Array, "B X Ca"]
+    mask: Int[Array, "B X"] | None
+
+
+TextSource = Path | Contexts | None
+"""A safetensors file of contexts, contexts as arrays, or None: the weights' own text encoder."""
+
+
+def config_of(weights: Weights) -> PipelineConfig:
+    """Read the configs of a weights folder, or take those of a loaded pipeline."""
+    return weights.config if isinstance(weights, Pipeline) else read_pipeline_config(weights)
+
+
+def load(weights: Weights, config: PipelineConfig, dtype: DTypeLike) -> Pipeline:
+    """Load a weights folder, or take a pipeline that is loaded already."""
+    return weights if isinstance(weights, Pipeline) else load_pipeline(weights, config, dtype)
+
+
+def student_sampler(config: PipelineConfig) -> SamplerConfig:
+    """Return what makes these weights a causal student.
+
+    Raises:
+        ValueError: if they are a bidirectional teacher.
+    """
+    if config.sampler is None:
+        raise ValueError(
+            f"{config.name!r} is a bidirectional teacher (its config has no sampler section), which cannot stream: "
+            "use the command `sample`"
+        )
+    return config.sampler
+
+
+def refuse_student(config: PipelineConfig) -> None:
+    """Refuse weights that are a causal student.
+
+    Raises:
+        ValueError: if they are.
+    """
+    if config.sampler is not None:
+        raise ValueError(
+            f"{config.name!r} is a causal student (its config has a sampler section), which has no whole-clip form: "
+            "use the command `stream`"
+        )
+
+
+def adjust_sampler(sampler: SamplerConfig, window: int | None, steps: int | None) -> SamplerConfig:
+    """Apply a request's own window and number of denoise steps.
+
+    Fewer steps keep the first sigma and thin out the others evenly: a student knows only the noise levels that it was
+    trained on.
+
+    Raises:
+        ValueError: if the window is longer than the horizon, or there are more steps than trained ones.
+    """
+    if window is not None:
+        sampler = dataclasses.replace(sampler, window=window)
+    if steps is not None:
+        require(1 <= steps <= sampler.steps, "steps", steps, f"must be between 1 and {sampler.steps}, the trained ones")
+        kept = np.round(np.arange(steps) * sampler.steps / steps).astype(int)
+        sampler = dataclasses.replace(sampler, sigmas=(*(sampler.sigmas[i] for i in kept), 0.0))
+    return sampler
+
+
+def check_text(config: PipelineConfig, prompts: Sequence[str], source: TextSource) -> None:
+    """Check that there is a text encoder that knows every word, or contexts that fit.
+
+    Raises:
+        ValueError: if not; unknown words are named with the nearest known ones.
+    """
+    if source is not None:
+        given = source._asdict() if isinstance(source, Contexts) else open_tensors(source).entries
+        where = "contexts" if isinstance(source, Contexts) else str(source)
+        _check_shapes(config, {name: x.shape for name, x in given.items() if x is not None}, len(prompts), where)
+    elif config.words is None:
+        raise ValueError(_no_text(config))
+    else:
+        for prompt in prompts:
+            tokenise(config.words, prompt)
+
+
+def _check_shapes(config: PipelineConfig, shapes: dict[str, tuple[int, ...]], rows: int, where: str) -> None:
+    model = config.model
+    for name, stream in (("video", model.video), ("audio", model.audio)):
+        width = model.caption_channels or stream.width
+        shape = shapes.pop(name, None)
+        fits = shape is not None and len(shape) == 3 and (shape[0], shape[2]) == (rows, width)
+        require(fits, f"{where}: {name}", shape, f"must be [{rows}, tokens, {width}]")
+    shapes.pop("mask", None)
+    require(not shapes, where, sorted(shapes), "unknown tensors; expected video, audio and, optionally, mask")
+
+
+def _no_text(config: PipelineConfig) -> str:
+    return f"{config.name!r} has no text encoder: give its contexts as a file (--contexts)"
+
+
+def encode_text(pipeline: Pipeline, prompts: Sequence[str], source: TextSource) -> Contexts:
+    """Return the contexts of prompts: from the text encoder, from a file, or as they are."""
+    if isinstance(source, Contexts):
+        return source
+    if source is not None:
+        file = open_tensors(source)
+        video, audio = (jnp.asarray(file.read(name).astype(np.float32)) for name in ("video", "audio"))
+        mask = jnp.asarray(file.read("mask").astype(np.int32)) if "mask" in file.entries else None
+        return Contexts(video, audio, mask)
+    words = pipeline.config.words
+    if words is None or pipeline.words is None:
+        raise ValueError(_no_text(pipeline.config))
+    features, mask = encode(words, pipeline.words, prompts)
+    return Contexts(features, features, mask)
+
+
+def count_bytes(tree: PyTree) -> int:
+    """Sum the bytes of arrays, or of shapes that have a type."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def check_memory(config: PipelineConfig, dtype: DTypeLike, loaded: bool, working: dict[str, int]) -> None:
+    """Refuse what cannot fit.
+
+    Args:
+        config: The weights.
+        dtype: The type that they are loaded in.
+        loaded: Whether they are in memory already.
+        working: Bytes of everything else, by what it is.
+
+    Raises:
+        ValueError: with the figures, if more memory is needed than free.
+    """
+    needed = dict(working) if loaded else {"weights": count_bytes(abstract_pipeline(config, dtype)), **working}
+    free = machine.free_bytes()
+    total = sum(needed.values())
+    if free is not None and total > free:
+        parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in needed.items())
+        raise ValueError(f"at least {total / GIB:.2f} GiB of memory are needed ({parts}), {free / GIB:.2f} are free")
+
+
+def score_bytes(config: PipelineConfig, rows: int, queries: int, keys: int) -> int:
+    """Count the bytes of one layer's largest attention scores, which are float32 [rows, heads, queries, keys]."""
+    return 4 * rows * config.model.video.heads * queries * keys

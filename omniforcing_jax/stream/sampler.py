@@ -1,0 +1,195 @@
+"""The stream: a lazy iterator of chunks over one tree of state.
+
+    denoise block k -> dispatch its decoding -> dispatch clean pass and commit -> hand the chunk out
+
+It works exactly as fast as it is asked: two chunks taken are two blocks made. Overlap comes from dispatch: while the
+consumer has chunk k, the commit of block k is still running, and a consumer in its own thread (`mux.Overlapped`) lets
+the next block begin at once. Nothing here waits for the device except for the picture and sound that are handed out.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from flax import struct
+from jaxtyping import PyTree
+
+from omniforcing_jax.cache import Cache
+from omniforcing_jax.layout import FRAME_RATE, pixel_frames
+from omniforcing_jax.nn.spec import Leaf
+from omniforcing_jax.pipeline import Codecs, Pipeline
+from omniforcing_jax.rollout import (
+    Latents,
+    Prompt,
+    Setting,
+    commit_block,
+    denoise_block,
+    make_cache,
+    make_tables,
+)
+from omniforcing_jax.stream.chunk import Chunk
+from omniforcing_jax.stream.decode import SoundCarry, decode_audio, decode_video, flush_audio
+
+Trace = Callable[[str, int, PyTree], None]
+"""Called with the name of a step, the block and its outputs (not ready yet) right after the step was dispatched."""
+
+
+@struct.dataclass
+class StreamState:
+    """Everything a stream is, besides its weights: what is saved, resumed or forked.
+
+    Attributes:
+        cache: What the network remembers.
+        prompt: Text keys and values.
+        keys: PRNG key of the request, [1].
+        picture: Carry of the video decoder; None before block 0.
+        sound: Carry of audio decoder and vocoder; None before block 0.
+        block: Blocks made so far, an int on the host.
+    """
+
+    cache: Cache
+    prompt: Prompt
+    keys: Leaf
+    picture: Any
+    sound: SoundCarry | None
+    block: int
+
+
+def start_state(setting: Setting, prompt: Prompt, seed: int) -> StreamState:
+    """Make the state of a stream that has no block yet."""
+    return StreamState(
+        cache=make_cache(setting, 1),
+        prompt=prompt,
+        keys=jax.random.split(jax.random.key(seed), 1),
+        picture=None,
+        sound=None,
+        block=0,
+    )
+
+
+class ChunkStream(Iterator[Chunk]):
+    """Blocks made on demand.
+
+    The chunks of an exhausted stream, the tail of its sound included, add up to the decoded clip.
+
+    Args:
+        pipeline: Weights and codecs.
+        setting: What is static.
+        state: Where to begin: `start_state`, or the `state` of another stream. It is used up: its buffers are
+            donated to the next block (`fork` copies).
+        blocks: Blocks after which the stream ends by itself; None never ends.
+        trace: See `Trace`; steps are "denoise", "decode video", "decode audio", "commit" and "copy".
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        setting: Setting,
+        state: StreamState,
+        blocks: int | None = None,
+        trace: Trace = lambda step, block, outputs: None,
+    ) -> None:
+        self.pipeline, self.setting, self.state, self.blocks, self.trace = pipeline, setting, state, blocks, trace
+        self._is_closed, self._made = False, 0
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples per second of the sound."""
+        return self.pipeline.codecs.vocoder_config.sample_rate
+
+    @property
+    def picture_size(self) -> tuple[int, int]:
+        """Height and width of the picture."""
+        pixels = self.pipeline.config.video_vae.spatial_compression
+        return self.setting.grid[0] * pixels, self.setting.grid[1] * pixels
+
+    def __next__(self) -> Chunk:
+        """Make one block, or after the last one its tail of sound."""
+        if self._is_closed or self.state.block == self.blocks:
+            tail = self.close()
+            if tail is None:
+                raise StopIteration
+            return tail
+        return self._advance()
+
+    def close(self) -> Chunk | None:
+        """End the stream and return the sound that the vocoder still held back, as a chunk without frames.
+
+        None if the stream had ended before, or never began.
+        """
+        if self._is_closed or self.state.sound is None:
+            self._is_closed = True
+            return None
+        self._is_closed = True
+        audio = flush_audio(self.pipeline.codecs, self.state.sound)
+        block = self.setting.sampler.layout.block(self.state.block - 1)
+        height, width = self.picture_size
+        return self._chunk(
+            self.state.block,
+            np.zeros((0, height, width, 3), np.uint8),
+            pixel_frames(block.video_end),
+            np.asarray(audio)[0],
+            self._samples(block.audio_end),
+        )
+
+    def fork(self) -> "ChunkStream":
+        """Return an independent stream that goes on from here."""
+        state = jax.tree.map(lambda x: x if isinstance(x, int) else x.copy(), self.state)
+        return ChunkStream(self.pipeline, self.setting, state, self.blocks, self.trace)
+
+    def _advance(self) -> Chunk:
+        setting, state, codecs = self.setting, self.state, self.pipeline.codecs
+        k, network = state.block, self.pipeline.transformer
+        tables = make_tables(setting, k)
+        latents = denoise_block(network, state.cache, state.prompt, state.keys, tables, setting=setting)
+        self.trace("denoise", k, latents)
+        pixels, picture, samples, sound = self._decode(codecs, latents, k)
+        cache = state.cache
+        if k + 1 != self.blocks:  # nobody would read the commit of the last block
+            cache = commit_block(network, cache, state.prompt, state.keys, latents, tables, setting=setting)
+            self.trace("commit", k, cache)
+        self.state = dataclasses.replace(state, cache=cache, picture=picture, sound=sound, block=k + 1)
+        self._made += 1
+        if self._made == 2:  # nothing is compiled after the second block, not even what the end will need
+            flush_audio(codecs, sound)
+        block = setting.sampler.layout.block(k)
+        chunk = self._chunk(
+            k,
+            np.asarray(pixels)[0],
+            pixel_frames(block.video_start) if k else 0,
+            np.asarray(samples)[0],
+            self._samples(block.audio_start) if k else 0,
+        )
+        self.trace("copy", k, chunk)
+        return chunk
+
+    def _decode(self, codecs: Codecs, latents: Latents, k: int) -> tuple[Any, Any, Any, SoundCarry]:
+        """Dispatch both decoders and the copies of what they give."""
+        pixels, picture = decode_video(
+            codecs, latents.video, self.state.picture, grid=self.setting.grid, dtype=self.setting.dtype
+        )
+        self.trace("decode video", k, pixels)
+        samples, sound = decode_audio(codecs, latents.audio, self.state.sound)
+        self.trace("decode audio", k, samples)
+        pixels.copy_to_host_async()
+        samples.copy_to_host_async()
+        return pixels, picture, samples, sound
+
+    def _chunk(self, index: int, video: np.ndarray, frames: int, audio: np.ndarray, samples: int) -> Chunk:
+        """Stamp a chunk; sound that stands before the start of the stream is cut off."""
+        start = samples - self.pipeline.codecs.vocoder_config.delay
+        return Chunk(
+            index=index,
+            video=video,
+            video_start_s=frames / FRAME_RATE,
+            audio=audio[max(0, -start) :],
+            audio_start_s=max(0, start) / self.sample_rate,
+            sample_rate=self.sample_rate,
+        )
+
+    def _samples(self, audio_latents: int) -> int:
+        """Count the samples that so many audio latents become."""
+        codecs = self.pipeline.codecs
+        return codecs.audio_config.mel_rows(audio_latents) * codecs.vocoder_config.samples_per_row

@@ -1,0 +1,151 @@
+"""The rollout: what a block depends on, and that however it is cut, batched or compiled it stays the same."""
+
+import dataclasses
+import re
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from random_weights import fill
+from tiny import GRID, MODERN, SINKS, TOKENS
+
+from omniforcing_jax import rollout as r
+from omniforcing_jax.config import SamplerConfig
+from omniforcing_jax.layout import block_of_frames
+from omniforcing_jax.model.place import clip_block, place, rotaries
+from omniforcing_jax.model.transformer import predict, transformer_spec
+from omniforcing_jax.model.view import Sigmas, masked
+from omniforcing_jax.nn.spec import abstract
+from omniforcing_jax.schedule import to_x0
+
+SAMPLER = SamplerConfig(sigmas=(1.0, 0.7, 0.0), horizon_seconds=3, context_noise=0.1, window=3)
+SETTING = r.Setting(SINKS, SAMPLER, GRID)
+PARAMS = fill(abstract(transformer_spec(SINKS)))
+KEYS = jax.random.split(jax.random.key(0), 2)
+
+
+def prompt_for(setting=SETTING, params=PARAMS, rows=2):
+    rng = np.random.default_rng(3)
+    widths = [setting.config.caption_channels or s.width for s in (setting.config.video, setting.config.audio)]
+    video, audio = (jnp.asarray(rng.normal(size=(rows, 4, w)), jnp.float32) for w in widths)
+    mask = jnp.asarray([[0, 1, 1, 1], [1, 1, 1, 1]][:rows], jnp.int32)
+    return r.make_prompt(params, video, audio, mask, setting=setting)
+
+
+PROMPT = prompt_for()
+
+
+def test_a_block_is_the_last_slice_of_a_masked_clip_over_its_own_context():
+    """Prefix rerun, specs/omniforcing.md 5.5: context noise and clean estimates are rebuilt from the keys alone."""
+    last, layout = 3, SAMPLER.layout
+    made = r.rollout(PARAMS, PROMPT, KEYS, last + 1, setting=SETTING)
+    blocks = tuple(layout.block(k) for k in range(last + 1))
+    context, noise = [], None
+    for k, block in enumerate(blocks):
+        tables = r.make_tables(SETTING, k)
+        own = r.Latents(
+            made.video[:, block.video_start * TOKENS : block.video_end * TOKENS],
+            made.audio[:, block.audio_start : block.audio_end],
+        )
+        noise = r.draw_noise(KEYS, jnp.int32(k), SAMPLER.steps, SETTING, tables)
+        c = SAMPLER.context_noise
+        context.append([(1 - c) * x + c * n for x, n in zip(own, noise, strict=True)])
+
+    places = place(SINKS, clip_block(blocks[-1].video_end, blocks[-1].audio_end), GRID)
+    video_of, audio_of = block_of_frames(blocks)
+
+    @jax.jit
+    def velocity_of(video, audio, levels):
+        sigmas = Sigmas(video=levels[video_of][None], audio=levels[audio_of][None])
+        reach = {"window": SAMPLER.window, "pin_prefix": SAMPLER.pin_prefix}
+        view = masked(SINKS, rotaries(SINKS, places), sigmas, blocks, **reach)
+        return predict(PARAMS, SINKS, video, audio, view, PROMPT.clean)
+
+    x0 = [jnp.zeros_like(x) for x in context[last]]
+    for step, sigma in enumerate(SAMPLER.sigmas[:-1]):
+        fresh = r.draw_noise(KEYS, jnp.int32(last), step, SETTING, tables)
+        noisy = [(1 - sigma) * x + sigma * n for x, n in zip(x0, fresh, strict=True)]
+        video, audio = (jnp.concatenate(x, axis=1) for x in zip(*context[:last], noisy, strict=True))
+        levels = jnp.asarray([SAMPLER.context_noise] * last + [sigma], jnp.float32)
+        velocity = velocity_of(video, audio, levels)
+        x0 = [
+            to_x0(noisy[0], velocity.video[:, blocks[last].video_start * TOKENS :], jnp.float32(sigma)),
+            to_x0(noisy[1], velocity.audio[:, blocks[last].audio_start :], jnp.float32(sigma)),
+        ]
+    np.testing.assert_allclose(made.video[:, blocks[last].video_start * TOKENS :], x0[0], atol=2e-5)
+    np.testing.assert_allclose(made.audio[:, blocks[last].audio_start :], x0[1], atol=2e-5)
+
+
+def test_rows_of_a_batch_are_the_streams_of_their_keys():
+    both = r.rollout(PARAMS, PROMPT, KEYS, 3, setting=SETTING)
+    second = jax.tree.map(lambda x: x[:, 1:] if x.ndim == 5 else x[1:], PROMPT)
+    alone = r.rollout(PARAMS, second, KEYS[1:], 3, setting=SETTING)
+    for one, other in zip(both, alone, strict=True):
+        np.testing.assert_allclose(one[1:], other, atol=1e-5)
+
+
+def test_noise_is_another_for_every_request_block_step_and_stream():
+    steady = [r.make_tables(SETTING, k) for k in (1, 2)]
+    drawn = [
+        np.asarray(x[row, :1, :1]).item()
+        for k, tables in enumerate(steady, 1)
+        for step in range(3)
+        for x in r.draw_noise(KEYS, jnp.int32(k), step, SETTING, tables)
+        for row in range(2)
+    ]
+    assert len(set(drawn)) == 2 * 3 * 2 * 2
+
+
+def test_a_longer_rollout_begins_with_the_shorter_one():
+    short, long = (r.rollout(PARAMS, PROMPT, KEYS, blocks, setting=SETTING) for blocks in (2, 4))
+    for one, other in zip(short, long, strict=True):
+        np.testing.assert_array_equal(one, other[:, : one.shape[1]])
+
+
+def test_two_kinds_of_block_are_traced_and_no_more():
+    chex.clear_trace_counter()
+
+    @jax.jit
+    @chex.assert_max_traces(n=2)
+    def one_block(cache, tables):
+        latents = r.denoise_block(PARAMS, cache, PROMPT, KEYS, tables, setting=SETTING)
+        return r.commit_block(PARAMS, cache, PROMPT, KEYS, latents, tables, setting=SETTING)
+
+    cache = r.make_cache(SETTING, 2)
+    for k in range(8):
+        assert one_block.trace(cache, r.make_tables(SETTING, k)).out_info.blocks_done.shape == ()
+
+
+def test_text_that_depends_on_sigma_is_projected_once_per_step():
+    setting = SETTING._replace(config=MODERN)
+    params = fill(abstract(transformer_spec(MODERN)))
+    prompt = prompt_for(setting, params)
+    assert prompt.denoise.video.k.shape == (SAMPLER.steps, *prompt.clean.video.k.shape)
+    swapped = prompt.replace(denoise=jax.tree.map(lambda x: x[::-1], prompt.denoise))
+    cache, tables = r.make_cache(setting, 2), r.make_tables(setting, 0)
+    one, other = (
+        r.denoise_block(params, cache, text, KEYS, tables, setting=setting).video for text in (prompt, swapped)
+    )
+    assert np.isfinite(one).all()
+    assert not np.allclose(one, other)
+
+
+@pytest.mark.parametrize("program", ["denoise", "commit"])
+def test_the_compiled_steady_step_copies_no_cache(program):
+    """CPU transposes the keys of one layer for its matmul; what is as large as a site of all layers is a copy."""
+    config = dataclasses.replace(SINKS, layers=8)
+    setting = SETTING._replace(config=config, sampler=dataclasses.replace(SAMPLER, horizon_seconds=60, window=0))
+    params, tables = abstract(transformer_spec(config)), r.make_tables(setting, 1)
+    cache = jax.eval_shape(lambda: r.make_cache(setting, 2))
+    prompt = jax.eval_shape(lambda p: prompt_for(setting, p), params)
+    if program == "denoise":
+        lowered = r.denoise_block.lower(params, cache, prompt, KEYS, tables, setting=setting)
+    else:
+        latents = r.draw_noise(KEYS, jnp.int32(1), 0, setting, tables)
+        lowered = r.commit_block.lower(params, cache, prompt, KEYS, latents, tables, setting=setting)
+    site = min(x.size for x in jax.tree.leaves(cache.past))
+    made = re.findall(r"= \w+\[([\d,]+)\][^=]* (?:copy|concatenate|transpose)\(", lowered.compile().as_text())
+    assert made
+    assert not [shape for shape in made if np.prod([int(n) for n in shape.split(",")]) >= site]
