@@ -108,9 +108,10 @@ def past_bias(cache: Cache) -> Sites:
 
 def readable(slots: Slots, blocks_done: Leaf) -> tuple[Leaf, Leaf]:
     """Range [start, stop) of the slots that the next block may read."""
-    gone = slots.first * (slots.pinned < slots.region) * (blocks_done > slots.ring)
+    keeps_block_0 = slots.pinned == slots.region
+    start = 0 if keeps_block_0 else jnp.where(blocks_done > slots.ring, slots.first, 0)
     filled = jnp.clip(blocks_done - 1, 0, slots.ring)
-    return gone, (slots.region + filled * slots.step) * (blocks_done > 0)
+    return start, jnp.where(blocks_done > 0, slots.region + filled * slots.step, 0)
 
 
 def _slot_bias(slots: Slots, blocks_done: Leaf) -> Float[Array, "1 1 1 S"]:

@@ -77,7 +77,7 @@ def dense(queries: Sequence[Span], keys: Sequence[Span], window: int) -> Bool[np
 
 def dense_sight(queries: Sequence[Span], keys: Sequence[Span], window: int) -> Sight:
     """Sight in the form of an additive mask."""
-    return Sight(bias=hide(jnp.asarray(dense(queries, keys, window)[None, None])))
+    return Sight(bias=np.where(dense(queries, keys, window), 0, HIDDEN).astype(np.float32)[None, None])
 
 
 def banded_sight(queries: Sequence[Span], keys: Sequence[Span], window: int) -> Sight:
@@ -100,10 +100,10 @@ def context_sight(queries: Sequence[Span], keys: Sequence[Span], window: int) ->
     return Sight(segments=tuple(segments))
 
 
-def log_ratio_scale(queries: Sequence[Span], keys: Sequence[Span], window: int) -> Float[Array, "T"]:
+def log_ratio_scale(queries: Sequence[Span], keys: Sequence[Span], window: int) -> Float[np.ndarray, "T"]:
     """Scale log(1 + visible) / log(1 + total) of each query. Source: specs/omniforcing.md 3.1."""
     seen = dense(queries, keys, window).sum(axis=1)
-    return jnp.asarray(np.log1p(seen) / np.log1p(keys[-1].stop), jnp.float32)
+    return (np.log1p(seen) / np.log1p(keys[-1].stop)).astype(np.float32)
 
 
 def hide(seen: Bool[Array, "*shape"]) -> Float[Array, "*shape"]:

@@ -1,0 +1,134 @@
+"""One clip through the network in each regime, with few compiled programs: what the properties compare."""
+
+import dataclasses
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+
+from omniforcing_jax.cache import commit, empty_cache, past_bias
+from omniforcing_jax.config import SamplerConfig
+from omniforcing_jax.layout import PREFIX, block_of_frames
+from omniforcing_jax.model.place import clip_block, place, rotaries, turn_by, turning
+from omniforcing_jax.model.transformer import predict
+from omniforcing_jax.model.view import Sigmas, masked, one_sigma, streaming
+from omniforcing_jax.nn.attention import NO_PAST
+from tests.tiny import BATCH, GRID, TOKENS, compiled, random_latents, random_params, random_text
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """A random clip with a random sigma per block, and the network it goes through."""
+
+    config: object
+    layout: object = PREFIX
+    frames: int = 13
+    seed: int = 0
+
+    @property
+    def blocks(self):
+        return self.layout.blocks(self.frames)
+
+    def with_values(self, **values):
+        """The same clip with some of its random values replaced."""
+        clip = dataclasses.replace(self)
+        clip.__dict__.update(values)
+        return clip
+
+    @functools.cached_property
+    def params(self):
+        return random_params(self.config, self.seed)
+
+    @functools.cached_property
+    def latents(self):
+        return random_latents(self.config, self.frames, self.blocks[-1].audio_end, self.seed + 1)
+
+    @functools.cached_property
+    def text(self):
+        return random_text(self.config, self.params, self.seed + 2)
+
+    @functools.cached_property
+    def block_sigmas(self):
+        """[B, K], away from 0 and 1."""
+        rng = np.random.default_rng(self.seed + 3)
+        return jnp.asarray(rng.uniform(0.05, 0.95, (BATCH, len(self.blocks))), jnp.float32)
+
+    @property
+    def sigmas(self):
+        video, audio = block_of_frames(self.blocks)
+        return Sigmas(video=self.block_sigmas[:, video], audio=self.block_sigmas[:, audio])
+
+    @property
+    def places(self):
+        return place(self.config, clip_block(self.frames, self.blocks[-1].audio_end), GRID)
+
+    def block_of(self, k):
+        """Latents of block k."""
+        block, (video, audio) = self.blocks[k], self.latents
+        rows = slice(block.video_start * TOKENS, block.video_end * TOKENS)
+        return video[:, rows], audio[:, block.audio_start : block.audio_end]
+
+
+def horizon(clip, **changes):
+    """A sampler whose trained clips are as long as this one."""
+    seconds = clip.layout.start_seconds(len(clip.blocks))
+    return SamplerConfig(sigmas=(1.0, 0.0), layout=clip.layout, horizon_seconds=seconds, **changes)
+
+
+@functools.partial(compiled, static_argnums=0)
+def forward(config, params, video, audio, view, text, past=NO_PAST):
+    """The network, compiled once per form of the view."""
+    prediction = predict(params, config, video, audio, view, text, past=past)
+    return (prediction.video, prediction.audio), prediction.fresh
+
+
+@functools.partial(compiled, static_argnums=(0, 1))
+def build(config, regime, places, sigmas):
+    """A view, made by `regime(config, rotaries, sigmas)`."""
+    return regime(config, rotaries(config, places), sigmas)
+
+
+@dataclasses.dataclass(frozen=True)
+class Masked:
+    """The masked regime as a value, so that its view is compiled once."""
+
+    blocks: tuple
+    window: int | None = None
+    pin_prefix: bool = False
+    dense: bool = False
+
+    def __call__(self, config, rotaries, sigmas):
+        options = {"window": self.window, "pin_prefix": self.pin_prefix, "dense": self.dense}
+        return masked(config, rotaries, sigmas, self.blocks, **options)
+
+
+def run_masked(clip, **options):
+    """Velocities of the whole clip, and its keys and values."""
+    view = build(clip.config, Masked(clip.blocks, **options), clip.places, clip.sigmas)
+    return forward(clip.config, clip.params, *clip.latents, view, clip.text)
+
+
+@functools.partial(compiled, static_argnums=(0, 1), donate_argnums=5)
+def _stream_block(config, first, params, latents, placed, cache, sigma, text):
+    places, turn = placed
+    view = streaming(config, rotaries(config, places), one_sigma(sigma), None if first else past_bias(cache))
+    past = NO_PAST if first else cache.past
+    prediction = predict(params, config, *latents, view, text, past=past)
+    return (prediction.video, prediction.audio), commit(cache, prediction.fresh, turning(config, turn))
+
+
+def run_stream(clip, sampler):
+    """Velocities of the whole clip, one block at a time, each block committed as it is."""
+    cache, pieces = empty_cache(clip.config, sampler, GRID, BATCH), []
+    for k, block in enumerate(clip.blocks):
+        placed = place(clip.config, block, GRID), turn_by(clip.config, sampler.shift_seconds(k + 1))
+        sigma = clip.block_sigmas[:, k]
+        out, cache = _stream_block(clip.config, k == 0, clip.params, clip.block_of(k), placed, cache, sigma, clip.text)
+        pieces.append(out)
+    return tuple(jnp.concatenate(stream, axis=1) for stream in zip(*pieces, strict=True))
+
+
+def assert_close(actual, expected, atol):
+    """Compare both streams."""
+    for a, b in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=atol, rtol=0)
