@@ -21,7 +21,8 @@ from experiments.chime.clips import HELD_OUT_SEED, to_float
 from omniforcing_jax import layout, weights
 from omniforcing_jax.codecs.audio_vae import CHIME_AUDIO_VAE, AudioVAE
 from omniforcing_jax.codecs.mel import LTX2_MEL, fit_rows, log_mel
-from omniforcing_jax.codecs.video_vae import CHIME_VIDEO_VAE, VideoVAE
+from omniforcing_jax.codecs.video_config import CHIME_VIDEO_VAE
+from omniforcing_jax.codecs.video_vae import VideoVAE
 from omniforcing_jax.codecs.vocoder import CHIME_VOCODER
 from omniforcing_jax.train import checkpoint, state
 
@@ -150,7 +151,7 @@ def main(
     logging.getLogger("absl").setLevel(logging.WARNING)
     for part in parts:
         from_run, config = PARTS[part]
-        weights.save_component(out, part, from_run(runs / part), config.to_json(), jnp.float16)
+        weights.save_component(out, part, from_run(runs / part), config.to_dict(), jnp.float16)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,12 @@ import numpy as np
 import tyro
 from safetensors.numpy import load_file, save_file
 
-from experiments.chime import codecs, prompts, world
+from experiments.chime import codecs, world
 from experiments.chime.clips import TRAIN_SEED
+from omniforcing_jax.presets import CHIME_WORDS
 from omniforcing_jax.text import words
+
+WORDS_CONFIG = words.WordsConfig(vocabulary=CHIME_WORDS)
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +44,7 @@ def write(path: Path, encoders: codecs.Encoders, count: int, seconds: int, batch
 def prompt_ids(seed: int) -> np.ndarray:
     """Word a prompt for the world of a seed and tokenise it."""
     prompt = world.prompt_of(world.sample_world(seed), np.random.default_rng([seed, 3]))
-    return words.tokenise(prompts.WORDS_CONFIG, prompt)[0]
+    return words.tokenise(WORDS_CONFIG, prompt)[0]
 
 
 def read(path: Path) -> dict[str, np.ndarray]:

@@ -24,7 +24,7 @@ from omniforcing_jax.model.place import rotaries
 from omniforcing_jax.model.transformer import Transformer, text_kv, transformer_spec
 from omniforcing_jax.nn import spec
 from omniforcing_jax.text import words
-from omniforcing_jax.train import data, loop, optimiser, state, step
+from omniforcing_jax.train import checkpoint, data, loop, optimiser, state, step
 from omniforcing_jax.train.optimiser import OptimiserConfig
 
 
@@ -74,6 +74,20 @@ def start(config: Config, teacher: Transformer) -> tuple[state.TrainState, Any]:
     """Make a fresh trainer and its optimiser."""
     rule = optimiser.optimiser(config.optimiser)
     return state.create(from_teacher(config, teacher), rule, config.seed), rule
+
+
+def averaged(folder: Path) -> Transformer:
+    """Read the averaged weights of a run's newest checkpoint.
+
+    Raises:
+      ValueError: if there is none.
+    """
+    blank = spec.init(transformer_spec(configs.CHIME_TEACHER), jax.random.key(0))
+    found = checkpoint.restore(checkpoint.open_manager(folder / "checkpoints"), start(CONFIG, blank)[0])
+    if found is None:
+        raise ValueError(f"{folder}: no checkpoint of train_student")
+    logging.info("%s: step %d", folder, int(found[0].step))
+    return found[0].ema
 
 
 def main(

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import tyro
 
-from experiments.chime import latents, prompts
+from experiments.chime import latents
 from omniforcing_jax import config as configs
 from omniforcing_jax.distill.flow import flow_loss
 from omniforcing_jax.layout import Block
@@ -27,7 +27,6 @@ from omniforcing_jax.text import words
 from omniforcing_jax.train import checkpoint, data, loop, optimiser, state, step
 from omniforcing_jax.train.optimiser import OptimiserConfig
 
-WORDS_CONFIG = words.WordsConfig(vocabulary=prompts.VOCABULARY)
 WORDS_SEED = 7
 
 
@@ -50,9 +49,9 @@ class Config:
     """
 
     model: configs.ModelConfig = configs.CHIME_TEACHER
-    stages: tuple[Stage, ...] = (Stage(seconds=2, batch=24, steps=2500), Stage(seconds=5, batch=12, steps=2500))
+    stages: tuple[Stage, ...] = (Stage(seconds=2, batch=24, steps=1400), Stage(seconds=5, batch=10, steps=800))
     optimiser: OptimiserConfig = OptimiserConfig(
-        kind="muon", learning_rate=4e-3, steps=5000, warmup=100, decay_from=0.4, b2=0.99
+        kind="muon", learning_rate=3e-3, steps=2200, warmup=100, decay_from=0.4, b2=0.99
     )
     empty_prompts: float = 0.1
     seed: int = 30
@@ -63,7 +62,7 @@ CONFIG = Config()
 
 def word_vectors() -> words.Words:
     """The word vectors, drawn once and never trained: the network's own caption projections learn to read them."""
-    return words.init_words(WORDS_CONFIG, jax.random.key(WORDS_SEED))
+    return words.init_words(latents.WORDS_CONFIG, jax.random.key(WORDS_SEED))
 
 
 def cut(batch: dict[str, Any], seconds: int) -> tuple[jax.Array, jax.Array]:

@@ -19,7 +19,8 @@ import jax.numpy as jnp
 import tyro
 
 from experiments.chime.clips import VideoClips, to_float
-from omniforcing_jax.codecs.video_vae import CHIME_VIDEO_VAE, VideoVAE
+from omniforcing_jax.codecs.video_config import CHIME_VIDEO_VAE
+from omniforcing_jax.codecs.video_vae import VideoVAE
 from omniforcing_jax.train import data, loop, optimiser, state, step
 from omniforcing_jax.train.optimiser import OptimiserConfig
 

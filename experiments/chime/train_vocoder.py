@@ -43,7 +43,7 @@ class Config:
     ffts: tuple[int, ...] = (256, 512, 1024, 2048)
     noise: float = 0.1
     optimiser: OptimiserConfig = OptimiserConfig(
-        kind="muon", learning_rate=2e-3, steps=2500, warmup=50, decay_from=0.3, out_axis=-1
+        kind="muon", learning_rate=2e-3, steps=1500, warmup=50, decay_from=0.3, out_axis=-1
     )
     seed: int = 20
 

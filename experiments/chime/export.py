@@ -1,0 +1,50 @@
+"""Write the teacher and the student that ship with the package, in half precision, beside their codecs.
+
+Command: python -m experiments.chime.export --part teacher|student [--run FOLDER]
+"""
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Literal
+
+import jax.numpy as jnp
+import tyro
+
+from experiments.chime import codecs, latents, pairs, train_student, train_teacher
+from omniforcing_jax import weights
+from omniforcing_jax.config import SamplerConfig
+from omniforcing_jax.model.transformer import Transformer
+from omniforcing_jax.pipeline import PipelineConfig, assemble, save_pipeline
+from omniforcing_jax.presets import CHIME_CLIP, CHIME_STREAM
+
+ASSETS = Path("omniforcing_jax/assets/chime")
+SHARED = {name: f"../codecs/{name}" for name in ("video_vae", "audio_vae", "vocoder", "text")}
+
+
+def save(folder: Path, config: PipelineConfig, params: Transformer) -> None:
+    """Write a transformer whose other components lie in the codecs' folder."""
+    parts = {"transformer": params, **dict.fromkeys(SHARED)}
+    save_pipeline(folder, assemble(config, parts), shared=SHARED, dtype=jnp.float16)
+
+
+def student_config() -> PipelineConfig:
+    """The student's configuration: its sigmas are those of the trajectories that it learnt from."""
+    sampler = SamplerConfig(sigmas=pairs.student_sigmas(), horizon_seconds=pairs.SECONDS)
+    return dataclasses.replace(CHIME_STREAM, sampler=sampler)
+
+
+def main(part: Literal["teacher", "student"], run: Path | None = None, out: Path = ASSETS) -> None:
+    """Export the averaged weights of a run (default: the teacher's, or the student's on clean context)."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("absl").setLevel(logging.WARNING)
+    if part == "teacher":
+        vectors = train_teacher.word_vectors()
+        weights.save_component(codecs.ASSETS, "text", vectors, latents.WORDS_CONFIG.to_json())
+        save(out / part, CHIME_CLIP, train_teacher.averaged(run or Path("runs/chime/teacher")))
+    else:
+        save(out / part, student_config(), train_student.averaged(run or Path("runs/chime/student_clean")))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

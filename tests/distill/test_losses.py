@@ -1,0 +1,94 @@
+"""Flow matching and stage 2: what they pull on, and where their levels come from."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from omniforcing_jax.config import TINY
+from omniforcing_jax.distill import flow, ode
+from omniforcing_jax.layout import PREFIX, block_of_frames
+from omniforcing_jax.model.place import clip_block, place, rotaries
+from omniforcing_jax.model.transformer import text_kv
+from tests import tiny
+
+STUDENT = dataclasses.replace(TINY, sinks=2)
+GRID = (2, 2)
+BLOCKS = PREFIX.blocks(7)
+BATCH = 2
+
+
+@pytest.fixture(scope="module")
+def scene():
+    rng = np.random.default_rng(0)
+
+    def draw(*shape):
+        return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+    params = tiny.random_params(STUDENT, 0)
+    context = draw(BATCH, 5, TINY.caption_channels)
+    trajectory = ode.Trajectory(
+        video=draw(3, BATCH, 7 * 4, 8), audio=draw(3, BATCH, 51, 8), sigmas=jnp.array([1.0, 0.6, 0.0])
+    )
+    return params, context, trajectory
+
+
+def loss_of(params, context, trajectory, mode, key):
+    rotation = rotaries(STUDENT, place(STUDENT, clip_block(7, 51), GRID))
+    text = text_kv(params, context, context)
+    return ode.ode_loss(params, STUDENT, trajectory, text, rotation, BLOCKS, key, context=mode)
+
+
+@pytest.mark.parametrize("mode", list(ode.Context))
+def test_every_weight_gets_a_gradient_in_stage_2(scene, mode):
+    params, context, trajectory = scene
+    gradient = jax.jit(jax.grad(lambda p: loss_of(p, context, trajectory, mode, jax.random.key(1))[0]))(params)
+    silent = [jax.tree_util.keystr(path) for path, g in jax.tree_util.tree_leaves_with_path(gradient) if not jnp.any(g)]
+    assert silent == []
+
+
+def test_a_clean_context_never_draws_the_clean_entry_and_a_noisy_one_does():
+    drawn = {clean: ode.draw_entries(jax.random.key(0), 50, 20, 3, clean_too=clean) for clean in (False, True)}
+    assert set(np.unique(drawn[False])) == {0, 1}
+    assert set(np.unique(drawn[True])) == {0, 1, 2}
+
+
+def test_a_token_takes_the_entry_that_was_drawn_for_it():
+    entries = jnp.arange(3.0)[:, None, None, None] * jnp.ones((3, 1, 4, 2))
+    picked = ode.pick(entries, jnp.array([[0, 2, 1, 2]]))
+    np.testing.assert_array_equal(picked[0, :, 0], [0, 2, 1, 2])
+
+
+def test_audio_takes_the_level_of_its_block_and_not_of_its_proportion():
+    _, audio = block_of_frames(BLOCKS)
+    assert audio[:1].tolist() == [0]
+    assert audio[1:26].tolist() == [1] * 25
+    assert audio[26:].tolist() == [2] * 25
+
+
+def test_a_mean_counts_noisy_tokens_only():
+    error = jnp.array([[[2.0], [4.0], [9.0]]])
+    assert ode.masked_mean(error, jnp.array([[1.0, 1.0, 0.0]])) == 3
+    assert ode.masked_mean(error, jnp.zeros((1, 3))) == 0
+
+
+def test_flow_loss_is_zero_for_the_true_velocity_only():
+    video, audio = jnp.zeros((4, 6, 8)), jnp.zeros((4, 5, 8))
+
+    def true_velocity(noisy_v, noisy_a, sigma):
+        return noisy_v / sigma[:, None, None], noisy_a / sigma[:, None, None]
+
+    right, _ = flow.flow_loss(true_velocity, video, audio, jax.random.key(0))
+    wrong, parts = flow.flow_loss(lambda v, a, s: (v * 0, a * 0), video, audio, jax.random.key(0))
+    assert right < 1e-9
+    assert parts["video"] == pytest.approx(1.0, abs=0.35)  # 192 unit normals: the odds of missing are below 1e-3
+    assert wrong == pytest.approx(parts["video"] + parts["audio"])
+
+
+def test_noise_levels_lie_between_zero_and_one_and_favour_noise():
+    sigma = flow.draw_sigma(jax.random.key(0), 4000)
+    assert 0 < sigma.min() < 0.05
+    assert 0.95 < sigma.max() < 1
+    assert 0.6 < jnp.median(sigma) < 0.75
