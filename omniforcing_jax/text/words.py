@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import flax.struct
 import jax
@@ -57,10 +58,10 @@ class WordsConfig:
 
 @flax.struct.dataclass
 class Words:
-    """The parameters: a vector per token id [V, C] and a vector per place [X, C]."""
+    """The parameters: a vector per token id and a vector per place."""
 
-    words: Array
-    places: Array
+    words: Any  # [V, C]
+    places: Any  # [X, C]
 
 
 def init_words(config: WordsConfig, key: Array) -> Words:
