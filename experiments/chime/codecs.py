@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import tyro
 
-from experiments.chime import train_audio_vae, train_video_vae, train_vocoder, world
+from experiments.chime import train_audio_vae, train_video_vae, world
 from experiments.chime.clips import HELD_OUT_SEED, to_float
 from omniforcing_jax import layout, weights
 from omniforcing_jax.codecs.audio_vae import CHIME_AUDIO_VAE, AudioVAE
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Encoders:
-    """Both encoders, ready to use."""
+    """The encoders of both streams and the decoder to log-mel, ready to use."""
 
     video_variables: dict
     audio_variables: dict
@@ -48,6 +48,10 @@ class Encoders:
     def encode_sound(self, waveform: jax.Array) -> jax.Array:
         """Encode 16 kHz stereo [B, samples, 2], whole seconds, to normalised latents [B, A, C]."""
         return _encode_sound(self.audio_variables, waveform)
+
+    def decode_sound(self, normalised: jax.Array) -> jax.Array:
+        """Decode audio latents [B, A, C] to log-mel [B, rows, 64, 2]."""
+        return _decode_sound(self.audio_variables, normalised)
 
 
 @jax.jit
@@ -62,6 +66,11 @@ def _encode_sound(variables: dict, waveform: jax.Array) -> jax.Array:
         log_mel(waveform), CHIME_AUDIO_VAE.mel_rows(layout.audio_latents(layout.latent_frames(1 + 24 * seconds)))
     )
     return AudioVAE(CHIME_AUDIO_VAE).apply(variables, mel, method="encode")
+
+
+@jax.jit
+def _decode_sound(variables: dict, normalised: jax.Array) -> jax.Array:
+    return AudioVAE(CHIME_AUDIO_VAE).apply(variables, normalised, method="decode")
 
 
 def measured(latents: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -119,6 +128,8 @@ def audio_from_run(folder: Path) -> dict:
 
 def vocoder_from_run(folder: Path) -> dict:
     """Variables of the vocoder."""
+    from experiments.chime import train_vocoder  # it trains on what this module decodes
+
     _, fresh, _ = train_vocoder.start(train_vocoder.CONFIG)
     return {"params": averaged(folder, fresh).ema}
 

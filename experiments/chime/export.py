@@ -43,7 +43,7 @@ def main(part: Literal["teacher", "student"], run: Path | None = None, out: Path
         weights.save_component(codecs.ASSETS, "text", vectors, latents.WORDS_CONFIG.to_json())
         save(out / part, CHIME_CLIP, train_teacher.averaged(run or Path("runs/chime/teacher")))
     else:
-        save(out / part, student_config(), train_student.averaged(run or Path("runs/chime/student_clean")))
+        save(out / part, student_config(), train_student.averaged(run or Path("runs/chime/student_clean_data")))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 A row holds the noise of one seed, the entries at the student's sigmas of the Euler trajectory that
 starts there, and the token ids of its prompt (float16; `sigmas` beside them).
 
-Command: python -m experiments.chime.pairs --count 768   (after train_teacher)
+Command: python -m experiments.chime.pairs --count 384   (after train_teacher)
 """
 
 import logging
@@ -25,10 +25,11 @@ from omniforcing_jax.model.transformer import Transformer, predict, text_kv
 from omniforcing_jax.model.view import bidirectional, one_sigma
 from omniforcing_jax.text import words
 
+FILE = Path("runs/chime/pairs.safetensors")
 STEPS = 20
 STUDENT_STEPS = (1000, 909, 725, 421, 0)
 SECONDS = 5
-GUIDANCE = guidance.GuidanceConfig(video=guidance.StreamGuidance(cfg=1.5), audio=guidance.StreamGuidance(cfg=1.5))
+GUIDANCE = guidance.GuidanceConfig()  # chime's teacher follows its prompts without
 
 log = logging.getLogger(__name__)
 
@@ -73,8 +74,8 @@ def student_sigmas() -> tuple[float, ...]:
 
 def main(
     teacher: Path = Path("runs/chime/teacher"),
-    out: Path = Path("runs/chime/pairs.safetensors"),
-    count: int = 768,
+    out: Path = FILE,
+    count: int = 384,
     batch: int = 16,
 ) -> None:
     """Write `count` trajectories of the averaged teacher; the prompt of row i is that of training world i."""
@@ -96,16 +97,19 @@ def main(
     out.with_suffix(".new").rename(out)
 
 
-def read(path: Path) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Read what `main` wrote: the rows and the sigmas.
+def read(path: Path = FILE) -> dict[str, np.ndarray]:
+    """Read what `main` wrote.
 
     Raises:
-      ValueError: if the file is missing.
+      ValueError: if the file is missing, or holds entries at other sigmas than the student's.
     """
     if not path.exists():
         raise ValueError(f"{path}: no trajectories; run python -m experiments.chime.pairs first")
     arrays = load_file(path)
-    return arrays, arrays.pop("sigmas")
+    sigmas = tuple(arrays.pop("sigmas").tolist())
+    if not np.allclose(sigmas, student_sigmas(), atol=1e-6):
+        raise ValueError(f"{path}: entries at sigmas {sigmas}, expected {student_sigmas()}")
+    return arrays
 
 
 if __name__ == "__main__":

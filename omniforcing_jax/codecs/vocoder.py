@@ -98,10 +98,9 @@ class VocoderConfig(Config):
 
 
 LTX2_VOCODER = VocoderConfig()
+# Chime's tones repeat with every row: one stage that writes whole rows learns in minutes what a cascade did not.
 CHIME_VOCODER = VocoderConfig(
-    channels=(96, 64, 48, 32, 24, 16),
-    resblock_kernels=(3,),
-    resblock_dilations=((1, 3),),
+    channels=(160, 6), rates=(240,), kernels=(480,), resblock_kernels=(3,), resblock_dilations=((1,),)
 )
 
 
