@@ -54,7 +54,7 @@ CHIME_CLIP = dataclasses.replace(CHIME_STREAM, name="chime-teacher", model=CHIME
 TINY_STREAM = PipelineConfig(
     name="tiny",
     model=dataclasses.replace(TINY, sinks=2),
-    sampler=SamplerConfig(layout=PREFIX, sigmas=(1.0, 0.7, 0.0), horizon_seconds=3),
+    sampler=SamplerConfig(layout=PREFIX, sigmas=(1.0, 0.7, 0.0), horizon_seconds=3, context_noise=0.1),
     resolution=(64, 96),
     video_vae=VideoVAEConfig(
         latent_channels=8,

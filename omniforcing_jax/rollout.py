@@ -64,7 +64,7 @@ class Setting(NamedTuple):
     config: ModelConfig
     sampler: SamplerConfig
     grid: tuple[int, int]
-    dtype: DTypeLike = jnp.float32
+    dtype: DTypeLike = jnp.dtype(jnp.float32)
 
 
 def make_tables(setting: Setting, k: int) -> Tables:
@@ -76,6 +76,7 @@ def make_tables(setting: Setting, k: int) -> Tables:
     )
 
 
+@partial(jax.jit, static_argnums=(0, 1))
 def make_cache(setting: Setting, batch: int) -> Cache:
     """Make the empty cache of a stream of `batch` rows, in the type that is computed in."""
     return empty_cache(setting.config, setting.sampler, setting.grid, batch, setting.dtype)

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from omniforcing_jax.pipeline import Pipeline, PipelineConfig, abstract_pipeline
 from omniforcing_jax.weights import name_leaves
 
 
@@ -30,8 +29,3 @@ def fill(shapes, seed: int = 0):
 
     named = name_leaves(shapes)
     return jax.tree.unflatten(jax.tree.structure(shapes), [draw(name, leaf) for name, leaf in named.items()])
-
-
-def random_pipeline(config: PipelineConfig, seed: int = 0) -> Pipeline:
-    """Draw a whole pipeline in float32."""
-    return fill(abstract_pipeline(config), seed)

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from random_weights import fill
-from tiny import GRID, MODERN, SINKS, TOKENS
+from tiny import MODERN
+from tiny_stream import GRID, SETTING, TOKENS, keys, student, text
 
 from omniforcing_jax import rollout as r
-from omniforcing_jax.config import SamplerConfig
 from omniforcing_jax.layout import block_of_frames
 from omniforcing_jax.model.place import clip_block, place, rotaries
 from omniforcing_jax.model.transformer import predict, transformer_spec
@@ -20,21 +20,10 @@ from omniforcing_jax.model.view import Sigmas, masked
 from omniforcing_jax.nn.spec import abstract
 from omniforcing_jax.schedule import to_x0
 
-SAMPLER = SamplerConfig(sigmas=(1.0, 0.7, 0.0), horizon_seconds=3, context_noise=0.1, window=3)
-SETTING = r.Setting(SINKS, SAMPLER, GRID)
-PARAMS = fill(abstract(transformer_spec(SINKS)))
-KEYS = jax.random.split(jax.random.key(0), 2)
-
-
-def prompt_for(setting=SETTING, params=PARAMS, rows=2):
-    rng = np.random.default_rng(3)
-    widths = [setting.config.caption_channels or s.width for s in (setting.config.video, setting.config.audio)]
-    video, audio = (jnp.asarray(rng.normal(size=(rows, 4, w)), jnp.float32) for w in widths)
-    mask = jnp.asarray([[0, 1, 1, 1], [1, 1, 1, 1]][:rows], jnp.int32)
-    return r.make_prompt(params, video, audio, mask, setting=setting)
-
-
-PROMPT = prompt_for()
+SAMPLER, CONFIG = SETTING.sampler, SETTING.config
+PARAMS = student().transformer
+KEYS = keys(2)
+PROMPT = text(rows=2)
 
 
 def test_a_block_is_the_last_slice_of_a_masked_clip_over_its_own_context():
@@ -53,15 +42,15 @@ def test_a_block_is_the_last_slice_of_a_masked_clip_over_its_own_context():
         c = SAMPLER.context_noise
         context.append([(1 - c) * x + c * n for x, n in zip(own, noise, strict=True)])
 
-    places = place(SINKS, clip_block(blocks[-1].video_end, blocks[-1].audio_end), GRID)
+    places = place(CONFIG, clip_block(blocks[-1].video_end, blocks[-1].audio_end), GRID)
     video_of, audio_of = block_of_frames(blocks)
 
     @jax.jit
     def velocity_of(video, audio, levels):
         sigmas = Sigmas(video=levels[video_of][None], audio=levels[audio_of][None])
-        reach = {"window": SAMPLER.window, "pin_prefix": SAMPLER.pin_prefix}
-        view = masked(SINKS, rotaries(SINKS, places), sigmas, blocks, **reach)
-        return predict(PARAMS, SINKS, video, audio, view, PROMPT.clean)
+        reach = {"window": SAMPLER.past_blocks + 1, "pin_prefix": SAMPLER.pin_prefix}
+        view = masked(CONFIG, rotaries(CONFIG, places), sigmas, blocks, **reach)
+        return predict(PARAMS, CONFIG, video, audio, view, PROMPT.clean)
 
     x0 = [jnp.zeros_like(x) for x in context[last]]
     for step, sigma in enumerate(SAMPLER.sigmas[:-1]):
@@ -121,7 +110,7 @@ def test_two_kinds_of_block_are_traced_and_no_more():
 def test_text_that_depends_on_sigma_is_projected_once_per_step():
     setting = SETTING._replace(config=MODERN)
     params = fill(abstract(transformer_spec(MODERN)))
-    prompt = prompt_for(setting, params)
+    prompt = text(setting, params, 2)
     assert prompt.denoise.video.k.shape == (SAMPLER.steps, *prompt.clean.video.k.shape)
     swapped = prompt.replace(denoise=jax.tree.map(lambda x: x[::-1], prompt.denoise))
     cache, tables = r.make_cache(setting, 2), r.make_tables(setting, 0)
@@ -135,11 +124,11 @@ def test_text_that_depends_on_sigma_is_projected_once_per_step():
 @pytest.mark.parametrize("program", ["denoise", "commit"])
 def test_the_compiled_steady_step_copies_no_cache(program):
     """CPU transposes the keys of one layer for its matmul; what is as large as a site of all layers is a copy."""
-    config = dataclasses.replace(SINKS, layers=8)
+    config = dataclasses.replace(CONFIG, layers=8)
     setting = SETTING._replace(config=config, sampler=dataclasses.replace(SAMPLER, horizon_seconds=60, window=0))
     params, tables = abstract(transformer_spec(config)), r.make_tables(setting, 1)
     cache = jax.eval_shape(lambda: r.make_cache(setting, 2))
-    prompt = jax.eval_shape(lambda p: prompt_for(setting, p), params)
+    prompt = jax.eval_shape(lambda p: text(setting, p, 2), params)
     if program == "denoise":
         lowered = r.denoise_block.lower(params, cache, prompt, KEYS, tables, setting=setting)
     else:

@@ -45,11 +45,12 @@ class ClipSetting(NamedTuple):
     dtype: DTypeLike
 
 
-def as_guidance(guidance: GuidanceConfig | float) -> GuidanceConfig:
+def as_guidance(guidance: GuidanceConfig | int | float) -> GuidanceConfig:
     """Read a number as classifier-free guidance of that strength in both streams."""
     if isinstance(guidance, GuidanceConfig):
         return guidance
-    return GuidanceConfig(video=StreamGuidance(cfg=guidance), audio=StreamGuidance(cfg=guidance))
+    both = StreamGuidance(cfg=float(guidance))
+    return GuidanceConfig(video=both, audio=both)
 
 
 @partial(jax.jit, static_argnames="setting", donate_argnames="latents")
@@ -122,9 +123,9 @@ class ClipPlan(NamedTuple):
 def plan_clip(
     weights: request.Weights,
     prompts: Sequence[str],
-    seconds: float,
+    seconds: int | float,
     steps: int = STEPS,
-    guidance: GuidanceConfig | float = GUIDANCE,
+    guidance: GuidanceConfig | int | float = GUIDANCE,
     *,
     height: int | None = None,
     width: int | None = None,
@@ -163,9 +164,9 @@ def plan_clip(
 def sample_clip(
     weights: request.Weights,
     prompts: Sequence[str],
-    seconds: float,
+    seconds: int | float,
     steps: int = STEPS,
-    guidance: GuidanceConfig | float = GUIDANCE,
+    guidance: GuidanceConfig | int | float = GUIDANCE,
     seed: int = 0,
     *,
     height: int | None = None,

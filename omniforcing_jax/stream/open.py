@@ -32,7 +32,7 @@ class StreamPlan(NamedTuple):
 def plan_stream(
     weights: request.Weights,
     prompt: str,
-    seconds: float | None,
+    seconds: int | float | None,
     *,
     height: int | None = None,
     width: int | None = None,
@@ -57,7 +57,7 @@ def plan_stream(
     return StreamPlan(config, setting, blocks)
 
 
-def count_blocks(sampler: SamplerConfig, seconds: float) -> int:
+def count_blocks(sampler: SamplerConfig, seconds: int | float) -> int:
     """Count the blocks of a stream of so many whole seconds.
 
     Raises:
@@ -69,7 +69,7 @@ def count_blocks(sampler: SamplerConfig, seconds: float) -> int:
 def open_stream(
     weights: request.Weights,
     prompt: str,
-    seconds: float | None = None,
+    seconds: int | float | None = None,
     seed: int = 0,
     *,
     height: int | None = None,

@@ -1,0 +1,56 @@
+"""One tiny pipeline for everything above the network: its compiled programs are shared by all tests of a process."""
+
+import atexit
+import shutil
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from random_weights import fill
+
+from omniforcing_jax.pipeline import Pipeline, abstract_pipeline, save_pipeline
+from omniforcing_jax.presets import TINY_CLIP, TINY_STREAM
+from omniforcing_jax.rollout import Setting, make_prompt
+
+PROMPT = "a red ball and a blue ball"
+GRID = TINY_STREAM.grid(*TINY_STREAM.resolution)
+TOKENS = GRID[0] * GRID[1]
+SETTING = Setting(TINY_STREAM.model, TINY_STREAM.sampler, GRID)
+
+
+@cache
+def student() -> Pipeline:
+    return fill(abstract_pipeline(TINY_STREAM))
+
+
+@cache
+def teacher() -> Pipeline:
+    return fill(abstract_pipeline(TINY_CLIP))
+
+
+@cache
+def folders() -> Path:
+    """A folder with `student` and `teacher`, which share their codecs."""
+    root = Path(tempfile.mkdtemp(prefix="tiny_weights"))
+    atexit.register(shutil.rmtree, root)
+    shared = {name: f"../student/{name}" for name in ("video_vae", "audio_vae", "vocoder", "text")}
+    save_pipeline(root / "student", student())
+    save_pipeline(root / "teacher", teacher(), shared=shared)
+    return root
+
+
+def text(setting=SETTING, params=None, rows=1):
+    """Text keys and values of random contexts with a padding mask, as long as those of words."""
+    rng = np.random.default_rng(3)
+    widths = [setting.config.caption_channels or s.width for s in (setting.config.video, setting.config.audio)]
+    video, audio = (jnp.asarray(rng.normal(size=(rows, 16, w)), jnp.float32) for w in widths)
+    mask = np.ones((rows, 16), np.int32)
+    mask[0, :5] = 0
+    return make_prompt(params or student().transformer, video, audio, jnp.asarray(mask), setting=setting)
+
+
+def keys(rows: int) -> jax.Array:
+    return jax.random.split(jax.random.key(0), 2)[:rows]
