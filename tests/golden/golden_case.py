@@ -83,8 +83,12 @@ class Case:
         excess = np.abs(value.astype(np.float64) - recorded) - allowed
         assert np.all(excess <= 0), f"{name}: off by {np.abs(value - recorded).max():.2e}, limit {rule}"
 
-    def assert_all_compared(self, *patterns: str) -> None:
-        """Check that no recorded result (of these globs) was left out; inputs and noises are not results."""
+    def results(self, *patterns: str) -> set[str]:
+        """List what was recorded as a result (of these globs): not inputs, noises or draws."""
         names = self.names(*(patterns or ("*",)))
-        results = {n for n in names if not n.startswith("in.") and "noise" not in n and "draw" not in n}
-        assert not results - self.compared, f"never compared: {sorted(results - self.compared)}"
+        return {name for name in names if not name.startswith("in.") and "noise" not in name and "draw" not in name}
+
+    def assert_all_compared(self, *patterns: str) -> None:
+        """Check that no recorded result (of these globs) was left out."""
+        left_out = self.results(*patterns) - self.compared
+        assert not left_out, f"never compared: {sorted(left_out)}"

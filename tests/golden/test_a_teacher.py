@@ -111,6 +111,7 @@ def test_every_recorded_frequency_is_ours():
         axes, width = (3, config.video.width) if site == "video_self" else (1, config.audio.width)
         rotary = RotaryConfig(theta=config.rotary.theta, grid=GRIDS[precision])
         case.compare(name, frequencies(rotary, axes, width))
+    case.assert_all_compared("freq_grid.*")
 
 
 def test_split_rows_become_interleaved_by_the_recorded_permutation():
