@@ -27,10 +27,10 @@ demo: $(VENV)/run.stamp
 	$(BIN)/python -m experiments.demo
 
 test: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-long: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -m "long or not long"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "long or not long"
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
