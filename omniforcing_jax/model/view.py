@@ -190,6 +190,8 @@ def _view(config: ModelConfig, rotaries: Rotaries, sigmas: Sigmas, sights: Sites
     audio_levels = sigmas.audio
     if sinks and audio_levels.shape[1] > 1:
         audio_levels = jnp.concatenate([jnp.repeat(audio_levels[:, :1], sinks, axis=1), audio_levels], axis=1)
+    _check_levels("video", sigmas.video, rotaries.video.cos.shape[1])
+    _check_levels("audio", audio_levels, audio.cos.shape[1])
     other = config.cross_timestep
     return View(
         sites=sites,
@@ -209,6 +211,11 @@ def _times(semantics: CrossTimestep, own: Leaf, other: Leaf, other_scalar: Leaf)
         other_scalar = other[:, 0]
     scalar = other_scalar[:, None]
     return Times(main=own, cross=own if semantics is CrossTimestep.HYBRID else scalar, gate=scalar)
+
+
+def _check_levels(name: str, levels: Leaf, tokens: int) -> None:
+    if tokens % levels.shape[1]:
+        raise ValueError(f"{name} sigmas: {levels.shape[1]} levels for {tokens} tokens, must be 1 or divide them")
 
 
 def _refuse_log_ratio(config: ModelConfig) -> None:

@@ -148,8 +148,7 @@ def look(q: Float[Array, "B T N H"], fresh: KV, past: KV | None, sight: Sight) -
 
 def attend_parts(q: Float[Array, "B T N H"], parts: Sequence[Part]) -> Float[Array, "B T N H"]:
     """Softmax attention over the union of the parts' keys; scores and sums in float32, returned in q's type."""
-    q_scaled = (q.astype(jnp.float32) / math.sqrt(q.shape[-1])).astype(q.dtype)
-    scores = [_scores(q_scaled, part) for part in parts]
+    scores = [_scores(q, part) for part in parts]
     tops = [jnp.max(score, axis=-1, keepdims=True) for score in scores]
     top = jax.lax.stop_gradient(tops[0] if len(tops) == 1 else jnp.max(jnp.stack(tops), axis=0))
     weights = [jnp.exp(score - top) for score in scores]
@@ -162,7 +161,7 @@ def attend_parts(q: Float[Array, "B T N H"], parts: Sequence[Part]) -> Float[Arr
 
 
 def _scores(q: Float[Array, "B T N H"], part: Part) -> Float[Array, "B N T S"]:
-    scores = jnp.einsum("btnh,bsnh->bnts", q, part.k, preferred_element_type=jnp.float32)
+    scores = jnp.einsum("btnh,bsnh->bnts", q, part.k, preferred_element_type=jnp.float32) / math.sqrt(q.shape[-1])
     return scores if part.bias is None else scores + part.bias
 
 
