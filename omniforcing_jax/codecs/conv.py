@@ -37,17 +37,23 @@ def convolve(
     return lax.platform_dependent(
         x,
         kernel,
-        cpu=lambda x, kernel: _sum_over_taps(x, kernel, border),
-        default=lambda x, kernel: _direct(x, kernel, border),
+        cpu=lambda x, kernel: sum_over_taps(x, kernel, border),
+        default=lambda x, kernel: direct(x, kernel, border),
     )
 
 
-def _direct(x: Array, kernel: Array, border: int) -> Array:
+def direct(
+    x: Float[Array, "B T_in H_in W_in C_in"], kernel: Float[Array, "3 3 3 C_in C_out"], border: int
+) -> Float[Array, "B T H W C_out"]:
+    """Convolve as one 3-D convolution."""
     padding = ((0, 0), (border, border), (border, border))
     return lax.conv_general_dilated(x, kernel, (1, 1, 1), padding, dimension_numbers=("NDHWC", "DHWIO", "NDHWC"))
 
 
-def _sum_over_taps(x: Array, kernel: Array, border: int) -> Array:
+def sum_over_taps(
+    x: Float[Array, "B T_in H_in W_in C_in"], kernel: Float[Array, "3 3 3 C_in C_out"], border: int
+) -> Float[Array, "B T H W C_out"]:
+    """Convolve as the sum of one 2-D convolution per temporal tap."""
     frames = x.shape[1] - REACH
     past, present, future = (_frame_by_frame(x[:, tap : tap + frames], kernel[tap], border) for tap in range(3))
     return past + present + future
@@ -93,7 +99,7 @@ class TemporalConv(nn.Module):
         if self.padding is SpatialPadding.REFLECT:
             x = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
             border = 0
-        return convolve(x, kernel.astype(x.dtype), border) + bias.astype(x.dtype)[None, None, None, None]
+        return convolve(x, jnp.asarray(kernel, x.dtype), border) + jnp.asarray(bias, x.dtype)[None, None, None, None]
 
     def _extend_in_time(self, x: Array) -> Array:
         first = x[:, :1]

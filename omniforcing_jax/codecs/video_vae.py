@@ -235,11 +235,7 @@ class VideoVAE(nn.Module):
         Raises:
             ValueError: If the latents' channels are not the config's, or too few to reflect.
         """
-        height, width, channels = latents.shape[2:]
-        if channels != self.config.latent_channels:
-            raise ValueError(f"video latents have {channels} channels, expected {self.config.latent_channels}")
-        if self.config.decoder_padding is SpatialPadding.REFLECT and min(height, width) < 2:
-            raise ValueError(f"video latents are {height} x {width}, expected at least 2 x 2 to reflect at the border")
+        _check_latents(self.config, latents.shape)
         return self.decoder(latents)
 
     def encode(self, pixels: Float[Array, "B T H W 3"]) -> Float[Array, "B F h w C"]:
@@ -248,8 +244,23 @@ class VideoVAE(nn.Module):
         return (mean - _per_channel(self.latents_mean, mean)) / _per_channel(self.latents_std, mean)
 
     def decode(self, latents: Float[Array, "B F h w C"]) -> Float[Array, "B T H W 3"]:
-        """Decode normalised latents; F frames become 8F - 7 (8F in a stream after its first block)."""
-        return self.render(latents * _per_channel(self.latents_std, latents) + _per_channel(self.latents_mean, latents))
+        """Decode normalised latents; F frames become 8F - 7 (8F in a stream after its first block).
+
+        Raises:
+            ValueError: As `render`.
+        """
+        _check_latents(self.config, latents.shape)
+        return self.decoder(
+            latents * _per_channel(self.latents_std, latents) + _per_channel(self.latents_mean, latents)
+        )
+
+
+def _check_latents(config: VideoVAEConfig, shape: tuple[int, ...]) -> None:
+    height, width, channels = shape[2:]
+    if channels != config.latent_channels:
+        raise ValueError(f"video latents have {channels} channels, expected {config.latent_channels}")
+    if config.decoder_padding is SpatialPadding.REFLECT and min(height, width) < 2:
+        raise ValueError(f"video latents are {height} x {width}, expected at least 2 x 2 to reflect at the border")
 
 
 def encode_first(
@@ -301,4 +312,4 @@ def _require_causal(config: VideoVAEConfig) -> None:
 
 
 def _per_channel(stat: nn.Variable, like: Array) -> Float[Array, "1 1 1 1 C"]:
-    return stat.value.astype(like.dtype)[None, None, None, None]
+    return jnp.asarray(stat.value, like.dtype)[None, None, None, None]
