@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import itertools
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -157,11 +158,11 @@ def _nearest(name: str, known: Sequence[str] | dict[str, type]) -> str:
     return f"; did you mean {near[0]}?"
 
 
-def _one_line(box: str) -> str:
-    """Unwrap the first paragraph of a boxed message."""
-    body = [line.strip(" │") for line in box.splitlines() if line.startswith("│")]
-    end = next((i for i, line in enumerate(body) if line.startswith("──")), len(body))
-    return re.sub(r"\s+", " ", " ".join(body[:end]))
+def _one_line(message: str) -> str:
+    """Flatten tyro's message, boxed on a terminal and not elsewhere: frames, rules and the help at its end go."""
+    lines = (line.strip(" │╭╮╰╯─") for line in message.splitlines())
+    told = itertools.takewhile(lambda line: not re.match("(For full|Argument) helptext", line), lines)
+    return " ".join(line for line in told if line.strip("- "))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

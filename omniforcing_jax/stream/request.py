@@ -28,7 +28,7 @@ from omniforcing_jax.text.words import encode, tokenise
 
 Weights = str | os.PathLike[str] | Pipeline
 Path = str | os.PathLike[str]
-GIB = 2**30
+GIB, MIB = 2**30, 2**20
 
 
 class Contexts(NamedTuple):
@@ -167,8 +167,12 @@ def check_memory(config: PipelineConfig, dtype: DTypeLike, loaded: bool, working
     free = machine.free_bytes()
     total = sum(needed.values())
     if free is not None and total > free:
-        parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in needed.items())
-        raise ValueError(f"at least {total / GIB:.2f} GiB of memory are needed ({parts}), {free / GIB:.2f} are free")
+        parts = ", ".join(f"{name} {_say_bytes(size)}" for name, size in needed.items())
+        raise ValueError(f"at least {_say_bytes(total)} of memory are needed ({parts}), {_say_bytes(free)} are free")
+
+
+def _say_bytes(size: int) -> str:
+    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / MIB:.1f} MiB"
 
 
 def score_bytes(config: PipelineConfig, rows: int, queries: int, keys: int) -> int:

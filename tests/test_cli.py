@@ -1,0 +1,231 @@
+"""The commands: every bad request is one line on stderr and exit code 2, before any work; good ones make a file."""
+
+import json
+import shutil
+
+import av
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from tiny_stream import PROMPT, folders
+
+from omniforcing_jax import machine
+from omniforcing_jax.cli import main
+from omniforcing_jax.stream import request
+
+
+@pytest.fixture(autouse=True)
+def _leave_the_users_cache_alone(monkeypatch):
+    monkeypatch.setattr(machine, "use_compilation_cache", lambda: None)
+
+
+@pytest.fixture
+def no_work(monkeypatch):
+    """Loading weights is work: a bad request must not get there."""
+
+    def load(*arguments):
+        raise AssertionError("weights were loaded")
+
+    monkeypatch.setattr("omniforcing_jax.commands.load", load)
+    monkeypatch.setattr(request, "load", load)
+
+
+def refusal(capsys, arguments) -> str:
+    """Run a command that must be refused; returns its one line."""
+    assert main([str(argument) for argument in arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+def stream(tmp_path, *more, weights=None, prompt=PROMPT, seconds=2, out=None):
+    out, weights = out or tmp_path / "a.mp4", weights or folders() / "student"
+    return ["stream", "--prompt", prompt, "--seconds", seconds, "--out", out, "--weights", weights, *more]
+
+
+def sample(tmp_path, *more, weights=None, prompt=PROMPT, seconds=1):
+    weights = weights or folders() / "teacher"
+    return [
+        "sample",
+        "--prompt",
+        prompt,
+        "--seconds",
+        seconds,
+        "--out",
+        tmp_path / "a.mp4",
+        "--weights",
+        weights,
+        *more,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["strem"], ["unknown command strem", "did you mean stream?"]),
+        (["stream", "--promt", "a ball"], ["unknown flag --promt", "did you mean --prompt?"]),
+        (["sample", "--guidence", "3"], ["unknown flag --guidence", "did you mean --guidance?"]),
+        (["stream", "--prompt", "a ball"], ["--seconds", "--out"]),
+        (["stream", "--prompt", "a ball", "--seconds", "two", "--out", "a.mp4"], ["--seconds", "two"]),
+        (["bench", "strem", "--blocks", "3", "--json", "a.json"], ["strem"]),
+    ],
+)
+def test_a_command_line_that_cannot_be_read_is_refused(capsys, arguments, named):
+    line = refusal(capsys, arguments)
+    assert all(name in line for name in named), line
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        ({"seconds": 2.5}, ["seconds=2.5", "2 and 3"]),
+        ({"seconds": -1}, ["seconds=-1", "0"]),
+        ({"prompt": "a rad ball"}, ["'rad'", "did you mean red"]),
+        ({"weights": "nowhere"}, ["nowhere", "no such weights folder"]),
+        ({"out": "nowhere/a.mp4"}, ["nowhere/a.mp4", "cannot write"]),
+    ],
+)
+def test_a_stream_that_cannot_be_is_refused(capsys, tmp_path, no_work, more, named):
+    line = refusal(capsys, stream(tmp_path, **more))
+    assert all(name in line for name in named), line
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        (["--height", 65], ["height=65", "multiple of 32"]),
+        (["--width", -32], ["width=-32", "multiple of 32"]),
+        (["--window", 9], ["window=9", "4 blocks"]),
+        (["--steps", 3], ["steps=3", "between 1 and 2"]),
+        (["--contexts", "nowhere.safetensors"], ["nowhere.safetensors"]),
+    ],
+)
+def test_a_flag_that_does_not_fit_the_weights_is_refused(capsys, tmp_path, no_work, more, named):
+    line = refusal(capsys, stream(tmp_path, *more))
+    assert all(name in line for name in named), line
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        (["--steps", 0], ["steps=0"]),
+        (["--guidance", "much"], ["guidance", "much"]),
+        (["--guidance", "stg=1", "layers=7"], ["layers=7", "below 2"]),
+        (["--height", 65], ["height=65"]),
+    ],
+)
+def test_a_sample_that_cannot_be_is_refused(capsys, tmp_path, no_work, more, named):
+    line = refusal(capsys, sample(tmp_path, *more))
+    assert all(name in line for name in named), line
+
+
+def test_a_teacher_is_not_streamed_and_the_right_command_is_named(capsys, tmp_path, no_work):
+    assert "`sample`" in refusal(capsys, stream(tmp_path, weights=folders() / "teacher"))
+
+
+def test_a_student_is_not_sampled_and_the_right_command_is_named(capsys, tmp_path, no_work):
+    assert "`stream`" in refusal(capsys, sample(tmp_path, weights=folders() / "student"))
+
+
+def test_more_memory_than_is_free_is_refused_with_the_figures(capsys, tmp_path, no_work, monkeypatch):
+    monkeypatch.setattr(machine, "free_bytes", lambda: 3 * 2**20)
+    line = refusal(capsys, stream(tmp_path))
+    assert all(part in line for part in ("3.0 MiB are free", "weights 3.9 MiB", "cache", "decoder"))
+
+
+def broken(tmp_path, component, change):
+    """Copy the student and change the tensors of one component."""
+    folder = tmp_path / "broken"
+    shutil.copytree(folders() / "student", folder)
+    file = folder / component / "model.safetensors"
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("component", "change", "named"),
+    [
+        ("text", lambda t: t.pop("words"), ["missing words"]),
+        ("vocoder", lambda t: t.update(extra=np.zeros(2, np.float32)), ["unknown extra"]),
+        ("transformer", lambda t: t.update(sinks=t["sinks"][:, :1]), ["mis-shaped sinks", "(1, 1, 32)", "(1, 2, 32)"]),
+    ],
+)
+def test_weights_that_are_missing_unknown_or_mis_shaped_are_named(capsys, tmp_path, component, change, named):
+    line = refusal(capsys, stream(tmp_path, weights=broken(tmp_path, component, change)))
+    assert all(name in line for name in [f"{component}/model.safetensors", *named]), line
+
+
+def edited(tmp_path, component, **values):
+    folder = tmp_path / "edited"
+    shutil.copytree(folders() / "student", folder)
+    file = folder / component / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("component", "values", "named"),
+    [
+        ("transformer", {"sinks": 3}, ["mis-shaped sinks"]),
+        ("transformer", {"depth": 3}, ["depth"]),
+        ("transformer", {"spatial_compression": 16}, ["transformer.spatial_compression=16", "video_vae has 32"]),
+        ("", {"resolution": [64, 65]}, ["width=65"]),
+        ("", {"format": 2}, ["format=2"]),
+        ("", {"components": {"ears": "."}}, ["ears"]),
+    ],
+)
+def test_a_config_that_contradicts_weights_or_another_config_is_refused(capsys, tmp_path, component, values, named):
+    line = refusal(capsys, stream(tmp_path, weights=edited(tmp_path, component, **values)))
+    assert all(name in line for name in named), line
+
+
+def test_contexts_of_another_width_are_refused(capsys, tmp_path, no_work):
+    file = tmp_path / "contexts.safetensors"
+    save_file({name: np.zeros((1, 4, 7), np.float32) for name in ("video", "audio")}, file)
+    assert "must be [1, tokens, 24]" in refusal(capsys, stream(tmp_path, "--contexts", file))
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        (["--blocks", "2"], ["blocks=2"]),
+        (["--blocks", "9", "--preset", "tyni", "--random-weights"], ["tyni", "tiny"]),
+        (["--blocks", "9", "--preset", "tiny"], ["--random-weights"]),
+        (["--blocks", "9", "--preset", "tiny-teacher", "--random-weights"], ["`sample`"]),
+    ],
+)
+def test_a_benchmark_that_cannot_be_is_refused(capsys, tmp_path, no_work, more, named):
+    line = refusal(capsys, ["bench", "stream", "--json", tmp_path / "a.json", *more])
+    assert all(name in line for name in named), line
+
+
+def lengths(path) -> list[float]:
+    with av.open(str(path)) as file:
+        return [float(stream.duration * stream.time_base) for stream in file.streams]
+
+
+def test_stream_writes_a_file_and_says_how_fast_it_was(capsys, tmp_path):
+    assert main([str(argument) for argument in stream(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert all(words in said for words in ("49 frames", "first chunk", "frames/s", "x real time"))
+    video, audio = lengths(tmp_path / "a.mp4")
+    assert video == pytest.approx(49 / 24, abs=1e-3)
+    assert abs(video - audio) <= 0.05
+
+
+def test_a_stream_reads_contexts_from_a_file(tmp_path):
+    file, rng = tmp_path / "contexts.safetensors", np.random.default_rng(0)
+    features = {name: rng.normal(size=(1, 16, 24)).astype(np.float32) for name in ("video", "audio")}
+    save_file({**features, "mask": np.ones((1, 16), np.int32)}, file)
+    assert main([str(argument) for argument in stream(tmp_path, "--contexts", file, prompt="no word is read")]) == 0
+
+
+def test_sample_writes_a_file(capsys, tmp_path):
+    assert main([str(argument) for argument in sample(tmp_path, "--steps", 2)]) == 0
+    assert "25 frames" in capsys.readouterr().out
+    video, audio = lengths(tmp_path / "a.mp4")
+    assert abs(video - audio) <= 0.05
