@@ -140,6 +140,13 @@ def test_the_sum_over_taps_is_the_direct_convolution_in_value_and_gradient(borde
     chex.assert_trees_all_close(direct, taps, atol=1e-4, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("platform", "convolutions"), [("cpu", 3), ("cuda", 1), ("tpu", 1)])
+def test_an_accelerator_gets_one_direct_convolution_and_a_cpu_one_per_tap(platform, convolutions):
+    x, kernel = jax.ShapeDtypeStruct((2, 5, 6, 4, 3), jnp.float32), jax.ShapeDtypeStruct((3, 3, 3, 3, 5), jnp.float32)
+    traced = jax.jit(lambda x, kernel: conv.convolve(x, kernel, 1)).trace(x, kernel)
+    assert traced.lower(lowering_platforms=(platform,)).as_text().count("stablehlo.convolution") == convolutions
+
+
 def test_a_whole_clip_repeats_the_first_frame_in_front():
     x = jax.random.normal(jax.random.key(4), (1, 4, 3, 3, 2))
     layer = conv.TemporalConv(2, conv.SpatialPadding.ZEROS)
