@@ -30,20 +30,24 @@ def save(folder: Path, config: PipelineConfig, params: Transformer) -> None:
 
 def student_config() -> PipelineConfig:
     """The student's configuration: its sigmas are those of the trajectories that it learnt from."""
-    sampler = SamplerConfig(sigmas=pairs.student_sigmas(), horizon_seconds=pairs.SECONDS)
+    sampler = SamplerConfig(
+        sigmas=pairs.student_sigmas(),
+        horizon_seconds=pairs.SECONDS,
+        context_noise=train_student.CONFIG.context_noise,
+    )
     return dataclasses.replace(CHIME_STREAM, sampler=sampler)
 
 
 def main(part: Literal["teacher", "student"], run: Path | None = None, out: Path = ASSETS) -> None:
-    """Export the averaged weights of a run (default: the teacher's, or the student's on clean context)."""
+    """Export the weights of a run (default: the teacher's, or the student's on clean context)."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("absl").setLevel(logging.WARNING)
     if part == "teacher":
         vectors = train_teacher.word_vectors()
         weights.save_component(codecs.ASSETS, "text", vectors, latents.WORDS_CONFIG.to_json())
-        save(out / part, CHIME_CLIP, train_teacher.averaged(run or Path("runs/chime/teacher")))
+        save(out / part, CHIME_CLIP, train_teacher.trained(run or Path("runs/chime/teacher")))
     else:
-        save(out / part, student_config(), train_student.averaged(run or Path("runs/chime/student_clean_data")))
+        save(out / part, student_config(), train_student.trained(run or Path("runs/chime/student_clean_data")))
 
 
 if __name__ == "__main__":

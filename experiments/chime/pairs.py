@@ -78,10 +78,10 @@ def main(
     count: int = 384,
     batch: int = 16,
 ) -> None:
-    """Write `count` trajectories of the averaged teacher; the prompt of row i is that of training world i."""
+    """Write `count` trajectories of the teacher; the prompt of row i is that of training world i."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("absl").setLevel(logging.WARNING)
-    params = train_teacher.averaged(teacher)
+    params = train_teacher.trained(teacher)
     model = train_teacher.CONFIG.model
     trajectory = make_trajectory(model, train_teacher.whole_clip(model, SECONDS), train_teacher.word_vectors())
     rows: dict[str, list[np.ndarray]] = {"video": [], "audio": [], "ids": []}

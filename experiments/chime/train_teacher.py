@@ -49,9 +49,9 @@ class Config:
     """
 
     model: configs.ModelConfig = configs.CHIME_TEACHER
-    stages: tuple[Stage, ...] = (Stage(seconds=2, batch=24, steps=1400), Stage(seconds=5, batch=10, steps=800))
+    stages: tuple[Stage, ...] = (Stage(seconds=2, batch=24, steps=750), Stage(seconds=5, batch=8, steps=950))
     optimiser: OptimiserConfig = OptimiserConfig(
-        kind="muon", learning_rate=3e-3, steps=2200, warmup=100, decay_from=0.4, b2=0.99
+        kind="muon", learning_rate=3e-3, steps=1700, warmup=100, decay_from=0.45, b2=0.99
     )
     empty_prompts: float = 0.1
     seed: int = 30
@@ -119,8 +119,8 @@ def start(config: Config) -> tuple[state.TrainState, Any]:
     return state.create(params, rule, config.seed), rule
 
 
-def averaged(folder: Path) -> Transformer:
-    """Read the averaged weights of a run's newest checkpoint.
+def trained(folder: Path) -> Transformer:
+    """Read the weights of a run's newest checkpoint: its own, not the average, because the rate ends at zero.
 
     Raises:
       ValueError: if there is none.
@@ -129,7 +129,7 @@ def averaged(folder: Path) -> Transformer:
     if found is None:
         raise ValueError(f"{folder}: no checkpoint of train_teacher")
     logging.info("%s: step %d", folder, int(found[0].step))
-    return found[0].ema
+    return found[0].params
 
 
 def main(

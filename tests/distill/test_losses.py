@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
 from omniforcing_jax.config import TINY
 from omniforcing_jax.distill import flow, ode
 from omniforcing_jax.layout import PREFIX, block_of_frames
 from omniforcing_jax.model.place import clip_block, place, rotaries
 from omniforcing_jax.model.transformer import text_kv
-from tests import tiny
 
 STUDENT = dataclasses.replace(TINY, sinks=2)
 GRID = (2, 2)
@@ -44,7 +44,8 @@ def loss_of(params, context, trajectory, mode, key):
 @pytest.mark.parametrize("mode", list(ode.Context))
 def test_every_weight_gets_a_gradient_in_stage_2(scene, mode):
     params, context, trajectory = scene
-    gradient = jax.jit(jax.grad(lambda p: loss_of(p, context, trajectory, mode, jax.random.key(1))[0]))(params)
+    loss = jax.grad(lambda p: loss_of(p, context, trajectory, mode, jax.random.key(1))[0])
+    gradient = jax.jit(loss, compiler_options={"xla_backend_optimization_level": 0})(params)
     silent = [jax.tree_util.keystr(path) for path, g in jax.tree_util.tree_leaves_with_path(gradient) if not jnp.any(g)]
     assert silent == []
 
