@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from omniforcing_jax import tensor_file
+from omniforcing_jax.nn.spec import path_name
 from omniforcing_jax.tensor_file import TensorFile, open_tensors
 
 Folder = str | os.PathLike[str]
@@ -39,7 +40,7 @@ def name_leaves(tree: PyTree) -> dict[str, Any]:
     """
     named: dict[str, Any] = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        name = path_name(path)
         if name in named:
             raise ValueError(f"'{name}' names two leaves of the tree")
         named[name] = leaf

@@ -12,6 +12,7 @@ from golden_network import (
     as_latents,
     as_tokens,
     config_of,
+    cut_rotaries,
     load_params,
     own_rotaries,
     recorded_rotary,
@@ -62,7 +63,7 @@ def make_guidance(words: dict, stg: Stg) -> GuidanceConfig:
 
 
 def make_tables(config, case: Case, own_tables: bool) -> Rotaries:
-    """Our tables of the clip, or those that case a recorded for the same kind of rotation."""
+    """Our tables of the clip, or those that case a recorded for the same kind of rotation, if its clip is as long."""
     _, frames, _, *grid = case["in.noise_video"].shape
     own = own_rotaries(config, frames, case["in.noise_audio"].shape[1], grid)
     if own_tables:
@@ -70,12 +71,15 @@ def make_tables(config, case: Case, own_tables: bool) -> Rotaries:
     names = {"video": "video_self", "audio": "audio_self", "cross_video": "video_cross", "cross_audio": "audio_cross"}
     grid_name = {"float32": "f32grid", "float64": "f64grid"}[config.rotary.grid]
     tables = Case(TABLES_FROM)
-    return Rotaries(
+    recorded = Rotaries(
         **{
             ours: recorded_rotary(tables, f"rope.{theirs}.{config.rotary.kind}_{grid_name}", config)
             for ours, theirs in names.items()
         }
     )
+    video, audio = (slice(table.cos.shape[1]) for table in (own.video, own.audio))
+    cut = cut_rotaries(recorded, video, audio)
+    return cut if jax.tree.map(jnp.shape, cut) == jax.tree.map(jnp.shape, own) else own
 
 
 def make_functions(config, guidance):
