@@ -27,6 +27,8 @@ from omniforcing_jax.codecs.vocoder import CHIME_VOCODER
 from omniforcing_jax.train import checkpoint, state
 
 ASSETS = Path("omniforcing_jax/assets/chime/codecs")
+VIDEO: Any = VideoVAE(CHIME_VIDEO_VAE)
+AUDIO: Any = AudioVAE(CHIME_AUDIO_VAE)
 SMALLEST_STD = 0.25
 STATISTICS_CLIPS = 48
 STATISTICS_SECONDS = 5
@@ -56,7 +58,7 @@ class Encoders:
 
 @jax.jit
 def _encode_video(variables: dict, pixels: jax.Array) -> jax.Array:
-    return VideoVAE(CHIME_VIDEO_VAE).apply(variables, pixels, method="encode")
+    return VIDEO.apply(variables, pixels, method="encode")
 
 
 @jax.jit
@@ -65,12 +67,12 @@ def _encode_sound(variables: dict, waveform: jax.Array) -> jax.Array:
     mel = fit_rows(
         log_mel(waveform), CHIME_AUDIO_VAE.mel_rows(layout.audio_latents(layout.latent_frames(1 + 24 * seconds)))
     )
-    return AudioVAE(CHIME_AUDIO_VAE).apply(variables, mel, method="encode")
+    return AUDIO.apply(variables, mel, method="encode")
 
 
 @jax.jit
 def _decode_sound(variables: dict, normalised: jax.Array) -> jax.Array:
-    return AudioVAE(CHIME_AUDIO_VAE).apply(variables, normalised, method="decode")
+    return AUDIO.apply(variables, normalised, method="decode")
 
 
 def measured(latents: jax.Array) -> tuple[jax.Array, jax.Array]:

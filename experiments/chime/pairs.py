@@ -49,9 +49,8 @@ def make_trajectory(model: configs.ModelConfig, places: Places, vectors: words.W
             context = words.embed(vectors, tokens_of_text)
             text = text_kv(params, context, context, tokens_of_text != words.PAD)
             velocity = predict(params, model, *noisy, bidirectional(model, rotation, one_sigma(sigma)), text, keep=keep)
-            return tuple(
-                schedule.to_x0(x, v, sigma) for x, v in zip(noisy, (velocity.video, velocity.audio), strict=True)
-            )
+            video, audio = noisy
+            return schedule.to_x0(video, velocity.video, sigma), schedule.to_x0(audio, velocity.audio, sigma)
 
         def guided(noisy: guidance.Latents, sigma: jax.Array):
             return guidance.guided_x0(predict_x0, noisy, sigma, ids, empty, GUIDANCE, model.layers)

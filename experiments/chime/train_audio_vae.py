@@ -60,7 +60,7 @@ def mel_loss(prediction: jax.Array, target: jax.Array, loud_weight: float) -> tu
     return value, {"error": jnp.mean(jnp.abs(error)), "loud_error": jnp.sum(loud * jnp.abs(error)) / jnp.sum(loud)}
 
 
-def make_loss(config: Config, vae: AudioVAE, stats: dict):
+def make_loss(config: Config, vae: Any, stats: dict):
     """Build the trainer's loss: mel, encode, add noise, decode, compare."""
 
     def loss(params: Any, batch: dict, key: jax.Array, extra: jax.Array):
@@ -79,7 +79,7 @@ def make_loss(config: Config, vae: AudioVAE, stats: dict):
 def start(config: Config) -> tuple[AudioVAE, dict, state.TrainState, Any]:
     """Make the network, its statistics, a fresh trainer and its optimiser; the decoder begins at silence."""
     vae = AudioVAE(CHIME_AUDIO_VAE)
-    variables = vae.init(jax.random.key(config.seed), jnp.zeros((1, 5, 64, 2)))
+    variables: Any = vae.init(jax.random.key(config.seed), jnp.zeros((1, 5, 64, 2)))
     params = jax.tree_util.tree_map_with_path(
         lambda path, leaf: (
             leaf + SILENCE if "['decoder']['conv_out']" in jax.tree_util.keystr(path) and leaf.ndim == 1 else leaf

@@ -78,7 +78,7 @@ def reconstruction_loss(prediction: jax.Array, target: jax.Array, foreground: ja
     return jnp.mean(weights * (6 * error**2 + 0.3 * jnp.abs(error))) / jnp.mean(weights)
 
 
-def make_loss(config: Config, vae: VideoVAE, stats: dict):
+def make_loss(config: Config, vae: Any, stats: dict):
     """Build the trainer's loss: encode, scale, add noise, decode, compare."""
 
     def loss(params: Any, batch: dict, key: jax.Array, extra: dict):
@@ -115,7 +115,7 @@ def fold_scale(params: dict, running: dict) -> dict:
 def start(config: Config) -> tuple[VideoVAE, dict, state.TrainState, Any]:
     """Make the network, its statistics, a fresh trainer and its optimiser."""
     vae = VideoVAE(CHIME_VIDEO_VAE)
-    variables = vae.init(jax.random.key(config.seed), jnp.zeros((1, 9, 64, 64, 3)))
+    variables: Any = vae.init(jax.random.key(config.seed), jnp.zeros((1, 9, 64, 64, 3)))
     rule = optimiser.optimiser(config.optimiser)
     running = {"mean": jnp.zeros(CHIME_VIDEO_VAE.latent_channels), "scale": jnp.ones(())}
     extra = {"running": running, "count": jnp.zeros(())}

@@ -98,11 +98,13 @@ def decode_noisy(config: Config, file: Path) -> np.ndarray:
     rng = np.random.default_rng(config.seed)
     noisy = clips + config.noise * rng.uniform(size=(len(clips), 1, 1)) * rng.normal(size=clips.shape)
     decode = codecs.load_encoders().decode_sound
-    parts = [np.asarray(decode(part.astype(np.float32)), np.float16) for part in np.split(noisy, len(noisy) // 10)]
+    parts = [
+        np.asarray(decode(jnp.asarray(part, jnp.float32)), np.float16) for part in np.split(noisy, len(noisy) // 10)
+    ]
     return np.concatenate(parts)
 
 
-def make_loss(config: Config, vocoder: Vocoder):
+def make_loss(config: Config, vocoder: Any):
     """Build the trainer's loss: sound from a crop of log-mel, compared with the real one."""
 
     def loss(params: Any, batch: dict, key: jax.Array, extra: None):
@@ -116,7 +118,7 @@ def make_loss(config: Config, vocoder: Vocoder):
 def start(config: Config) -> tuple[Vocoder, state.TrainState, Any]:
     """Make the network, a fresh trainer and its optimiser; silence begins as silence, and the first layer small."""
     vocoder = Vocoder(CHIME_VOCODER)
-    params = vocoder.init(jax.random.key(config.seed), jnp.zeros((1, 9, 64, 2)))["params"]
+    params: Any = vocoder.init(jax.random.key(config.seed), jnp.zeros((1, 9, 64, 2)))["params"]
     kernel = params["conv_in"]["conv"]["kernel"] / 4
     params["conv_in"]["conv"] = {"kernel": kernel, "bias": -train_audio_vae.SILENCE * kernel.sum((0, 1))}
     rule = optimiser.optimiser(config.optimiser)
