@@ -58,6 +58,7 @@ from omniforcing_jax.stream.sampler import ChunkStream, Trace
 PROMPT = "a red ball and a blue ball"
 TEXT_TOKENS = 1024  # of random contexts, where the weights have no text encoder; as LTX-2's connectors give
 EARLY = 10  # block after which memory is looked at first
+COLD_TRIES = 3  # new processes, until nothing was left to compile
 EDGE = 100  # blocks of the first and of the last median
 PART_BLOCKS = 8  # steady blocks whose parts are timed
 PARTS = {
@@ -71,18 +72,19 @@ PARTS = {
 MEGABYTE = 1e6
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Subject:
-    """What is measured: a loaded pipeline, how it streams, and its text."""
+    """What is measured: a loaded pipeline, how it streams, for how many blocks, and its text."""
 
     pipeline: Pipeline
     plan: StreamPlan
-    contexts: Contexts | None
-    seed: int
+    blocks: int
+    contexts: Contexts | None = None
+    seed: int = 0
 
-    def open(self, trace: Trace = lambda step, block, outputs: None, *, endless: bool = True) -> ChunkStream:
-        """Start a stream; its text is projected anew."""
-        plan = self.plan._replace(blocks=None) if endless else self.plan
+    def open(self, trace: Trace = lambda step, block, outputs: None, blocks: int | None = None) -> ChunkStream:
+        """Start a stream, by default an endless one; its text is projected anew."""
+        plan = self.plan._replace(blocks=blocks)
         return start_stream(self.pipeline, plan, PROMPT, self.seed, self.contexts, trace)
 
 
@@ -177,7 +179,7 @@ def load_subject(command: Bench) -> Subject:
         pipeline = init_pipeline(config, jax.random.key(command.seed), dtype)
     contexts = random_contexts(config) if config.words is None else None
     plan = plan_stream(pipeline, PROMPT, None, dtype=dtype, contexts=contexts, **options)
-    return Subject(pipeline, plan._replace(blocks=command.blocks), contexts, command.seed)
+    return Subject(pipeline=pipeline, plan=plan, blocks=command.blocks, contexts=contexts, seed=command.seed)
 
 
 def random_contexts(config: PipelineConfig) -> Contexts:
@@ -201,7 +203,7 @@ def measure(subject: Subject, *, mux: bool, cold_s: float | None) -> dict[str, A
     return {
         "device": jax.devices()[0].device_kind,
         "preset": subject.pipeline.config.name,
-        "blocks": subject.plan.blocks,
+        "blocks": subject.blocks,
         "compiles": compiles[0],
         "compiles_after_block2": compiles[1],
         "first_frame_s": round(first_frame, 3),
@@ -228,24 +230,26 @@ def measure(subject: Subject, *, mux: bool, cold_s: float | None) -> dict[str, A
 def run_blocks(subject: Subject, path: Path | None) -> tuple[Run, tuple[int, int]]:
     """Stream all blocks into a file (or nowhere); also counts compiled programs, in all and after the second block."""
     run, counter = Run(), machine.CompileCounter.start()
-    stream = subject.open(endless=False)
-    ready_at_block2 = 0
+    stream = subject.open(blocks=subject.blocks)
+    ready_at_block2, last = 0, subject.blocks - 1
+    looks = {"early": min(EARLY, last), "end": last}
     console = Console(stderr=True)
     with (
         _writer(stream, path) as out,
         Overlapped(out.write if out else _drop) as consume,
         Progress(console=console, disable=not console.is_terminal) as progress,
     ):
-        for chunk in progress.track(stream, total=stream.blocks, description="streaming"):
+        for chunk in progress.track(stream, total=subject.blocks, description="streaming"):
             consume(chunk)
             if not len(chunk.video):
                 continue
             run.note(chunk)
             if chunk.index == 1:
                 ready_at_block2 = counter.ready
-            if chunk.index == min(EARLY, (stream.blocks or EARLY) - 1):
-                run.look_at_memory("early")
-    run.look_at_memory("end")
+            for name, block in looks.items():
+                if chunk.index == block:
+                    consume.wait()  # so that the same chunks are alive at both looks
+                    run.look_at_memory(name)
     counter.stop()
     return run, (counter.compiled, counter.ready - ready_at_block2)
 
@@ -253,13 +257,14 @@ def run_blocks(subject: Subject, path: Path | None) -> tuple[Run, tuple[int, int
 def measure_cold_start(command: Bench) -> float:
     """Return the seconds from the start of a new process until a whole second can be played, programs on disk."""
     program = "import pickle, sys; from omniforcing_jax import bench; bench.start_cold(pickle.load(sys.stdin.buffer))"
-    while True:
+    for _ in range(COLD_TRIES):
         child = subprocess.run(
             [sys.executable, "-c", program], input=pickle.dumps(command), stdout=subprocess.PIPE, check=True
         )
         answer = json.loads(child.stdout.splitlines()[-1])
         if not answer["compiled"]:
             return round(answer["seconds"], 3)
+    raise RuntimeError(f"{answer['compiled']} programs do not stay in the disk cache")
 
 
 def start_cold(command: Bench) -> None:
