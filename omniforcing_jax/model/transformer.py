@@ -4,6 +4,7 @@ Patch in, one scan over the stacked layers, head out. Nothing here knows whether
 a teacher, a masked student or a stream.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -43,6 +44,12 @@ from omniforcing_jax.nn.spec import Leaf, Spec, normal, stacked
 
 SINK_SCALE = 0.02
 KEEP_ALL = Keep()
+
+# For `remat` in training: keep what projections give, recompute the rest. On chime's teacher (batch 8, 5 s, CPU) this
+# takes 240 MB instead of 830 and is about a tenth faster, because a scan must write everything it keeps.
+keep_projections = functools.partial(
+    jax.checkpoint, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable, prevent_cse=False
+)
 
 
 @struct.dataclass
@@ -171,7 +178,7 @@ def predict(
       past: keys and values of earlier blocks [L, B, S, N, H] per site, read only.
       keep: what to leave out, for guidance.
       dtype: type to compute in; norms, softmax, rotations, modulation and the outputs are float32.
-      remat: wraps the body of the scan over layers, such as `jax.checkpoint`.
+      remat: wraps the body of the scan over layers, such as `keep_projections`, to save memory in training.
     """
     streams, fresh = _run(
         params, config, video, audio, view, text, past, keep, dtype, remat, lambda video, audio, fresh: fresh
@@ -195,7 +202,7 @@ def hidden_states(
     *,
     past: Sites = NO_PAST,
     dtype: DTypeLike = jnp.float32,
-) -> tuple[Float[Array, "L B T D"], Float[Array, "L B S E"]]:
+) -> tuple[Float[Array, "L B T Dv"], Float[Array, "L B S Da"]]:
     """Return the states of both streams after each layer, audio sinks included; arguments as `predict`."""
     _, states = _run(
         params,

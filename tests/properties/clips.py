@@ -108,22 +108,28 @@ def run_masked(clip, **options):
     return forward(clip.config, clip.params, *clip.latents, view, clip.text)
 
 
-@functools.partial(compiled, static_argnums=(0, 1), donate_argnums=5)
-def _stream_block(config, first, params, latents, placed, cache, sigma, text):
-    places, turn = placed
-    view = streaming(config, rotaries(config, places), one_sigma(sigma), None if first else past_bias(cache))
-    past = NO_PAST if first else cache.past
+@functools.partial(compiled, static_argnums=0)
+def run_block(config, params, latents, places, sigma, text, past, bias):
+    """One block; without bias it is the first."""
+    view = streaming(config, rotaries(config, places), one_sigma(sigma), bias)
     prediction = predict(params, config, *latents, view, text, past=past)
-    return (prediction.video, prediction.audio), commit(cache, prediction.fresh, turning(config, turn))
+    return (prediction.video, prediction.audio), prediction.fresh
+
+
+@functools.partial(compiled, static_argnums=0, donate_argnums=1)
+def _commit(config, cache, fresh, turn):
+    cache = commit(cache, fresh, turning(config, turn))
+    return cache, past_bias(cache)
 
 
 def run_stream(clip, sampler):
     """Velocities of the whole clip, one block at a time, each block committed as it is."""
-    cache, pieces = empty_cache(clip.config, sampler, GRID, BATCH), []
+    cache, bias, pieces = empty_cache(clip.config, sampler, GRID, BATCH), None, []
     for k, block in enumerate(clip.blocks):
-        placed = place(clip.config, block, GRID), turn_by(clip.config, sampler.shift_seconds(k + 1))
-        sigma = clip.block_sigmas[:, k]
-        out, cache = _stream_block(clip.config, k == 0, clip.params, clip.block_of(k), placed, cache, sigma, clip.text)
+        past = NO_PAST if k == 0 else cache.past
+        places, sigma = place(clip.config, block, GRID), clip.block_sigmas[:, k]
+        out, fresh = run_block(clip.config, clip.params, clip.block_of(k), places, sigma, clip.text, past, bias)
+        cache, bias = _commit(clip.config, cache, fresh, turn_by(clip.config, sampler.shift_seconds(k + 1)))
         pieces.append(out)
     return tuple(jnp.concatenate(stream, axis=1) for stream in zip(*pieces, strict=True))
 

@@ -10,15 +10,14 @@ from omniforcing_jax.model.place import place, rotaries, turn_by, turning
 from omniforcing_jax.model.view import on_context, one_sigma, streaming
 from omniforcing_jax.nn.attention import KV, NO_PAST, Sites
 from omniforcing_jax.nn.rope import rotate
-from tests.properties.clips import Clip, assert_close, build, forward, horizon, run_masked, run_stream
+from tests.properties.clips import Clip, assert_close, build, forward, horizon, run_block, run_masked, run_stream
 from tests.tiny import GRID, INTERLEAVED, MODERN, SINKS, TINY, TOKENS, random_text
 
 LIMIT = 2e-5
 SUNK = Clip(SINKS)  # five blocks behind three sinks
 
 
-@pytest.mark.parametrize("pin", [True, False])
-@pytest.mark.parametrize("window", [1, 2, 3, 5])
+@pytest.mark.parametrize(("window", "pin"), [(1, True), (1, False), (2, True), (2, False), (4, False), (5, False)])
 def test_streamed_equals_masked_before_and_after_the_ring_wraps(window, pin):
     expected, _ = run_masked(SUNK, window=window, pin_prefix=pin, dense=True)
     assert_close(run_stream(SUNK, horizon(SUNK, window=window, pin_prefix=pin)), expected, LIMIT)
@@ -87,10 +86,9 @@ def explicit_stream(clip, sampler):
             turn = turning(config, turn_by(config, sampler.shift_seconds(k)))
             read = [moved(history[0], turn), *history[max(1, k - sampler.past_blocks) : k]]
             past = Sites(*(join(getattr(entry, name) for entry in read) for name in NAMES))
-            bias = Sites(None, None, None, None)
-        regime = functools.partial(streaming, past_bias=bias)
-        view = regime(config, rotaries(config, place(config, block, GRID)), one_sigma(clip.block_sigmas[:, k]))
-        out, fresh = forward(config, clip.params, *clip.block_of(k), view, clip.text, past)
+            bias = NO_PAST
+        places, sigma = place(config, block, GRID), clip.block_sigmas[:, k]
+        out, fresh = run_block(config, clip.params, clip.block_of(k), places, sigma, clip.text, past, bias)
         history.append(fresh)
         pieces.append(out)
     return tuple(jnp.concatenate(stream, axis=1) for stream in zip(*pieces, strict=True))
