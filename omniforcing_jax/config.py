@@ -212,6 +212,9 @@ class SamplerConfig(Config):
       window: blocks that a block may see, itself included; 0 fills the horizon, which with a pinned block 0
         leaves it one place of its own.
       pin_prefix: block 0 is never evicted.
+      keeps_noise: a step goes on from the noise that the one before estimated, which makes it an Euler step along
+        the flow, for a causal network that was not distilled; off, every step draws fresh noise, as few-step
+        students are trained to.
     """
 
     sigmas: tuple[float, ...]
@@ -220,6 +223,7 @@ class SamplerConfig(Config):
     context_noise: float = 0.0
     window: int = 0
     pin_prefix: bool = True
+    keeps_noise: bool = False
 
     def __post_init__(self):
         require(len(self.sigmas) >= 2, "sigmas", self.sigmas, "must have at least 2 entries")

@@ -129,7 +129,8 @@ def denoise(
 ) -> Latents:
     """Run the denoise steps of one block against the cache, which is only read.
 
-    Each step noises the last clean estimate afresh, the first one a zero, and predicts a new one.
+    Each step noises the last clean estimate, the first one a zero, and predicts a new one. The noise is fresh, or with
+    `keeps_noise` the last step's own estimate of it, x0 + velocity, which makes the step Euler's.
 
     Args:
         params: The network.
@@ -144,16 +145,21 @@ def denoise(
     """
     sigmas = jnp.asarray(setting.sampler.sigmas[:-1], jnp.float32)
 
-    def step(x0: Latents, given: tuple[Array, Latents, Text | None]) -> tuple[Latents, Latents]:
-        sigma, fresh, text = given
-        noisy = Latents(*map(partial(add_noise, sigma=sigma), x0, fresh))
+    def step(
+        state: tuple[Latents, Latents], given: tuple[Array, Latents, Text | None]
+    ) -> tuple[tuple[Latents, Latents], Latents]:
+        (x0, estimated), (sigma, fresh, text) = state, given
+        drawn = estimated if setting.sampler.keeps_noise else fresh
+        noisy = Latents(*map(partial(add_noise, sigma=sigma), x0, drawn))
         velocity = _predict(params, cache, prompt.denoise if text is None else text, noisy, sigma, tables, setting)
         x0 = Latents(to_x0(noisy.video, velocity.video, sigma), to_x0(noisy.audio, velocity.audio, sigma))
-        return x0, x0
+        estimated = Latents(x0.video + velocity.video, x0.audio + velocity.audio)
+        return (x0, estimated), x0
 
-    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape[1:], jnp.float32), noise)
+    first = jax.tree.map(lambda x: x[0].astype(jnp.float32), noise)
+    start = (jax.tree.map(jnp.zeros_like, first), first)
     texts = prompt.denoise if prompt.per_step else None
-    return jax.lax.scan(step, nothing, (sigmas, noise, texts))[1]
+    return jax.lax.scan(step, start, (sigmas, noise, texts))[1]
 
 
 def clean_pass(

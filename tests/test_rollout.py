@@ -1,6 +1,7 @@
 """The rollout: what a block depends on, and that however it is cut, batched or compiled it stays the same."""
 
 import dataclasses
+import itertools
 import re
 
 import chex
@@ -16,7 +17,7 @@ from omniforcing_jax import rollout as r
 from omniforcing_jax.layout import block_of_frames
 from omniforcing_jax.model.place import clip_block, place, rotaries
 from omniforcing_jax.model.transformer import predict, transformer_spec
-from omniforcing_jax.model.view import Sigmas, masked
+from omniforcing_jax.model.view import Sigmas, masked, one_sigma, streaming
 from omniforcing_jax.nn.spec import abstract
 from omniforcing_jax.schedule import to_x0
 
@@ -65,6 +66,25 @@ def test_a_block_is_the_last_slice_of_a_masked_clip_over_its_own_context():
         ]
     np.testing.assert_allclose(made.video[:, blocks[last].video_start * TOKENS :], x0[0], atol=2e-5)
     np.testing.assert_allclose(made.audio[:, blocks[last].audio_start :], x0[1], atol=2e-5)
+
+
+def test_keeping_the_noise_makes_every_step_eulers():
+    sigmas = (1.0, 0.7, 0.3, 0.0)
+    setting = SETTING._replace(sampler=dataclasses.replace(SAMPLER, keeps_noise=True, sigmas=sigmas))
+    tables, cache = r.make_tables(setting, 0), r.make_cache(setting, 2)
+    made = r.denoise_block(PARAMS, cache, PROMPT, KEYS, tables, setting=setting)
+
+    @jax.jit
+    def velocity_at(x, sigma):
+        view = streaming(CONFIG, rotaries(CONFIG, tables.places), one_sigma(jnp.full(2, sigma)), None)
+        return predict(PARAMS, CONFIG, *x, view, PROMPT.clean)
+
+    x = r.draw_noise(KEYS, jnp.int32(0), 0, setting, tables)
+    for sigma, after in itertools.pairwise(sigmas):
+        velocity = velocity_at(x, jnp.float32(sigma))
+        x = r.Latents(x.video + (after - sigma) * velocity.video, x.audio + (after - sigma) * velocity.audio)
+    np.testing.assert_allclose(made.video, x.video, atol=2e-5)
+    np.testing.assert_allclose(made.audio, x.audio, atol=2e-5)
 
 
 def test_rows_of_a_batch_are_the_streams_of_their_keys():

@@ -34,6 +34,7 @@ def student_config() -> PipelineConfig:
         sigmas=pairs.student_sigmas(),
         horizon_seconds=pairs.SECONDS,
         context_noise=train_student.CONFIG.context_noise,
+        keeps_noise=True,
     )
     return dataclasses.replace(CHIME_STREAM, sampler=sampler)
 

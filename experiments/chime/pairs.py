@@ -26,8 +26,8 @@ from omniforcing_jax.model.view import bidirectional, one_sigma
 from omniforcing_jax.text import words
 
 FILE = Path("runs/chime/pairs.safetensors")
-STEPS = 20
-STUDENT_STEPS = (1000, 909, 725, 421, 0)
+STEPS = 40
+STUDENT_STEPS = (1000, 966, 922, 864, 783, 665, 471, 234, 100, 0)
 SECONDS = 5
 GUIDANCE = guidance.GuidanceConfig()  # chime's teacher follows its prompts without
 
