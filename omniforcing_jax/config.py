@@ -77,7 +77,8 @@ def _parse_dataclass(kind: Any, values: Any, where: str) -> Any:
     hints = typing.get_type_hints(kind)
     known = {field.name: field for field in dataclasses.fields(kind)}
     unknown = sorted(set(values) - set(known))
-    missing = sorted(n for n, f in known.items() if n not in values and f.default is dataclasses.MISSING)
+    needed = {n for n, f in known.items() if f.default is f.default_factory is dataclasses.MISSING}
+    missing = sorted(needed - set(values))
     if unknown or missing:
         raise ValueError(f"{where}: unknown keys {unknown}, missing keys {missing}")
     return kind(**{name: parse(hints[name], value, f"{where}.{name}") for name, value in values.items()})

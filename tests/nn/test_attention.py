@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ def plain(q, k, v, bias=0.0):
 
 def cut(*at):
     edges = [0, *at, 7]
-    return [Part(K[:, a:b], V[:, a:b]) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [Part(K[:, a:b], V[:, a:b]) for a, b in itertools.pairwise(edges)]
 
 
 def weights(gated=False, seed=5):
@@ -42,7 +43,7 @@ def test_keys_in_parts_give_one_softmax(at, strict):
 def test_gradients_through_parts_are_those_of_the_whole(strict):
     def loss(q, k, v, at):
         edges = [0, *at, 7]
-        parts = [Part(k[:, a:b], v[:, a:b]) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        parts = [Part(k[:, a:b], v[:, a:b]) for a, b in itertools.pairwise(edges)]
         return jnp.sum(jnp.sin(attend_parts(q, parts)))
 
     whole, parts = (jax.grad(loss, argnums=(0, 1, 2))(Q, K, V, at) for at in ((), (2, 3)))

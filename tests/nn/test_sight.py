@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -21,7 +23,7 @@ def parse(picture):
 
 def spans(lengths, sinks=0, pin=False):
     ends = np.cumsum([sinks, *lengths]).tolist()
-    made = [Span(a, b, k, pin and k == 0) for k, (a, b) in enumerate(zip(ends[:-1], ends[1:], strict=True))]
+    made = [Span(a, b, k, pin and k == 0) for k, (a, b) in enumerate(itertools.pairwise(ends))]
     return [Span(0, sinks, 0, True), *made] if sinks else made
 
 

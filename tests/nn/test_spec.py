@@ -46,12 +46,12 @@ def test_shardings_follow_the_rules_table():
 
 
 def test_one_mesh_axis_cannot_serve_two_axes_of_a_weight():
-    with pytest.raises(ValueError, match="a/w: .* one of them twice"):
+    with pytest.raises(ValueError, match=r"a/w: .* one of them twice"):
         shardings({"a": TREE["a"]}, mesh(fsdp=2), {"embed": "fsdp", "heads": "fsdp"})
 
 
 def test_a_size_that_does_not_divide_is_named():
-    with pytest.raises(ValueError, match="x: size 6 of .* does not divide"):
+    with pytest.raises(ValueError, match=r"x: size 6 of .* does not divide"):
         shardings({"x": Spec((6,), ("embed",), zeros)}, mesh(fsdp=4), {"embed": "fsdp"})
 
 
