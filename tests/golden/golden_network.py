@@ -15,6 +15,7 @@ from omniforcing_jax.config import GridPrecision, ModelConfig, RotaryConfig, Rot
 from omniforcing_jax.layout import FUSED, PREFIX
 from omniforcing_jax.model.place import Rotaries, clip_block, place, rotaries
 from omniforcing_jax.model.transformer import Transformer, hidden_states, predict, text_kv, transformer_spec
+from omniforcing_jax.model.view import Times, View
 from omniforcing_jax.nn.rope import Rotary, from_interleaved, from_split, repeat
 from omniforcing_jax.nn.spec import abstract
 from omniforcing_jax.tensor_file import open_tensors
@@ -115,6 +116,16 @@ def masked_rotaries(case: Case, config: ModelConfig) -> Rotaries:
         cross_video=repeat(per_frame, case.config["tokens_per_frame"]),
         cross_audio=recorded_rotary(case, "rope.audio_cross", config) if "rope.audio_cross.cos" in case else audio,
     )
+
+
+def level_per_token(view: View) -> View:
+    """Repeat noise levels for every token, so that scenes with fewer levels are the same compiled program."""
+    tokens_v, tokens_a = (site.rotary_q.cos.shape[1] for site in (view.sites.video_self, view.sites.audio_self))
+
+    def spread(times: Times, tokens: int) -> Times:
+        return jax.tree.map(lambda x: jnp.repeat(x, tokens // x.shape[1], axis=1), times)
+
+    return view.replace(video=spread(view.video, tokens_v), audio=spread(view.audio, tokens_a))
 
 
 def as_recorded(rotary: Rotary) -> tuple[np.ndarray, np.ndarray]:

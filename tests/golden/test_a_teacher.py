@@ -9,6 +9,7 @@ from golden_case import Case, list_variants, needs_golden
 from golden_network import (
     compare_rotary,
     config_of,
+    level_per_token,
     load_params,
     own_rotaries,
     recorded_rotary,
@@ -61,7 +62,8 @@ def run(variant: dict, semantics: CrossTimestep, own_tables: bool):
     params = load_params(case.config["weights"], config)
     mask = jnp.asarray(case["in.text_mask"], jnp.int32) if variant["text_mask"] else None
     text = run_text_kv(params, case["in.video_context"], case["in.audio_context"], mask)
-    view = bidirectional(config, tables, sigmas)
+    view = level_per_token(bidirectional(config, tables, sigmas))
+    config = config_of(case, variant)  # whose levels drive what is in the view: one program for all semantics
     prediction = run_predict(params, config, case["in.video_latent"], case["in.audio_latent"], view, text)
     return prediction, sigmas
 

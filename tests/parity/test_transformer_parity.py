@@ -20,7 +20,7 @@ from omniforcing_jax.config import TINY, CrossTimestep, ModelConfig, RotaryConfi
 from omniforcing_jax.model.dual_stream import Keep
 from omniforcing_jax.model.place import Rotaries, clip_block, place, rotaries
 from omniforcing_jax.model.transformer import predict, text_kv, transformer_spec
-from omniforcing_jax.model.view import Sigmas, bidirectional
+from omniforcing_jax.model.view import Sigmas, Times, bidirectional
 from omniforcing_jax.nn.rope import from_interleaved, from_split
 from omniforcing_jax.nn.spec import abstract
 
@@ -122,10 +122,15 @@ def run(newer: bool, kind: str, semantics: CrossTimestep, inputs: peers.Inputs, 
     text = run_text(params, inputs.context_v, inputs.context_a, mask, sigma=sigma_v)
     if newer:  # each stream's text is modulated by the stream's own level
         text = text.replace(audio=run_text(params, inputs.context_v, inputs.context_a, mask, sigma=sigma_a).audio)
-    keep = make_keep(inputs, options.get("drop", False))
-    return run_predict(
-        params, config, inputs.video, inputs.audio, bidirectional(config, tables, sigmas), text, keep=keep
-    )
+    keep, view = make_keep(inputs, options.get("drop", False)), bidirectional(config, tables, sigmas)
+    view = view.replace(video=spread(view.video, peers.TOKENS), audio=spread(view.audio, peers.AUDIO_FRAMES))
+    config = make_config(newer, kind, CrossTimestep.OWN)
+    return run_predict(params, config, inputs.video, inputs.audio, view, text, keep=keep)
+
+
+def spread(times: Times, tokens: int) -> Times:
+    """Repeat noise levels for every token, so that all semantics are one compiled program."""
+    return jax.tree.map(lambda x: jnp.repeat(x, tokens // x.shape[1], axis=1), times)
 
 
 def compare(newer: bool, kind: str, semantics: CrossTimestep, inputs: peers.Inputs, theirs) -> None:
