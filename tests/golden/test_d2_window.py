@@ -27,7 +27,7 @@ from omniforcing_jax.model.view import Sigmas, masked, one_sigma, spans, streami
 from omniforcing_jax.nn.attention import NO_PAST
 from omniforcing_jax.nn.sight import dense
 
-pytestmark = [needs_golden]
+pytestmark = [needs_golden, pytest.mark.usefixtures("strict")]
 NAME, INPUTS_FROM = "d2_rolling_window_derived", "b_causal_v2_masked"
 TABLES = pytest.mark.parametrize("own_tables", [False, True], ids=["recorded_tables", "own_tables"])
 VARIANT = pytest.mark.parametrize("variant", list_variants(NAME))

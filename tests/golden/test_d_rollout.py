@@ -25,7 +25,7 @@ from omniforcing_jax.config import SamplerConfig
 from omniforcing_jax.model.place import Places, Rotaries
 from omniforcing_jax.schedule import ltx2_schedule, snap
 
-pytestmark = [needs_golden]
+pytestmark = [needs_golden, pytest.mark.usefixtures("strict")]
 NAME, TABLES_FROM = "d_rollout_v2", "b_causal_v2_masked"  # the limits name the case whose tables are injected
 SITES = ("video_self", "audio_self", "a2v", "v2a")
 
