@@ -27,29 +27,30 @@ PLAIN_LINE_EVERY_S = 5.0
 
 @dataclass
 class Pace:
-    """How fast chunks come: seconds since the process began, and frames since the first chunk."""
+    """How fast chunks come: when the first one came, and the speed since the second, when all was compiled."""
 
-    first_chunk_s: float = 0.0
-    seconds: float = 0.0
+    first_chunk_s: float = 0.0  # since the process began
+    chunks: int = 0
     frames: int = 0
-    first_frames: int = 0
+    since_s: float = 0.0
+    since_frames: int = 0
+    now_s: float = 0.0
 
     def count(self, chunk: Chunk) -> None:
         """Take note of a chunk that was just handed out."""
-        now = machine.process_seconds()
-        if not self.frames:
-            self.first_chunk_s, self.first_frames = now, len(chunk.video)
-        self.frames += len(chunk.video)
-        self.seconds = now - self.first_chunk_s
-
-    @property
-    def frames_per_second(self) -> float:
-        """Frames per second of work, the first chunk and its loading and compiling left out."""
-        return (self.frames - self.first_frames) / self.seconds if self.seconds else 0.0
+        self.now_s = machine.process_seconds()
+        self.chunks, self.frames = self.chunks + 1, self.frames + len(chunk.video)
+        if self.chunks == 1:
+            self.first_chunk_s = self.now_s
+        if self.chunks <= 2:
+            self.since_s, self.since_frames = self.now_s, self.frames
 
     def __str__(self) -> str:
-        """Say it in one line."""
-        return f"{self.frames_per_second:.1f} frames/s, {self.frames_per_second / FRAME_RATE:.2f}x real time"
+        """Say it in a few words."""
+        if self.now_s == self.since_s:
+            return "starting"
+        speed = (self.frames - self.since_frames) / (self.now_s - self.since_s)
+        return f"{speed:.1f} frames/s, {speed / FRAME_RATE:.2f}x real time"
 
 
 def prepare_stream(command: Stream) -> Callable[[], None]:

@@ -10,6 +10,7 @@ the folder, the components that lie elsewhere, so that a teacher and its student
 """
 
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -136,6 +137,7 @@ def assemble(config: PipelineConfig, parts: Mapping[str, PyTree]) -> Pipeline:
     return Pipeline(transformer=parts["transformer"], codecs=codecs, words=parts.get("text"), config=config)
 
 
+@functools.cache
 def abstract_pipeline(config: PipelineConfig, dtype: DTypeLike = jnp.float32) -> Pipeline:
     """Return shapes and types: network and picture in `dtype`, statistics, sound and words in float32."""
     video = jax.eval_shape(lambda: _init_video(config.video_vae, jax.random.key(0)))
