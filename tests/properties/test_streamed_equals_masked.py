@@ -85,9 +85,7 @@ def explicit_stream(clip, sampler):
             turn = turning(config, turn_by(config, sampler.shift_seconds(k)))
             read = [moved(history[0], turn), *history[max(1, k - sampler.past_blocks) : k]]
             past = Sites(*(join(getattr(entry, name) for entry in read) for name in NAMES))
-            bias = jax.tree.map(
-                lambda kv: jnp.zeros((1, 1, 1, kv.k.shape[2])), past, is_leaf=lambda x: isinstance(x, KV)
-            )
+            bias = Sites(*(jnp.zeros((1, 1, 1, getattr(past, name).k.shape[2])) for name in NAMES))
         places, sigma = place(config, block, GRID), clip.block_sigmas[:, k]
         out, fresh = run_block(config, clip.params, clip.block_of(k), places, sigma, clip.text, past, bias)
         history.append(fresh)
