@@ -46,7 +46,7 @@ from rich.progress import Progress
 from omniforcing_jax import machine
 from omniforcing_jax.cli import CHIME, Bench
 from omniforcing_jax.layout import FRAME_RATE
-from omniforcing_jax.pipeline import Pipeline, PipelineConfig, init_pipeline
+from omniforcing_jax.pipeline import Pipeline, PipelineConfig, random_pipeline
 from omniforcing_jax.presets import PRESETS
 from omniforcing_jax.stream import request
 from omniforcing_jax.stream.chunk import Chunk
@@ -176,7 +176,7 @@ def load_subject(command: Bench) -> Subject:
         folder = command.weights or CHIME / "student"
         pipeline = request.load(folder, config, dtype)
     else:
-        pipeline = init_pipeline(config, jax.random.key(command.seed), dtype)
+        pipeline = random_pipeline(config, command.seed, dtype)
     contexts = random_contexts(config) if config.words is None else None
     plan = plan_stream(pipeline, PROMPT, None, dtype=dtype, contexts=contexts, **options)
     return Subject(pipeline=pipeline, plan=plan, blocks=command.blocks, contexts=contexts, seed=command.seed)

@@ -1,7 +1,7 @@
 """Everything between a prompt and its pixels as one value, and the weights folder that holds it.
 
 A `Pipeline` is the network, the text encoder and the codecs with their configs. Here it is declared, checked against
-itself, initialised at random, saved and loaded; nothing is generated. Source: DESIGN 6.
+itself, drawn at random, saved and loaded; nothing is generated. Source: DESIGN 6.
 
     config.json   {"format": 1, "name": ..., "resolution": [H, W], "sampler": {...}, "components": {...}}
 
@@ -11,8 +11,10 @@ the folder, the components that lie elsewhere, so that a teacher and its student
 
 import dataclasses
 import functools
+import math
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 from flax.typing import VariableDict
-from jaxtyping import Array, DTypeLike, PyTree
+from jaxtyping import Array, DTypeLike, Float, PyTree
 
 from omniforcing_jax import layout, weights
 from omniforcing_jax.codecs.audio_vae import AudioVAE, AudioVAEConfig
@@ -35,6 +37,7 @@ from omniforcing_jax.text.words import Words, WordsConfig, init_words
 
 FORMAT = 1
 KEYS = {"format", "name", "resolution", "sampler", "components"}
+SMALL = 0.02  # standard deviation of random biases and tables
 INIT_SIDE = 8  # latents per side while a codec is initialised: enough for every padding
 
 
@@ -152,22 +155,37 @@ def abstract_pipeline(config: PipelineConfig, dtype: DTypeLike = jnp.float32) ->
     return assemble(config, parts)
 
 
-def init_pipeline(config: PipelineConfig, key: Array, dtype: DTypeLike = jnp.float32) -> Pipeline:
-    """Draw random weights on the device, a leaf at a time, so that no second copy of a large network is ever there."""
-    transformer, video, audio, vocoder, words = jax.random.split(key, 5)
-    specs, tree = jax.tree.flatten(transformer_spec(config.model))
-    keys = jax.random.split(transformer, len(specs))
-    drawn = [jax.jit(s.init, static_argnums=(1, 2))(k, s.shape, dtype) for s, k in zip(specs, keys, strict=True)]
-    video = jax.jit(_init_video, static_argnums=0)(config.video_vae, video)
-    parts = {
-        "transformer": tree.unflatten(drawn),
-        "video_vae": {**video, "params": jax.tree.map(lambda x: x.astype(dtype), video["params"])},
-        "audio_vae": jax.jit(_init_audio, static_argnums=0)(config.audio_vae, audio),
-        "vocoder": jax.jit(_init_vocoder, static_argnums=0)(config.vocoder, vocoder),
-    }
-    if config.words is not None:
-        parts["text"] = init_words(config.words, words)
-    return assemble(config, parts)
+def random_pipeline(config: PipelineConfig, seed: int, dtype: DTypeLike = jnp.float32) -> Pipeline:
+    """Draw weights for measurements, on the device and leaf by leaf: no second copy of a large network is ever there.
+
+    Matrices and kernels keep the scale of what they are applied to, norms and standard deviations are about 1, the rest
+    is small. Trainings start from their own initial values, not from these.
+    """
+    shapes = abstract_pipeline(config, dtype)
+    leaves, tree = jax.tree.flatten(shapes)
+    names = list(weights.name_leaves(shapes))
+    # Neither good nor portable random numbers, but a third of the time to compile: there is a program per shape.
+    keys = jax.random.split(jax.random.key(seed, impl="unsafe_rbg"), len(leaves))
+    drawn = [
+        _draw(k, *map(jnp.float32, _moments(name, x.shape)), x.shape, x.dtype)
+        for name, x, k in zip(names, leaves, keys, strict=True)
+    ]
+    return tree.unflatten(drawn)
+
+
+def _moments(name: str, shape: tuple[int, ...]) -> tuple[float, float]:
+    """Choose mean and standard deviation of a random leaf by its name."""
+    last = name.rpartition("/")[2]
+    if last.endswith(("norm", "std")):
+        return 1.0, 0.1
+    inputs = {"w": shape[-1:], "kernel": shape[:-1]}.get(last)
+    return 0.0, SMALL if inputs is None else 1 / math.sqrt(math.prod(inputs))
+
+
+@partial(jax.jit, static_argnums=(3, 4))
+def _draw(key: Array, mean: Float[Array, ""], std: Float[Array, ""], shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+    spread = math.sqrt(3) * std
+    return jax.random.uniform(key, shape, jnp.float32, mean - spread, mean + spread).astype(dtype)
 
 
 def _init_video(config: VideoVAEConfig, key: Array) -> VariableDict:
