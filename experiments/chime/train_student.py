@@ -21,10 +21,10 @@ import tyro
 
 from experiments.chime import latents, pairs, train_teacher
 from omniforcing_jax import config as configs
-from omniforcing_jax.distill.ode import Context, Trajectory, ode_loss
+from omniforcing_jax.distill.ode import Context, Error, Trajectory, ode_loss
 from omniforcing_jax.layout import PREFIX
 from omniforcing_jax.model.place import rotaries
-from omniforcing_jax.model.transformer import Transformer, text_kv, transformer_spec
+from omniforcing_jax.model.transformer import Transformer, keep_projections, text_kv, transformer_spec
 from omniforcing_jax.nn import spec
 from omniforcing_jax.text import words
 from omniforcing_jax.train import checkpoint, data, loop, optimiser, state, step
@@ -104,6 +104,8 @@ def make_loss(config: Config, vectors: words.Words, context: Context, entries: E
             for_loss,
             context=context,
             context_noise=config.context_noise,
+            error=Error.VELOCITY,
+            remat=keep_projections,
         )
         return value, (metrics, extra)
 

@@ -75,6 +75,16 @@ def test_a_mean_counts_noisy_tokens_only():
     assert ode.masked_mean(error, jnp.zeros((1, 3))) == 0
 
 
+def test_velocity_error_is_x0_error_over_sigma_squared():
+    rng = np.random.default_rng(1)
+    velocity, noisy, target = (jnp.asarray(rng.normal(size=(2, 3, 4)), jnp.float32) for _ in range(3))
+    sigma = jnp.array([[0.5, 0.5, 0.0], [0.5, 0.0, 0.5]])
+    of_x0, of_velocity = (float(ode._loss(velocity, noisy, target, sigma, error)) for error in ode.Error)
+    assert of_velocity == pytest.approx(4 * of_x0, rel=1e-6)
+    true = (noisy - target) / 0.5
+    assert float(ode._loss(true, noisy, target, sigma, ode.Error.VELOCITY)) < 1e-12
+
+
 def test_flow_loss_is_zero_for_the_true_velocity_only():
     video, audio = jnp.zeros((4, 6, 8)), jnp.zeros((4, 5, 8))
 
