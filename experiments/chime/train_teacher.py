@@ -20,7 +20,7 @@ from omniforcing_jax import config as configs
 from omniforcing_jax.distill.flow import flow_loss
 from omniforcing_jax.layout import Block
 from omniforcing_jax.model.place import place, rotaries
-from omniforcing_jax.model.transformer import Transformer, predict, text_kv, transformer_spec
+from omniforcing_jax.model.transformer import Transformer, keep_projections, predict, text_kv, transformer_spec
 from omniforcing_jax.model.view import bidirectional, one_sigma
 from omniforcing_jax.nn import spec
 from omniforcing_jax.text import words
@@ -49,9 +49,9 @@ class Config:
     """
 
     model: configs.ModelConfig = configs.CHIME_TEACHER
-    stages: tuple[Stage, ...] = (Stage(seconds=2, batch=24, steps=750), Stage(seconds=5, batch=8, steps=950))
+    stages: tuple[Stage, ...] = (Stage(seconds=2, batch=20, steps=1400), Stage(seconds=5, batch=8, steps=4000))
     optimiser: OptimiserConfig = OptimiserConfig(
-        kind="muon", learning_rate=3e-3, steps=1700, warmup=100, decay_from=0.45, b2=0.99
+        kind="muon", learning_rate=3e-3, steps=5400, warmup=100, decay_from=0.4, b2=0.99
     )
     empty_prompts: float = 0.1
     seed: int = 30
@@ -101,7 +101,7 @@ def make_loss(config: Config, vectors: words.Words):
 
             def velocities(video: jax.Array, audio: jax.Array, sigma: jax.Array):
                 view = bidirectional(config.model, rotation, one_sigma(sigma))
-                prediction = predict(params, config.model, video, audio, view, text)
+                prediction = predict(params, config.model, video, audio, view, text, remat=keep_projections)
                 return prediction.video, prediction.audio
 
             value, metrics = flow_loss(velocities, *cut(batch, seconds), for_flow)
