@@ -120,7 +120,7 @@ class Bench:
 class Judge:
     """Judge picture and sound of any media file: see omniforcing_jax.judge.report for what each figure means."""
 
-    file: Annotated[Path, tyro.conf.Positional]
+    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """Media file, of any size, rates and number of channels."""
     json: Path
     """File for the figures."""
