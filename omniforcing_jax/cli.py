@@ -3,6 +3,7 @@
     python -m omniforcing_jax stream --prompt TEXT --seconds S --out FILE.mp4
     python -m omniforcing_jax sample --prompt TEXT --seconds S --out FILE.mp4
     python -m omniforcing_jax bench stream --blocks K --json FILE
+    python -m omniforcing_jax judge FILE.mp4 --json FILE
 
 Bad input is one line on stderr and exit code 2. JAX is imported only when a request has been understood.
 """
@@ -115,8 +116,26 @@ class Bench:
     """Type to compute in."""
 
 
-COMMANDS: dict[str, type] = {"stream": Stream, "sample": Sample, "bench": Bench}
-Command = Stream | Sample | Bench
+@dataclass(frozen=True, kw_only=True)
+class Judge:
+    """Judge picture and sound of any media file: see omniforcing_jax.judge.report for what each figure means."""
+
+    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+    """Media file, of any size, rates and number of channels."""
+    json: Path
+    """File for the figures."""
+    reference: Path | None = None
+    """Media file to judge beside it."""
+    plot: Path | None = None
+    """PNG, PDF or SVG for the curves behind the figures."""
+    block_seconds: float = 1.0
+    """Length of the blocks whose seams are looked for."""
+    first_block_frames: int = 1
+    """Frames of the first block."""
+
+
+COMMANDS: dict[str, type] = {"stream": Stream, "sample": Sample, "bench": Bench, "judge": Judge}
+Command = Stream | Sample | Bench | Judge
 
 
 def parse(arguments: Sequence[str]) -> Command:
@@ -193,4 +212,6 @@ def prepare(command: Command) -> Callable[[], None]:
         return commands.prepare_stream(command)
     if isinstance(command, Sample):
         return commands.prepare_sample(command)
+    if isinstance(command, Judge):
+        return commands.prepare_judge(command)
     return bench.prepare(command)

@@ -1,19 +1,26 @@
-"""The commands `stream` and `sample`: from a request that was understood to a file and a few figures."""
+"""The commands `stream`, `sample` and `judge`: from a request that was understood to a file and a few figures."""
 
 import dataclasses
+import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import jax.numpy as jnp
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from omniforcing_jax import machine
-from omniforcing_jax.cli import Sample, Stream
+from omniforcing_jax.cli import Judge, Sample, Stream
 from omniforcing_jax.config import require
 from omniforcing_jax.guidance import GuidanceConfig, StreamGuidance
+from omniforcing_jax.judge import plot, report
+from omniforcing_jax.judge.agree import measure_agreement
+from omniforcing_jax.judge.read import Media, check_readable, read_media
+from omniforcing_jax.judge.seams import Blocks
 from omniforcing_jax.layout import FRAME_RATE
 from omniforcing_jax.stream.chunk import Chunk
 from omniforcing_jax.stream.clip import plan_clip, sample_planned
@@ -177,3 +184,58 @@ def prepare_sample(command: Sample) -> Callable[[], None]:
         print(f"{command.out}: {len(clip.video)} frames, {machine.process_seconds():.2f} s after start")
 
     return work
+
+
+def prepare_judge(command: Judge) -> Callable[[], None]:
+    """Check that the files can be read and the outputs written.
+
+    Raises:
+        ValueError: in one line, whatever is wrong with the request.
+    """
+    files = [command.file] if command.reference is None else [command.file, command.reference]
+    lengths = [check_readable(file) for file in files]
+    blocks = Blocks(seconds=command.block_seconds, first_frames=command.first_block_frames)
+    outputs = [command.json] if command.plot is None else [command.json, command.plot]
+    if command.plot is not None:
+        kinds = (".png", ".pdf", ".svg")
+        require(command.plot.suffix.lower() in kinds, "plot", str(command.plot), f"must end in {' or '.join(kinds)}")
+    taken = [path.resolve() for path in files]
+    for output in outputs:
+        require(output.resolve() not in taken, "output", str(output), "is an input or another output")
+        taken.append(output.resolve())
+        check_writable(output)
+
+    def work() -> None:
+        media = [_read(file, length) for file, length in zip(files, lengths, strict=True)]
+        figures = [report.judge(each, blocks) for each in media]
+        answer = figures[0]
+        if command.reference is not None:
+            answer = {
+                "file": figures[0],
+                "reference": figures[1],
+                "difference": report.subtract(*figures),
+                "agreement": measure_agreement(media[0], media[1], command.file, command.reference),
+            }
+        _write(command.json, lambda path: path.write_text(json.dumps(answer, indent=2, allow_nan=False) + "\n"))
+        if (page := command.plot) is not None:
+            reference = media[1] if command.reference is not None else None
+            _write(page, lambda path: plot.draw(path, page.suffix[1:].lower(), media[0], reference, blocks))
+        for each in figures:
+            print(report.summarise(each))
+
+    return work
+
+
+def _read(file: Path, seconds: float | None) -> Media:
+    """Read a media file, with a bar on a terminal."""
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(f"reading {file.name}", total=seconds)
+        return read_media(file, lambda now_s: progress.update(task, completed=now_s))
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file under a temporary name beside it, and rename it."""
+    partial = path.with_name(f".{path.name}.partial")
+    write(partial)
+    os.replace(partial, path)

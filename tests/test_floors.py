@@ -10,7 +10,7 @@ FLOORS = {
     0: ["layout", "config", "schedule", "tensor_file", "machine"],
     1: ["nn"],
     2: ["cache", "weights", "model", "codecs", "text"],
-    3: ["rollout", "guidance", "pipeline", "presets"],
+    3: ["rollout", "guidance", "pipeline", "presets", "judge"],
     4: ["stream", "distill"],
     5: ["train"],
     6: ["bench", "cli", "commands", "__main__"],
@@ -93,6 +93,14 @@ def test_converters_do_not_know_training_or_streams():
     for name, tree in MODULES.items():
         if room(name) == "converters":
             assert not {o for o in ours(tree) if room(o) in ("omniforcing_jax.train", "omniforcing_jax.stream")}, name
+
+
+def test_the_judge_knows_no_network_and_no_stream():
+    judge = {name: tree for name, tree in MODULES.items() if room(name) == "omniforcing_jax.judge"}
+    assert judge
+    for name, tree in judge.items():
+        assert {room(other) for other in ours(tree)} <= {"omniforcing_jax", "omniforcing_jax.judge"}, name
+        assert not {i for i in imports(tree) if i.split(".")[0] in ("jax", "flax")}, name
 
 
 @pytest.mark.parametrize("start", [name for name in NETWORK if name in MODULES])

@@ -1,0 +1,235 @@
+"""Does the judge find what was done to a clip, and only that: damages to rendered truth, through H.264 and AAC.
+
+Command: python -m experiments.judge_controls [--worlds N] [--seconds S] [--json FILE]   (two cores: a minute or two)
+Expect: one line per damage with the figures it moved, and `each damage found, and only that` (exit code 0). A drift or
+the lag moves if it differs from the undamaged clip's by more than its tolerance below; a seam is found if its ratio at
+the borders stands half as high again above the highest ratio of any other phase.
+"""
+
+import dataclasses
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from jaxtyping import Float32, UInt8
+
+from experiments.chime import world
+from omniforcing_jax.judge import report
+from omniforcing_jax.judge.read import read_media
+from omniforcing_jax.judge.seams import Blocks
+from omniforcing_jax.stream.mux import write_mp4
+
+Video = UInt8[np.ndarray, "F S S 3"]
+Audio = Float32[np.ndarray, "samples 2"]
+Clip = tuple[Video, Audio]
+
+RATE = world.SAMPLE_RATE
+LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)
+TOLERANCE = {
+    "lag_ms": 15.0,
+    "loudness_db": 1.5,
+    "tilt_db_per_octave": 1.0,
+    "noise_floor_db": 4.0,
+    "brightness": 0.005,
+    "saturation": 0.03,
+    "sharpness": 0.015,
+    "motion": 0.05,
+}
+SEAM = 1.5  # times the highest ratio of other phases
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Damage:
+    """What is done to a clip, what must move and what may move along."""
+
+    do: Callable[[Clip], Clip]
+    moves: frozenset[str]
+    entails: frozenset[str] = frozenset()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Damage rendered clips and judge them."""
+
+    worlds: int = 3
+    """How many to render."""
+    seconds: int = 13
+    """Length of each."""
+    json: Path | None = None
+    """Where to write all figures."""
+
+
+def _borders(frames: int) -> range:
+    return range(1, frames, world.FRAME_RATE)
+
+
+def _ramp(count: int) -> np.ndarray:
+    return np.linspace(0, 1, count, dtype=np.float32)
+
+
+def shift_sound(clip: Clip, seconds: float) -> Clip:
+    """Let the sound come later; what falls off one end comes back at the other."""
+    return clip[0], np.roll(clip[1], round(seconds * RATE), axis=0)
+
+
+def click_at_seams(clip: Clip, height: float = 0.1) -> Clip:
+    """Put half a millisecond of a constant at every border."""
+    audio = clip[1].copy()
+    for frame in _borders(len(clip[0])):
+        at = frame * RATE // world.FRAME_RATE
+        audio[at : at + RATE // 2000] += np.float32(height)
+    return clip[0], audio
+
+
+def cut_at_seams(clip: Clip, pixels: int = 3) -> Clip:
+    """Move the picture sideways in every second block."""
+    video = clip[0].copy()
+    for frame in _borders(len(video))[::2]:
+        video[frame : frame + world.FRAME_RATE] = np.roll(video[frame : frame + world.FRAME_RATE], pixels, axis=2)
+    return video, clip[1]
+
+
+def step_brightness_at_seams(clip: Clip, levels: int = 4) -> Clip:
+    """Make every second block brighter."""
+    video = clip[0].copy()
+    for frame in _borders(len(video))[::2]:
+        part = video[frame : frame + world.FRAME_RATE]
+        part[:] = np.minimum(part.astype(np.int16) + levels, 255)
+    return video, clip[1]
+
+
+def fade_colour(clip: Clip, share: float = 0.5) -> Clip:
+    """Mix the picture with its own luma, from nothing at first to a share at last."""
+    video = clip[0].astype(np.float32)
+    grey = (video @ LUMA)[..., None]
+    mix = share * _ramp(len(video))[:, None, None, None]
+    return np.round(video + mix * (grey - video)).astype(np.uint8), clip[1]
+
+
+def darken(clip: Clip, share: float = 0.4) -> Clip:
+    """Scale the picture down, from not at all at first to a share at last."""
+    video = clip[0] * (1 - share * _ramp(len(clip[0])))[:, None, None, None]
+    return np.round(video).astype(np.uint8), clip[1]
+
+
+def blur(clip: Clip, pixels: float = 1.5) -> Clip:
+    """Blur the picture, from not at all at first to `pixels` at last."""
+    from scipy.ndimage import gaussian_filter
+
+    amounts = pixels * _ramp(len(clip[0]))
+    frames = [gaussian_filter(frame, (x, x, 0)) for frame, x in zip(clip[0], amounts, strict=True)]
+    return np.stack(frames), clip[1]
+
+
+def slow_down(clip: Clip, pace: int = 4) -> Clip:
+    """Let the picture go at a fraction of its pace in its second half; the sound goes on."""
+    frames = np.arange(len(clip[0]))
+    half = len(frames) // 2
+    return clip[0][np.where(frames < half, frames, half + (frames - half) // pace)], clip[1]
+
+
+def make_louder(clip: Clip, gain: float = 2.0) -> Clip:
+    """Make the second half of the sound louder."""
+    audio = clip[1].copy()
+    audio[len(audio) // 2 :] *= np.float32(gain)
+    return clip[0], audio
+
+
+def add_noise(clip: Clip, level: float = 0.02) -> Clip:
+    """Let white noise rise from nothing."""
+    noise = np.random.default_rng(0).normal(size=clip[1].shape).astype(np.float32)
+    return clip[0], clip[1] + np.float32(level) * _ramp(len(noise))[:, None] * noise
+
+
+DAMAGES = {
+    "sound 120 ms late": Damage(do=lambda clip: shift_sound(clip, 0.12), moves=frozenset({"lag_ms"})),
+    "sound 80 ms early": Damage(do=lambda clip: shift_sound(clip, -0.08), moves=frozenset({"lag_ms"})),
+    "clicks at seams": Damage(
+        do=click_at_seams, moves=frozenset({"sound seam click"}), entails=frozenset({"sound seam spectrum"})
+    ),
+    "cuts at seams": Damage(
+        do=cut_at_seams, moves=frozenset({"picture seam change"}), entails=frozenset({"picture seam sharpness"})
+    ),
+    "brightness steps at seams": Damage(
+        do=step_brightness_at_seams,
+        moves=frozenset({"picture seam brightness"}),
+        entails=frozenset({"picture seam change"}),
+    ),
+    "fading colour": Damage(do=fade_colour, moves=frozenset({"saturation"})),
+    "darkening": Damage(do=darken, moves=frozenset({"brightness"}), entails=frozenset({"motion"})),
+    "blurring": Damage(do=blur, moves=frozenset({"sharpness"})),
+    "slowing down": Damage(do=slow_down, moves=frozenset({"motion"})),
+    "second half louder": Damage(
+        do=make_louder, moves=frozenset({"loudness_db"}), entails=frozenset({"noise_floor_db"})
+    ),
+    "rising noise": Damage(
+        do=add_noise,
+        moves=frozenset({"noise_floor_db"}),
+        entails=frozenset({"tilt_db_per_octave", "loudness_db"}),
+    ),
+}
+
+
+def render(seed: int, seconds: int) -> Clip:
+    """Render a world of one to three balls."""
+    truth = world.sample_world(seed, balls=1 + seed % 3)
+    frames = 1 + world.FRAME_RATE * seconds
+    return world.render_video(truth, frames), world.render_audio(truth, frames * RATE // world.FRAME_RATE)
+
+
+def judge_clip(clip: Clip, folder: Path) -> dict[str, Any]:
+    """Write a clip as MP4, and judge the file."""
+    file = folder / "clip.mp4"
+    write_mp4(file, *clip, frame_rate=world.FRAME_RATE, sample_rate=RATE)
+    return report.judge(read_media(file), Blocks())
+
+
+def flatten(figures: dict[str, Any]) -> dict[str, float]:
+    """Return the figures that may move: drifts, the lag, and seams over chance."""
+    flat = {"lag_ms": figures["synchrony"]["lag_ms"]}
+    for stream in ("picture", "sound"):
+        flat |= {name: entry["change"] for name, entry in figures["drift"][stream].items()}
+        for name, figure in figures["seams"][stream].items():
+            flat[f"{stream} seam {name}"] = figure["ratio"] / figure["highest_elsewhere"]
+    return flat
+
+
+def find(damaged: dict[str, float], truth: dict[str, float]) -> frozenset[str]:
+    """Return the names of the figures that moved."""
+    moved = {name for name, tolerance in TOLERANCE.items() if abs(damaged[name] - truth[name]) > tolerance}
+    return frozenset(moved | {name for name, ratio in damaged.items() if "seam" in name and ratio > SEAM})
+
+
+def main(arguments: Arguments) -> int:
+    """Print what moved; returns the exit code."""
+    table: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as name:
+        for seed in range(arguments.worlds):
+            clip = render(seed, arguments.seconds)
+            truth = flatten(judge_clip(clip, Path(name)))
+            # Truth against no lag and no drift at all: only its own lag and its seams are held to the tolerances.
+            still = {**truth, "lag_ms": 0.0}
+            for what, damage in {"nothing": None, **DAMAGES}.items():
+                figures = truth if damage is None else flatten(judge_clip(damage.do(clip), Path(name)))
+                found = find(figures, still if damage is None else truth)
+                must = frozenset() if damage is None else damage.moves
+                may = must if damage is None else must | damage.entails
+                right = must <= found <= may
+                before = "" if damage is None else "was "
+                said = ", ".join(f"{each} {figures[each]:.3g} ({before}{truth[each]:.3g})" for each in sorted(found))
+                print(f"world {seed}, {what}: {said or 'nothing moved'}{'' if right else '   <- WRONG'}", flush=True)
+                table.append({"world": seed, "damage": what, "right": right, "found": sorted(found), **figures})
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(table, indent=2) + "\n")
+    wrong = sum(not row["right"] for row in table)
+    print("each damage found, and only that" if not wrong else f"{wrong} of {len(table)} judged wrongly")
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Arguments)))

@@ -1,0 +1,114 @@
+"""What is kept of a sound: a few numbers and a mel row per moment of 10 ms, never the samples.
+
+All sound is looked at as 16 kHz, so that files of any rate are measured over the same frequencies; channels are kept
+apart until their powers are averaged, so that opposite phases do not cancel.
+"""
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Float32
+
+RATE = 16_000
+HOP = 160  # samples of a moment
+MOMENT = HOP / RATE  # seconds
+WINDOW = 512  # samples of a spectrum, centred on its moment
+MARGIN = (WINDOW - HOP) // 2
+BANDS, LOWEST, HIGHEST = 48, 60.0, 7600.0  # mel bands and their range in Hz
+PIECE = 8 * RATE  # samples that are worked on at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sound:
+    """A sound as it was heard, one entry per moment of 10 ms; of an unfinished last moment nothing is kept.
+
+    Attributes:
+        sample_rate: Of the file, before anything was done to it.
+        channels: Of the file.
+        start_s: Time of the first sample, in the file's clock.
+        power: Mean square of all channels; 1 is full scale.
+        mel: Power per mel band, the mean of the channels; bands sum to about the power between 60 and 7,600 Hz.
+        edge: Largest |third difference| of neighbouring samples at 16 kHz in any channel.
+    """
+
+    sample_rate: int
+    channels: int
+    start_s: float
+    power: Float[np.ndarray, " M"]
+    mel: Float32[np.ndarray, "M bands"]
+    edge: Float[np.ndarray, " M"]
+
+    @property
+    def times(self) -> Float[np.ndarray, " M"]:
+        """Middle of each moment in seconds, in the file's clock."""
+        return self.start_s + (np.arange(len(self.power)) + 0.5) * MOMENT
+
+    @property
+    def stop_s(self) -> float:
+        """Time at which the last moment ends."""
+        return self.start_s + len(self.power) * MOMENT
+
+
+@functools.cache
+def filters() -> Float32[np.ndarray, "bands frequencies"]:
+    """Return triangles that add up to one between the first and the last centre."""
+    import librosa
+
+    return librosa.filters.mel(sr=RATE, n_fft=WINDOW, n_mels=BANDS, fmin=LOWEST, fmax=HIGHEST, norm=None)
+
+
+def centres() -> Float[np.ndarray, " bands"]:
+    """Return the centre of each band in Hz."""
+    import librosa
+
+    return librosa.mel_frequencies(n_mels=BANDS + 2, fmin=LOWEST, fmax=HIGHEST)[1:-1]
+
+
+class Listener:
+    """Listens to samples at 16 kHz, piece after piece, and keeps the numbers of each moment.
+
+    Args:
+        channels: How many.
+    """
+
+    def __init__(self, channels: int) -> None:
+        self._channels = channels
+        # What lies around the moments to come: `MARGIN` samples that were heard, then those not yet worked on.
+        self._waiting = np.zeros((channels, MARGIN), np.float32)
+        self._rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+
+    def hear(self, samples: Float32[np.ndarray, "channels n"]) -> None:
+        """Take the next samples, full scale at 1."""
+        self._waiting = np.concatenate([self._waiting, samples], axis=1)
+        while self._waiting.shape[1] >= PIECE + 2 * MARGIN:
+            self._work(PIECE // HOP)
+
+    def sound(self, *, sample_rate: int, start_s: float) -> Sound | None:
+        """Return what was heard, of a file of that rate that begins then; None if that was not one moment."""
+        self._waiting = np.pad(self._waiting, ((0, 0), (0, MARGIN)))
+        if left := (self._waiting.shape[1] - 2 * MARGIN) // HOP:
+            self._work(left)
+        if not self._rows:
+            return None
+        power, mel, edge = (np.concatenate(parts) for parts in zip(*self._rows, strict=True))
+        return Sound(sample_rate=sample_rate, channels=self._channels, start_s=start_s, power=power, mel=mel, edge=edge)
+
+    def _work(self, moments: int) -> None:
+        """Measure the next moments, all of whose surroundings have been heard."""
+        import librosa
+
+        samples = self._waiting[:, : moments * HOP + 2 * MARGIN]
+        inner = samples[:, MARGIN : MARGIN + moments * HOP].reshape(self._channels, moments, HOP)
+        spectrum = librosa.stft(samples, n_fft=WINDOW, hop_length=HOP, center=False)
+        # A Hann window of n samples holds 3n/8 of a signal's energy; one-sided spectra hold half of it.
+        density = (np.square(np.abs(spectrum)) * np.float32(2 / (0.375 * WINDOW**2))).mean(0)
+        steps = np.abs(np.diff(samples[:, MARGIN - 3 : MARGIN + moments * HOP], n=3, axis=1))
+        self._rows.append(
+            (
+                np.square(inner, dtype=np.float64).mean((0, 2)),
+                (filters() @ density).T,
+                steps.reshape(self._channels, moments, HOP).max((0, 2)).astype(np.float64),
+            )
+        )
+        self._waiting = self._waiting[:, moments * HOP :]

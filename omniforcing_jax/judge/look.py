@@ -1,0 +1,156 @@
+"""What is kept of a picture: a few numbers per frame, never the frames.
+
+Change, brightness and saturation are taken from a small copy of the frame, sharpness from its luma at full size.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+if TYPE_CHECKING:
+    import av
+
+SMALL = 160  # pixels of the longer side of the copy
+LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)  # BT.709
+COARSE = 8  # pixels: the distance that sharpness compares neighbours with
+STILL = 2e-4  # mean |difference| of luma below which a frame is the one before shown again: a 20th of an 8-bit level
+AGAIN = 0.1  # the same as a share of the last step, for frames that a coder did not repeat exactly
+PAUSE = 0.15  # seconds; a picture shown for longer has stopped, whatever the frame rate of what it shows
+FEWEST = 3  # frames; fewer are no moving picture
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A moving picture as it was seen, one entry per frame.
+
+    Attributes:
+        height: Pixels.
+        width: Pixels.
+        times: Seconds at which a frame is shown, in the file's clock.
+        change: Mean |difference of luma| from the frame before, luma in [0, 1]; 0 for the first.
+        event: How little the motion before a frame says about the motion after it, in the same unit: what the step
+            after takes back of the step before (motion reverses, something flashes) plus how much larger or smaller
+            it is (something starts, stops, is hit); near 0 where motion goes on.
+        brightness: Mean luma in [0, 1].
+        saturation: Sum of (largest - smallest) of R, G, B over the sum of the largest, in [0, 1]; not changed by a
+            factor on all three.
+        sharpness: Root mean square difference of neighbouring pixels over that of pixels 8 apart: near 1/8 for a
+            smooth picture, 0.35 for clean edges, 1 for noise; not changed by a factor. NaN for an even colour.
+    """
+
+    height: int
+    width: int
+    times: Float[np.ndarray, " F"]
+    change: Float[np.ndarray, " F"]
+    event: Float[np.ndarray, " F"]
+    brightness: Float[np.ndarray, " F"]
+    saturation: Float[np.ndarray, " F"]
+    sharpness: Float[np.ndarray, " F"]
+
+    @property
+    def frame_s(self) -> float:
+        """Seconds from a frame to the next: the median."""
+        return float(np.median(np.diff(self.times)))
+
+    @property
+    def stop_s(self) -> float:
+        """Time at which the last frame ends."""
+        return float(self.times[-1]) + self.frame_s
+
+
+def sharpness(luma: UInt8[np.ndarray, "H W"]) -> float:
+    """Compare how neighbouring pixels differ with how pixels 8 apart do; see `Picture`."""
+    fine = coarse = 0.0
+    for axis in (0, 1):
+        lines = np.moveaxis(luma, axis, 0).astype(np.int16)
+        apart = min(COARSE, len(lines) - 1)
+        fine += float(np.square(lines[1:] - lines[:-1], dtype=np.float32).mean())
+        coarse += float(np.square(lines[apart:] - lines[:-apart], dtype=np.float32).mean())
+    return float(np.sqrt(fine / coarse)) if coarse else float("nan")
+
+
+class _Motion:
+    """Compares small pictures with the ones before; a frame that is shown again is not a stop.
+
+    The event at a frame is known with the next picture that differs from it, or after a pause.
+    """
+
+    def __init__(self) -> None:
+        self.events: list[float] = []
+        self._before: Float[np.ndarray, "h w"] | None = None
+        self._step: Float[np.ndarray, "h w"] | None = None
+        self._at, self._at_s = 0, 0.0  # index and time of the frame that the next event belongs to
+
+    def follow(self, luma: Float[np.ndarray, "h w"], time_s: float) -> float:
+        """Take the next picture; returns the mean |difference| from the last."""
+        self.events.append(0.0)
+        if self._before is None:
+            self._move_on(luma, None, time_s)
+            return 0.0
+        step = luma - self._before
+        change = float(np.abs(step).mean())
+        last = 0.0 if self._step is None else float(np.abs(self._step).mean())
+        if change < max(STILL, AGAIN * last):
+            if time_s - self._at_s <= PAUSE:
+                return change
+            step = np.zeros_like(step)
+        if self._step is not None:
+            taken_back = np.abs(self._step) + np.abs(step) - np.abs(self._step + step)
+            self.events[self._at] = float(taken_back.mean() + abs(np.abs(step).mean() - last))
+        self._move_on(luma, step, time_s)
+        return change
+
+    def _move_on(self, luma: Float[np.ndarray, "h w"], step: Float[np.ndarray, "h w"] | None, time_s: float) -> None:
+        self._before, self._step = luma, step
+        self._at, self._at_s = len(self.events) - 1, time_s
+
+
+class Watcher:
+    """Looks at frames one after another and keeps their numbers."""
+
+    def __init__(self) -> None:
+        from av.video.reformatter import VideoReformatter
+
+        self._shrink, self._grey = VideoReformatter(), VideoReformatter()
+        self._motion = _Motion()
+        self._rows: list[tuple[float, float, float, float, float]] = []
+        self._size = (0, 0)
+
+    def see(self, frame: "av.VideoFrame", time_s: float) -> None:
+        """Take a look at the next frame, shown at `time_s`; one of another size is scaled to that of the first."""
+        if not self._rows:
+            self._size = (frame.height, frame.width)
+        height, width = self._size
+        scale = min(1.0, SMALL / max(height, width))
+        small = self._shrink.reformat(
+            frame,
+            width=max(2, round(width * scale)),
+            height=max(2, round(height * scale)),
+            format="rgb24",
+            interpolation="AREA",
+        ).to_ndarray()
+        grey = self._grey.reformat(frame, width=width, height=height, format="gray").to_ndarray()
+        luma = small @ (LUMA / 255)
+        largest = small.max(-1)
+        colourful = float((largest - small.min(-1)).sum(dtype=np.int64) / max(1, largest.sum(dtype=np.int64)))
+        change = self._motion.follow(luma, time_s)
+        self._rows.append((time_s, change, float(luma.mean()), colourful, sharpness(grey)))
+
+    def picture(self) -> Picture | None:
+        """Return what was seen; None if that was fewer than three frames."""
+        if len(self._rows) < FEWEST:
+            return None
+        times, change, brightness, saturation, sharp = np.array(self._rows).T
+        height, width = self._size
+        return Picture(
+            height=height,
+            width=width,
+            times=times,
+            change=change,
+            event=np.array(self._motion.events),
+            brightness=brightness,
+            saturation=saturation,
+            sharpness=sharp,
+        )

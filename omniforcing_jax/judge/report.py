@@ -1,0 +1,122 @@
+"""All figures of a file, and those of two files side by side.
+
+    media       name, seconds, frames, frame_rate, width, height, sample_rate, channels, undecodable (packets)
+    synchrony   lag_ms, correlation, confidence (synchrony.py)
+    seams       per measure the ratio of borders to other places, and the highest ratio of other phases (seams.py)
+    levels      sound and picture of the whole file (drift.py)
+    drift       the same in the first and the last seconds, and the change; null if two windows do not fit
+
+What cannot be judged is null: all of the sound's figures if there is none, and so on.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from omniforcing_jax.judge import drift
+from omniforcing_jax.judge.look import Picture
+from omniforcing_jax.judge.read import Media
+from omniforcing_jax.judge.seams import Blocks, Profile, picture_profiles, sound_profiles
+from omniforcing_jax.judge.synchrony import correlate, measure_synchrony
+
+UNSEEN_FRAME_S = 1 / 24  # length of the frames that the first block is counted in, if there is no picture
+
+Profiles = dict[str, Profile | None]
+
+
+def describe(media: Media) -> dict[str, Any]:
+    """Say what a file holds."""
+    picture, sound = media.picture, media.sound
+    return {
+        "name": media.name,
+        "seconds": media.stop_s - media.start_s,
+        "frames": None if picture is None else len(picture.times),
+        "frame_rate": None if picture is None else 1 / picture.frame_s,
+        "width": None if picture is None else picture.width,
+        "height": None if picture is None else picture.height,
+        "sample_rate": None if sound is None else sound.sample_rate,
+        "channels": None if sound is None else sound.channels,
+        "undecodable": media.undecodable,
+    }
+
+
+def find_seams(media: Media, blocks: Blocks) -> dict[str, Profiles | None]:
+    """Compare borders of blocks with other places, in `picture` and in `sound`; None for a stream that is missing."""
+    picture, sound = media.picture, media.sound
+    start_s, frame_s = _first_frame(picture, media)
+    return {
+        "picture": None if picture is None else picture_profiles(picture, blocks),
+        "sound": None if sound is None else sound_profiles(sound, blocks, start_s, frame_s),
+    }
+
+
+def _first_frame(picture: Picture | None, media: Media) -> tuple[float, float]:
+    return (media.start_s, UNSEEN_FRAME_S) if picture is None else (float(picture.times[0]), picture.frame_s)
+
+
+def _state(media: Media, window: drift.Window) -> dict[str, drift.Figures | None]:
+    return {
+        "picture": None if media.picture is None else drift.picture_state(media.picture, window),
+        "sound": None if media.sound is None else drift.sound_state(media.sound, window),
+    }
+
+
+def _measure_drift(media: Media) -> dict[str, Any] | None:
+    windows = drift.ends(media.start_s, media.stop_s)
+    if windows is None:
+        return None
+    first, last = (_state(media, window) for window in windows)
+    table: dict[str, Any] = {"window_s": windows[0][1] - windows[0][0]}
+    for stream, before in first.items():
+        after = last[stream]
+        table[stream] = None if before is None or after is None else drift.compare(before, after)
+    return table
+
+
+def judge(media: Media, blocks: Blocks) -> dict[str, Any]:
+    """Return all figures of a file; see the head of this module."""
+    picture, sound = media.picture, media.sound
+    correlation = None if picture is None or sound is None else correlate(picture, sound)
+    seams = {
+        stream: profiles and {name: None if profile is None else profile.figure() for name, profile in profiles.items()}
+        for stream, profiles in find_seams(media, blocks).items()
+    }
+    return {
+        "media": describe(media),
+        "synchrony": measure_synchrony(correlation),
+        "seams": {"block_seconds": blocks.seconds, "first_block_frames": blocks.first_frames, **seams},
+        "levels": _state(media, (media.start_s, media.stop_s)),
+        "drift": _measure_drift(media),
+    }
+
+
+def subtract(figures: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[str, Any]:
+    """Return figures - reference, leaf by leaf; None where either has none, and words are left out."""
+    result: dict[str, Any] = {}
+    for name, value in figures.items():
+        other = reference.get(name)
+        if isinstance(value, Mapping) and isinstance(other, Mapping):
+            result[name] = subtract(value, other)
+        elif isinstance(value, int | float) and isinstance(other, int | float):
+            result[name] = value - other
+        elif not isinstance(value, str):
+            result[name] = None
+    return result
+
+
+def summarise(figures: Mapping[str, Any]) -> str:
+    """Say the most telling figures in a line."""
+    media, sync = figures["media"], figures["synchrony"]
+    parts = [f"{media['seconds']:.1f} s"]
+    if sync is not None:
+        parts.append(f"sound {sync['lag_ms']:+.0f} ms (correlation {sync['correlation']:.2f})")
+    for stream in ("picture", "sound"):
+        ratios = {name: figure for name, figure in (figures["seams"][stream] or {}).items() if figure is not None}
+        if ratios:
+            name, worst = max(ratios.items(), key=lambda item: item[1]["ratio"] / item[1]["highest_elsewhere"])
+            parts.append(f"{stream} seams {name} x{worst['ratio']:.2f} (elsewhere to {worst['highest_elsewhere']:.2f})")
+    if figures["drift"] is not None:
+        for stream, name in (("sound", "loudness_db"), ("picture", "saturation"), ("picture", "sharpness")):
+            change = ((figures["drift"][stream] or {}).get(name) or {}).get("change")
+            if change is not None:
+                parts.append(f"{name.removesuffix('_db')} {change:+.2f}{' dB' if name.endswith('_db') else ''}")
+    return f"{media['name']}: {', '.join(parts)}"

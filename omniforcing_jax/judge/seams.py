@@ -1,0 +1,171 @@
+"""Can one see and hear where one block ends and the next begins.
+
+Each measure is a size per place (a frame, or a moment of sound) that a seam makes stand out from its neighbours on
+both sides. Borders are then compared with all other places of the same period: a figure is the geometric mean at the
+borders over that at other phases, so that one onset or cut which happens to fall on a border does not decide.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from omniforcing_jax.judge.listen import MOMENT, Sound
+from omniforcing_jax.judge.look import Picture
+from omniforcing_jax.judge.synchrony import QUIET
+
+FEWEST = 2  # borders; one alone cannot be told from what happens there
+FEWEST_PHASES = 8  # places of a period
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blocks:
+    """Where one block ends and the next begins.
+
+    Attributes:
+        seconds: Length of every block but the first.
+        first_frames: Frames of the first block.
+    """
+
+    seconds: float = 1.0
+    first_frames: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.seconds < float("inf"):
+            raise ValueError(f"block-seconds={self.seconds}: must be positive")
+        if self.first_frames < 1:
+            raise ValueError(f"first-block-frames={self.first_frames}: must be positive")
+
+    def borders(self, start_s: float, stop_s: float, frame_s: float) -> Float[np.ndarray, " borders"]:
+        """Return the borders inside a clip with frames of that length, in seconds."""
+        return np.arange(start_s + self.first_frames * frame_s, stop_s - frame_s / 2, self.seconds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """How places of one measure are compared.
+
+    Attributes:
+        step_s: Seconds from one place to the next.
+        near: Places that a seam may be off its border; the worst counts.
+        gap: Places beside a place that what stands out there may reach to.
+        width: Places beyond them, on either side, that it is compared with.
+        floor: Size that does not stand out from nothing.
+    """
+
+    step_s: float
+    near: int
+    gap: int
+    width: int
+    floor: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """How much places stand out, by their phase in the period of the blocks.
+
+    Attributes:
+        step_s: Seconds from one phase to the next; the first is the border.
+        ratios: Geometric mean at that phase over that of the phases far from the border.
+        far: Which phases are far from the border.
+    """
+
+    step_s: float
+    ratios: Float[np.ndarray, " phases"]
+    far: Bool[np.ndarray, " phases"]
+
+    def figure(self) -> dict[str, float]:
+        """Return the ratio at the border (1: as anywhere), and the highest at any phase far from it: chance."""
+        return {"ratio": float(self.ratios[0]), "highest_elsewhere": float(self.ratios[self.far].max())}
+
+
+def stand_out(sizes: Float[np.ndarray, " n"], kind: Kind) -> Float[np.ndarray, " n"]:
+    """Return the logarithm of each size over the greater of the medians before and after it."""
+    from numpy.lib.stride_tricks import sliding_window_view
+
+    reach = kind.gap + kind.width
+    padded = np.pad(sizes, reach, mode="reflect" if len(sizes) > reach else "edge")
+    medians = np.median(sliding_window_view(padded, kind.width), axis=1)
+    before, after = medians[: len(sizes)], medians[reach + kind.gap + 1 :][: len(sizes)]
+    return np.log((sizes + kind.floor) / (np.maximum(before, after) + kind.floor))
+
+
+def profile(
+    sizes: Float[np.ndarray, " n"], places: Int[np.ndarray, " borders"], period: int, kind: Kind
+) -> Profile | None:
+    """Compare borders with other phases; None if there are too few of either.
+
+    Args:
+        sizes: How large a step each place is.
+        places: Index of each border.
+        period: Places from one border to the next, rounded.
+        kind: How to compare.
+    """
+    from scipy.ndimage import maximum_filter1d
+
+    if len(places) < FEWEST or period < FEWEST_PHASES:
+        return None
+    excess = maximum_filter1d(stand_out(sizes, kind), 2 * kind.near + 1)
+    phases = np.arange(period)
+    index = places[:, None] + phases
+    inside = index < len(excess)
+    totals = np.where(inside, excess[np.minimum(index, len(excess) - 1)], 0).sum(0)
+    means = totals / np.maximum(1, inside.sum(0))
+    apart = np.minimum(phases, period - phases)
+    far = (apart > 2 * kind.near + kind.gap) & inside.any(0)
+    if not far.any():
+        return None
+    return Profile(step_s=kind.step_s, ratios=np.exp(means - means[far].mean()), far=far)
+
+
+def picture_profiles(picture: Picture, blocks: Blocks) -> dict[str, Profile | None]:
+    """Compare steps of the picture at borders and elsewhere.
+
+    `change` is the mean |difference| of luma from frame to frame, `brightness` the step of its mean, `sharpness` the
+    step of the logarithm of sharpness.
+    """
+    frame_s = picture.frame_s
+    borders = blocks.borders(float(picture.times[0]), picture.stop_s, frame_s)
+    places = np.searchsorted(picture.times, borders - frame_s / 2)
+    sharp = np.log(np.nan_to_num(picture.sharpness, nan=1.0))
+    sizes = {
+        "change": (picture.change, 1e-3),
+        "brightness": (np.abs(np.diff(picture.brightness, prepend=picture.brightness[0])), 2.5e-4),
+        "sharpness": (np.abs(np.diff(sharp, prepend=sharp[0])), 1e-2),
+    }
+    period = round(blocks.seconds / frame_s)
+    return {
+        name: profile(size, places, period, Kind(step_s=frame_s, near=0, gap=0, width=4, floor=floor))
+        for name, (size, floor) in sizes.items()
+    }
+
+
+def spectrum_steps(sound: Sound, moments: int = 4) -> Float[np.ndarray, " M"]:
+    """Return how many dB the mel bands differ, on average, between a few moments from each on and as many before."""
+    total = np.cumsum(np.pad(sound.mel, ((moments + 1, moments), (0, 0)), mode="edge"), axis=0, dtype=np.float64)
+    means = 10 * np.log10(np.maximum((total[moments:] - total[:-moments]) / moments, QUIET))
+    count = len(sound.mel)
+    return np.abs(means[moments : moments + count] - means[:count]).mean(1)
+
+
+def sound_profiles(sound: Sound, blocks: Blocks, start_s: float, frame_s: float) -> dict[str, Profile | None]:
+    """Compare steps of the sound at borders and elsewhere, to 10 ms.
+
+    `click` is the largest third difference of samples, `spectrum` the step of the mel bands in dB.
+
+    Args:
+        sound: The sound.
+        blocks: Their lengths.
+        start_s: When the first block begins: the picture's start if there is one.
+        frame_s: Length of the frames that `blocks` counts.
+    """
+    borders = blocks.borders(start_s, sound.stop_s, frame_s)
+    places = np.floor((borders - sound.start_s) / MOMENT + 1e-6).astype(np.int64)
+    places = places[places >= 0]
+    period = round(blocks.seconds / MOMENT)
+    click = Kind(step_s=MOMENT, near=1, gap=3, width=8, floor=1e-3)
+    spectrum = Kind(step_s=MOMENT, near=1, gap=4, width=8, floor=0.5)
+    return {
+        "click": profile(sound.edge, places, period, click),
+        "spectrum": profile(spectrum_steps(sound), places, period, spectrum),
+    }
