@@ -1,6 +1,7 @@
 """The command line: what can be asked, and how a bad request is answered.
 
-    python -m omniforcing_jax stream --prompt TEXT --seconds S --out FILE.mp4
+    python -m omniforcing_jax stream --prompt TEXT --seconds S --out FILE.mp4 [--save-state DIR]
+    python -m omniforcing_jax stream --resume DIR --seconds MORE --out FILE.mp4
     python -m omniforcing_jax sample --prompt TEXT --seconds S --out FILE.mp4
     python -m omniforcing_jax bench stream --blocks K --json FILE
     python -m omniforcing_jax judge FILE.mp4 --json FILE
@@ -30,12 +31,12 @@ DType = Literal["float32", "bfloat16"]
 class Stream:
     """Stream picture and sound from a causal student into a file that can be played while it grows."""
 
-    prompt: str
-    """What to show."""
     seconds: float
-    """Length in whole seconds; the clip has one frame more."""
+    """Length in whole seconds; the clip has one frame more. With --resume: how much longer."""
     out: Path
-    """MP4 file to write."""
+    """MP4 file to write; its clock is the stream's, so with --resume it begins where the state was saved."""
+    prompt: str | None = None
+    """What to show; with --resume it is in the state."""
     seed: int = 0
     """Of all noise."""
     weights: Path = CHIME / "student"
@@ -52,6 +53,10 @@ class Stream:
     """Type to compute in."""
     contexts: Path | None = None
     """Safetensors file of text contexts (video, audio, mask) instead of the weights' own text encoder."""
+    save_state: Path | None = None
+    """Folder to save the stream to, at its end or at Ctrl-C, so that it can go on."""
+    resume: Path | None = None
+    """Folder of a saved stream to go on with, bit by bit as if it had never ended."""
 
 
 @dataclass(frozen=True, kw_only=True)

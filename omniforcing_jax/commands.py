@@ -1,11 +1,14 @@
 """The commands `stream`, `sample` and `judge`: from a request that was understood to a file and a few figures."""
 
+import contextlib
 import dataclasses
 import json
 import os
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,8 +31,10 @@ from omniforcing_jax.stream.mux import Mp4Writer, Overlapped, check_writable, wr
 from omniforcing_jax.stream.open import plan_stream, start_stream
 from omniforcing_jax.stream.request import load
 from omniforcing_jax.stream.sampler import ChunkStream
+from omniforcing_jax.stream.saved import check_folder, read_saved, resume, save
 
 PLAIN_LINE_EVERY_S = 5.0
+SAVED_WITH_THE_STATE = ("prompt", "seed", "height", "width", "window", "steps", "dtype", "contexts")
 
 
 @dataclass
@@ -67,10 +72,18 @@ def prepare_stream(command: Stream) -> Callable[[], None]:
         ValueError: in one line, whatever is wrong with the request.
     """
     check_writable(command.out)
-    dtype = jnp.dtype(command.dtype)
+    if command.save_state is not None:
+        check_folder(command.save_state)
+    stream = _open(command) if command.resume is None else _resume(command, command.resume)
+    return lambda: run_stream(stream, command)
+
+
+def _open(command: Stream) -> ChunkStream:
+    require(command.prompt is not None, "prompt", None, "give --prompt, or --resume with a saved state")
+    prompt, dtype = str(command.prompt), jnp.dtype(command.dtype)
     plan = plan_stream(
         command.weights,
-        command.prompt,
+        prompt,
         command.seconds,
         height=command.height,
         width=command.width,
@@ -80,13 +93,28 @@ def prepare_stream(command: Stream) -> Callable[[], None]:
         contexts=command.contexts,
     )
     pipeline = load(command.weights, plan.config, dtype)
-    stream = start_stream(pipeline, plan, command.prompt, command.seed, command.contexts)
-    return lambda: run_stream(stream, command)
+    return start_stream(pipeline, plan, prompt, command.seed, command.contexts)
+
+
+def _resume(command: Stream, folder: Path) -> ChunkStream:
+    """Go on with a saved stream; what was saved with it cannot be asked for anew, except for the same prompt."""
+    defaults = {field.name: field.default for field in dataclasses.fields(Stream)}
+    given = [name for name in SAVED_WITH_THE_STATE if getattr(command, name) != defaults[name]]
+    saved, _ = read_saved(folder)
+    if command.prompt is not None and saved.prompts == (command.prompt,):
+        given.remove("prompt")
+    for name in given:
+        require(False, name, getattr(command, name), f"the state in {folder} has its own, leave --{name} out")
+    stream = resume(folder, command.weights, command.seconds)
+    if not isinstance(stream, ChunkStream):
+        raise ValueError(f"{folder}: holds a batch of {stream.rows} streams, one file takes one stream")
+    return stream
 
 
 def run_stream(stream: ChunkStream, command: Stream) -> None:
-    """Write the stream to its file, and say how fast it was."""
-    pace = Pace()
+    """Write the stream to its file, save it where that was asked for, and say how fast it was."""
+    pace, end = Pace(), stream.blocks
+    chunks = stream if command.save_state is None else _saving(stream, command.save_state)
     height, width = stream.picture_size
     with (
         Mp4Writer(
@@ -94,12 +122,45 @@ def run_stream(stream: ChunkStream, command: Stream) -> None:
         ) as out,
         Overlapped(out.write) as write,
     ):
-        for chunk in _watched(stream, pace):
+        for chunk in _watched(chunks, stream, end, pace):
             write(chunk)
     print(f"{command.out}: {pace.frames} frames; first chunk {pace.first_chunk_s:.2f} s after start, {pace}")
 
 
-def _watched(stream: ChunkStream, pace: Pace) -> Iterator[Chunk]:
+def _saving(stream: ChunkStream, folder: Path) -> Iterator[Chunk]:
+    """Pass chunks on and save the stream at its end, or after the block at which Ctrl-C asked to end.
+
+    The stream is made endless and cut here, so that its last block is committed like the others.
+    """
+    end, stream.blocks = stream.blocks, None
+    with _ctrl_c_noted() as noted:
+        while stream.state.block != end and not noted.is_set():
+            yield next(stream)
+        save(stream, folder)
+    print(f"{folder}: saved after block {stream.state.block - 1}; go on with --resume {folder}", file=sys.stderr)
+    if (tail := stream.close()) is not None:
+        yield tail
+    if noted.is_set():
+        raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _ctrl_c_noted() -> Iterator[threading.Event]:
+    """Note the first Ctrl-C instead of interrupting in the middle of a block, whose buffers would be half used."""
+    noted = threading.Event()
+
+    def note(number: int, frame: object) -> None:
+        noted.set()
+        signal.signal(signal.SIGINT, before)  # a second one interrupts
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _watched(chunks: Iterable[Chunk], stream: ChunkStream, end: int | None, pace: Pace) -> Iterator[Chunk]:
     """Pass chunks on, with a live line on a terminal and a plain one every few seconds elsewhere."""
     console = Console(stderr=True)
     columns = (
@@ -108,13 +169,13 @@ def _watched(stream: ChunkStream, pace: Pace) -> Iterator[Chunk]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task, said = progress.add_task("", total=stream.blocks), time.monotonic()
-        for chunk in stream:
+        task, said = progress.add_task("", total=end), time.monotonic()
+        for chunk in chunks:
             pace.count(chunk)
             progress.update(task, completed=stream.state.block, description=str(pace))
             if progress.disable and time.monotonic() - said > PLAIN_LINE_EVERY_S:
                 said = time.monotonic()
-                print(f"block {stream.state.block} of {stream.blocks}: {pace}", file=sys.stderr, flush=True)
+                print(f"block {stream.state.block} of {end}: {pace}", file=sys.stderr, flush=True)
             yield chunk
 
 

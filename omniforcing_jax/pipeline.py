@@ -126,6 +126,16 @@ class Pipeline:
         }
         return named if config.words is None else {**named, "text": (self.words, config.words)}
 
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Tells these weights, in the type that they are loaded in, from all others."""
+        return weights.fingerprint({name: values for name, (values, _) in self.parts.items()})
+
+
+def describe(config: PipelineConfig) -> dict[str, Any]:
+    """Return the configs of all components as JSON values, by their names on disk."""
+    return {name: _to_dict(part) for name, (_, part) in abstract_pipeline(config).parts.items()}
+
 
 def assemble(config: PipelineConfig, parts: Mapping[str, PyTree]) -> Pipeline:
     """Build a pipeline from the values of its components, by their names on disk."""

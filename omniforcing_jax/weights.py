@@ -10,6 +10,7 @@ lies in a config is read here and understood elsewhere. Source: DESIGN 6.
       video_vae/..., audio_vae/..., vocoder/..., text/...
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -76,6 +77,15 @@ def _list_names(fault: str, names: list[str]) -> str:
         return ""
     more = f" and {len(names) - NAMED_AT_MOST} more" if len(names) > NAMED_AT_MOST else ""
     return f"{fault} {', '.join(names[:NAMED_AT_MOST])}{more}"
+
+
+def fingerprint(tree: PyTree) -> str:
+    """Hash names, types, shapes and every byte of all leaves (sha256, hex); leaf by leaf they come to the host."""
+    digest = hashlib.sha256()
+    for name, leaf in name_leaves(tree).items():
+        digest.update(f"{name} {leaf.dtype} {tuple(leaf.shape)}\n".encode())
+        digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def save_component(

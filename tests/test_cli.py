@@ -2,16 +2,19 @@
 
 import json
 import shutil
+import signal
 
 import av
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from tiny_stream import PROMPT, folders
+from tiny_stream import PROMPT, folders, student
 
 from omniforcing_jax import machine
 from omniforcing_jax.cli import main
-from omniforcing_jax.stream import request
+from omniforcing_jax.stream import open_stream, request, resume, save
+from omniforcing_jax.stream.mux import Mp4Writer
+from omniforcing_jax.stream.saved import read_saved
 
 
 @pytest.fixture(autouse=True)
@@ -215,6 +218,76 @@ def test_stream_writes_a_file_and_says_how_fast_it_was(capsys, tmp_path):
     video, audio = lengths(tmp_path / "a.mp4")
     assert video == pytest.approx(49 / 24, abs=1e-3)
     assert abs(video - audio) <= 0.05
+
+
+def test_a_saved_stream_goes_on_in_another_file_at_its_own_time(capsys, tmp_path):
+    state, more = tmp_path / "state", tmp_path / "b.mp4"
+    assert main([str(a) for a in stream(tmp_path, "--save-state", state)]) == 0
+    assert f"go on with --resume {state}" in capsys.readouterr().err
+    assert lengths(tmp_path / "a.mp4")[0] == pytest.approx(49 / 24, abs=1e-3)
+    rest = ["--seconds", 1, "--out", more, "--weights", folders() / "student", "--resume", state]
+    assert main([str(a) for a in ["stream", *rest, "--save-state", state]]) == 0
+    assert "24 frames" in capsys.readouterr().out
+    with av.open(str(more)) as file:
+        times = [frame.time for frame in file.decode(video=0)]
+    assert len(times) == 24
+    assert times[0] == pytest.approx(49 / 24, abs=2e-3)  # the container counts time in milliseconds
+    assert read_saved(state)[0].block == 4
+
+
+@pytest.fixture
+def saved_state(tmp_path):
+    """A stream that was saved before its first block."""
+    save(open_stream(student(), PROMPT), tmp_path / "state")
+    return tmp_path / "state"
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        (["--prompt", "a green ball"], ["prompt='a green ball'", "leave --prompt out"]),
+        (["--seed", 4], ["seed=4", "leave --seed out"]),
+        (["--dtype", "bfloat16"], ["dtype='bfloat16'"]),
+        (["--seconds", 1.5], ["seconds=1.5"]),
+        (["--weights", folders() / "teacher"], ["`sample`"]),
+        (["--resume", "nowhere"], ["nowhere/state.json", "No such file"]),
+        (["--save-state", "nowhere/state"], ["cannot write nowhere/state"]),
+    ],
+)
+def test_a_saved_stream_that_cannot_go_on_so_is_refused(capsys, tmp_path, saved_state, no_work, more, named):
+    rest = ["--seconds", 1, "--out", tmp_path / "b.mp4", "--weights", folders() / "student"]
+    line = refusal(capsys, ["stream", *rest, "--resume", saved_state, *more])
+    assert all(name in line for name in named), line
+
+
+def test_a_batch_is_not_written_to_one_file(capsys, tmp_path):
+    save(open_stream(student(), [PROMPT]), tmp_path / "state")
+    rest = ["--seconds", 1, "--out", tmp_path / "b.mp4", "--weights", folders() / "student"]
+    assert "holds a batch of 1" in refusal(capsys, ["stream", *rest, "--resume", tmp_path / "state"])
+
+
+def test_a_stream_without_prompt_is_refused(capsys, tmp_path, no_work):
+    rest = ["--seconds", 1, "--out", tmp_path / "b.mp4", "--weights", folders() / "student"]
+    assert all(flag in refusal(capsys, ["stream", *rest]) for flag in ("--prompt", "--resume"))
+
+
+def test_ctrl_c_ends_a_stream_after_a_whole_block_and_saves_it(monkeypatch, tmp_path):
+    state = tmp_path / "state"
+    write, written = Mp4Writer.write, []
+
+    def interrupted(writer, chunk):
+        written.append(chunk.index)
+        if chunk.index == 1:
+            signal.raise_signal(signal.SIGINT)
+        write(writer, chunk)
+
+    monkeypatch.setattr(Mp4Writer, "write", interrupted)
+    assert main([str(a) for a in stream(tmp_path, "--save-state", state, seconds=3600)]) == 130
+    saved, _ = read_saved(state)
+    assert saved.block in (2, 3)  # the writer works while the next block is made
+    assert written == list(range(saved.block + 1))  # the last one is the tail of the sound
+    rest = resume(state, student())
+    assert next(rest).index == saved.block
 
 
 def test_a_stream_reads_contexts_from_a_file(tmp_path):

@@ -49,6 +49,8 @@ def check_writable(path: str | os.PathLike[str]) -> None:
 class Mp4Writer:
     """A growing MP4 file; a context manager that closes it in a playable state.
 
+    Its clock is that of the chunks: a file whose first chunk is from the middle of a stream begins at that time.
+
     Args:
         path: The file; replaced if it exists.
         height: Of the picture, even.
@@ -67,11 +69,15 @@ class Mp4Writer:
         self._audio: Any = self._file.add_stream("aac", rate=sample_rate, layout="stereo")
         self._audio.bit_rate = _AUDIO_BITS_PER_S
         self._frame_time = Fraction(1, frame_rate)  # not the stream's own time base: the container changes that
-        self._frames = 0
-        self._samples = 0
+        self._frames = self._samples = 0
+        self._is_empty = True
 
     def write(self, chunk: Chunk) -> None:
         """Encode a chunk and hand it to the container; its key frame puts the block before on disk."""
+        if self._is_empty:
+            self._frames = round(chunk.video_start_s / self._frame_time)
+            self._samples = round(chunk.audio_start_s * chunk.sample_rate)
+            self._is_empty = False
         self._write_video(chunk.video)
         self._write_audio(chunk.audio)
 

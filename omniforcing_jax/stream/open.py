@@ -1,16 +1,18 @@
 """From a request to a stream: check everything, load, project the text."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, TypedDict, Unpack, overload
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import DTypeLike
 
-from omniforcing_jax.config import SamplerConfig
+from omniforcing_jax.config import SamplerConfig, require
 from omniforcing_jax.layout import latent_frames
 from omniforcing_jax.pipeline import Pipeline, PipelineConfig, abstract_pipeline
 from omniforcing_jax.rollout import Setting, make_cache, make_prompt
 from omniforcing_jax.stream import request
+from omniforcing_jax.stream.batch import BatchStream
 from omniforcing_jax.stream.decode import decode_video
 from omniforcing_jax.stream.sampler import ChunkStream, Trace, start_state
 
@@ -29,9 +31,13 @@ class StreamPlan(NamedTuple):
     blocks: int | None
 
 
+Prompts = str | Sequence[str]
+"""What to show: one prompt, or one for each row of a batch."""
+
+
 def plan_stream(
     weights: request.Weights,
-    prompt: str,
+    prompt: Prompts,
     seconds: int | float | None,
     *,
     height: int | None = None,
@@ -50,10 +56,10 @@ def plan_stream(
     sampler = request.adjust_sampler(request.student_sampler(config), window, steps)
     grid = config.grid(height or config.resolution[0], width or config.resolution[1])
     blocks = None if seconds is None else count_blocks(sampler, seconds)
-    request.check_text(config, [prompt], contexts)
+    request.check_text(config, list_rows(prompt), contexts)
     setting = Setting(config.model, sampler, grid, jnp.dtype(dtype))
     loaded = isinstance(weights, Pipeline)
-    request.check_memory(config, dtype, loaded, _working_bytes(config, setting))
+    request.check_memory(config, dtype, loaded, working_bytes(config, setting, len(list_rows(prompt))))
     return StreamPlan(config, setting, blocks)
 
 
@@ -66,11 +72,65 @@ def count_blocks(sampler: SamplerConfig, seconds: int | float) -> int:
     return sampler.layout.block_count(latent_frames(sampler.layout.frames_for(seconds)))
 
 
+def list_rows(prompt: Prompts) -> tuple[str, ...]:
+    """List the prompts of all rows.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    rows = (prompt,) if isinstance(prompt, str) else tuple(prompt)
+    require(len(rows) > 0, "prompt", prompt, "must be one prompt or a sequence of at least one")
+    return rows
+
+
+def list_seeds(seed: int | Sequence[int], rows: int) -> tuple[int, ...]:
+    """List the seeds of all rows: row i of a batch with one seed has seed + i.
+
+    Raises:
+        ValueError: if there are more or fewer than rows.
+    """
+    seeds = tuple(range(seed, seed + rows)) if isinstance(seed, int) else tuple(seed)
+    require(len(seeds) == rows, "seed", seed, f"must be one number or one for each of {rows} prompts")
+    return seeds
+
+
+class Options(TypedDict, total=False):
+    """What may be given to `open_stream` by name only."""
+
+    height: int | None
+    width: int | None
+    window: int | None
+    steps: int | None
+    dtype: DTypeLike
+    contexts: request.TextSource
+    trace: Trace
+
+
+@overload
 def open_stream(
     weights: request.Weights,
     prompt: str,
     seconds: int | float | None = None,
     seed: int = 0,
+    **options: Unpack[Options],
+) -> ChunkStream: ...
+
+
+@overload
+def open_stream(
+    weights: request.Weights,
+    prompt: list[str] | tuple[str, ...],
+    seconds: int | float | None = None,
+    seed: int | Sequence[int] = 0,
+    **options: Unpack[Options],
+) -> BatchStream: ...
+
+
+def open_stream(
+    weights: request.Weights,
+    prompt: Prompts,
+    seconds: int | float | None = None,
+    seed: int | Sequence[int] = 0,
     *,
     height: int | None = None,
     width: int | None = None,
@@ -79,14 +139,15 @@ def open_stream(
     dtype: DTypeLike = jnp.float32,
     contexts: request.TextSource = None,
     trace: Trace = lambda step, block, outputs: None,
-) -> ChunkStream:
+) -> ChunkStream | BatchStream:
     """Open a stream of chunks; the first block is made when the first chunk is asked for.
 
     Args:
         weights: A weights folder, or a loaded pipeline.
-        prompt: What to show.
+        prompt: What to show. A sequence of prompts makes a batch on one clock: a `BatchStream`, whose row i is the
+            stream of prompt i and seed i, whatever its neighbours are (to rounding: 1e-5 of a latent).
         seconds: Length in whole seconds (the stream has one frame more); None never ends.
-        seed: Of all noise.
+        seed: Of all noise; of a batch one for each row, or a number that row i adds i to.
         height: Of the picture, in pixels; by default what the weights were trained at.
         width: Of the picture, in pixels; by default what the weights were trained at.
         window: Blocks that a block may see, itself included; 0 fills the horizon; by default the weights' own.
@@ -98,6 +159,8 @@ def open_stream(
     Raises:
         ValueError: in one line and before any work, whatever is wrong with the request.
     """
+    rows = list_rows(prompt)
+    seeds = list_seeds(seed, len(rows))
     plan = plan_stream(
         weights,
         prompt,
@@ -109,7 +172,8 @@ def open_stream(
         dtype=dtype,
         contexts=contexts,
     )
-    return start_stream(request.load(weights, plan.config, dtype), plan, prompt, seed, contexts, trace)
+    stream = _start_rows(request.load(weights, plan.config, dtype), plan, rows, seeds, contexts, trace)
+    return stream if isinstance(prompt, str) else BatchStream(stream)
 
 
 def start_stream(
@@ -121,18 +185,29 @@ def start_stream(
     trace: Trace = lambda step, block, outputs: None,
 ) -> ChunkStream:
     """Start a planned stream of a loaded pipeline."""
-    features = request.encode_text(pipeline, [prompt], contexts)
+    return _start_rows(pipeline, plan, (prompt,), (seed,), contexts, trace)
+
+
+def _start_rows(
+    pipeline: Pipeline,
+    plan: StreamPlan,
+    prompts: tuple[str, ...],
+    seeds: tuple[int, ...],
+    contexts: request.TextSource,
+    trace: Trace,
+) -> ChunkStream:
+    features = request.encode_text(pipeline, prompts, contexts)
     text = make_prompt(pipeline.transformer, *features, setting=plan.setting)
     trace("text", 0, text)
-    return ChunkStream(pipeline, plan.setting, start_state(plan.setting, text, seed), plan.blocks, trace)
+    return ChunkStream(pipeline, plan.setting, start_state(plan.setting, text, seeds, prompts), plan.blocks, trace)
 
 
-def _working_bytes(config: PipelineConfig, setting: Setting) -> dict[str, int]:
+def working_bytes(config: PipelineConfig, setting: Setting, rows: int) -> dict[str, int]:
     """Count what a stream holds besides its weights: shapes only, nothing is computed."""
     shapes = abstract_pipeline(config, setting.dtype)
-    cache = jax.eval_shape(lambda: make_cache(setting, 1))
+    cache = jax.eval_shape(lambda: make_cache(setting, rows))
     step = setting.sampler.layout.step_v * setting.grid[0] * setting.grid[1]
-    tokens = jax.ShapeDtypeStruct((1, step, setting.config.video.latent_channels), jnp.float32)
+    tokens = jax.ShapeDtypeStruct((rows, step, setting.config.video.latent_channels), jnp.float32)
     pixels, carry = jax.eval_shape(
         lambda codecs, tokens: decode_video(codecs, tokens, None, grid=setting.grid, dtype=setting.dtype),
         shapes.codecs,
@@ -141,5 +216,5 @@ def _working_bytes(config: PipelineConfig, setting: Setting) -> dict[str, int]:
     return {
         "cache": request.count_bytes(cache),
         "decoder": request.count_bytes((pixels, carry)),
-        "attention": request.score_bytes(config, 1, step, step + cache.video.total),
+        "attention": request.score_bytes(config, rows, step, step + cache.video.total),
     }

@@ -8,10 +8,11 @@ the next block begin at once. Nothing here waits for the device except for the p
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jaxtyping import PyTree
@@ -43,10 +44,11 @@ class StreamState:
     Attributes:
         cache: What the network remembers.
         prompt: Text keys and values.
-        keys: PRNG key of the request, [1].
+        keys: PRNG key of each row's request, [B].
         picture: Carry of the video decoder; None before block 0.
         sound: Carry of audio decoder and vocoder; None before block 0.
         block: Blocks made so far, an int on the host.
+        prompt_words: What each row's text was made from; for messages and for what is saved, nothing reads it.
     """
 
     cache: Cache
@@ -55,24 +57,30 @@ class StreamState:
     picture: Any
     sound: SoundCarry | None
     block: int
+    prompt_words: tuple[str, ...] = struct.field(pytree_node=False, default=())
 
 
-def start_state(setting: Setting, prompt: Prompt, seed: int) -> StreamState:
-    """Make the state of a stream that has no block yet."""
+def start_state(
+    setting: Setting, prompt: Prompt, seed: int | Sequence[int], prompt_words: tuple[str, ...] = ()
+) -> StreamState:
+    """Make the state of a stream that has no block yet; a sequence of seeds makes as many rows."""
+    keys = [jax.random.split(jax.random.key(each), 1) for each in ([seed] if isinstance(seed, int) else seed)]
     return StreamState(
-        cache=make_cache(setting, 1),
+        cache=make_cache(setting, len(keys)),
         prompt=prompt,
-        keys=jax.random.split(jax.random.key(seed), 1),
+        keys=jnp.concatenate(keys) if len(keys) > 1 else keys[0],
         picture=None,
         sound=None,
         block=0,
+        prompt_words=prompt_words,
     )
 
 
 class ChunkStream(Iterator[Chunk]):
     """Blocks made on demand.
 
-    The chunks of an exhausted stream, the tail of its sound included, add up to the decoded clip.
+    The chunks of an exhausted stream, the tail of its sound included, add up to the decoded clip. Several rows on one
+    clock are made by the same methods (`next_rows`, `close_rows`); `batch.BatchStream` hands them out.
 
     Args:
         pipeline: Weights and codecs.
@@ -107,11 +115,20 @@ class ChunkStream(Iterator[Chunk]):
 
     def __next__(self) -> Chunk:
         """Make one block, or after the last one its tail of sound."""
+        (chunk,) = self.next_rows()
+        return chunk
+
+    def next_rows(self) -> tuple[Chunk, ...]:
+        """Make one block of every row, or after the last one the tails.
+
+        Raises:
+            StopIteration: after the tails.
+        """
         if self._is_closed or self.state.block == self.blocks:
-            tail = self.close()
-            if tail is None:
+            tails = self.close_rows()
+            if tails is None:
                 raise StopIteration
-            return tail
+            return tails
         return self._advance()
 
     def close(self) -> Chunk | None:
@@ -119,6 +136,11 @@ class ChunkStream(Iterator[Chunk]):
 
         None if the stream had ended before, or never began.
         """
+        tails = self.close_rows()
+        return None if tails is None else tails[0]
+
+    def close_rows(self) -> tuple[Chunk, ...] | None:
+        """End the stream and return the tail of every row, as `close`."""
         if self._is_closed or self.state.sound is None:
             self._is_closed = True
             return None
@@ -126,11 +148,11 @@ class ChunkStream(Iterator[Chunk]):
         audio = flush_audio(self.pipeline.codecs, self.state.sound)
         block = self.setting.sampler.layout.block(self.state.block - 1)
         height, width = self.picture_size
-        return self._chunk(
+        return self._chunks(
             self.state.block,
-            np.zeros((0, height, width, 3), np.uint8),
+            np.zeros((len(audio), 0, height, width, 3), np.uint8),
             pixel_frames(block.video_end),
-            np.asarray(audio)[0],
+            np.asarray(audio),
             self._samples(block.audio_end),
         )
 
@@ -139,7 +161,7 @@ class ChunkStream(Iterator[Chunk]):
         state = jax.tree.map(lambda x: x if isinstance(x, int) else x.copy(), self.state)
         return ChunkStream(self.pipeline, self.setting, state, self.blocks, self.trace)
 
-    def _advance(self) -> Chunk:
+    def _advance(self) -> tuple[Chunk, ...]:
         setting, state, codecs = self.setting, self.state, self.pipeline.codecs
         k, network = state.block, self.pipeline.transformer
         tables = make_tables(setting, k)
@@ -155,15 +177,15 @@ class ChunkStream(Iterator[Chunk]):
         if self._made == 2:  # nothing is compiled after the second block, not even what the end will need
             flush_audio(codecs, sound)
         block = setting.sampler.layout.block(k)
-        chunk = self._chunk(
+        chunks = self._chunks(
             k,
-            np.asarray(pixels)[0],
+            np.asarray(pixels),
             pixel_frames(block.video_start) if k else 0,
-            np.asarray(samples)[0],
+            np.asarray(samples),
             self._samples(block.audio_start) if k else 0,
         )
-        self.trace("copy", k, chunk)
-        return chunk
+        self.trace("copy", k, chunks)
+        return chunks
 
     def _decode(self, codecs: Codecs, latents: Latents, k: int) -> tuple[Any, Any, Any, SoundCarry]:
         """Dispatch both decoders and the copies of what they give."""
@@ -177,16 +199,19 @@ class ChunkStream(Iterator[Chunk]):
         samples.copy_to_host_async()
         return pixels, picture, samples, sound
 
-    def _chunk(self, index: int, video: np.ndarray, frames: int, audio: np.ndarray, samples: int) -> Chunk:
-        """Stamp a chunk; sound that stands before the start of the stream is cut off."""
+    def _chunks(self, index: int, video: np.ndarray, frames: int, audio: np.ndarray, samples: int) -> tuple[Chunk, ...]:
+        """Stamp the chunks of all rows; sound that stands before the start of the stream is cut off."""
         start = samples - self.pipeline.codecs.vocoder_config.delay
-        return Chunk(
-            index=index,
-            video=video,
-            video_start_s=frames / FRAME_RATE,
-            audio=audio[max(0, -start) :],
-            audio_start_s=max(0, start) / self.sample_rate,
-            sample_rate=self.sample_rate,
+        return tuple(
+            Chunk(
+                index=index,
+                video=row_video,
+                video_start_s=frames / FRAME_RATE,
+                audio=row_audio[max(0, -start) :],
+                audio_start_s=max(0, start) / self.sample_rate,
+                sample_rate=self.sample_rate,
+            )
+            for row_video, row_audio in zip(video, audio, strict=True)
         )
 
     def _samples(self, audio_latents: int) -> int:

@@ -10,6 +10,7 @@ from omniforcing_jax.model.place import place, rotaries, turn_by, turning
 from omniforcing_jax.model.view import on_context, one_sigma, streaming
 from omniforcing_jax.nn.attention import KV, NO_PAST, Sites
 from omniforcing_jax.nn.rope import rotate
+from omniforcing_jax.nn.sight import hide
 from tests.properties.clips import Clip, assert_close, build, forward, horizon, run_block, run_masked, run_stream
 from tests.tiny import GRID, INTERLEAVED, MODERN, SINKS, TINY, TOKENS, random_text
 
@@ -69,35 +70,56 @@ def test_blocks_on_the_context_of_the_same_clip_are_the_masked_clip():
     assert_close(forward(SINKS, SUNK.params, *SUNK.latents, view, SUNK.text, fresh)[0], expected, LIMIT)
 
 
-def test_beyond_the_horizon_the_stream_reads_its_window_and_the_pinned_keys_moved_along():
+@pytest.mark.parametrize(("window", "pin"), [(1, True), (2, True), (3, True), (2, False)])
+def test_before_at_and_after_the_horizon_the_stream_reads_its_window_and_the_pinned_keys_moved_along(window, pin):
     clip = Clip(SINKS, frames=19)  # seven blocks, the horizon has three
-    sampler = dataclasses.replace(horizon(clip), horizon_seconds=2)
+    sampler = dataclasses.replace(horizon(clip, window=window, pin_prefix=pin), horizon_seconds=2)
     assert [sampler.shift_seconds(k) for k in range(7)] == [0, 0, 0, 1, 2, 3, 4]
     assert_close(run_stream(clip, sampler), explicit_stream(clip, sampler), LIMIT)
 
 
-def explicit_stream(clip, sampler):
-    """Keep every block's keys in a list and write out, per block, what it reads."""
-    config, history, pieces = clip.config, [], []
+def test_moving_the_pinned_keys_along_shows_only_beyond_the_horizon():
+    clip = Clip(SINKS, frames=19)
+    sampler = dataclasses.replace(horizon(clip, window=2), horizon_seconds=2)
+    moved, still = explicit_stream(clip, sampler), explicit_stream(clip, sampler, moves=False)
+    within = clip.blocks[2].video_end * TOKENS
+    assert_close([moved[0][:, :within]], [still[0][:, :within]], 0)
+    assert np.abs(moved[0][:, within:] - still[0][:, within:]).max() > 1e-3
+
+
+def explicit_stream(clip, sampler, *, moves=True):
+    """Keep the keys of all blocks as they were made, and write out for every block what it reads: the slow truth."""
+    history, pieces = [], []
     for k, block in enumerate(clip.blocks):
-        bias, past = None, NO_PAST
-        if k:
-            turn = turning(config, turn_by(config, sampler.shift_seconds(k)))
-            read = [moved(history[0], turn), *history[max(1, k - sampler.past_blocks) : k]]
-            past = Sites(*(join(getattr(entry, name) for entry in read) for name in NAMES))
-            bias = Sites(*(jnp.zeros((1, 1, 1, getattr(past, name).k.shape[2])) for name in NAMES))
-        places, sigma = place(config, block, GRID), clip.block_sigmas[:, k]
-        out, fresh = run_block(config, clip.params, clip.block_of(k), places, sigma, clip.text, past, bias)
+        shift = sampler.shift_seconds(k) if moves else 0
+        past, bias = recall(clip, sampler, history, shift) if k else (NO_PAST, None)
+        places, sigma = place(clip.config, block, GRID), clip.block_sigmas[:, k]
+        out, fresh = run_block(clip.config, clip.params, clip.block_of(k), places, sigma, clip.text, past, bias)
         history.append(fresh)
         pieces.append(out)
     return tuple(jnp.concatenate(stream, axis=1) for stream in zip(*pieces, strict=True))
 
 
+def recall(clip, sampler, history, shift):
+    """Room for the keys of the whole clip at each site, so that one program does; hidden is what is out of sight."""
+    k, turn = len(history), turning(clip.config, turn_by(clip.config, shift))
+    past, bias = {}, {}
+    for name in NAMES:
+        is_audio = name in ("audio_self", "a2v")
+        sinks = clip.config.sinks if is_audio else 0
+        sizes = [block.audio_frames if is_audio else block.video_frames * TOKENS for block in clip.blocks]
+        block_of = np.repeat(np.arange(len(sizes)), [sinks + sizes[0], *sizes[1:]])
+        is_pinned = (block_of == 0) if sampler.pin_prefix else np.arange(len(block_of)) < sinks
+        made = join(getattr(entry, name) for entry in history)
+        room = ((0, 0), (0, 0), (0, len(block_of) - made.k.shape[2]), (0, 0), (0, 0))
+        keys, values = (jnp.pad(x, room) for x in (made.k, made.v))
+        keys = jnp.where(is_pinned[:, None, None], rotate(keys, getattr(turn, name)), keys)
+        is_seen = (block_of < k) & ((k - block_of < sampler.past_blocks + 1) | is_pinned)
+        past[name], bias[name] = KV(keys, values), hide(jnp.asarray(is_seen))[None, None, None]
+    return Sites(**past), Sites(**bias)
+
+
 NAMES = ("video_self", "audio_self", "a2v", "v2a")
-
-
-def moved(sites, turn):
-    return Sites(*(KV(rotate(getattr(sites, n).k, getattr(turn, n)), getattr(sites, n).v) for n in NAMES))
 
 
 def join(entries):

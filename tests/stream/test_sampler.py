@@ -1,5 +1,6 @@
 """The stream of chunks: order of work, laziness, sameness, and what its chunks add up to."""
 
+import dataclasses
 import itertools
 from functools import cache
 
@@ -97,12 +98,31 @@ def test_a_stream_cut_saved_and_resumed_is_the_same_stream():
     assert same(before + list(resumed), recorded()[0])
 
 
-def test_a_fork_and_its_origin_go_on_alike_and_apart():
+@pytest.mark.parametrize("blocks", [0, 1, 3])
+def test_a_fork_and_its_origin_go_on_alike_and_apart(blocks):
     stream = open_stream(student(), PROMPT, SECONDS, seed=3)
-    before = list(itertools.islice(stream, 3))
-    fork = stream.fork()
-    assert same(before + list(fork), recorded()[0])
+    before = list(itertools.islice(stream, blocks))
+    in_turn = zip(stream.fork(), stream, strict=True)  # neither uses up what the other has
+    for future in zip(*in_turn, strict=True):
+        assert same(before + list(future), recorded()[0])
+
+
+def test_both_futures_of_a_fork_are_those_of_two_separate_runs():
+    stream = open_stream(student(), PROMPT, SECONDS, seed=3)
+    before = list(itertools.islice(stream, 2))
+    fork = reseeded(stream.fork())
+    separate = open_stream(student(), PROMPT, SECONDS, seed=3)
+    list(itertools.islice(separate, 2))
+    other = list(fork)
+    assert same(other, list(reseeded(separate)))
     assert same(before + list(stream), recorded()[0])
+    assert not same(before + other, recorded()[0])
+
+
+def reseeded(stream):
+    """Give the blocks to come other noise."""
+    stream.state = dataclasses.replace(stream.state, keys=jax.random.split(jax.random.key(4), 1))
+    return stream
 
 
 def test_a_shorter_stream_is_the_beginning_of_a_longer_one():

@@ -1,0 +1,153 @@
+"""Hours of one stream: does anything grow, slow down, blow up or lose its place?
+
+A tiny random network is streamed for 36,000 blocks, ten hours of picture and sound; every block goes through all of a
+stream, decoders included. What it shows means nothing; what it costs and where its keys stand does. The pinned keys
+are the risk: their distance to the present would grow without limit if they did not move along, and an angle is 5e7 rad
+after ten hours, of which float32 would keep the whole turns and little else.
+Source: specs/omniforcing.md 5.6, positions past the trained range; DESIGN 2 and 9.3.
+
+Hardware: any; two CPU cores make 36,000 blocks in about half an hour.
+
+    python -m experiments.endless --blocks 36000 --json out/endless.json
+
+Expect: the same device bytes at block 10 and at the end, block times alike in the first and the last hundred, finite
+latents and samples, and angles within 1e-6 of exact arithmetic.
+"""
+
+import dataclasses
+import json
+import statistics
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+from jaxtyping import Float
+from rich.console import Console
+from rich.progress import Progress
+
+from omniforcing_jax import machine
+from omniforcing_jax.bench import EARLY, EDGE, PROMPT, Run
+from omniforcing_jax.model.place import Turn, place, turning
+from omniforcing_jax.nn.rope import Phases, frequencies, rotate
+from omniforcing_jax.pipeline import Pipeline, random_pipeline
+from omniforcing_jax.presets import PRESETS
+from omniforcing_jax.rollout import Setting
+from omniforcing_jax.stream import ChunkStream, open_stream
+
+TWO_PI = 2 * Fraction("3.14159265358979323846264338327950288419716939937510582097494459")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """What is streamed, and for how long."""
+
+    blocks: int = 36_000
+    """Length of the stream; more than 10."""
+    preset: str = "tiny"
+    """Sizes of the random weights."""
+    height: int | None = 32
+    """Of the picture, in pixels; None is the preset's own."""
+    width: int | None = 32
+    """Of the picture, in pixels; None is the preset's own."""
+    seed: int = 0
+    """Of weights and noise."""
+    json: Path | None = None
+    """File for the figures."""
+
+
+def stream_long(pipeline: Pipeline, config: Config) -> dict[str, Any]:
+    """Stream so many blocks and say what they cost and where the keys stand at the end."""
+    run, is_finite = Run(), True
+    made: dict[str, Any] = {}
+    counter = machine.CompileCounter.start()
+    stream = open_stream(
+        pipeline,
+        PROMPT,
+        seed=config.seed,
+        height=config.height,
+        width=config.width,
+        trace=lambda step, block, outputs: made.update({step: outputs}),
+    )
+    ready = 0
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as progress:
+        for k in progress.track(range(config.blocks), description="streaming"):
+            chunk = next(stream)
+            run.note(chunk)
+            is_finite &= all(np.isfinite(x).all() for x in (*jax.device_get(made["denoise"]), chunk.audio))
+            if k == 1:
+                ready = counter.ready
+            if k in (EARLY, config.blocks - 1):
+                run.look_at_memory("early" if k == EARLY else "end")
+    counter.stop()
+    return {
+        "blocks": config.blocks,
+        "hours": round(chunk.video_start_s / 3600, 3),
+        "is_finite": bool(is_finite),
+        "compiles_after_block2": counter.ready - ready,
+        "first100_p50_ms": round(statistics.median(run.block_ms[:EDGE]), 2),
+        "last100_p50_ms": round(statistics.median(run.block_ms[-EDGE:]), 2),
+        "rss_mb_block10": run.memory["early"][0],
+        "rss_mb_end": run.memory["end"][0],
+        "device_bytes_block10": run.memory["early"][1],
+        "device_bytes_end": run.memory["end"][1],
+        "pinned_key_error": pinned_key_error(stream),
+        "angle_error": angle_error(stream.setting, stream.state.block),
+    }
+
+
+def pinned_key_error(stream: ChunkStream) -> float:
+    """Compare the pinned keys that the next block will read with exactly turned ones; relative to the largest."""
+    model, cache, k = stream.setting.config, stream.state.cache, stream.state.block
+    fraction = Fraction(stream.setting.sampler.shift_seconds(k)) / Fraction(model.rotary.max_seconds)
+    solid, line = (exact_phases(grid, [2 * fraction]) for grid in _grids(stream.setting))
+    turns, worst = turning(model, Turn(solid=solid, line=line)), 0.0
+    for name, slots in zip(("video_self", "audio_self"), (cache.video, cache.audio), strict=True):
+        first, read = getattr(cache.pinned, name), getattr(cache.past, name).k
+        exact = np.asarray(rotate(first, getattr(turns, name)))
+        found = np.asarray(read[:, :, slots.region - slots.pinned : slots.region])
+        worst = max(worst, float(np.abs(found - exact).max() / np.abs(exact).max()))
+    return worst
+
+
+def angle_error(setting: Setting, k: int) -> float:
+    """Compare the phases that block k is made with, its own and those its pinned keys turn by, with exact ones."""
+    model, block = setting.config, setting.sampler.layout.block(k)
+    found = place(model, block, setting.grid)
+    frames = [Fraction(16 * t - 6, 48) for t in range(block.video_start, block.video_end)]  # midpoints, in seconds
+    latents = [Fraction(8 * t - 2, 200) for t in range(block.audio_start, block.audio_end)]
+    solid, line = _grids(setting)
+    pairs = [(found.time, solid, frames), (found.video_time, line, frames), (found.audio_time, line, latents)]
+    worst = 0.0
+    for phases, grid, seconds in pairs:
+        exact = exact_phases(grid, [2 * s / Fraction(model.rotary.max_seconds) - 1 for s in seconds])
+        worst = max(worst, np.abs(phases.cos - exact.cos).max(), np.abs(phases.sin - exact.sin).max())
+    return float(worst)
+
+
+def exact_phases(grid: Float[np.ndarray, "W"], fractions: list[Fraction]) -> Phases:
+    """Phases of grid * fraction, whole turns taken off in rational arithmetic."""
+    angles = [[Fraction(float(g)) * fraction % TWO_PI for g in grid] for fraction in fractions]
+    exact = np.array(angles, np.float64)
+    return Phases(cos=np.cos(exact), sin=np.sin(exact))
+
+
+def _grids(setting: Setting) -> tuple[np.ndarray, np.ndarray]:
+    model = setting.config
+    return frequencies(model.rotary, 3, model.video.width), frequencies(model.rotary, 1, model.audio.width)
+
+
+def main(config: Config) -> None:
+    """Stream, then print the figures."""
+    machine.use_compilation_cache()
+    text = json.dumps(stream_long(random_pipeline(PRESETS[config.preset], config.seed), config), indent=2)
+    if config.json is not None:
+        config.json.write_text(text + "\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))

@@ -1,0 +1,316 @@
+"""A stream on disk: saved between two blocks, resumed bit by bit in another process.
+
+    state/
+      state.json                  which weights and request the stream belongs to, how far it is, and its tensor file
+      state-<digits>.safetensors  cache, text, keys and carries
+
+The JSON is the state: it names its tensor file, which never changes once it has been written, and is replaced by one
+rename. A process that is killed while it saves leaves the old state or the new one, and at worst a stray file that the
+next save removes. Bit-equality holds on the same kind of device and the same version of JAX.
+"""
+
+import dataclasses
+import json
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from omniforcing_jax import tensor_file
+from omniforcing_jax.config import Config, SamplerConfig, require
+from omniforcing_jax.pipeline import Pipeline, PipelineConfig, abstract_pipeline, describe
+from omniforcing_jax.rollout import Setting, make_prompt
+from omniforcing_jax.stream import request
+from omniforcing_jax.stream.batch import BatchStream
+from omniforcing_jax.stream.decode import decode_audio, decode_video
+from omniforcing_jax.stream.open import working_bytes
+from omniforcing_jax.stream.sampler import ChunkStream, StreamState, Trace, start_state
+from omniforcing_jax.tensor_file import open_tensors
+from omniforcing_jax.weights import compare_shapes, fill_tree, name_leaves, write_json
+
+Folder = str | os.PathLike[str]
+
+FORMAT = 1
+STATE = "state.json"
+TENSORS = "state-{}.safetensors"
+TEXT_KEYS = "prompt/clean/video/k"  # [L, B, X, N, H]
+TEXT_MASK = "prompt/clean/site/sight/bias"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Saved(Config):
+    """What `state.json` says.
+
+    Attributes:
+        format: Of the folder.
+        tensors: Name of the tensor file.
+        name: What the weights are called.
+        fingerprint: Of the weights, as loaded (`Pipeline.fingerprint`).
+        weights_dtype: Type that the weights were loaded in.
+        dtype: Type that is computed in.
+        sampler: What makes the network a student, after the request's own window and steps; the layout is in it.
+        grid: Latent rows and columns.
+        prompts: What the text of each row was made from.
+        is_batch: Whether the stream hands out tuples, also of one row.
+        block: Blocks made so far.
+        blocks: Blocks after which the stream was to end; None is endless.
+        key_kind: JAX's name of the random numbers.
+    """
+
+    format: int
+    tensors: str
+    name: str
+    fingerprint: str
+    weights_dtype: str
+    dtype: str
+    sampler: SamplerConfig
+    grid: tuple[int, ...]
+    prompts: tuple[str, ...]
+    is_batch: bool
+    block: int
+    blocks: int | None
+    key_kind: str
+
+
+def check_folder(folder: Folder) -> None:
+    """Refuse a folder that a state cannot be written to, before any work is done for it; makes it if absent.
+
+    Raises:
+        ValueError: naming the folder.
+    """
+    try:
+        Path(folder).mkdir(exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot write {folder}: {(error.strerror or str(error)).lower()}") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f"cannot write {folder}: permission denied")
+
+
+def save(stream: ChunkStream | BatchStream, folder: Folder) -> None:
+    """Save a stream between two of its blocks; it can go on afterwards.
+
+    Only one process may save to a folder at a time.
+
+    Args:
+        stream: The stream, its last chunk taken.
+        folder: Made if absent (its parent is not); a state that lies in it stays valid until the new one is complete.
+
+    Raises:
+        ValueError: if the folder cannot be written, or if the stream has made the last of a fixed number of blocks:
+            that one is not committed, so nothing could follow it.
+    """
+    chunks = stream.stream if isinstance(stream, BatchStream) else stream
+    if chunks.state.block == chunks.blocks:
+        raise ValueError(
+            f"the stream has made the last of its {chunks.blocks} blocks, which is not committed: "
+            "save it before, or open it without an end (seconds=None)"
+        )
+    check_folder(folder)
+    pipeline, setting, state = chunks.pipeline, chunks.setting, chunks.state
+    saved = Saved(
+        format=FORMAT,
+        tensors=TENSORS.format(uuid.uuid4().hex),
+        name=pipeline.config.name,
+        fingerprint=pipeline.fingerprint,
+        weights_dtype=_dtype_of(pipeline),
+        dtype=str(jnp.dtype(setting.dtype)),
+        sampler=setting.sampler,
+        grid=setting.grid,
+        prompts=state.prompt_words,
+        is_batch=isinstance(stream, BatchStream),
+        block=state.block,
+        blocks=chunks.blocks,
+        key_kind=str(jax.random.key_impl(state.keys)),
+    )
+    write_state(Path(folder), state, {**saved.to_dict(), "weights": describe(pipeline.config)})
+
+
+def write_state(folder: Path, state: StreamState, values: dict[str, Any]) -> None:
+    """Write tensors, then the JSON that names them (`values`), then remove what no state names any more."""
+    leaves = _storable(state)
+    new = folder / values["tensors"]
+    layout = {name: (np.dtype(leaf.dtype), tuple(leaf.shape)) for name, leaf in leaves.items()}
+    try:
+        tensor_file.write_tensors(new, layout, lambda name: np.asarray(leaves[name]))
+        with new.open("rb") as file:
+            os.fsync(file.fileno())
+        write_json(folder / STATE, values)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
+    for stray in (*folder.glob(TENSORS.format("*")), *folder.glob(f".{STATE}.*")):
+        if stray != new:
+            stray.unlink(missing_ok=True)
+
+
+def read_saved(folder: Folder) -> tuple[Saved, dict[str, Any]]:
+    """Read what a saved state says of itself, and the configs of its weights by component.
+
+    Raises:
+        ValueError: in one line, if there is no state, or none that this version reads.
+    """
+    path = Path(folder) / STATE
+    try:
+        values = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}; expected a folder that a stream was saved to") from None
+    except ValueError:
+        raise ValueError(f"{path}: not JSON") from None
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        raise ValueError(f"{path}: not a saved stream of format {FORMAT}")
+    configs = values.pop("weights", None)
+    if not isinstance(configs, dict):
+        raise ValueError(f"{path}: weights={configs!r}: must be an object")
+    try:
+        return Saved.from_dict(values), configs
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def resume(
+    folder: Folder,
+    weights: request.Weights,
+    seconds: int | float | None = None,
+    *,
+    trace: Trace = lambda step, block, outputs: None,
+) -> ChunkStream | BatchStream:
+    """Open a saved stream where it was; what follows is bit-equal to what would have followed without the cut.
+
+    Prompt, size, window, steps and type are the saved ones.
+
+    Args:
+        folder: What `save` wrote.
+        weights: The weights folder or the loaded pipeline that the stream was made with.
+        seconds: How much longer it goes on, in whole seconds; None keeps the end that it was opened with, if any.
+        trace: As for `open_stream`.
+
+    Returns:
+        A stream of the kind that was saved.
+
+    Raises:
+        ValueError: in one line and before any block is made, if the state is damaged or belongs to other weights, or
+            if so many seconds are no whole number of blocks.
+    """
+    saved, configs = read_saved(folder)
+    config = request.config_of(weights)
+    request.student_sampler(config)
+    _check_config(folder, saved, configs, config, weights)
+    setting = Setting(config.model, saved.sampler, (saved.grid[0], saved.grid[1]), jnp.dtype(saved.dtype))
+    blocks = saved.blocks if seconds is None else saved.block + _count_more(saved, seconds)
+    file, abstract = _open_state(Path(folder), saved, config, setting)
+    needed = working_bytes(config, setting, len(saved.prompts))
+    request.check_memory(config, jnp.dtype(saved.weights_dtype), isinstance(weights, Pipeline), needed)
+    pipeline = request.load(weights, config, jnp.dtype(saved.weights_dtype))
+    if pipeline.fingerprint != saved.fingerprint:
+        raise ValueError(
+            f"{folder}: the state belongs to other weights ({saved.name!r}, {saved.fingerprint[:12]}) than given "
+            f"({config.name!r}, {pipeline.fingerprint[:12]})"
+        )
+    stream = ChunkStream(pipeline, setting, _read_state(file, abstract, saved), blocks, trace)
+    return BatchStream(stream) if saved.is_batch else stream
+
+
+def _check_config(
+    folder: Folder, saved: Saved, configs: dict[str, Any], config: PipelineConfig, weights: request.Weights
+) -> None:
+    mine = dict(_flat(describe(config)))
+    theirs = dict(_flat(configs))
+    for name in sorted(mine.keys() | theirs.keys()):
+        if mine.get(name) != theirs.get(name):
+            raise ValueError(
+                f"{folder}: the state belongs to other weights than {config.name!r}: "
+                f"{name}={theirs.get(name)!r}, expected {mine.get(name)!r}"
+            )
+    if isinstance(weights, Pipeline) and _dtype_of(weights) != saved.weights_dtype:
+        raise ValueError(
+            f"{folder}: the state belongs to {saved.weights_dtype} weights, given are {_dtype_of(weights)}"
+        )
+
+
+def _flat(values: Any, name: str = "") -> list[tuple[str, Any]]:
+    """List the leaves of nested JSON objects by dotted names."""
+    if not isinstance(values, dict):
+        return [(name, values)]
+    return [leaf for key, value in values.items() for leaf in _flat(value, f"{name}.{key}" if name else key)]
+
+
+def _dtype_of(pipeline: Pipeline) -> str:
+    return str(jax.tree.leaves(pipeline.transformer)[0].dtype)
+
+
+def _count_more(saved: Saved, seconds: int | float) -> int:
+    layout = saved.sampler.layout
+    rest = seconds - (layout.first_seconds if saved.block == 0 else 0)
+    step = layout.step_seconds
+    first = layout.first_seconds if saved.block == 0 else 0
+    require(rest >= 0 and rest % step == 0, "seconds", seconds, f"must be {first} + {step} j, counted from the cut")
+    return int(rest // step) + (saved.block == 0)
+
+
+def _storable(state: StreamState) -> dict[str, Any]:
+    """List the tensors of a state by name: keys as numbers; the block counter is in the JSON."""
+    leaves = name_leaves(dataclasses.replace(state, keys=jax.random.key_data(state.keys)))
+    del leaves["block"]
+    return leaves
+
+
+def _open_state(
+    folder: Path, saved: Saved, config: PipelineConfig, setting: Setting
+) -> tuple[tensor_file.TensorFile, StreamState]:
+    """Check that the tensor file holds just what a state of this request is made of; reads its header only."""
+    file = open_tensors(folder / saved.tensors)
+    text = file.shapes.get(TEXT_KEYS, ())
+    require(len(text) == 5, f"{file.path}: {TEXT_KEYS}", text, "must be [layers, rows, tokens, heads, size]")
+    abstract = _abstract_state(config, setting, saved, text[2], TEXT_MASK in file.entries)
+    wanted = name_leaves(abstract)
+    del wanted["block"]
+    compare_shapes(file.shapes, {name: tuple(leaf.shape) for name, leaf in wanted.items()}, str(file.path))
+    for name, leaf in wanted.items():
+        require(
+            file.entries[name].dtype == leaf.dtype,
+            f"{file.path}: {name}",
+            file.entries[name].dtype,
+            f"expected {leaf.dtype}",
+        )
+    return file, abstract
+
+
+def _abstract_state(config: PipelineConfig, setting: Setting, saved: Saved, tokens: int, has_mask: bool) -> StreamState:
+    """Return the shapes of a state: of a new one, and of what its decoders carry from block 0 on."""
+    model, layout, rows = config.model, setting.sampler.layout, len(saved.prompts)
+    shapes = abstract_pipeline(config, jnp.dtype(saved.weights_dtype))
+    widths = [model.caption_channels or stream.width for stream in (model.video, model.audio)]
+    contexts = [_floats(rows, tokens, width) for width in widths]
+    mask = jax.ShapeDtypeStruct((rows, tokens), jnp.int32) if has_mask else None
+
+    def begin(transformer: PyTree, *features: Any) -> tuple[Any, ...]:
+        state = start_state(setting, make_prompt(transformer, *features, setting=setting), range(rows))
+        return state.cache, state.prompt, jax.random.key_data(state.keys)
+
+    def decode(codecs: Any, video: Any, audio: Any) -> tuple[Any, ...]:
+        picture = decode_video(codecs, video, None, grid=setting.grid, dtype=setting.dtype)[1]
+        return picture, decode_audio(codecs, audio, None)[1]
+
+    cache, prompt, keys = jax.eval_shape(begin, shapes.transformer, *contexts, mask)
+    picture = sound = None
+    if saved.block:
+        video = _floats(rows, layout.first_v * setting.grid[0] * setting.grid[1], model.video.latent_channels)
+        audio = _floats(rows, layout.first_a, model.audio.latent_channels)
+        picture, sound = jax.eval_shape(decode, shapes.codecs, video, audio)
+    return StreamState(cache, prompt, keys, picture, sound, saved.block, saved.prompts)
+
+
+def _floats(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def _read_state(file: tensor_file.TensorFile, abstract: StreamState, saved: Saved) -> StreamState:
+    # Copied: JAX would take an array of NumPy's as it is, and the next block donates it.
+    named = {name: jnp.array(file.read(name)) for name in file.entries}
+    state = fill_tree(abstract, {**named, "block": saved.block})
+    return dataclasses.replace(state, keys=jax.random.wrap_key_data(state.keys, impl=saved.key_kind))
