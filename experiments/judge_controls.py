@@ -162,7 +162,8 @@ DAMAGES = {
     ),
     "fading colour": Damage(do=fade_colour, moves=frozenset({"saturation"})),
     "darkening": Damage(do=darken, moves=frozenset({"brightness"}), entails=frozenset({"motion"})),
-    "blurring": Damage(do=blur, moves=frozenset({"sharpness"})),
+    # A blurred edge that moves by less than its width changes less: up to a tenth of the motion goes with it.
+    "blurring": Damage(do=blur, moves=frozenset({"sharpness"}), entails=frozenset({"motion"})),
     "slowing down": Damage(do=slow_down, moves=frozenset({"motion"})),
     "second half louder": Damage(
         do=make_louder, moves=frozenset({"loudness_db"}), entails=frozenset({"noise_floor_db"})
