@@ -103,7 +103,7 @@ def pinned_key_error(stream: ChunkStream) -> float:
     """Compare the pinned keys that the next block will read with exactly turned ones; relative to the largest."""
     model, cache, k = stream.setting.config, stream.state.cache, stream.state.block
     fraction = Fraction(stream.setting.sampler.shift_seconds(k)) / Fraction(model.rotary.max_seconds)
-    solid, line = (exact_phases(grid, [2 * fraction]) for grid in _grids(stream.setting))
+    solid, line = (exact_phases(grid, [2 * fraction]) for grid in grids(stream.setting))
     turns, worst = turning(model, Turn(solid=solid, line=line)), 0.0
     for name, slots in zip(("video_self", "audio_self"), (cache.video, cache.audio), strict=True):
         first, read = getattr(cache.pinned, name), getattr(cache.past, name).k
@@ -119,7 +119,7 @@ def angle_error(setting: Setting, k: int) -> float:
     found = place(model, block, setting.grid)
     frames = [Fraction(16 * t - 6, 48) for t in range(block.video_start, block.video_end)]  # midpoints, in seconds
     latents = [Fraction(8 * t - 2, 200) for t in range(block.audio_start, block.audio_end)]
-    solid, line = _grids(setting)
+    solid, line = grids(setting)
     pairs = [(found.time, solid, frames), (found.video_time, line, frames), (found.audio_time, line, latents)]
     worst = 0.0
     for phases, grid, seconds in pairs:
@@ -135,7 +135,8 @@ def exact_phases(grid: Float[np.ndarray, "W"], fractions: list[Fraction]) -> Pha
     return Phases(cos=np.cos(exact), sin=np.sin(exact))
 
 
-def _grids(setting: Setting) -> tuple[np.ndarray, np.ndarray]:
+def grids(setting: Setting) -> tuple[np.ndarray, np.ndarray]:
+    """Frequencies of the three-axis and of the one-axis tables."""
     model = setting.config
     return frequencies(model.rotary, 3, model.video.width), frequencies(model.rotary, 1, model.audio.width)
 

@@ -34,7 +34,7 @@ def test_pinned_keys_keep_the_distance_that_they_had_at_the_horizon_and_do_not_j
 @pytest.mark.parametrize("seconds", [1, 3_600, 36_000])
 def test_pinned_keys_turn_by_the_exact_angle_however_long_the_stream(seconds):
     turn = turn_by(SETTING.config, seconds)
-    for phases, grid in zip((turn.solid, turn.line), endless._grids(SETTING), strict=True):
+    for phases, grid in zip((turn.solid, turn.line), endless.grids(SETTING), strict=True):
         exact = endless.exact_phases(grid, [2 * Fraction(seconds, 20)])
         np.testing.assert_allclose(phases.cos, exact.cos, atol=1e-6, rtol=0)
         np.testing.assert_allclose(phases.sin, exact.sin, atol=1e-6, rtol=0)
