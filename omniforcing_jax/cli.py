@@ -51,6 +51,12 @@ class Stream:
     """Type to compute in."""
     contexts: Path | None = None
     """Safetensors file of text contexts (video, audio, mask) instead of the weights' own text encoder."""
+    prompt_at: tyro.conf.UseAppendAction[tuple[tuple[float, str], ...]] = ()
+    """Second from which another prompt is shown, and that prompt; may be given several times, in order."""
+    recompute: int | None = None
+    """Past blocks that are made again when the prompt changes, the newest first; by default all that a block sees."""
+    fade: int = 0
+    """Blocks over which a prompt goes over into the next."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,10 @@ from omniforcing_jax.cli import Sample, Stream
 from omniforcing_jax.config import require
 from omniforcing_jax.guidance import GuidanceConfig, StreamGuidance
 from omniforcing_jax.layout import FRAME_RATE
+from omniforcing_jax.stream import request
 from omniforcing_jax.stream.chunk import Chunk
 from omniforcing_jax.stream.clip import plan_clip, sample_planned
+from omniforcing_jax.stream.cues import ChangeWatch, Cue, follow, plan_cues
 from omniforcing_jax.stream.mux import Mp4Writer, Overlapped, check_writable, write_mp4
 from omniforcing_jax.stream.open import plan_stream, start_stream
 from omniforcing_jax.stream.request import load
@@ -61,6 +63,8 @@ def prepare_stream(command: Stream) -> Callable[[], None]:
     """
     check_writable(command.out)
     dtype = jnp.dtype(command.dtype)
+    require(command.fade >= 0, "fade", command.fade, "must not be negative")
+    require(command.recompute is None or command.recompute >= 0, "recompute", command.recompute, "must not be negative")
     plan = plan_stream(
         command.weights,
         command.prompt,
@@ -71,13 +75,18 @@ def prepare_stream(command: Stream) -> Callable[[], None]:
         steps=command.steps,
         dtype=dtype,
         contexts=command.contexts,
+        history=None if command.recompute is None else command.recompute - 1,
     )
+    cues = plan_cues(plan.setting.sampler, command.prompt_at, command.seconds)
+    has_words = command.contexts is None or not cues
+    require(has_words, "prompt-at", command.prompt_at[:1], "needs the weights' own text encoder, not --contexts")
+    request.check_text(plan.config, [cue.prompt for cue in cues] or [command.prompt], command.contexts)
     pipeline = load(command.weights, plan.config, dtype)
-    stream = start_stream(pipeline, plan, command.prompt, command.seed, command.contexts)
-    return lambda: run_stream(stream, command)
+    stream = start_stream(pipeline, plan, command.prompt, command.seed, command.contexts, ChangeWatch())
+    return lambda: run_stream(stream, command, cues)
 
 
-def run_stream(stream: ChunkStream, command: Stream) -> None:
+def run_stream(stream: ChunkStream, command: Stream, cues: Sequence[Cue]) -> None:
     """Write the stream to its file, and say how fast it was."""
     pace = Pace()
     height, width = stream.picture_size
@@ -87,12 +96,12 @@ def run_stream(stream: ChunkStream, command: Stream) -> None:
         ) as out,
         Overlapped(out.write) as write,
     ):
-        for chunk in _watched(stream, pace):
+        for chunk in _watched(stream, follow(stream, cues, command.recompute, command.fade), pace):
             write(chunk)
     print(f"{command.out}: {pace.frames} frames; first chunk {pace.first_chunk_s:.2f} s after start, {pace}")
 
 
-def _watched(stream: ChunkStream, pace: Pace) -> Iterator[Chunk]:
+def _watched(stream: ChunkStream, chunks: Iterator[Chunk], pace: Pace) -> Iterator[Chunk]:
     """Pass chunks on, with a live line on a terminal and a plain one every few seconds elsewhere."""
     console = Console(stderr=True)
     columns = (
@@ -102,7 +111,7 @@ def _watched(stream: ChunkStream, pace: Pace) -> Iterator[Chunk]:
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task, said = progress.add_task("", total=stream.blocks), time.monotonic()
-        for chunk in stream:
+        for chunk in chunks:
             pace.count(chunk)
             progress.update(task, completed=stream.state.block, description=str(pace))
             if progress.disable and time.monotonic() - said > PLAIN_LINE_EVERY_S:

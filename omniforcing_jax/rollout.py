@@ -19,8 +19,8 @@ from omniforcing_jax.config import ModelConfig, SamplerConfig
 from omniforcing_jax.model.dual_stream import Text
 from omniforcing_jax.model.place import Places, Turn, place, rotaries, turn_by, turning
 from omniforcing_jax.model.transformer import Prediction, Transformer, predict, text_kv
-from omniforcing_jax.model.view import one_sigma, streaming
-from omniforcing_jax.nn.attention import NO_PAST
+from omniforcing_jax.model.view import Sigmas, one_sigma, streaming
+from omniforcing_jax.nn.attention import NO_PAST, Sites
 from omniforcing_jax.schedule import add_noise, to_x0
 
 
@@ -124,6 +124,13 @@ def draw_noise(
     return jax.vmap(draw)(keys)
 
 
+def draw_context_noise(keys: Key[Array, "B"], block: Int[Array, ""], setting: Setting, like: Tables) -> Latents | None:
+    """Draw the noise of a block's clean pass; None where the context noise is 0."""
+    if not setting.sampler.context_noise:
+        return None
+    return draw_noise(keys, block, setting.sampler.steps, setting, like)
+
+
 def denoise(
     params: Transformer, cache: Cache, prompt: Prompt, noise: Latents, tables: Tables, setting: Setting
 ) -> Latents:
@@ -151,7 +158,8 @@ def denoise(
         (x0, estimated), (sigma, fresh, text) = state, given
         drawn = estimated if setting.sampler.keeps_noise else fresh
         noisy = Latents(*map(partial(add_noise, sigma=sigma), x0, drawn))
-        velocity = _predict(params, cache, prompt.denoise if text is None else text, noisy, sigma, tables, setting)
+        text = prompt.denoise if text is None else text
+        velocity = _predict(params, cache, text, noisy, one_sigma(sigma[None]), tables, setting)
         x0 = Latents(to_x0(noisy.video, velocity.video, sigma), to_x0(noisy.audio, velocity.audio, sigma))
         estimated = Latents(x0.video + velocity.video, x0.audio + velocity.audio)
         return (x0, estimated), x0
@@ -170,15 +178,17 @@ def clean_pass(
     noise: Latents | None,
     tables: Tables,
     setting: Setting,
+    bias: Sites | None = None,
 ) -> Cache:
     """Show the network the finished block at context noise and commit the keys and values that it gives.
 
-    `noise` may be None where the context noise is 0.
+    `noise` may be None where the context noise is 0. `bias` says which slots are read; by default those that the next
+    block may see.
     """
     sigma = jnp.float32(setting.sampler.context_noise)
     if noise is not None:
         latents = Latents(*map(partial(add_noise, sigma=sigma), latents, noise))
-    fresh = _predict(params, cache, prompt.clean, latents, sigma, tables, setting).fresh
+    fresh = _predict(params, cache, prompt.clean, latents, one_sigma(sigma[None]), tables, setting, bias).fresh
     return commit(cache, fresh, turning(setting.config, tables.turn))
 
 
@@ -204,9 +214,7 @@ def commit_block(
     setting: Setting,
 ) -> Cache:
     """Run the clean pass of a block and commit it in place: the cache that was passed in is gone."""
-    noise = None
-    if setting.sampler.context_noise:
-        noise = draw_noise(keys, cache.blocks_done, setting.sampler.steps, setting, tables)
+    noise = draw_context_noise(keys, cache.blocks_done, setting, tables)
     return clean_pass(params, cache, prompt, latents, noise, tables, setting)
 
 
@@ -231,13 +239,15 @@ def _predict(
     cache: Cache,
     text: Text,
     latents: Latents,
-    sigma: Float[Array, ""],
+    sigmas: Sigmas,
     tables: Tables,
     setting: Setting,
+    bias: Sites | None = None,
 ) -> Prediction:
     config, is_first = setting.config, _is_first(setting, tables)
     turned = rotaries(config, tables.places)
-    view = streaming(config, turned, one_sigma(sigma[None]), None if is_first else past_bias(cache))
+    readable = past_bias(cache) if bias is None else bias
+    view = streaming(config, turned, sigmas, None if is_first else readable)
     past = NO_PAST if is_first else cache.past
     return predict(params, config, *latents, view, text, past=past, dtype=setting.dtype)
 

@@ -12,6 +12,7 @@ from omniforcing_jax.pipeline import Pipeline, PipelineConfig, abstract_pipeline
 from omniforcing_jax.rollout import Setting, make_cache, make_prompt
 from omniforcing_jax.stream import request
 from omniforcing_jax.stream.decode import decode_video
+from omniforcing_jax.stream.replay import make_history
 from omniforcing_jax.stream.sampler import ChunkStream, Trace, start_state
 
 
@@ -22,11 +23,13 @@ class StreamPlan(NamedTuple):
         config: The weights' configs.
         setting: What is static in the stream's programs.
         blocks: Length of the stream; None is endless.
+        history: Later blocks whose latents are kept.
     """
 
     config: PipelineConfig
     setting: Setting
     blocks: int | None
+    history: int = 0
 
 
 def plan_stream(
@@ -40,6 +43,7 @@ def plan_stream(
     steps: int | None = None,
     dtype: DTypeLike = jnp.float32,
     contexts: request.TextSource = None,
+    history: int | None = None,
 ) -> StreamPlan:
     """Check a request, without loading any weights; arguments as `open_stream`.
 
@@ -52,9 +56,10 @@ def plan_stream(
     blocks = None if seconds is None else count_blocks(sampler, seconds)
     request.check_text(config, [prompt], contexts)
     setting = Setting(config.model, sampler, grid, jnp.dtype(dtype))
+    depth = max(sampler.past_blocks, history or 0)
     loaded = isinstance(weights, Pipeline)
-    request.check_memory(config, dtype, loaded, _working_bytes(config, setting))
-    return StreamPlan(config, setting, blocks)
+    request.check_memory(config, dtype, loaded, _working_bytes(config, setting, depth))
+    return StreamPlan(config, setting, blocks, depth)
 
 
 def count_blocks(sampler: SamplerConfig, seconds: int | float) -> int:
@@ -78,6 +83,7 @@ def open_stream(
     steps: int | None = None,
     dtype: DTypeLike = jnp.float32,
     contexts: request.TextSource = None,
+    history: int | None = None,
     trace: Trace = lambda step, block, outputs: None,
 ) -> ChunkStream:
     """Open a stream of chunks; the first block is made when the first chunk is asked for.
@@ -93,6 +99,8 @@ def open_stream(
         steps: Denoise steps per block, at most the trained ones.
         dtype: Type to compute in; sound is always made in float32.
         contexts: Text contexts, or a file of them, instead of the weights' own text encoder.
+        history: Later blocks whose latents are kept for a change of prompt; by default, and at least, those of the
+            window. `replay.exact_depth` says from how many on a recomputed past is exact.
         trace: Called after each dispatch, see `sampler.Trace`; also with "text".
 
     Raises:
@@ -108,6 +116,7 @@ def open_stream(
         steps=steps,
         dtype=dtype,
         contexts=contexts,
+        history=history,
     )
     return start_stream(request.load(weights, plan.config, dtype), plan, prompt, seed, contexts, trace)
 
@@ -124,10 +133,11 @@ def start_stream(
     features = request.encode_text(pipeline, [prompt], contexts)
     text = make_prompt(pipeline.transformer, *features, setting=plan.setting)
     trace("text", 0, text)
-    return ChunkStream(pipeline, plan.setting, start_state(plan.setting, text, seed), plan.blocks, trace)
+    state = start_state(plan.setting, text, seed, features, plan.history)
+    return ChunkStream(pipeline, plan.setting, state, plan.blocks, trace)
 
 
-def _working_bytes(config: PipelineConfig, setting: Setting) -> dict[str, int]:
+def _working_bytes(config: PipelineConfig, setting: Setting, history: int) -> dict[str, int]:
     """Count what a stream holds besides its weights: shapes only, nothing is computed."""
     shapes = abstract_pipeline(config, setting.dtype)
     cache = jax.eval_shape(lambda: make_cache(setting, 1))
@@ -138,8 +148,10 @@ def _working_bytes(config: PipelineConfig, setting: Setting) -> dict[str, int]:
         shapes.codecs,
         tokens,
     )
+    kept = jax.eval_shape(lambda: make_history(setting, 1, history))
     return {
         "cache": request.count_bytes(cache),
+        "history": request.count_bytes(kept),
         "decoder": request.count_bytes((pixels, carry)),
         "attention": request.score_bytes(config, 1, step, step + cache.video.total),
     }

@@ -29,8 +29,11 @@ from omniforcing_jax.rollout import (
     make_cache,
     make_tables,
 )
+from omniforcing_jax.stream import request
 from omniforcing_jax.stream.chunk import Chunk
 from omniforcing_jax.stream.decode import SoundCarry, decode_audio, decode_video, flush_audio
+from omniforcing_jax.stream.replay import History, check_recompute, keep, make_history
+from omniforcing_jax.stream.steer import Script, aim, change, start_script
 
 Trace = Callable[[str, int, PyTree], None]
 """Called with the name of a step, the block and its outputs (not ready yet) right after the step was dispatched."""
@@ -47,6 +50,8 @@ class StreamState:
         picture: Carry of the video decoder; None before block 0.
         sound: Carry of audio decoder and vocoder; None before block 0.
         block: Blocks made so far, an int on the host.
+        script: Text contexts, and what they change to.
+        history: Latents of past blocks, for the day their prompt changes.
     """
 
     cache: Cache
@@ -55,11 +60,26 @@ class StreamState:
     picture: Any
     sound: SoundCarry | None
     block: int
+    script: Script
+    history: History
 
 
-def start_state(setting: Setting, prompt: Prompt, seed: int) -> StreamState:
-    """Make the state of a stream that has no block yet."""
+def start_state(
+    setting: Setting, prompt: Prompt, seed: int, contexts: request.Contexts, history: int | None = None
+) -> StreamState:
+    """Make the state of a stream that has no block yet.
+
+    Args:
+        setting: What is static.
+        prompt: What `make_prompt` made of the contexts.
+        seed: Of all noise.
+        contexts: Text contexts.
+        history: Later blocks whose latents are kept; by default, and at least, the ring's.
+    """
+    ring = setting.sampler.past_blocks
     return StreamState(
+        script=start_script(contexts),
+        history=make_history(setting, 1, max(ring, history or 0)),
         cache=make_cache(setting, 1),
         prompt=prompt,
         keys=jax.random.split(jax.random.key(seed), 1),
@@ -139,18 +159,59 @@ class ChunkStream(Iterator[Chunk]):
         state = jax.tree.map(lambda x: x if isinstance(x, int) else x.copy(), self.state)
         return ChunkStream(self.pipeline, self.setting, state, self.blocks, self.trace)
 
+    def set_prompt(
+        self, prompt: str, recompute: int | None = None, fade: int = 0, *, contexts: request.TextSource = None
+    ) -> None:
+        """Change what the stream shows, in picture and sound, from the next block on.
+
+        The first change compiles the programs that it needs, later ones none.
+
+        Args:
+            prompt: What to show.
+            recompute: Past blocks whose keys and values are made again under the new prompt, the newest first; 0 none,
+                None all that a block sees, block 0 included. More than these are replayed on the way, if the stream
+                keeps their latents (`history` of `open_stream`). A clean pass each; the trace shows them as
+                "recompute".
+            fade: Blocks that are made under mixed contexts before the new ones are fully there; past blocks are made
+                again at each of these borders.
+            contexts: Text contexts, or a file of them, instead of the weights' own text encoder.
+
+        Raises:
+            ValueError: in one line, if the prompt cannot be read or has not the form of the first one, or a number is
+                not in its range.
+        """
+        request.check_text(self.pipeline.config, [prompt], contexts)
+        goal = request.encode_text(self.pipeline, [prompt], contexts)
+        count = check_recompute(self.setting, self.state.history.depth, recompute)
+        script = aim(self.state.script, goal, recompute=count, fade=fade)
+        self.state = dataclasses.replace(self.state, script=script)
+
+    def _change_text(self) -> None:
+        """Take the script's next step, if it has one."""
+        state, network = self.state, self.pipeline.transformer
+        if state.script.left:
+            changed = change(
+                *(network, state.script, state.cache, state.keys, state.history),
+                done=state.block,
+                setting=self.setting,
+                trace=self.trace,
+            )
+            self.state = dataclasses.replace(state, **changed._asdict())
+
     def _advance(self) -> Chunk:
+        self._change_text()
         setting, state, codecs = self.setting, self.state, self.pipeline.codecs
         k, network = state.block, self.pipeline.transformer
         tables = make_tables(setting, k)
         latents = denoise_block(network, state.cache, state.prompt, state.keys, tables, setting=setting)
         self.trace("denoise", k, latents)
         pixels, picture, samples, sound = self._decode(codecs, latents, k)
-        cache = state.cache
+        cache, history = state.cache, state.history
         if k + 1 != self.blocks:  # nobody would read the commit of the last block
             cache = commit_block(network, cache, state.prompt, state.keys, latents, tables, setting=setting)
             self.trace("commit", k, cache)
-        self.state = dataclasses.replace(state, cache=cache, picture=picture, sound=sound, block=k + 1)
+            history = keep(history, latents, k)
+        self.state = dataclasses.replace(state, cache=cache, picture=picture, sound=sound, block=k + 1, history=history)
         self._made += 1
         if self._made == 2:  # nothing is compiled after the second block, not even what the end will need
             flush_audio(codecs, sound)
