@@ -57,6 +57,16 @@ class Stream:
     """Past blocks that are made again when the prompt changes, the newest first; by default all that a block sees."""
     fade: int = 0
     """Blocks over which a prompt goes over into the next."""
+    sound: Path | None = None
+    """File with the sound that the picture is made to, at least as long as the stream."""
+    picture: Path | None = None
+    """File with the picture that the sound is made to, at least as long as the stream."""
+    from_image: Path | None = None
+    """Image, of the stream's size, that the picture begins with."""
+    continue_: Annotated[Path | None, tyro.conf.arg(name="continue")] = None
+    """File to go on from: one frame and whole seconds; --seconds counts them, and --out begins with them."""
+    drop_past: bool = False
+    """Leave what --continue was given out of --out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +162,7 @@ def parse(arguments: Sequence[str]) -> Command:
 
 
 def _refuse_unknown_flags(kind: type, arguments: Sequence[str]) -> None:
-    names = [field.name.replace("_", "-") for field in dataclasses.fields(kind)]
+    names = [field.name.strip("_").replace("_", "-") for field in dataclasses.fields(kind)]
     known = ["--help", *(f"--{name}" for name in names), *(f"--no-{name}" for name in names)]
     for flag in (argument.partition("=")[0] for argument in arguments):
         if flag.startswith("--") and flag.replace("_", "-") not in known:

@@ -18,6 +18,7 @@ from omniforcing_jax.layout import FRAME_RATE
 from omniforcing_jax.stream import request
 from omniforcing_jax.stream.chunk import Chunk
 from omniforcing_jax.stream.clip import plan_clip, sample_planned
+from omniforcing_jax.stream.condition import Condition, continue_file
 from omniforcing_jax.stream.cues import ChangeWatch, Cue, follow, plan_cues
 from omniforcing_jax.stream.mux import Mp4Writer, Overlapped, check_writable, write_mp4
 from omniforcing_jax.stream.open import plan_stream, start_stream
@@ -76,6 +77,8 @@ def prepare_stream(command: Stream) -> Callable[[], None]:
         dtype=dtype,
         contexts=command.contexts,
         history=None if command.recompute is None else command.recompute - 1,
+        start=_start_of(command),
+        drive=Condition(picture=command.picture, sound=command.sound),
     )
     cues = plan_cues(plan.setting.sampler, command.prompt_at, command.seconds)
     has_words = command.contexts is None or not cues
@@ -84,6 +87,16 @@ def prepare_stream(command: Stream) -> Callable[[], None]:
     pipeline = load(command.weights, plan.config, dtype)
     stream = start_stream(pipeline, plan, command.prompt, command.seed, command.contexts, ChangeWatch())
     return lambda: run_stream(stream, command, cues)
+
+
+def _start_of(command: Stream) -> Condition:
+    """Read what the stream begins from."""
+    image, past = command.from_image, command.continue_
+    require(image is None or past is None, "from-image", image, "not with --continue, which has a picture already")
+    require(past is not None or not command.drop_past, "drop-past", True, "needs --continue, which gives a past")
+    if past is None:
+        return Condition(picture=image)
+    return continue_file(past, keep=not command.drop_past)
 
 
 def run_stream(stream: ChunkStream, command: Stream, cues: Sequence[Cue]) -> None:

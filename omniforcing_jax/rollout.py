@@ -31,6 +31,16 @@ class Latents(NamedTuple):
     audio: Float[Array, "... B A E"]
 
 
+class Given(NamedTuple):
+    """Clean tokens of a block that are not made but known, of either stream; None is made."""
+
+    video: Float[Array, "B T C"] | None = None
+    audio: Float[Array, "B A E"] | None = None
+
+
+NONE_GIVEN = Given()
+
+
 @struct.dataclass
 class Prompt:
     """Text keys and values of a prompt: for the denoise steps and for the clean pass.
@@ -132,7 +142,14 @@ def draw_context_noise(keys: Key[Array, "B"], block: Int[Array, ""], setting: Se
 
 
 def denoise(
-    params: Transformer, cache: Cache, prompt: Prompt, noise: Latents, tables: Tables, setting: Setting
+    params: Transformer,
+    cache: Cache,
+    prompt: Prompt,
+    noise: Latents,
+    tables: Tables,
+    setting: Setting,
+    given: Given = NONE_GIVEN,
+    context: Given = NONE_GIVEN,
 ) -> Latents:
     """Run the denoise steps of one block against the cache, which is only read.
 
@@ -146,6 +163,9 @@ def denoise(
         noise: Fresh noise of every step, [M, B, ...].
         tables: Of this block.
         setting: What is static.
+        given: A stream that is known: it stands beside the other one as in the clean pass, at context noise and with
+            text of that sigma, in every step; what is predicted for it is ignored.
+        context: The same at context noise.
 
     Returns:
         The clean estimates of every step, [M, B, ...]; the last one is the block.
@@ -153,14 +173,15 @@ def denoise(
     sigmas = jnp.asarray(setting.sampler.sigmas[:-1], jnp.float32)
 
     def step(
-        state: tuple[Latents, Latents], given: tuple[Array, Latents, Text | None]
+        state: tuple[Latents, Latents], inputs: tuple[Array, Latents, Text | None]
     ) -> tuple[tuple[Latents, Latents], Latents]:
-        (x0, estimated), (sigma, fresh, text) = state, given
+        (x0, estimated), (sigma, fresh, text) = state, inputs
         drawn = estimated if setting.sampler.keeps_noise else fresh
-        noisy = Latents(*map(partial(add_noise, sigma=sigma), x0, drawn))
-        text = prompt.denoise if text is None else text
-        velocity = _predict(params, cache, text, noisy, one_sigma(sigma[None]), tables, setting)
+        noisy = _hold(Latents(*map(partial(add_noise, sigma=sigma), x0, drawn)), context)
+        text = _text_beside(prompt.denoise if text is None else text, prompt.clean, given)
+        velocity = _predict(params, cache, text, noisy, _sigmas_beside(sigma, given, setting), tables, setting)
         x0 = Latents(to_x0(noisy.video, velocity.video, sigma), to_x0(noisy.audio, velocity.audio, sigma))
+        x0 = _hold(x0, given)
         estimated = Latents(x0.video + velocity.video, x0.audio + velocity.audio)
         return (x0, estimated), x0
 
@@ -194,12 +215,20 @@ def clean_pass(
 
 @partial(jax.jit, static_argnames="setting")
 def denoise_block(
-    params: Transformer, cache: Cache, prompt: Prompt, keys: Key[Array, "B"], tables: Tables, *, setting: Setting
+    params: Transformer,
+    cache: Cache,
+    prompt: Prompt,
+    keys: Key[Array, "B"],
+    tables: Tables,
+    given: Given = NONE_GIVEN,
+    *,
+    setting: Setting,
 ) -> Latents:
-    """Denoise the next block: one program for block 0 and one for all later blocks."""
+    """Denoise the next block: one program for block 0 and one for all later blocks, per choice of given streams."""
     steps = jnp.arange(setting.sampler.steps)
     noise = jax.vmap(lambda step: draw_noise(keys, cache.blocks_done, step, setting, tables))(steps)
-    return jax.tree.map(lambda x: x[-1], denoise(params, cache, prompt, noise, tables, setting))
+    context = _at_context_noise(given, draw_context_noise(keys, cache.blocks_done, setting, tables), setting)
+    return jax.tree.map(lambda x: x[-1], denoise(params, cache, prompt, noise, tables, setting, given, context))
 
 
 @partial(jax.jit, static_argnames="setting", donate_argnames="cache")
@@ -232,6 +261,34 @@ def rollout(params: Transformer, prompt: Prompt, keys: Key[Array, "B"], blocks: 
 def to_frames(video: Float[Array, "B T C"], grid: tuple[int, int]) -> Float[Array, "B F h w C"]:
     """Cut video tokens into latent frames."""
     return video.reshape(video.shape[0], -1, *grid, video.shape[-1])
+
+
+def _at_context_noise(given: Given, noise: Latents | None, setting: Setting) -> Given:
+    if noise is None:
+        return given
+    add = partial(add_noise, sigma=setting.sampler.context_noise)
+    return Given(*(None if known is None else add(known, own) for known, own in zip(given, noise, strict=True)))
+
+
+def _hold(latents: Latents, given: Given) -> Latents:
+    """Put what is given in the place of what was made."""
+    return Latents(*(x if known is None else known for x, known in zip(latents, given, strict=True)))
+
+
+def _sigmas_beside(sigma: Float[Array, ""], given: Given, setting: Setting) -> Sigmas:
+    """Give each stream its noise level: a given one has that of the clean pass."""
+    context = jnp.float32(setting.sampler.context_noise)
+    video, audio = (sigma if known is None else context for known in given)
+    return Sigmas(video=video[None, None], audio=audio[None, None])
+
+
+def _text_beside(text: Text, clean: Text, given: Given) -> Text:
+    """Let a given stream read its text as in the clean pass."""
+    return Text(
+        video=text.video if given.video is None else clean.video,
+        audio=text.audio if given.audio is None else clean.audio,
+        site=text.site,
+    )
 
 
 def _predict(

@@ -11,6 +11,7 @@ from omniforcing_jax.layout import latent_frames
 from omniforcing_jax.pipeline import Pipeline, PipelineConfig, abstract_pipeline
 from omniforcing_jax.rollout import Setting, make_cache, make_prompt
 from omniforcing_jax.stream import request
+from omniforcing_jax.stream.condition import NO_CONDITION, Condition, ConditionPlan, make_guide, plan_condition
 from omniforcing_jax.stream.decode import decode_video
 from omniforcing_jax.stream.replay import make_history
 from omniforcing_jax.stream.sampler import ChunkStream, Trace, start_state
@@ -24,12 +25,14 @@ class StreamPlan(NamedTuple):
         setting: What is static in the stream's programs.
         blocks: Length of the stream; None is endless.
         history: Later blocks whose latents are kept.
+        given: What the stream begins from, and what drives it.
     """
 
     config: PipelineConfig
     setting: Setting
     blocks: int | None
     history: int = 0
+    given: ConditionPlan = ConditionPlan()
 
 
 def plan_stream(
@@ -44,6 +47,8 @@ def plan_stream(
     dtype: DTypeLike = jnp.float32,
     contexts: request.TextSource = None,
     history: int | None = None,
+    start: Condition = NO_CONDITION,
+    drive: Condition = NO_CONDITION,
 ) -> StreamPlan:
     """Check a request, without loading any weights; arguments as `open_stream`.
 
@@ -59,7 +64,7 @@ def plan_stream(
     depth = max(sampler.past_blocks, history or 0)
     loaded = isinstance(weights, Pipeline)
     request.check_memory(config, dtype, loaded, _working_bytes(config, setting, depth))
-    return StreamPlan(config, setting, blocks, depth)
+    return StreamPlan(config, setting, blocks, depth, plan_condition(config, setting, blocks, start, drive))
 
 
 def count_blocks(sampler: SamplerConfig, seconds: int | float) -> int:
@@ -84,6 +89,8 @@ def open_stream(
     dtype: DTypeLike = jnp.float32,
     contexts: request.TextSource = None,
     history: int | None = None,
+    start: Condition = NO_CONDITION,
+    drive: Condition = NO_CONDITION,
     trace: Trace = lambda step, block, outputs: None,
 ) -> ChunkStream:
     """Open a stream of chunks; the first block is made when the first chunk is asked for.
@@ -101,6 +108,8 @@ def open_stream(
         contexts: Text contexts, or a file of them, instead of the weights' own text encoder.
         history: Later blocks whose latents are kept for a change of prompt; by default, and at least, those of the
             window. `replay.exact_depth` says from how many on a recomputed past is exact.
+        start: Picture, sound or both that the stream begins from: one frame and whole seconds. `seconds` counts them.
+        drive: Picture or sound that the whole stream is made to.
         trace: Called after each dispatch, see `sampler.Trace`; also with "text".
 
     Raises:
@@ -117,6 +126,8 @@ def open_stream(
         dtype=dtype,
         contexts=contexts,
         history=history,
+        start=start,
+        drive=drive,
     )
     return start_stream(request.load(weights, plan.config, dtype), plan, prompt, seed, contexts, trace)
 
@@ -134,7 +145,8 @@ def start_stream(
     text = make_prompt(pipeline.transformer, *features, setting=plan.setting)
     trace("text", 0, text)
     state = start_state(plan.setting, text, seed, features, plan.history)
-    return ChunkStream(pipeline, plan.setting, state, plan.blocks, trace)
+    guide = make_guide(pipeline, plan.setting, plan.given)
+    return ChunkStream(pipeline, plan.setting, state, plan.blocks, trace, guide)
 
 
 def _working_bytes(config: PipelineConfig, setting: Setting, history: int) -> dict[str, int]:

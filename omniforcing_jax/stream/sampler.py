@@ -32,6 +32,7 @@ from omniforcing_jax.rollout import (
 from omniforcing_jax.stream import request
 from omniforcing_jax.stream.chunk import Chunk
 from omniforcing_jax.stream.decode import SoundCarry, decode_audio, decode_video, flush_audio
+from omniforcing_jax.stream.given import NO_GUIDE, Guide
 from omniforcing_jax.stream.replay import History, check_recompute, keep, make_history
 from omniforcing_jax.stream.steer import Script, aim, change, start_script
 
@@ -100,7 +101,9 @@ class ChunkStream(Iterator[Chunk]):
         state: Where to begin: `start_state`, or the `state` of another stream. It is used up: its buffers are
             donated to the next block (`fork` copies).
         blocks: Blocks after which the stream ends by itself; None never ends.
-        trace: See `Trace`; steps are "denoise", "decode video", "decode audio", "commit" and "copy".
+        trace: See `Trace`; steps are "denoise" ("given" where nothing is left to make), "decode video", "decode
+            audio", "commit" and "copy".
+        guide: Latents that are given, not made; a stream that goes on from a `state` needs the guide that it had.
     """
 
     def __init__(
@@ -110,8 +113,10 @@ class ChunkStream(Iterator[Chunk]):
         state: StreamState,
         blocks: int | None = None,
         trace: Trace = lambda step, block, outputs: None,
+        guide: Guide = NO_GUIDE,
     ) -> None:
         self.pipeline, self.setting, self.state, self.blocks, self.trace = pipeline, setting, state, blocks, trace
+        self.guide = guide
         self._is_closed, self._made = False, 0
 
     @property
@@ -132,7 +137,10 @@ class ChunkStream(Iterator[Chunk]):
             if tail is None:
                 raise StopIteration
             return tail
-        return self._advance()
+        while self.state.block < self.guide.dropped:
+            self._advance()
+        chunk = self._advance()
+        return _from_its_picture_on(chunk) if chunk.index == self.guide.dropped > 0 else chunk
 
     def close(self) -> Chunk | None:
         """End the stream and return the sound that the vocoder still held back, as a chunk without frames.
@@ -157,7 +165,7 @@ class ChunkStream(Iterator[Chunk]):
     def fork(self) -> "ChunkStream":
         """Return an independent stream that goes on from here."""
         state = jax.tree.map(lambda x: x if isinstance(x, int) else x.copy(), self.state)
-        return ChunkStream(self.pipeline, self.setting, state, self.blocks, self.trace)
+        return ChunkStream(self.pipeline, self.setting, state, self.blocks, self.trace, self.guide)
 
     def set_prompt(
         self, prompt: str, recompute: int | None = None, fade: int = 0, *, contexts: request.TextSource = None
@@ -202,9 +210,13 @@ class ChunkStream(Iterator[Chunk]):
         self._change_text()
         setting, state, codecs = self.setting, self.state, self.pipeline.codecs
         k, network = state.block, self.pipeline.transformer
-        tables = make_tables(setting, k)
-        latents = denoise_block(network, state.cache, state.prompt, state.keys, tables, setting=setting)
-        self.trace("denoise", k, latents)
+        tables, given = make_tables(setting, k), self.guide.at(k)
+        if given.video is None or given.audio is None:
+            latents = denoise_block(network, state.cache, state.prompt, state.keys, tables, given, setting=setting)
+            self.trace("denoise", k, latents)
+        else:
+            latents = Latents(given.video, given.audio)
+            self.trace("given", k, latents)
         pixels, picture, samples, sound = self._decode(codecs, latents, k)
         cache, history = state.cache, state.history
         if k + 1 != self.blocks:  # nobody would read the commit of the last block
@@ -254,3 +266,10 @@ class ChunkStream(Iterator[Chunk]):
         """Count the samples that so many audio latents become."""
         codecs = self.pipeline.codecs
         return codecs.audio_config.mel_rows(audio_latents) * codecs.vocoder_config.samples_per_row
+
+
+def _from_its_picture_on(chunk: Chunk) -> Chunk:
+    """Cut off the sound before the first frame: it belongs to blocks that nobody wants."""
+    late = max(0, round((chunk.video_start_s - chunk.audio_start_s) * chunk.sample_rate))
+    start = chunk.audio_start_s + late / chunk.sample_rate
+    return dataclasses.replace(chunk, audio=chunk.audio[late:], audio_start_s=start)
