@@ -87,7 +87,7 @@ def test_every_crossing_has_the_level_that_its_semantics_ask_for(stream):
         cache = r.make_cache(setting, 1)
         made = r.denoise_block(params, cache, prompt, KEYS, tables, only(stream, known), setting=setting)
 
-        own = r.draw_noise(KEYS, jnp.int32(0), SAMPLER.steps, setting, tables)
+        own = r.draw_noise(KEYS, jnp.int32(0), setting.sampler.steps, setting, tables)
         fresh = r.draw_noise(KEYS, jnp.int32(0), 0, setting, tables)
         noisy = [fresh[0], fresh[1]]
         noisy[i] = add_noise(known[i], own[i], SAMPLER.context_noise)
