@@ -5,7 +5,7 @@ Entries: those of the teacher's trajectories (pairs.py), or straight lines from 
 noise, which is what a stream's own re-noising between steps looks like. experiments/LOG.md records them all.
 
 Source: OmniForcing stage 2 (specs/omniforcing.md 7.3).
-Hardware: two CPU cores, about 20 minutes.
+Hardware: two CPU cores, about 30 minutes.
 Command: python -m experiments.chime.train_student --context clean --entries data [--minutes M]   (after train_teacher)
 Expect: the loss of `video` falls below 0.1; evaluate judges the rest.
 """
@@ -43,9 +43,9 @@ class Config:
     """
 
     model: configs.ModelConfig = configs.CHIME
-    batch: int = 4
+    batch: int = 8
     optimiser: OptimiserConfig = OptimiserConfig(
-        kind="muon", learning_rate=2e-3, steps=900, warmup=30, decay_from=0.3, b2=0.99
+        kind="muon", learning_rate=2e-3, steps=1200, warmup=30, decay_from=0.3, b2=0.99
     )
     context_noise: float = 0.1
     seed: int = 40
@@ -137,15 +137,23 @@ def main(
     entries: Entries = "data",
     folder: Path | None = None,
     teacher: Path = Path("runs/chime/teacher"),
+    begin: Path | None = None,
     steps: int = CONFIG.optimiser.steps,
     minutes: float | None = None,
 ) -> None:
-    """Train or continue in `folder` (default runs/chime/student_CONTEXT_ENTRIES)."""
+    """Train or continue in `folder` (default runs/chime/student_CONTEXT_ENTRIES).
+
+    A new run begins from the run `teacher` and fresh sinks, or from the student in weights folder `begin`.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("absl").setLevel(logging.WARNING)
     config = dataclasses.replace(CONFIG, optimiser=dataclasses.replace(CONFIG.optimiser, steps=steps))
     rows = latents.read(Path("runs/chime/latents.safetensors")) if entries == "data" else pairs.read()
-    trainer, rule = start(config, train_teacher.trained(teacher))
+    if begin is None:
+        trainer, rule = start(config, train_teacher.trained(teacher))
+    else:
+        rule = optimiser.optimiser(config.optimiser)
+        trainer = state.create(train_teacher.exported(begin, config.model), rule, config.seed)
     update = step.make_step(make_loss(config, train_teacher.word_vectors(), context, entries), rule)
     run = loop.LoopConfig(
         folder=folder or Path(f"runs/chime/student_{context}_{entries}"), steps=steps, save_every=100, minutes=minutes
