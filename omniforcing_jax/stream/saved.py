@@ -302,20 +302,20 @@ def _abstract_state(config: PipelineConfig, setting: Setting, saved: Saved, toke
     model, layout, rows = config.model, setting.sampler.layout, len(saved.prompts)
     shapes = abstract_pipeline(config, jnp.dtype(saved.weights_dtype))
     widths = [model.caption_channels or stream.width for stream in (model.video, model.audio)]
-    contexts = [_floats(rows, tokens, width) for width in widths]
-    mask = jax.ShapeDtypeStruct((rows, tokens), jnp.int32) if has_mask else None
+    mask: Any = jax.ShapeDtypeStruct((rows, tokens), jnp.int32) if has_mask else None
+    video, audio = (_floats(rows, tokens, width) for width in widths)
+    words = request.Contexts(video, audio, mask)
 
-    def begin(transformer: PyTree, *features: Any) -> tuple[Any, ...]:
-        prompt = make_prompt(transformer, *features, setting=setting)
-        state = start_state(setting, prompt, range(rows), request.Contexts(*features), saved.history)
+    def begin(transformer: PyTree, words: request.Contexts) -> tuple[Any, ...]:
+        prompt = make_prompt(transformer, *words, setting=setting)
+        state = start_state(setting, prompt, range(rows), words, saved.history)
         return state.cache, state.prompt, jax.random.key_data(state.keys), state.history
 
     def decode(codecs: Any, video: Any, audio: Any) -> tuple[Any, ...]:
         picture = decode_video(codecs, video, None, grid=setting.grid, dtype=setting.dtype)[1]
         return picture, decode_audio(codecs, audio, None)[1]
 
-    cache, prompt, keys, history = jax.eval_shape(begin, shapes.transformer, *contexts, mask)
-    words = request.Contexts(*contexts, mask)
+    cache, prompt, keys, history = jax.eval_shape(begin, shapes.transformer, words)
     script = Script(now=words, goal=words, left=saved.left, recompute=saved.recompute)
     picture = sound = None
     if saved.block:
@@ -325,7 +325,7 @@ def _abstract_state(config: PipelineConfig, setting: Setting, saved: Saved, toke
     return StreamState(cache, prompt, keys, picture, sound, saved.block, script, history, saved.prompts)
 
 
-def _floats(*shape: int) -> jax.ShapeDtypeStruct:
+def _floats(*shape: int) -> Any:
     return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
