@@ -171,14 +171,23 @@ def load_subject(command: Bench) -> Subject:
     """Load a weights folder, or make a preset's weights on the device."""
     dtype = jnp.dtype(command.dtype)
     config = _config_of(command)
-    options = {"height": command.height, "width": command.width, "window": command.window, "steps": command.steps}
     if command.preset is None:
         folder = command.weights or CHIME / "student"
         pipeline = request.load(folder, config, dtype)
     else:
         pipeline = random_pipeline(config, command.seed, dtype)
     contexts = random_contexts(config) if config.words is None else None
-    plan = plan_stream(pipeline, PROMPT, None, dtype=dtype, contexts=contexts, **options)
+    plan = plan_stream(
+        pipeline,
+        PROMPT,
+        None,
+        height=command.height,
+        width=command.width,
+        window=command.window,
+        steps=command.steps,
+        dtype=dtype,
+        contexts=contexts,
+    )
     return Subject(pipeline=pipeline, plan=plan, blocks=command.blocks, contexts=contexts, seed=command.seed)
 
 

@@ -6,6 +6,7 @@ rotated at the seconds they were made for; pinned keys (sinks, and block 0 where
 kept a second time at their first place, and turned from there before each block.
 """
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -144,9 +145,18 @@ def commit(cache: Cache, fresh: Sites, turn: Sites | None = None) -> Cache:
             past[name], pinned[name] = _put_first(site, old, new)
         elif site.ring:
             past[name] = _write(old, new, site.region + (cache.blocks_done - 1) % site.ring * site.step)
-        if turn is not None and pinned[name] is not None:
-            past[name] = _stand(site, past[name], pinned[name], getattr(turn, name))
-    return Cache(Sites(**past), Sites(**pinned), cache.blocks_done + 1, cache.video, cache.audio)
+    written = Cache(Sites(**past), Sites(**pinned), cache.blocks_done + 1, cache.video, cache.audio)
+    return written if turn is None else stand(written, turn)
+
+
+def stand(cache: Cache, turn: Sites) -> Cache:
+    """Stand the pinned keys where a block wants them: turned from their first place, one row per site."""
+    slots = Sites(video_self=cache.video, audio_self=cache.audio, a2v=cache.audio, v2a=cache.video)
+    past = {}
+    for name in ("video_self", "audio_self", "a2v", "v2a"):
+        site, old, pinned = (getattr(sites, name) for sites in (slots, cache.past, cache.pinned))
+        past[name] = old if pinned is None else _stand(site, old, pinned, getattr(turn, name))
+    return dataclasses.replace(cache, past=Sites(**past))
 
 
 def _is_first(cache: Cache, fresh: Sites) -> bool:

@@ -57,6 +57,22 @@ class Stream:
     """Folder to save the stream to, at its end or at Ctrl-C, so that it can go on."""
     resume: Path | None = None
     """Folder of a saved stream to go on with, bit by bit as if it had never ended."""
+    prompt_at: tyro.conf.UseAppendAction[tuple[tuple[float, str], ...]] = ()
+    """Second from which another prompt is shown, and that prompt; may be given several times, in order."""
+    recompute: int | None = None
+    """Past blocks that are made again when the prompt changes, the newest first; by default all that a block sees."""
+    fade: int = 0
+    """Blocks over which a prompt goes over into the next."""
+    sound: Path | None = None
+    """File with the sound that the picture is made to, at least as long as the stream."""
+    picture: Path | None = None
+    """File with the picture that the sound is made to, at least as long as the stream."""
+    from_image: Path | None = None
+    """Image, of the stream's size, that the picture begins with."""
+    continue_: Annotated[Path | None, tyro.conf.arg(name="continue")] = None
+    """File to go on from: one frame and whole seconds; --seconds counts them, and --out begins with them."""
+    drop_past: bool = False
+    """Leave what --continue was given out of --out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +186,7 @@ def parse(arguments: Sequence[str]) -> Command:
 
 
 def _refuse_unknown_flags(kind: type, arguments: Sequence[str]) -> None:
-    names = [field.name.replace("_", "-") for field in dataclasses.fields(kind)]
+    names = [field.name.strip("_").replace("_", "-") for field in dataclasses.fields(kind)]
     known = ["--help", *(f"--{name}" for name in names), *(f"--no-{name}" for name in names)]
     for flag in (argument.partition("=")[0] for argument in arguments):
         if flag.startswith("--") and flag.replace("_", "-") not in known:

@@ -25,16 +25,23 @@ from omniforcing_jax.judge.agree import measure_agreement
 from omniforcing_jax.judge.read import Media, check_readable, read_media
 from omniforcing_jax.judge.seams import Blocks
 from omniforcing_jax.layout import FRAME_RATE
+from omniforcing_jax.stream import request
 from omniforcing_jax.stream.chunk import Chunk
 from omniforcing_jax.stream.clip import plan_clip, sample_planned
+from omniforcing_jax.stream.condition import Condition, continue_file
+from omniforcing_jax.stream.cues import ChangeWatch, Cue, follow, plan_cues
 from omniforcing_jax.stream.mux import Mp4Writer, Overlapped, check_writable, write_mp4
 from omniforcing_jax.stream.open import plan_stream, start_stream
+from omniforcing_jax.stream.replay import check_recompute
 from omniforcing_jax.stream.request import load
 from omniforcing_jax.stream.sampler import ChunkStream
 from omniforcing_jax.stream.saved import check_folder, read_saved, resume, save
 
 PLAIN_LINE_EVERY_S = 5.0
-SAVED_WITH_THE_STATE = ("prompt", "seed", "height", "width", "window", "steps", "dtype", "contexts")
+SAVED_WITH_THE_STATE = (
+    *("prompt", "seed", "height", "width", "window", "steps", "dtype", "contexts"),
+    *("sound", "picture", "from_image", "continue_", "drop_past"),
+)
 
 
 @dataclass
@@ -72,13 +79,17 @@ def prepare_stream(command: Stream) -> Callable[[], None]:
         ValueError: in one line, whatever is wrong with the request.
     """
     check_writable(command.out)
+    require(command.fade >= 0, "fade", command.fade, "must not be negative")
+    require(command.recompute is None or command.recompute >= 0, "recompute", command.recompute, "must not be negative")
     if command.save_state is not None:
+        driven = [name for name in ("sound", "picture") if getattr(command, name) is not None]
+        require(not driven, "save-state", command.save_state, "a stream that is made to a file cannot be saved")
         check_folder(command.save_state)
-    stream = _open(command) if command.resume is None else _resume(command, command.resume)
-    return lambda: run_stream(stream, command)
+    stream, cues = _open(command) if command.resume is None else _resume(command, command.resume)
+    return lambda: run_stream(stream, command, cues)
 
 
-def _open(command: Stream) -> ChunkStream:
+def _open(command: Stream) -> tuple[ChunkStream, Sequence[Cue]]:
     require(command.prompt is not None, "prompt", None, "give --prompt, or --resume with a saved state")
     prompt, dtype = str(command.prompt), jnp.dtype(command.dtype)
     plan = plan_stream(
@@ -91,12 +102,30 @@ def _open(command: Stream) -> ChunkStream:
         steps=command.steps,
         dtype=dtype,
         contexts=command.contexts,
+        history=None if command.recompute is None else command.recompute - 1,
+        start=_start_of(command),
+        drive=Condition(picture=command.picture, sound=command.sound),
     )
+    cues = plan_cues(plan.setting.sampler, command.prompt_at, command.seconds)
+    has_words = command.contexts is None or not cues
+    require(has_words, "prompt-at", command.prompt_at[:1], "needs the weights' own text encoder, not --contexts")
+    request.check_text(plan.config, [cue.prompt for cue in cues] or [prompt], command.contexts)
     pipeline = load(command.weights, plan.config, dtype)
-    return start_stream(pipeline, plan, prompt, command.seed, command.contexts)
+    stream = start_stream(pipeline, plan, prompt, command.seed, command.contexts, ChangeWatch())
+    return stream, cues
 
 
-def _resume(command: Stream, folder: Path) -> ChunkStream:
+def _start_of(command: Stream) -> Condition:
+    """Read what the stream begins from."""
+    image, past = command.from_image, command.continue_
+    require(image is None or past is None, "from-image", image, "not with --continue, which has a picture already")
+    require(past is not None or not command.drop_past, "drop-past", True, "needs --continue, which gives a past")
+    if past is None:
+        return Condition(picture=image)
+    return continue_file(past, keep=not command.drop_past)
+
+
+def _resume(command: Stream, folder: Path) -> tuple[ChunkStream, Sequence[Cue]]:
     """Go on with a saved stream; what was saved with it cannot be asked for anew, except for the same prompt."""
     defaults = {field.name: field.default for field in dataclasses.fields(Stream)}
     given = [name for name in SAVED_WITH_THE_STATE if getattr(command, name) != defaults[name]]
@@ -104,17 +133,27 @@ def _resume(command: Stream, folder: Path) -> ChunkStream:
     if command.prompt is not None and saved.prompts == (command.prompt,):
         given.remove("prompt")
     for name in given:
-        require(False, name, getattr(command, name), f"the state in {folder} has its own, leave --{name} out")
-    stream = resume(folder, command.weights, command.seconds)
+        flag = name.strip("_").replace("_", "-")
+        require(False, flag, getattr(command, name), f"the state in {folder} has its own, leave --{flag} out")
+    cues = plan_cues(saved.sampler, command.prompt_at, None)
+    for cue in cues:
+        passed = saved.sampler.layout.start_seconds(saved.block)
+        require(cue.block >= saved.block, "prompt-at", cue.prompt, f"the state in {folder} is at {passed} s already")
+    if cues:
+        request.check_text(request.config_of(command.weights), [cue.prompt for cue in cues], None)
+    stream = resume(folder, command.weights, command.seconds, trace=ChangeWatch())
     if not isinstance(stream, ChunkStream):
         raise ValueError(f"{folder}: holds a batch of {stream.rows} streams, one file takes one stream")
-    return stream
+    check_recompute(stream.setting, stream.state.history.depth, command.recompute)
+    return stream, cues
 
 
-def run_stream(stream: ChunkStream, command: Stream) -> None:
+def run_stream(stream: ChunkStream, command: Stream, cues: Sequence[Cue]) -> None:
     """Write the stream to its file, save it where that was asked for, and say how fast it was."""
     pace, end = Pace(), stream.blocks
-    chunks = stream if command.save_state is None else _saving(stream, command.save_state)
+    chunks = follow(stream, cues, command.recompute, command.fade)
+    if command.save_state is not None:
+        chunks = _saving(stream, chunks, command.save_state)
     height, width = stream.picture_size
     with (
         Mp4Writer(
@@ -127,7 +166,7 @@ def run_stream(stream: ChunkStream, command: Stream) -> None:
     print(f"{command.out}: {pace.frames} frames; first chunk {pace.first_chunk_s:.2f} s after start, {pace}")
 
 
-def _saving(stream: ChunkStream, folder: Path) -> Iterator[Chunk]:
+def _saving(stream: ChunkStream, chunks: Iterator[Chunk], folder: Path) -> Iterator[Chunk]:
     """Pass chunks on and save the stream at its end, or after the block at which Ctrl-C asked to end.
 
     The stream is made endless and cut here, so that its last block is committed like the others.
@@ -135,7 +174,7 @@ def _saving(stream: ChunkStream, folder: Path) -> Iterator[Chunk]:
     end, stream.blocks = stream.blocks, None
     with _ctrl_c_noted() as noted:
         while stream.state.block != end and not noted.is_set():
-            yield next(stream)
+            yield next(chunks)
         save(stream, folder)
     print(f"{folder}: saved after block {stream.state.block - 1}; go on with --resume {folder}", file=sys.stderr)
     if (tail := stream.close()) is not None:

@@ -19,8 +19,8 @@ from omniforcing_jax.config import ModelConfig, SamplerConfig
 from omniforcing_jax.model.dual_stream import Text
 from omniforcing_jax.model.place import Places, Turn, place, rotaries, turn_by, turning
 from omniforcing_jax.model.transformer import Prediction, Transformer, predict, text_kv
-from omniforcing_jax.model.view import one_sigma, streaming
-from omniforcing_jax.nn.attention import NO_PAST
+from omniforcing_jax.model.view import Sigmas, one_sigma, streaming
+from omniforcing_jax.nn.attention import NO_PAST, Sites
 from omniforcing_jax.schedule import add_noise, to_x0
 
 
@@ -29,6 +29,16 @@ class Latents(NamedTuple):
 
     video: Float[Array, "... B T C"]
     audio: Float[Array, "... B A E"]
+
+
+class Given(NamedTuple):
+    """Clean tokens of a block that are not made but known, of either stream; None is made."""
+
+    video: Float[Array, "B T C"] | None = None
+    audio: Float[Array, "B A E"] | None = None
+
+
+NONE_GIVEN = Given()
 
 
 @struct.dataclass
@@ -124,8 +134,22 @@ def draw_noise(
     return jax.vmap(draw)(keys)
 
 
+def draw_context_noise(keys: Key[Array, "B"], block: Int[Array, ""], setting: Setting, like: Tables) -> Latents | None:
+    """Draw the noise of a block's clean pass; None where the context noise is 0."""
+    if not setting.sampler.context_noise:
+        return None
+    return draw_noise(keys, block, setting.sampler.steps, setting, like)
+
+
 def denoise(
-    params: Transformer, cache: Cache, prompt: Prompt, noise: Latents, tables: Tables, setting: Setting
+    params: Transformer,
+    cache: Cache,
+    prompt: Prompt,
+    noise: Latents,
+    tables: Tables,
+    setting: Setting,
+    given: Given = NONE_GIVEN,
+    context: Given = NONE_GIVEN,
 ) -> Latents:
     """Run the denoise steps of one block against the cache, which is only read.
 
@@ -139,6 +163,9 @@ def denoise(
         noise: Fresh noise of every step, [M, B, ...].
         tables: Of this block.
         setting: What is static.
+        given: A stream that is known: it stands beside the other one as in the clean pass, at context noise and with
+            text of that sigma, in every step; what is predicted for it is ignored.
+        context: The same at context noise.
 
     Returns:
         The clean estimates of every step, [M, B, ...]; the last one is the block.
@@ -146,13 +173,15 @@ def denoise(
     sigmas = jnp.asarray(setting.sampler.sigmas[:-1], jnp.float32)
 
     def step(
-        state: tuple[Latents, Latents], given: tuple[Array, Latents, Text | None]
+        state: tuple[Latents, Latents], inputs: tuple[Array, Latents, Text | None]
     ) -> tuple[tuple[Latents, Latents], Latents]:
-        (x0, estimated), (sigma, fresh, text) = state, given
+        (x0, estimated), (sigma, fresh, text) = state, inputs
         drawn = estimated if setting.sampler.keeps_noise else fresh
-        noisy = Latents(*map(partial(add_noise, sigma=sigma), x0, drawn))
-        velocity = _predict(params, cache, prompt.denoise if text is None else text, noisy, sigma, tables, setting)
+        noisy = _hold(Latents(*map(partial(add_noise, sigma=sigma), x0, drawn)), context)
+        text = _text_beside(prompt.denoise if text is None else text, prompt.clean, given)
+        velocity = _predict(params, cache, text, noisy, _sigmas_beside(sigma, given, setting), tables, setting)
         x0 = Latents(to_x0(noisy.video, velocity.video, sigma), to_x0(noisy.audio, velocity.audio, sigma))
+        x0 = _hold(x0, given)
         estimated = Latents(x0.video + velocity.video, x0.audio + velocity.audio)
         return (x0, estimated), x0
 
@@ -170,26 +199,36 @@ def clean_pass(
     noise: Latents | None,
     tables: Tables,
     setting: Setting,
+    bias: Sites | None = None,
 ) -> Cache:
     """Show the network the finished block at context noise and commit the keys and values that it gives.
 
-    `noise` may be None where the context noise is 0.
+    `noise` may be None where the context noise is 0. `bias` says which slots are read; by default those that the next
+    block may see.
     """
     sigma = jnp.float32(setting.sampler.context_noise)
     if noise is not None:
         latents = Latents(*map(partial(add_noise, sigma=sigma), latents, noise))
-    fresh = _predict(params, cache, prompt.clean, latents, sigma, tables, setting).fresh
+    fresh = _predict(params, cache, prompt.clean, latents, one_sigma(sigma[None]), tables, setting, bias).fresh
     return commit(cache, fresh, turning(setting.config, tables.turn))
 
 
 @partial(jax.jit, static_argnames="setting")
 def denoise_block(
-    params: Transformer, cache: Cache, prompt: Prompt, keys: Key[Array, "B"], tables: Tables, *, setting: Setting
+    params: Transformer,
+    cache: Cache,
+    prompt: Prompt,
+    keys: Key[Array, "B"],
+    tables: Tables,
+    given: Given = NONE_GIVEN,
+    *,
+    setting: Setting,
 ) -> Latents:
-    """Denoise the next block: one program for block 0 and one for all later blocks."""
+    """Denoise the next block: one program for block 0 and one for all later blocks, per choice of given streams."""
     steps = jnp.arange(setting.sampler.steps)
     noise = jax.vmap(lambda step: draw_noise(keys, cache.blocks_done, step, setting, tables))(steps)
-    return jax.tree.map(lambda x: x[-1], denoise(params, cache, prompt, noise, tables, setting))
+    context = _at_context_noise(given, draw_context_noise(keys, cache.blocks_done, setting, tables), setting)
+    return jax.tree.map(lambda x: x[-1], denoise(params, cache, prompt, noise, tables, setting, given, context))
 
 
 @partial(jax.jit, static_argnames="setting", donate_argnames="cache")
@@ -204,9 +243,7 @@ def commit_block(
     setting: Setting,
 ) -> Cache:
     """Run the clean pass of a block and commit it in place: the cache that was passed in is gone."""
-    noise = None
-    if setting.sampler.context_noise:
-        noise = draw_noise(keys, cache.blocks_done, setting.sampler.steps, setting, tables)
+    noise = draw_context_noise(keys, cache.blocks_done, setting, tables)
     return clean_pass(params, cache, prompt, latents, noise, tables, setting)
 
 
@@ -226,18 +263,48 @@ def to_frames(video: Float[Array, "B T C"], grid: tuple[int, int]) -> Float[Arra
     return video.reshape(video.shape[0], -1, *grid, video.shape[-1])
 
 
+def _at_context_noise(given: Given, noise: Latents | None, setting: Setting) -> Given:
+    if noise is None:
+        return given
+    add = partial(add_noise, sigma=setting.sampler.context_noise)
+    return Given(*(None if known is None else add(known, own) for known, own in zip(given, noise, strict=True)))
+
+
+def _hold(latents: Latents, given: Given) -> Latents:
+    """Put what is given in the place of what was made."""
+    return Latents(*(x if known is None else known for x, known in zip(latents, given, strict=True)))
+
+
+def _sigmas_beside(sigma: Float[Array, ""], given: Given, setting: Setting) -> Sigmas:
+    """Give each stream its noise level: a given one has that of the clean pass."""
+    context = jnp.float32(setting.sampler.context_noise)
+    video, audio = (sigma if known is None else context for known in given)
+    return Sigmas(video=video[None, None], audio=audio[None, None])
+
+
+def _text_beside(text: Text, clean: Text, given: Given) -> Text:
+    """Let a given stream read its text as in the clean pass."""
+    return Text(
+        video=text.video if given.video is None else clean.video,
+        audio=text.audio if given.audio is None else clean.audio,
+        site=text.site,
+    )
+
+
 def _predict(
     params: Transformer,
     cache: Cache,
     text: Text,
     latents: Latents,
-    sigma: Float[Array, ""],
+    sigmas: Sigmas,
     tables: Tables,
     setting: Setting,
+    bias: Sites | None = None,
 ) -> Prediction:
     config, is_first = setting.config, _is_first(setting, tables)
     turned = rotaries(config, tables.places)
-    view = streaming(config, turned, one_sigma(sigma[None]), None if is_first else past_bias(cache))
+    readable = past_bias(cache) if bias is None else bias
+    view = streaming(config, turned, sigmas, None if is_first else readable)
     past = NO_PAST if is_first else cache.past
     return predict(params, config, *latents, view, text, past=past, dtype=setting.dtype)
 

@@ -56,14 +56,20 @@ def run(config: Config) -> list[dict[str, Any]]:
         dtype=config.dtype,
     )
     subject, rows = load_subject(command), []
-    for steps in config.steps:
+    for asked in config.steps:
+        steps = min(asked, sampler.steps) if sampler else asked
         for window in config.windows:
-            chosen = {"steps": min(steps, sampler.steps) if sampler else steps, "window": window}
             plan = plan_stream(
-                subject.pipeline, PROMPT, None, dtype=subject.plan.setting.dtype, contexts=subject.contexts, **chosen
+                subject.pipeline,
+                PROMPT,
+                None,
+                window=window,
+                steps=steps,
+                dtype=subject.plan.setting.dtype,
+                contexts=subject.contexts,
             )
             figures = measure(dataclasses.replace(subject, plan=plan), mux=False, cold_s=None)
-            rows.append({**chosen, **figures})
+            rows.append({"steps": steps, "window": window, **figures})
             print(format_row(rows[-1]), flush=True)
     return rows
 

@@ -13,7 +13,9 @@ from omniforcing_jax.pipeline import Pipeline, PipelineConfig, abstract_pipeline
 from omniforcing_jax.rollout import Setting, make_cache, make_prompt
 from omniforcing_jax.stream import request
 from omniforcing_jax.stream.batch import BatchStream
+from omniforcing_jax.stream.condition import NO_CONDITION, Condition, ConditionPlan, make_guide, plan_condition
 from omniforcing_jax.stream.decode import decode_video
+from omniforcing_jax.stream.replay import make_history
 from omniforcing_jax.stream.sampler import ChunkStream, Trace, start_state
 
 
@@ -24,11 +26,15 @@ class StreamPlan(NamedTuple):
         config: The weights' configs.
         setting: What is static in the stream's programs.
         blocks: Length of the stream; None is endless.
+        history: Later blocks whose latents are kept.
+        given: What the stream begins from, and what drives it.
     """
 
     config: PipelineConfig
     setting: Setting
     blocks: int | None
+    history: int = 0
+    given: ConditionPlan = ConditionPlan()
 
 
 Prompts = str | Sequence[str]
@@ -46,6 +52,9 @@ def plan_stream(
     steps: int | None = None,
     dtype: DTypeLike = jnp.float32,
     contexts: request.TextSource = None,
+    history: int | None = None,
+    start: Condition = NO_CONDITION,
+    drive: Condition = NO_CONDITION,
 ) -> StreamPlan:
     """Check a request, without loading any weights; arguments as `open_stream`.
 
@@ -58,9 +67,14 @@ def plan_stream(
     blocks = None if seconds is None else count_blocks(sampler, seconds)
     request.check_text(config, list_rows(prompt), contexts)
     setting = Setting(config.model, sampler, grid, jnp.dtype(dtype))
+    depth = max(sampler.past_blocks, history or 0)
     loaded = isinstance(weights, Pipeline)
-    request.check_memory(config, dtype, loaded, working_bytes(config, setting, len(list_rows(prompt))))
-    return StreamPlan(config, setting, blocks)
+    given = plan_condition(config, setting, blocks, start, drive)
+    rows = len(list_rows(prompt))
+    is_given = given.picture_blocks or given.sound_blocks
+    require(rows == 1 or not is_given, "prompt", list_rows(prompt), "must be one: given latents are those of one row")
+    request.check_memory(config, dtype, loaded, working_bytes(config, setting, rows, depth))
+    return StreamPlan(config, setting, blocks, depth, given)
 
 
 def count_blocks(sampler: SamplerConfig, seconds: int | float) -> int:
@@ -103,6 +117,9 @@ class Options(TypedDict, total=False):
     steps: int | None
     dtype: DTypeLike
     contexts: request.TextSource
+    history: int | None
+    start: Condition
+    drive: Condition
     trace: Trace
 
 
@@ -138,6 +155,9 @@ def open_stream(
     steps: int | None = None,
     dtype: DTypeLike = jnp.float32,
     contexts: request.TextSource = None,
+    history: int | None = None,
+    start: Condition = NO_CONDITION,
+    drive: Condition = NO_CONDITION,
     trace: Trace = lambda step, block, outputs: None,
 ) -> ChunkStream | BatchStream:
     """Open a stream of chunks; the first block is made when the first chunk is asked for.
@@ -154,6 +174,10 @@ def open_stream(
         steps: Denoise steps per block, at most the trained ones.
         dtype: Type to compute in; sound is always made in float32.
         contexts: Text contexts, or a file of them, instead of the weights' own text encoder.
+        history: Later blocks whose latents are kept for a change of prompt; by default, and at least, those of the
+            window. `replay.exact_depth` says from how many on a recomputed past is exact.
+        start: Picture, sound or both that the stream begins from: one frame and whole seconds. `seconds` counts them.
+        drive: Picture or sound that the whole stream is made to.
         trace: Called after each dispatch, see `sampler.Trace`; also with "text".
 
     Raises:
@@ -171,6 +195,9 @@ def open_stream(
         steps=steps,
         dtype=dtype,
         contexts=contexts,
+        history=history,
+        start=start,
+        drive=drive,
     )
     stream = _start_rows(request.load(weights, plan.config, dtype), plan, rows, seeds, contexts, trace)
     return stream if isinstance(prompt, str) else BatchStream(stream)
@@ -199,10 +226,12 @@ def _start_rows(
     features = request.encode_text(pipeline, prompts, contexts)
     text = make_prompt(pipeline.transformer, *features, setting=plan.setting)
     trace("text", 0, text)
-    return ChunkStream(pipeline, plan.setting, start_state(plan.setting, text, seeds, prompts), plan.blocks, trace)
+    state = start_state(plan.setting, text, seeds, features, plan.history, prompts)
+    guide = make_guide(pipeline, plan.setting, plan.given)
+    return ChunkStream(pipeline, plan.setting, state, plan.blocks, trace, guide)
 
 
-def working_bytes(config: PipelineConfig, setting: Setting, rows: int) -> dict[str, int]:
+def working_bytes(config: PipelineConfig, setting: Setting, rows: int, history: int) -> dict[str, int]:
     """Count what a stream holds besides its weights: shapes only, nothing is computed."""
     shapes = abstract_pipeline(config, setting.dtype)
     cache = jax.eval_shape(lambda: make_cache(setting, rows))
@@ -213,8 +242,10 @@ def working_bytes(config: PipelineConfig, setting: Setting, rows: int) -> dict[s
         shapes.codecs,
         tokens,
     )
+    kept = jax.eval_shape(lambda: make_history(setting, rows, history))
     return {
         "cache": request.count_bytes(cache),
+        "history": request.count_bytes(kept),
         "decoder": request.count_bytes((pixels, carry)),
         "attention": request.score_bytes(config, rows, step, step + cache.video.total),
     }

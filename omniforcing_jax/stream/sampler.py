@@ -18,6 +18,7 @@ from flax import struct
 from jaxtyping import PyTree
 
 from omniforcing_jax.cache import Cache
+from omniforcing_jax.config import require
 from omniforcing_jax.layout import FRAME_RATE, pixel_frames
 from omniforcing_jax.nn.spec import Leaf
 from omniforcing_jax.pipeline import Codecs, Pipeline
@@ -30,8 +31,12 @@ from omniforcing_jax.rollout import (
     make_cache,
     make_tables,
 )
+from omniforcing_jax.stream import request
 from omniforcing_jax.stream.chunk import Chunk
 from omniforcing_jax.stream.decode import SoundCarry, decode_audio, decode_video, flush_audio
+from omniforcing_jax.stream.given import NO_GUIDE, Guide
+from omniforcing_jax.stream.replay import History, check_recompute, keep, make_history
+from omniforcing_jax.stream.steer import Script, aim, change, start_script
 
 Trace = Callable[[str, int, PyTree], None]
 """Called with the name of a step, the block and its outputs (not ready yet) right after the step was dispatched."""
@@ -48,6 +53,8 @@ class StreamState:
         picture: Carry of the video decoder; None before block 0.
         sound: Carry of audio decoder and vocoder; None before block 0.
         block: Blocks made so far, an int on the host.
+        script: Text contexts, and what they change to.
+        history: Latents of past blocks, for the day their prompt changes.
         prompt_words: What each row's text was made from; for messages and for what is saved, nothing reads it.
     """
 
@@ -57,15 +64,34 @@ class StreamState:
     picture: Any
     sound: SoundCarry | None
     block: int
+    script: Script
+    history: History
     prompt_words: tuple[str, ...] = struct.field(pytree_node=False, default=())
 
 
 def start_state(
-    setting: Setting, prompt: Prompt, seed: int | Sequence[int], prompt_words: tuple[str, ...] = ()
+    setting: Setting,
+    prompt: Prompt,
+    seed: int | Sequence[int],
+    contexts: request.Contexts,
+    history: int | None = None,
+    prompt_words: tuple[str, ...] = (),
 ) -> StreamState:
-    """Make the state of a stream that has no block yet; a sequence of seeds makes as many rows."""
+    """Make the state of a stream that has no block yet.
+
+    Args:
+        setting: What is static.
+        prompt: What `make_prompt` made of the contexts.
+        seed: Of all noise; a sequence of seeds makes as many rows.
+        contexts: Text contexts.
+        history: Later blocks whose latents are kept; by default, and at least, the ring's.
+        prompt_words: What the contexts were made from.
+    """
     keys = [jax.random.split(jax.random.key(each), 1) for each in ([seed] if isinstance(seed, int) else seed)]
+    ring = setting.sampler.past_blocks
     return StreamState(
+        script=start_script(contexts),
+        history=make_history(setting, len(keys), max(ring, history or 0)),
         cache=make_cache(setting, len(keys)),
         prompt=prompt,
         keys=jnp.concatenate(keys) if len(keys) > 1 else keys[0],
@@ -88,7 +114,9 @@ class ChunkStream(Iterator[Chunk]):
         state: Where to begin: `start_state`, or the `state` of another stream. It is used up: its buffers are
             donated to the next block (`fork` copies).
         blocks: Blocks after which the stream ends by itself; None never ends.
-        trace: See `Trace`; steps are "denoise", "decode video", "decode audio", "commit" and "copy".
+        trace: See `Trace`; steps are "denoise" ("given" where nothing is left to make), "decode video", "decode
+            audio", "commit" and "copy".
+        guide: Latents that are given, not made; a stream that goes on from a `state` needs the guide that it had.
     """
 
     def __init__(
@@ -98,8 +126,10 @@ class ChunkStream(Iterator[Chunk]):
         state: StreamState,
         blocks: int | None = None,
         trace: Trace = lambda step, block, outputs: None,
+        guide: Guide = NO_GUIDE,
     ) -> None:
         self.pipeline, self.setting, self.state, self.blocks, self.trace = pipeline, setting, state, blocks, trace
+        self.guide = guide
         self._is_closed, self._made = False, 0
 
     @property
@@ -129,7 +159,12 @@ class ChunkStream(Iterator[Chunk]):
             if tails is None:
                 raise StopIteration
             return tails
-        return self._advance()
+        while self.state.block < self.guide.dropped:
+            self._advance()
+        chunks = self._advance()
+        if chunks[0].index == self.guide.dropped > 0:
+            return tuple(_from_its_picture_on(chunk) for chunk in chunks)
+        return chunks
 
     def close(self) -> Chunk | None:
         """End the stream and return the sound that the vocoder still held back, as a chunk without frames.
@@ -159,20 +194,72 @@ class ChunkStream(Iterator[Chunk]):
     def fork(self) -> "ChunkStream":
         """Return an independent stream that goes on from here."""
         state = jax.tree.map(lambda x: x if isinstance(x, int) else x.copy(), self.state)
-        return ChunkStream(self.pipeline, self.setting, state, self.blocks, self.trace)
+        return ChunkStream(self.pipeline, self.setting, state, self.blocks, self.trace, self.guide)
+
+    def set_prompt(
+        self,
+        prompt: str | Sequence[str],
+        recompute: int | None = None,
+        fade: int = 0,
+        *,
+        contexts: request.TextSource = None,
+    ) -> None:
+        """Change what the stream shows, in picture and sound, from the next block on.
+
+        The first change compiles the programs that it needs, later ones none.
+
+        Args:
+            prompt: What to show; in a batch, one for all rows or one for each.
+            recompute: Past blocks whose keys and values are made again under the new prompt, the newest first; 0 none,
+                None all that a block sees, block 0 included. More than these are replayed on the way, if the stream
+                keeps their latents (`history` of `open_stream`). A clean pass each; the trace shows them as
+                "recompute".
+            fade: Blocks that are made under mixed contexts before the new ones are fully there; past blocks are made
+                again at each of these borders.
+            contexts: Text contexts, or a file of them, instead of the weights' own text encoder.
+
+        Raises:
+            ValueError: in one line, if the prompt cannot be read or has not the form of the first one, or a number is
+                not in its range.
+        """
+        words = (prompt,) * len(self.state.keys) if isinstance(prompt, str) else tuple(prompt)
+        require(len(words) == len(self.state.keys), "prompt", prompt, f"must be one for each of {len(self.state.keys)}")
+        request.check_text(self.pipeline.config, words, contexts)
+        goal = request.encode_text(self.pipeline, words, contexts)
+        count = check_recompute(self.setting, self.state.history.depth, recompute)
+        script = aim(self.state.script, goal, recompute=count, fade=fade)
+        self.state = dataclasses.replace(self.state, script=script, prompt_words=words)
+
+    def _change_text(self) -> None:
+        """Take the script's next step, if it has one."""
+        state, network = self.state, self.pipeline.transformer
+        if state.script.left:
+            changed = change(
+                *(network, state.script, state.cache, state.keys, state.history),
+                done=state.block,
+                setting=self.setting,
+                trace=self.trace,
+            )
+            self.state = dataclasses.replace(state, **changed._asdict())
 
     def _advance(self) -> tuple[Chunk, ...]:
+        self._change_text()
         setting, state, codecs = self.setting, self.state, self.pipeline.codecs
         k, network = state.block, self.pipeline.transformer
-        tables = make_tables(setting, k)
-        latents = denoise_block(network, state.cache, state.prompt, state.keys, tables, setting=setting)
-        self.trace("denoise", k, latents)
+        tables, given = make_tables(setting, k), self.guide.at(k)
+        if given.video is None or given.audio is None:
+            latents = denoise_block(network, state.cache, state.prompt, state.keys, tables, given, setting=setting)
+            self.trace("denoise", k, latents)
+        else:
+            latents = Latents(given.video, given.audio)
+            self.trace("given", k, latents)
         pixels, picture, samples, sound = self._decode(codecs, latents, k)
-        cache = state.cache
+        cache, history = state.cache, state.history
         if k + 1 != self.blocks:  # nobody would read the commit of the last block
             cache = commit_block(network, cache, state.prompt, state.keys, latents, tables, setting=setting)
             self.trace("commit", k, cache)
-        self.state = dataclasses.replace(state, cache=cache, picture=picture, sound=sound, block=k + 1)
+            history = keep(history, latents, k)
+        self.state = dataclasses.replace(state, cache=cache, picture=picture, sound=sound, block=k + 1, history=history)
         self._made += 1
         if self._made == 2:  # nothing is compiled after the second block, not even what the end will need
             flush_audio(codecs, sound)
@@ -218,3 +305,10 @@ class ChunkStream(Iterator[Chunk]):
         """Count the samples that so many audio latents become."""
         codecs = self.pipeline.codecs
         return codecs.audio_config.mel_rows(audio_latents) * codecs.vocoder_config.samples_per_row
+
+
+def _from_its_picture_on(chunk: Chunk) -> Chunk:
+    """Cut off the sound before the first frame: it belongs to blocks that nobody wants."""
+    late = max(0, round((chunk.video_start_s - chunk.audio_start_s) * chunk.sample_rate))
+    start = chunk.audio_start_s + late / chunk.sample_rate
+    return dataclasses.replace(chunk, audio=chunk.audio[late:], audio_start_s=start)

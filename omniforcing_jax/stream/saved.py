@@ -30,6 +30,7 @@ from omniforcing_jax.stream.batch import BatchStream
 from omniforcing_jax.stream.decode import decode_audio, decode_video
 from omniforcing_jax.stream.open import working_bytes
 from omniforcing_jax.stream.sampler import ChunkStream, StreamState, Trace, start_state
+from omniforcing_jax.stream.steer import Script
 from omniforcing_jax.tensor_file import open_tensors
 from omniforcing_jax.weights import compare_shapes, fill_tree, name_leaves, write_json
 
@@ -40,6 +41,8 @@ STATE = "state.json"
 TENSORS = "state-{}.safetensors"
 TEXT_KEYS = "prompt/clean/video/k"  # [L, B, X, N, H]
 TEXT_MASK = "prompt/clean/site/sight/bias"
+COUNTS = {"block": "block", "script/left": "left", "script/recompute": "recompute"}
+"""Integers of a state that the host counts with, and their names in the JSON."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,6 +63,8 @@ class Saved(Config):
         block: Blocks made so far.
         blocks: Blocks after which the stream was to end; None is endless.
         key_kind: JAX's name of the random numbers.
+        history: Later blocks whose latents are kept.
+        left, recompute: Of the script of its text: border changes to come, and clean passes at each.
     """
 
     format: int
@@ -75,6 +80,9 @@ class Saved(Config):
     block: int
     blocks: int | None
     key_kind: str
+    history: int
+    left: int
+    recompute: int
 
 
 def check_folder(folder: Folder) -> None:
@@ -102,13 +110,18 @@ def save(stream: ChunkStream | BatchStream, folder: Folder) -> None:
 
     Raises:
         ValueError: if the folder cannot be written, or if the stream has made the last of a fixed number of blocks:
-            that one is not committed, so nothing could follow it.
+            that one is not committed, so nothing could follow it, or if latents are still given to it.
     """
     chunks = stream.stream if isinstance(stream, BatchStream) else stream
     if chunks.state.block == chunks.blocks:
         raise ValueError(
             f"the stream has made the last of its {chunks.blocks} blocks, which is not committed: "
             "save it before, or open it without an end (seconds=None)"
+        )
+    if chunks.guide.blocks > chunks.state.block:
+        raise ValueError(
+            f"the stream is given latents for {chunks.guide.blocks} blocks and has made {chunks.state.block}: "
+            "a saved state has no files of others, save it after them"
         )
     check_folder(folder)
     pipeline, setting, state = chunks.pipeline, chunks.setting, chunks.state
@@ -126,6 +139,9 @@ def save(stream: ChunkStream | BatchStream, folder: Folder) -> None:
         block=state.block,
         blocks=chunks.blocks,
         key_kind=str(jax.random.key_impl(state.keys)),
+        history=state.history.depth,
+        left=state.script.left,
+        recompute=state.script.recompute,
     )
     write_state(Path(folder), state, {**saved.to_dict(), "weights": describe(pipeline.config)})
 
@@ -203,7 +219,7 @@ def resume(
     setting = Setting(config.model, saved.sampler, (saved.grid[0], saved.grid[1]), jnp.dtype(saved.dtype))
     blocks = saved.blocks if seconds is None else saved.block + _count_more(saved, seconds)
     file, abstract = _open_state(Path(folder), saved, config, setting)
-    needed = working_bytes(config, setting, len(saved.prompts))
+    needed = working_bytes(config, setting, len(saved.prompts), saved.history)
     request.check_memory(config, jnp.dtype(saved.weights_dtype), isinstance(weights, Pipeline), needed)
     pipeline = request.load(weights, config, jnp.dtype(saved.weights_dtype))
     if pipeline.fingerprint != saved.fingerprint:
@@ -253,10 +269,12 @@ def _count_more(saved: Saved, seconds: int | float) -> int:
 
 
 def _storable(state: StreamState) -> dict[str, Any]:
-    """List the tensors of a state by name: keys as numbers; the block counter is in the JSON."""
-    leaves = name_leaves(dataclasses.replace(state, keys=jax.random.key_data(state.keys)))
-    del leaves["block"]
-    return leaves
+    """List the tensors of a state by name: keys as numbers; what the host counts is in the JSON."""
+    return _without_counts(dataclasses.replace(state, keys=jax.random.key_data(state.keys)))
+
+
+def _without_counts(state: StreamState) -> dict[str, Any]:
+    return {name: leaf for name, leaf in name_leaves(state).items() if name not in COUNTS}
 
 
 def _open_state(
@@ -267,8 +285,7 @@ def _open_state(
     text = file.shapes.get(TEXT_KEYS, ())
     require(len(text) == 5, f"{file.path}: {TEXT_KEYS}", text, "must be [layers, rows, tokens, heads, size]")
     abstract = _abstract_state(config, setting, saved, text[2], TEXT_MASK in file.entries)
-    wanted = name_leaves(abstract)
-    del wanted["block"]
+    wanted = _without_counts(abstract)
     compare_shapes(file.shapes, {name: tuple(leaf.shape) for name, leaf in wanted.items()}, str(file.path))
     for name, leaf in wanted.items():
         require(
@@ -285,32 +302,36 @@ def _abstract_state(config: PipelineConfig, setting: Setting, saved: Saved, toke
     model, layout, rows = config.model, setting.sampler.layout, len(saved.prompts)
     shapes = abstract_pipeline(config, jnp.dtype(saved.weights_dtype))
     widths = [model.caption_channels or stream.width for stream in (model.video, model.audio)]
-    contexts = [_floats(rows, tokens, width) for width in widths]
-    mask = jax.ShapeDtypeStruct((rows, tokens), jnp.int32) if has_mask else None
+    mask: Any = jax.ShapeDtypeStruct((rows, tokens), jnp.int32) if has_mask else None
+    video, audio = (_floats(rows, tokens, width) for width in widths)
+    words = request.Contexts(video, audio, mask)
 
-    def begin(transformer: PyTree, *features: Any) -> tuple[Any, ...]:
-        state = start_state(setting, make_prompt(transformer, *features, setting=setting), range(rows))
-        return state.cache, state.prompt, jax.random.key_data(state.keys)
+    def begin(transformer: PyTree, words: request.Contexts) -> tuple[Any, ...]:
+        prompt = make_prompt(transformer, *words, setting=setting)
+        state = start_state(setting, prompt, range(rows), words, saved.history)
+        return state.cache, state.prompt, jax.random.key_data(state.keys), state.history
 
     def decode(codecs: Any, video: Any, audio: Any) -> tuple[Any, ...]:
         picture = decode_video(codecs, video, None, grid=setting.grid, dtype=setting.dtype)[1]
         return picture, decode_audio(codecs, audio, None)[1]
 
-    cache, prompt, keys = jax.eval_shape(begin, shapes.transformer, *contexts, mask)
+    cache, prompt, keys, history = jax.eval_shape(begin, shapes.transformer, words)
+    script = Script(now=words, goal=words, left=saved.left, recompute=saved.recompute)
     picture = sound = None
     if saved.block:
         video = _floats(rows, layout.first_v * setting.grid[0] * setting.grid[1], model.video.latent_channels)
         audio = _floats(rows, layout.first_a, model.audio.latent_channels)
         picture, sound = jax.eval_shape(decode, shapes.codecs, video, audio)
-    return StreamState(cache, prompt, keys, picture, sound, saved.block, saved.prompts)
+    return StreamState(cache, prompt, keys, picture, sound, saved.block, script, history, saved.prompts)
 
 
-def _floats(*shape: int) -> jax.ShapeDtypeStruct:
+def _floats(*shape: int) -> Any:
     return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
 def _read_state(file: tensor_file.TensorFile, abstract: StreamState, saved: Saved) -> StreamState:
     # Copied: JAX would take an array of NumPy's as it is, and the next block donates it.
     named = {name: jnp.array(file.read(name)) for name in file.entries}
-    state = fill_tree(abstract, {**named, "block": saved.block})
+    counts = {name: getattr(saved, field) for name, field in COUNTS.items()}
+    state = fill_tree(abstract, {**named, **counts})
     return dataclasses.replace(state, keys=jax.random.wrap_key_data(state.keys, impl=saved.key_kind))

@@ -1,0 +1,100 @@
+"""A prompt that changes at block borders: the script of a stream's text.
+
+A change replaces the text keys and values of both streams and rebuilds as much of the past as it is told to
+(`replay.py`). With a fade the contexts go over in equal parts, and every part is a change of its own.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float, Key, PyTree
+
+from omniforcing_jax.cache import Cache
+from omniforcing_jax.config import require
+from omniforcing_jax.model.transformer import Transformer
+from omniforcing_jax.rollout import Prompt, Setting, make_prompt
+from omniforcing_jax.stream.replay import History, replay
+from omniforcing_jax.stream.request import Contexts
+
+
+@struct.dataclass
+class Script:
+    """The text of a stream, and where it is going.
+
+    Attributes:
+        now: Contexts that the stream's text keys and values were made of.
+        goal: Contexts that it changes to.
+        left: Block borders until it is there, an int on the host; 0 changes nothing.
+        recompute: Clean passes at each of these borders, an int on the host.
+    """
+
+    now: Contexts
+    goal: Contexts
+    left: int
+    recompute: int
+
+
+class Change(NamedTuple):
+    """What a block border did to a stream."""
+
+    script: Script
+    prompt: Prompt
+    cache: Cache
+
+
+def start_script(contexts: Contexts) -> Script:
+    """Make the script of a stream that keeps to its first prompt."""
+    return Script(now=contexts, goal=contexts, left=0, recompute=0)
+
+
+def aim(script: Script, goal: Contexts, *, recompute: int, fade: int) -> Script:
+    """Change course: towards `goal` at the next border, with `fade` blocks under mixed contexts before it is reached.
+
+    Raises:
+        ValueError: if the contexts have not the form of those before, or a number is negative.
+    """
+    require(recompute >= 0, "recompute", recompute, "must not be negative")
+    require(fade >= 0, "fade", fade, "must not be negative")
+    for name, old, new in zip(Contexts._fields, script.now, goal, strict=True):
+        shapes = [None if x is None else x.shape for x in (old, new)]
+        require(shapes[0] == shapes[1], f"contexts: {name}", shapes[1], f"must be {shapes[0]}, as the stream began")
+    return dataclasses.replace(script, goal=goal, left=1 + fade, recompute=recompute)
+
+
+def change(
+    params: Transformer,
+    script: Script,
+    cache: Cache,
+    keys: Key[Array, "B"],
+    history: History,
+    *,
+    done: int,
+    setting: Setting,
+    trace: Callable[[str, int, PyTree], None],
+) -> Change:
+    """Take one step of a script that has steps left, at the border before block `done`; the cache is used up.
+
+    `trace` is told "text" and, for every clean pass, "recompute".
+    """
+    now = script.goal if script.left == 1 else _mix(script.now, script.goal, 1 / script.left)
+    prompt = make_prompt(params, *now, setting=setting)
+    trace("text", done, prompt)
+    cache = replay(*(params, cache, prompt, keys, history, script.recompute), done=done, setting=setting, trace=trace)
+    return Change(dataclasses.replace(script, now=now, left=script.left - 1), prompt, cache)
+
+
+@jax.jit
+def _mix(now: Contexts, goal: Contexts, part: Float[Array, ""] | float) -> Contexts:
+    """Go a part of the way; a token that only one of them has counts as zero in the other."""
+
+    def mix(one: Array, other: Array) -> Array:
+        if now.mask is not None and goal.mask is not None:
+            one, other = one * (now.mask != 0)[..., None], other * (goal.mask != 0)[..., None]
+        return one + part * (other - one)
+
+    mask = None if now.mask is None or goal.mask is None else jnp.maximum(now.mask, goal.mask)
+    return Contexts(mix(now.video, goal.video), mix(now.audio, goal.audio), mask)

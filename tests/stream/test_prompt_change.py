@@ -1,0 +1,240 @@
+"""A prompt that changes: what is rebuilt, what it equals, and that it costs no compilation."""
+
+import dataclasses
+import itertools
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import compiled
+from tiny_stream import PROMPT, student
+
+from omniforcing_jax import machine
+from omniforcing_jax import rollout as r
+from omniforcing_jax.stream import open_stream
+from omniforcing_jax.stream.cues import Cue, plan_cues
+from omniforcing_jax.stream.replay import blocks_to_replay, check_recompute, exact_depth, held_blocks, window_blocks
+
+NEW = "a green ball"
+STREAM = open_stream(student(), PROMPT)
+SETTING, PARAMS = STREAM.setting, student().transformer
+SAMPLER, RING, EXACT = SETTING.sampler, SETTING.sampler.past_blocks, exact_depth(STREAM.setting)
+
+
+def copied(stream):
+    """A fork that knows how its origin made its latents."""
+    fork = stream.fork()
+    fork.latents = dict(stream.latents)
+    return fork
+
+
+@cache
+def streamed(blocks):
+    """A stream under the first prompt that keeps all that could matter; do not advance it, fork it."""
+    latents = {}
+
+    def trace(step, block, outputs):
+        if step == "denoise":
+            latents[block] = outputs
+
+    stream = open_stream(student(), PROMPT, seed=5, history=EXACT, trace=trace)
+    for _ in itertools.islice(stream, blocks):
+        pass
+    stream.trace, stream.latents = lambda step, block, outputs: None, latents
+    return stream
+
+
+def committed(stream, prompt, blocks):
+    """The cache of a run whose commits were all made under one prompt, from the latents of a stream."""
+    cache = r.make_cache(SETTING, 1)
+    for k in range(blocks):
+        cache = r.commit_block(
+            *(PARAMS, cache, prompt, stream.state.keys, stream.latents[k], r.make_tables(SETTING, k)), setting=SETTING
+        )
+    return cache
+
+
+def changed(blocks, prompt, recompute):
+    """A fork after its border, without the block that would follow; also which blocks were shown again."""
+    fork, events = copied(streamed(blocks)), []
+    fork.set_prompt(prompt, recompute)
+    fork.trace = lambda step, block, outputs: events.append(block) if step == "recompute" else None
+    fork._change_text()
+    return fork, events
+
+
+def assert_close(one, other, atol):
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(a, b, atol=atol)
+
+
+def farthest(one, other):
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return max(float(np.abs(np.asarray(a) - np.asarray(b)).max()) for a, b in pairs)
+
+
+# Three blocks: within the horizon. Five: the ring has wrapped. Eleven: beyond the horizon, early blocks are forgotten.
+@pytest.mark.parametrize("blocks", [1, 3, 5, 11])
+def test_a_full_recompute_is_the_cache_of_a_run_under_the_new_prompt(blocks):
+    fork, shown = changed(blocks, NEW, 1 + EXACT)
+    assert len(shown) == min(blocks, 1 + EXACT)
+    wanted = committed(fork, fork.state.prompt, blocks)
+    assert_close(fork.state.cache, wanted, 2e-5)
+    assert farthest(streamed(blocks).state.cache.past, wanted.past) > 1e-2  # the prompt does matter
+
+
+@pytest.mark.parametrize("blocks", [3, 5, 11])
+def test_recomputing_under_the_same_prompt_changes_nothing(blocks):
+    fork, _ = changed(blocks, PROMPT, 1 + EXACT)
+    assert_close(fork.state.cache, streamed(blocks).state.cache, 1e-6)
+
+
+@pytest.mark.parametrize("count", [1, RING])
+def test_the_window_is_recomputed_on_what_is_left_of_its_past_while_nothing_was_evicted(count):
+    fork, shown = changed(3, PROMPT, count)
+    assert shown == list(range(3 - count, 3))
+    assert_close(fork.state.cache, streamed(3).state.cache, 1e-6)
+
+
+def test_beyond_the_ring_the_window_alone_is_recomputed_by_default_as_a_clip_of_its_own():
+    fork, shown = changed(11, NEW, None)
+    assert shown == [0, 9, 10]  # into slots 0 and 1, as the second and third block of a clip
+    commit_one = compiled(lambda *args: r.clean_pass(PARAMS, *args, SETTING))
+    cache, prompt, keys = r.make_cache(SETTING, 1), fork.state.prompt, fork.state.keys
+    for k, turned in ((0, 8), (9, 9), (10, 10)):
+        tables = dataclasses.replace(r.make_tables(SETTING, k), turn=r.make_tables(SETTING, turned).turn)
+        noise = r.draw_context_noise(keys, jnp.int32(k), SETTING, tables)
+        cache = commit_one(cache, prompt, fork.latents[k], noise, tables)
+    assert_close(fork.state.cache, dataclasses.replace(cache, blocks_done=jnp.int32(11)), 2e-5)
+
+
+def test_recomputing_nothing_changes_the_text_only():
+    fork, shown = changed(5, NEW, 0)
+    assert shown == []
+    for a, b in zip(jax.tree.leaves(fork.state.cache), jax.tree.leaves(streamed(5).state.cache), strict=True):
+        np.testing.assert_array_equal(a, b)
+    wanted = open_stream(student(), NEW).state.prompt
+    assert_close(fork.state.prompt, wanted, 0)
+    assert farthest(fork.state.prompt, streamed(5).state.prompt) > 1e-2
+
+
+def test_nothing_is_compiled_after_the_first_change():
+    stream = copied(streamed(5))
+    stream.set_prompt(NEW, fade=1)
+    for _ in itertools.islice(stream, 3):
+        pass
+    counter = machine.CompileCounter.start()
+    stream.set_prompt(PROMPT, fade=2)
+    for _ in itertools.islice(stream, 4):
+        pass
+    stream.set_prompt(NEW, recompute=1)
+    next(stream)
+    counter.stop()
+    assert counter.ready == 0
+
+
+def test_a_new_prompt_is_seen_and_heard_from_the_next_block_on():
+    stayed, turned = (copied(streamed(5)) for _ in range(2))
+    turned.set_prompt(NEW)
+    one, other = next(stayed), next(turned)
+    assert one.index == other.index == 5
+    assert not np.array_equal(one.video, other.video)
+    assert not np.array_equal(one.audio, other.audio)
+
+
+def test_a_fade_goes_over_in_equal_parts():
+    stream = copied(streamed(3))
+    begin = stream.state.script.now.video
+    stream.set_prompt("a red ball and a green ball", recompute=0, fade=3)
+    goal, parts = stream.state.script.goal.video, []
+    for _ in itertools.islice(stream, 5):
+        parts.append(np.asarray(stream.state.script.now.video))
+    for part, share in zip(parts, (0.25, 0.5, 0.75, 1, 1), strict=True):
+        np.testing.assert_allclose(part, begin + share * (goal - begin), atol=1e-6)
+    np.testing.assert_array_equal(parts[3], goal)
+    assert stream.state.script.left == 0
+
+
+def test_a_change_that_waits_is_part_of_the_state():
+    stream = copied(streamed(3))
+    stream.set_prompt(NEW, fade=1)
+    fork = stream.fork()
+    for one, other in zip(itertools.islice(stream, 3), itertools.islice(fork, 3), strict=True):
+        np.testing.assert_array_equal(one.video, other.video)
+        np.testing.assert_array_equal(one.audio, other.audio)
+
+
+def test_a_prompt_set_before_the_first_block_is_the_first_prompt():
+    stream = open_stream(student(), PROMPT, seed=5)
+    stream.set_prompt(NEW)
+    np.testing.assert_array_equal(next(stream).video, next(open_stream(student(), NEW, seed=5)).video)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "more", "named"),
+    [
+        ("a gren ball", {}, "green"),
+        (NEW, {"recompute": 2 + EXACT}, f"recompute={2 + EXACT}: must be between 0 and {1 + EXACT}"),
+        (NEW, {"recompute": -1}, "recompute=-1"),
+        (NEW, {"fade": -1}, "fade=-1"),
+    ],
+)
+def test_a_change_that_cannot_be_is_refused_and_leaves_the_stream_as_it_is(prompt, more, named):
+    stream = copied(streamed(3))
+    with pytest.raises(ValueError, match=named):
+        stream.set_prompt(prompt, **more)
+    assert stream.state.script.left == 0
+
+
+def test_contexts_of_another_form_are_refused():
+    stream = copied(streamed(3))
+    longer = jax.tree.map(lambda x: np.concatenate([x, x], axis=1), stream.state.script.now)
+    with pytest.raises(ValueError, match="contexts: video"):
+        stream.set_prompt("", contexts=longer)
+
+
+def test_the_newest_blocks_are_replayed_first_and_block_0_completes_the_window():
+    window = window_blocks(SETTING)
+    assert check_recompute(SETTING, EXACT, None) == window == RING + 1 == 3
+    listed = [blocks_to_replay(SETTING, 4, 9, count) for count in range(6)]
+    assert listed == [[], [8], [7, 8], [0, 7, 8], [0, 6, 7, 8], [0, 5, 6, 7, 8]]
+    assert blocks_to_replay(SETTING, 4, 0, 3) == []
+    assert blocks_to_replay(SETTING, 4, 1, 3) == [0]
+    assert blocks_to_replay(SETTING, 4, 2, 1) == [1]
+    unmoved = SETTING._replace(sampler=dataclasses.replace(SAMPLER, window=1))
+    assert [blocks_to_replay(unmoved, 0, 5, count) for count in (0, 1)] == [[], [0]]
+
+
+@pytest.mark.parametrize("ring", [1, 2, 3])
+def test_a_slot_holds_what_was_replayed_last_or_else_what_was_there(ring):
+    for done, first in itertools.combinations(range(8, 0, -1), 2):
+        slots = {(k - 1) % ring: k for k in range(1, done)}
+        for block in range(first, done):
+            assert held_blocks(ring, done, first, block).tolist() == [slots.get(i, -1) for i in range(ring)]
+            slots[(block - 1) % ring] = block
+
+
+def test_cues_wait_for_the_next_border(caplog):
+    assert plan_cues(SAMPLER, [(1, "a"), (2.5, "b"), (4, "c")], 5) == (Cue(2, "a"), Cue(4, "b"), Cue(5, "c"))
+    (line,) = caplog.messages
+    assert "2.5 s" in line
+    assert "3 s" in line
+
+
+@pytest.mark.parametrize(
+    ("times", "named"),
+    [
+        ([0], "prompt-at=0"),
+        ([-1], "prompt-at=-1"),
+        ([float("nan")], "prompt-at=nan"),
+        ([5], "before the end of the stream at 5 s"),
+        ([4.5], "before the end"),
+        ([3, 2], "at least one block after the prompt at 3 s"),
+        ([1.2, 1.8], "at least one block after the prompt at 2 s"),
+    ],
+)
+def test_cues_that_cannot_be_are_refused_by_time(times, named):
+    with pytest.raises(ValueError, match=named):
+        plan_cues(SAMPLER, [(time, "a") for time in times], 5)

@@ -1,0 +1,118 @@
+"""A block of which one stream is given: what the other one sees of it, and at which noise levels."""
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from random_weights import fill
+from tiny import compiled
+from tiny_stream import GRID, SETTING, TOKENS, keys, student, text
+
+from omniforcing_jax import rollout as r
+from omniforcing_jax.config import CrossTimestep
+from omniforcing_jax.layout import block_of_frames
+from omniforcing_jax.model.place import clip_block, place, rotaries
+from omniforcing_jax.model.transformer import predict, transformer_spec
+from omniforcing_jax.model.view import Sigmas, Times, bidirectional, masked, one_sigma
+from omniforcing_jax.nn.spec import abstract
+from omniforcing_jax.schedule import add_noise, to_x0
+
+SAMPLER, CONFIG = SETTING.sampler, SETTING.config
+PARAMS, KEYS, PROMPT = student().transformer, keys(1), text(rows=1)
+LAST = 3  # the ring of two has wrapped when it is made
+BLOCKS = tuple(SAMPLER.layout.block(k) for k in range(LAST + 1))
+STREAMS = ("video", "audio")
+
+
+def known_tokens(tables, setting=SETTING):
+    """Tokens of a block that no network made."""
+    return r.draw_noise(KEYS, jnp.int32(77), 0, setting, tables)
+
+
+def only(stream, latents):
+    return r.Given(**{stream: getattr(latents, stream)})
+
+
+@compiled
+def velocity_of(video, audio, levels_v, levels_a):
+    video_of, audio_of = block_of_frames(BLOCKS)
+    turned = rotaries(CONFIG, place(CONFIG, clip_block(BLOCKS[-1].video_end, BLOCKS[-1].audio_end), GRID))
+    sigmas = Sigmas(video=levels_v[video_of][None], audio=levels_a[audio_of][None])
+    view = masked(CONFIG, turned, sigmas, BLOCKS, window=SAMPLER.past_blocks + 1, pin_prefix=SAMPLER.pin_prefix)
+    return predict(PARAMS, CONFIG, video, audio, view, PROMPT.clean)
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+def test_a_given_stream_is_seen_clean_while_the_other_is_made(stream):
+    """The masked clip with a noise level per token and stream is the oracle; its context is rebuilt from the keys."""
+    cache, context, c = r.make_cache(SETTING, 1), [], SAMPLER.context_noise
+    for k in range(LAST):
+        tables = r.make_tables(SETTING, k)
+        latents = r.denoise_block(PARAMS, cache, PROMPT, KEYS, tables, setting=SETTING)
+        cache = r.commit_block(PARAMS, cache, PROMPT, KEYS, latents, tables, setting=SETTING)
+        noise = r.draw_noise(KEYS, jnp.int32(k), SAMPLER.steps, SETTING, tables)
+        context.append([(1 - c) * x + c * n for x, n in zip(latents, noise, strict=True)])
+    tables = r.make_tables(SETTING, LAST)
+    known = known_tokens(tables)
+    made = r.denoise_block(PARAMS, cache, PROMPT, KEYS, tables, only(stream, known), setting=SETTING)
+    np.testing.assert_array_equal(getattr(made, stream), getattr(known, stream))
+
+    i, starts = STREAMS.index(stream), (BLOCKS[-1].video_start * TOKENS, BLOCKS[-1].audio_start)
+    own = r.draw_noise(KEYS, jnp.int32(LAST), SAMPLER.steps, SETTING, tables)
+    seen = (1 - c) * known[i] + c * own[i]
+    x0 = jnp.zeros_like(known[1 - i])
+    for step, sigma in enumerate(SAMPLER.sigmas[:-1]):
+        fresh = r.draw_noise(KEYS, jnp.int32(LAST), step, SETTING, tables)[1 - i]
+        noisy = (1 - sigma) * x0 + sigma * fresh
+        pair = (seen, noisy) if i == 0 else (noisy, seen)
+        levels = [jnp.asarray([c] * LAST + [c if j == i else sigma], jnp.float32) for j in range(2)]
+        clip = [jnp.concatenate(x, axis=1) for x in zip(*context, pair, strict=True)]
+        velocity = velocity_of(*clip, *levels)[1 - i]
+        x0 = to_x0(noisy, velocity[:, starts[1 - i] :], jnp.float32(sigma))
+    np.testing.assert_allclose(made[1 - i], x0, atol=2e-5)
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+def test_every_crossing_has_the_level_that_its_semantics_ask_for(stream):
+    """With levels (s, c) a crossing is driven by the stream's own level, by the other's, or by both."""
+    results, i = [], STREAMS.index(stream)
+    for semantics in CrossTimestep:
+        config = dataclasses.replace(CONFIG, layers=1, cross_timestep=semantics)
+        setting = SETTING._replace(config=config, sampler=dataclasses.replace(SAMPLER, sigmas=(1.0, 0.0)))
+        params, tables = fill(abstract(transformer_spec(config))), r.make_tables(setting, 0)
+        prompt, known = text(setting, params), known_tokens(tables, setting)
+        cache = r.make_cache(setting, 1)
+        made = r.denoise_block(params, cache, prompt, KEYS, tables, only(stream, known), setting=setting)
+
+        own = r.draw_noise(KEYS, jnp.int32(0), setting.sampler.steps, setting, tables)
+        fresh = r.draw_noise(KEYS, jnp.int32(0), 0, setting, tables)
+        noisy = [fresh[0], fresh[1]]
+        noisy[i] = add_noise(known[i], own[i], SAMPLER.context_noise)
+        levels = [jnp.full((1, 1), SAMPLER.context_noise if j == i else 1.0) for j in range(2)]
+        crossing = [level if semantics is not CrossTimestep.CROSS else levels[1 - j] for j, level in enumerate(levels)]
+        gates = [level if semantics is CrossTimestep.OWN else levels[1 - j] for j, level in enumerate(levels)]
+        times = [Times(*three) for three in zip(levels, crossing, gates, strict=True)]
+
+        @compiled
+        def oracle(params, noisy, times, tables=tables, config=config, prompt=prompt):
+            view = bidirectional(config, rotaries(config, tables.places), one_sigma(jnp.ones(1)))
+            view = dataclasses.replace(view, video=times[0], audio=times[1])
+            return predict(params, config, *noisy, view, prompt.clean)
+
+        velocity = oracle(params, noisy, times)[1 - i]
+        np.testing.assert_allclose(made[1 - i], fresh[1 - i] - velocity, atol=2e-5)
+        results.append(np.asarray(made[1 - i]))
+    assert all(np.abs(one - other).max() > 1e-3 for one, other in itertools.combinations(results, 2))
+
+
+def test_each_choice_of_given_streams_has_two_programs_and_no_more():
+    traced = []
+    count = jax.jit(lambda *args: traced.append(1) or r.denoise_block(*args, setting=SETTING))
+    cache = jax.eval_shape(lambda: r.make_cache(SETTING, 1))
+    for k in range(6):
+        tables = r.make_tables(SETTING, k)
+        count.trace(PARAMS, cache, PROMPT, KEYS, tables, only("audio", known_tokens(tables)))
+    assert len(traced) == 2
