@@ -1,4 +1,4 @@
-"""Judge clips by their pixels and samples: rendered truth, the teacher, the student, or a file.
+"""Judge clips by their pixels and samples: rendered truth, what codecs leave of it, teacher, student, or a file.
 
     python -m experiments.chime.evaluate --source truth --prompts 32 --seconds 5 --seed 0 --json truth.json
 
@@ -37,8 +37,8 @@ Media = tuple[np.ndarray, np.ndarray, int]  # uint8 [F, S, S, 3], float32 [sampl
 class Arguments:
     """Judge clips by their pixels and samples only."""
 
-    source: Literal["truth", "teacher", "student"] | None = None
-    """Whose clips to judge."""
+    source: Literal["truth", "codecs", "teacher", "student"] | None = None
+    """Whose clips to judge; "codecs" is truth that was encoded and decoded, the best that any generator can reach."""
     file: Path | None = None
     """Judge this video file instead; --prompts then names a file with its one prompt, or is left out."""
     prompts: str | None = None
@@ -52,7 +52,7 @@ class Arguments:
     swap_sound: bool = False
     """Judge each picture with the sound of the next clip."""
     weights: Path | None = None
-    """Folder of the teacher's or student's weights; the shipped ones if left out."""
+    """Folder of the teacher's or student's weights, or of the codecs to decode with; the shipped ones if left out."""
     steps: int | None = None
     """The teacher's sampling steps; its own default if left out."""
     guidance: float | None = None
@@ -63,7 +63,7 @@ class Arguments:
 
 def weights_of(arguments: Arguments) -> Path:
     """Return the folder of weights asked for, by default what is shipped for the source."""
-    return arguments.weights or SHIPPED / str(arguments.source)
+    return arguments.weights or SHIPPED / ("teacher" if arguments.source == "codecs" else str(arguments.source))
 
 
 def read_prompts(source: str, seed: int) -> list[str]:
@@ -99,6 +99,28 @@ def truth_clips(prompts: list[str], arguments: Arguments) -> Iterator[Media]:
     for index, prompt in enumerate(prompts):
         scene = world.sample_world([DOMAIN, arguments.seed, index], colours=parse(prompt).colours)
         yield world.render_video(scene, frames), world.render_audio(scene, samples), world.SAMPLE_RATE
+
+
+def codec_clips(prompts: list[str], arguments: Arguments) -> Iterator[Media]:
+    """Render a world for each prompt, encode picture and sound with the shipped encoders, and decode them again."""
+    import jax.numpy as jnp
+
+    from experiments.chime import clips, codecs
+    from omniforcing_jax.pipeline import load_pipeline, read_pipeline_config
+    from omniforcing_jax.stream.decode import decode_clip
+
+    folder, encoders = weights_of(arguments), codecs.load_encoders()
+    pipeline = load_pipeline(folder, read_pipeline_config(folder))
+    rate, grid = pipeline.codecs.vocoder_config.sample_rate, pipeline.config.grid(*pipeline.config.resolution)
+    for index, (video, _, _) in enumerate(truth_clips(prompts, arguments)):
+        scene = world.sample_world([DOMAIN, arguments.seed, index], colours=parse(prompts[index]).colours)
+        sound = world.render_audio(scene, arguments.seconds * codecs.LTX2_MEL.sample_rate, codecs.LTX2_MEL.sample_rate)
+        latents = encoders.encode_video(jnp.asarray(clips.to_float(video))[None])
+        tokens = latents.reshape(1, -1, latents.shape[-1])
+        pixels, samples = decode_clip(
+            pipeline.codecs, tokens, encoders.encode_sound(jnp.asarray(sound)[None]), grid=grid, dtype=jnp.float32
+        )
+        yield np.asarray(pixels)[0], np.asarray(samples)[0], rate
 
 
 def _media(chunks: list[Chunk]) -> Media:
@@ -198,7 +220,7 @@ def plan(arguments: Arguments) -> tuple[Sequence[str], Sequence[Request | None],
         raise ValueError("--swap-sound: needs at least two prompts")
     if arguments.source != "truth" and not weights_of(arguments).is_dir():
         raise ValueError(f"--weights {weights_of(arguments)}: no such folder")
-    sources = {"truth": truth_clips, "teacher": teacher_clips, "student": student_clips}
+    sources = {"truth": truth_clips, "codecs": codec_clips, "teacher": teacher_clips, "student": student_clips}
     return prompts, requests, sources[str(arguments.source)](prompts, arguments)
 
 

@@ -76,6 +76,12 @@ def test_a_long_clip_reports_drift(tmp_path):
     assert figures["drift"]["first"]["noise_floor_db"] < -60
 
 
+def test_codecs_leave_what_is_judged(tmp_path):
+    figures = _evaluate(tmp_path, "--source", "codecs", "--prompts", 2, "--seconds", 3)
+    assert figures["colour_accuracy"] == figures["pitch_accuracy"] == 1
+    assert figures["sync_recall"] >= 0.85
+
+
 def test_a_file_is_judged_like_the_clip_it_was_written_from(tmp_path):
     scene = world.sample_world([992, 1], colours=["red", "blue"])
     film, prompt = tmp_path / "film.mp4", tmp_path / "prompt.txt"
