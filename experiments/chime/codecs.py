@@ -142,6 +142,7 @@ def video_from_run(folder: Path) -> dict:
         for pixels, _ in (render_clips(seeds, STATISTICS_SECONDS) for seeds in _groups())
     ]
     axes, mean, std = principal_axes(jnp.concatenate(raw))
+    log.info("share of the variance by principal axis: %s", (std**4 / jnp.sum(std**4)).round(3))
     return {"params": turn(params, axes), "stats": {"latents_mean": mean, "latents_std": std}}
 
 
