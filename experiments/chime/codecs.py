@@ -87,7 +87,7 @@ def measured(latents: jax.Array) -> tuple[jax.Array, jax.Array]:
 def principal_axes(latents: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Axes [C, C] (a column each), means [C] and scales [C] that half whiten raw latents [..., C].
 
-    As the codec was trained, one axis (is there a ball?) has half of the variance, and those that tell colours apart
+    As the codec was trained, one axis (is there a ball?) has most of the variance, and those that tell colours apart
     have a hundredth each: noise hides them until the last steps of a trajectory. Dividing by the root of the standard
     deviation keeps coarse before fine, yet brings them up. The mean variance becomes one.
     """
