@@ -72,6 +72,20 @@ def test_another_process_goes_on_bit_by_bit(tmp_path):
         np.testing.assert_array_equal(whole, np.concatenate([begun, ended]))
 
 
+def test_a_change_of_prompt_that_is_under_way_is_saved_too(tmp_path):
+    stream = open_stream(student(), PROMPT, 4, seed=3)
+    next(stream)
+    stream.set_prompt("a green ball", recompute=1, fade=2)
+    next(stream)
+    assert stream.state.script.left == 2
+    save(stream, tmp_path / "state")
+    resumed = resume(tmp_path / "state", student())
+    assert resumed.state.prompt_words == ("a green ball",)
+    rest = list(stream)
+    assert same(list(resumed), rest)
+    assert not same(rest, unbroken()[2:])
+
+
 def test_saving_does_not_disturb_the_stream(tmp_path):
     stream = open_stream(student(), PROMPT, 4, seed=3)
     chunks = []
