@@ -128,7 +128,7 @@ def angle_error(setting: Setting, k: int) -> float:
     return float(worst)
 
 
-def exact_phases(grid: Float[np.ndarray, "W"], fractions: list[Fraction]) -> Phases:
+def exact_phases(grid: Float[np.ndarray, " W"], fractions: list[Fraction]) -> Phases:
     """Phases of grid * fraction, whole turns taken off in rational arithmetic."""
     angles = [[Fraction(float(g)) * fraction % TWO_PI for g in grid] for fraction in fractions]
     exact = np.array(angles, np.float64)

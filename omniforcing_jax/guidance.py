@@ -202,8 +202,8 @@ def keep_of_passes(passes: Sequence[Pass], config: GuidanceConfig, layers: int, 
 
 
 def combine_passes(
-    predicted: Mapping[Pass, Float[Array, "B *shape"]], strengths: StreamGuidance, over_batch: bool
-) -> Float[Array, "B *shape"]:
+    predicted: Mapping[Pass, Float[Array, " B *shape"]], strengths: StreamGuidance, over_batch: bool
+) -> Float[Array, " B *shape"]:
     """Combine the passes of one stream: differences are added to the prompt's estimate, then rescaled."""
     plain = predicted[Pass.PROMPT].astype(jnp.float32)
     weights = {
@@ -220,8 +220,8 @@ def combine_passes(
 
 
 def rescale(
-    guided: Float[Array, "B *shape"], plain: Float[Array, "B *shape"], amount: float, over_batch: bool
-) -> Float[Array, "B *shape"]:
+    guided: Float[Array, " B *shape"], plain: Float[Array, " B *shape"], amount: float, over_batch: bool
+) -> Float[Array, " B *shape"]:
     """Bring the spread of `guided` towards that of `plain`, per sample or over the whole batch."""
     if amount == 0:
         return guided
@@ -231,7 +231,7 @@ def rescale(
 
 
 def euler_trajectory(
-    predict: Callable[[Latents, Array], Latents], noise: Latents, sigmas: Float[Array, "K"]
+    predict: Callable[[Latents, Array], Latents], noise: Latents, sigmas: Float[Array, " K"]
 ) -> Latents:
     """Follow the probability flow from noise to a clip.
 

@@ -77,14 +77,14 @@ def audio_latents(latent_frames: int) -> int:
     return round(Fraction(pixel_frames(latent_frames) * AUDIO_RATE, FRAME_RATE))
 
 
-def video_seconds(start: int, count: int) -> Float[np.ndarray, "F"]:
+def video_seconds(start: int, count: int) -> Float[np.ndarray, " F"]:
     """Midpoints, in seconds, of video latents start .. start + count - 1: 1/48, then (8 t - 3) / 24."""
     t = np.arange(start, start + count, dtype=np.float64)
     first = PIXELS_PER_LATENT * t - (PIXELS_PER_LATENT - 1)
     return (np.maximum(0, first) + PIXELS_PER_LATENT * t + 1) / (2 * FRAME_RATE)
 
 
-def audio_seconds(start: int, count: int) -> Float[np.ndarray, "A"]:
+def audio_seconds(start: int, count: int) -> Float[np.ndarray, " A"]:
     """Midpoints, in seconds, of audio latents start .. start + count - 1: 0.005, then (4 t - 1) / 100."""
     t = np.arange(start, start + count, dtype=np.float64)
     first = ROWS_PER_LATENT * t - (ROWS_PER_LATENT - 1)
@@ -210,7 +210,7 @@ class Layout:
         return 1 + FRAME_RATE * int(seconds)
 
 
-def block_of_frames(blocks: tuple[Block, ...]) -> tuple[Int[np.ndarray, "F"], Int[np.ndarray, "A"]]:
+def block_of_frames(blocks: tuple[Block, ...]) -> tuple[Int[np.ndarray, " F"], Int[np.ndarray, " A"]]:
     """Block index of every video latent frame and of every audio latent: per-block values by `values[index]`."""
     index = np.arange(len(blocks), dtype=np.int32)
     video = np.repeat(index, [block.video_frames for block in blocks])

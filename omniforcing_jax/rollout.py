@@ -115,7 +115,7 @@ def make_prompt(
 
 
 def draw_noise(
-    keys: Key[Array, "B"], block: Int[Array, ""], step: Int[Array, ""] | int, setting: Setting, like: Tables
+    keys: Key[Array, " B"], block: Int[Array, ""], step: Int[Array, ""] | int, setting: Setting, like: Tables
 ) -> Latents:
     """Draw the noise of one denoise step: a function of (request, block, step, stream) and of nothing else.
 
@@ -134,7 +134,7 @@ def draw_noise(
     return jax.vmap(draw)(keys)
 
 
-def draw_context_noise(keys: Key[Array, "B"], block: Int[Array, ""], setting: Setting, like: Tables) -> Latents | None:
+def draw_context_noise(keys: Key[Array, " B"], block: Int[Array, ""], setting: Setting, like: Tables) -> Latents | None:
     """Draw the noise of a block's clean pass; None where the context noise is 0."""
     if not setting.sampler.context_noise:
         return None
@@ -218,7 +218,7 @@ def denoise_block(
     params: Transformer,
     cache: Cache,
     prompt: Prompt,
-    keys: Key[Array, "B"],
+    keys: Key[Array, " B"],
     tables: Tables,
     given: Given = NONE_GIVEN,
     *,
@@ -236,7 +236,7 @@ def commit_block(
     params: Transformer,
     cache: Cache,
     prompt: Prompt,
-    keys: Key[Array, "B"],
+    keys: Key[Array, " B"],
     latents: Latents,
     tables: Tables,
     *,
@@ -247,7 +247,7 @@ def commit_block(
     return clean_pass(params, cache, prompt, latents, noise, tables, setting)
 
 
-def rollout(params: Transformer, prompt: Prompt, keys: Key[Array, "B"], blocks: int, *, setting: Setting) -> Latents:
+def rollout(params: Transformer, prompt: Prompt, keys: Key[Array, " B"], blocks: int, *, setting: Setting) -> Latents:
     """Roll out whole clips of `blocks` blocks, one row per key: the slow and simple form of a stream."""
     cache, made = make_cache(setting, len(keys)), []
     for k in range(blocks):

@@ -23,7 +23,7 @@ def shift(tokens: int) -> float:
     return 0.95 + (tokens - 1024) * (2.05 - 0.95) / (4096 - 1024)
 
 
-def ltx2_schedule(steps: int, tokens: int = DEFAULT_TOKENS) -> Float[np.ndarray, "{steps}+1"]:
+def ltx2_schedule(steps: int, tokens: int = DEFAULT_TOKENS) -> Float[np.ndarray, " {steps}+1"]:
     """Sigmas from 1 to 0: shifted by the token count, then stretched so that the last but one is 0.1.
 
     Source: specs/ltx2.md 5.1.
@@ -42,7 +42,7 @@ def ltx2_schedule(steps: int, tokens: int = DEFAULT_TOKENS) -> Float[np.ndarray,
 
 
 def snap(
-    timesteps: Sequence[int | float], schedule: Float[np.ndarray, "S"]
+    timesteps: Sequence[int | float], schedule: Float[np.ndarray, " S"]
 ) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """Replace every timestep t by the schedule's entry nearest to t / 1000; returns indices and sigmas.
 
@@ -52,7 +52,7 @@ def snap(
     return indices, tuple(float(schedule[i]) for i in indices)
 
 
-def sigma_lookup(steps: int = 1000) -> Float[np.ndarray, "{steps}+1"]:
+def sigma_lookup(steps: int = 1000) -> Float[np.ndarray, " {steps}+1"]:
     """Sigma of integer timestep t at index t: the schedule reversed, 0 is clean."""
     return ltx2_schedule(steps)[::-1].copy()
 

@@ -271,5 +271,5 @@ def _unflatten(latents: Float[Array, "B L C"], z_channels: int) -> Float[Array, 
     return jnp.moveaxis(latents.reshape(*latents.shape[:2], z_channels, -1), 2, -1)
 
 
-def _row(x: Float[Array, "C"]) -> Float[Array, "1 1 C"]:
+def _row(x: Float[Array, " C"]) -> Float[Array, "1 1 C"]:
     return x[None, None]

@@ -13,7 +13,7 @@ Predict = Callable[[Array, Array, Array], tuple[Array, Array]]
 
 def draw_sigma(
     key: Array, batch: int, *, mean: float = 0.8, spread: float = 1.2, uniform: float = 0.1
-) -> Float[Array, "B"]:
+) -> Float[Array, " B"]:
     """Draw noise levels: a logit-normal, mixed with a uniform part so that no level is left out.
 
     Source: LTX-2's trainer draws from a shifted logit-normal with a tenth of uniform draws (specs/ltx2.md 2.9).

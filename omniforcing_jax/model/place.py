@@ -97,7 +97,7 @@ def turning(config: ModelConfig, by: Turn) -> Sites:
     return Sites(video_self=video, audio_self=line, a2v=line, v2a=line)
 
 
-def _pixel_phases(config: ModelConfig, grid: Float[np.ndarray, "W"], size: int) -> Phases:
+def _pixel_phases(config: ModelConfig, grid: Float[np.ndarray, " W"], size: int) -> Phases:
     """Phases of the midpoints, in pixels, of `size` latent rows or columns."""
     midpoints = (np.arange(size) + 0.5) * config.spatial_compression
     return angles(grid, midpoints / config.rotary.max_pixels)

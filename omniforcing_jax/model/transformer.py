@@ -115,7 +115,7 @@ def text_kv(
     context_audio: Float[Array, "B X Ca"],
     mask: Bool[Array, "B X"] | Int[Array, "B X"] | None = None,
     *,
-    sigma: Float[Array, "B"] | None = None,
+    sigma: Float[Array, " B"] | None = None,
     dtype: DTypeLike = jnp.float32,
 ) -> Text:
     """Make the text keys and values of all layers: once per prompt, or with text AdaLN once per sigma.

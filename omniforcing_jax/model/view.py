@@ -61,7 +61,7 @@ class View:
     sinks: int = struct.field(pytree_node=False)
 
 
-def one_sigma(sigma: Float[Array, "B"]) -> Sigmas:
+def one_sigma(sigma: Float[Array, " B"]) -> Sigmas:
     """Give all tokens of a sample the same noise level."""
     return Sigmas(video=sigma[:, None], audio=sigma[:, None])
 

@@ -101,7 +101,7 @@ def attend(
     x_kv: Float[Array, "B S E"],
     site: Site,
     past: KV | None = None,
-    mix: Float[Array, "b"] | None = None,
+    mix: Float[Array, " b"] | None = None,
 ) -> tuple[Float[Array, "B T D"], KV]:
     """Let x_q read x_kv and the past; also returns the keys and values that x_kv gave.
 
@@ -118,7 +118,7 @@ def read(
     fresh: KV,
     site: Site,
     past: KV | None = None,
-    mix: Float[Array, "b"] | None = None,
+    mix: Float[Array, " b"] | None = None,
 ) -> Float[Array, "B T D"]:
     """Let x_q read given keys and values."""
     q = _split_heads(rms_norm(project(p.q, x_q), p.q_norm), p.heads)

@@ -32,7 +32,7 @@ class Rotary:
     kind: RotaryKind = struct.field(pytree_node=False)
 
 
-def frequencies(config: RotaryConfig, axes: int, width: int) -> Float[np.ndarray, "W"]:
+def frequencies(config: RotaryConfig, axes: int, width: int) -> Float[np.ndarray, " W"]:
     """Angular frequencies pi/2 * theta^(j / (n - 1)) of one axis, n = width // (2 axes), as float64.
 
     Both grids end as float32 numbers, because that is what the weights were trained with; from there on
@@ -52,7 +52,7 @@ def frequencies(config: RotaryConfig, axes: int, width: int) -> Float[np.ndarray
     return grid.astype(np.float32).astype(np.float64)
 
 
-def angles(grid: Float[np.ndarray, "W"], fractions: Float[np.ndarray, "T"]) -> Phases:
+def angles(grid: Float[np.ndarray, " W"], fractions: Float[np.ndarray, " T"]) -> Phases:
     """Phases of coordinates given as fractions of their maximum: angle = grid * (2 fraction - 1).
 
     Float64 until the end: after hours the angle is 1e8 rad, and its cosine is still exact to float32.
@@ -61,7 +61,7 @@ def angles(grid: Float[np.ndarray, "W"], fractions: Float[np.ndarray, "T"]) -> P
     return Phases(cos=np.cos(angle).astype(np.float32), sin=np.sin(angle).astype(np.float32))
 
 
-def turn(grid: Float[np.ndarray, "W"], fraction: int | float) -> Phases:
+def turn(grid: Float[np.ndarray, " W"], fraction: int | float) -> Phases:
     """Phases, one row, that move a key by `fraction` of the maximum: angle = grid * 2 fraction."""
     angle = (2 * fraction * grid)[None, :]
     return Phases(cos=np.cos(angle).astype(np.float32), sin=np.sin(angle).astype(np.float32))

@@ -62,7 +62,7 @@ class Sight:
 
 
 def visible(
-    queries: Int[np.ndarray, "T"], keys: Int[np.ndarray, "S"], pinned: Bool[np.ndarray, "S"], window: int
+    queries: Int[np.ndarray, " T"], keys: Int[np.ndarray, " S"], pinned: Bool[np.ndarray, " S"], window: int
 ) -> Bool[np.ndarray, "T S"]:
     """Apply the rule of sight to block indices; an empty slot has index -1."""
     q, k = queries[:, None], keys[None, :]
@@ -100,7 +100,7 @@ def context_sight(queries: Sequence[Span], keys: Sequence[Span], window: int) ->
     return Sight(segments=tuple(segments))
 
 
-def log_ratio_scale(queries: Sequence[Span], keys: Sequence[Span], window: int) -> Float[np.ndarray, "T"]:
+def log_ratio_scale(queries: Sequence[Span], keys: Sequence[Span], window: int) -> Float[np.ndarray, " T"]:
     """Scale log(1 + visible) / log(1 + total) of each query. Source: specs/omniforcing.md 3.1."""
     seen = dense(queries, keys, window).sum(axis=1)
     return (np.log1p(seen) / np.log1p(keys[-1].stop)).astype(np.float32)

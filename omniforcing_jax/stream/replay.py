@@ -116,7 +116,7 @@ def replay(
     params: Transformer,
     cache: Cache,
     prompt: Prompt,
-    keys: Key[Array, "B"],
+    keys: Key[Array, " B"],
     history: History,
     count: int,
     *,
@@ -159,7 +159,7 @@ def replay(
     return cache
 
 
-def held_blocks(ring: int, done: int, first: int, block: int) -> Int[np.ndarray, "R"]:
+def held_blocks(ring: int, done: int, first: int, block: int) -> Int[np.ndarray, " R"]:
     """Say which block each ring slot holds when first .. block - 1 were replayed and `block` is next; -1 is none."""
     held = np.full(ring, -1, np.int32)
     for k in [*range(max(1, done - ring), done), *range(max(first, block - ring), block)]:
@@ -172,7 +172,7 @@ def _replay_first(
     params: Transformer,
     cache: Cache,
     prompt: Prompt,
-    keys: Key[Array, "B"],
+    keys: Key[Array, " B"],
     history: History,
     tables: Tables,
     *,
@@ -188,11 +188,11 @@ def _replay_later(
     params: Transformer,
     cache: Cache,
     prompt: Prompt,
-    keys: Key[Array, "B"],
+    keys: Key[Array, " B"],
     history: History,
     tables: Tables,
     standing: Turn,
-    held: Int[Array, "R"],
+    held: Int[Array, " R"],
     block: Int[Array, ""],
     slot: Int[Array, ""],
     *,
@@ -204,12 +204,12 @@ def _replay_later(
     return clean_pass(params, cache, prompt, latents, noise, tables, setting, _bias(cache, held, block))
 
 
-def _bias(cache: Cache, held: Int[Array, "R"], block: Int[Array, ""]) -> Sites:
+def _bias(cache: Cache, held: Int[Array, " R"], block: Int[Array, ""]) -> Sites:
     video, audio = (_slot_bias(slots, held, block) for slots in (cache.video, cache.audio))
     return Sites(video_self=video, audio_self=audio, a2v=audio, v2a=video)
 
 
-def _slot_bias(slots: Slots, held: Int[Array, "R"], block: Int[Array, ""]) -> Float[Array, "1 1 1 S"]:
+def _slot_bias(slots: Slots, held: Int[Array, " R"], block: Int[Array, ""]) -> Float[Array, "1 1 1 S"]:
     """Let a block read the region as at its first time, and of the ring what is older than it and in its window."""
     start, _ = readable(slots, block)
     ring = (held >= jnp.maximum(1, block - slots.ring)) & (held < block)

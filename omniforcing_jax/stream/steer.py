@@ -69,7 +69,7 @@ def change(
     params: Transformer,
     script: Script,
     cache: Cache,
-    keys: Key[Array, "B"],
+    keys: Key[Array, " B"],
     history: History,
     *,
     done: int,
