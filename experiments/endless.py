@@ -36,6 +36,7 @@ from omniforcing_jax.pipeline import Pipeline, random_pipeline
 from omniforcing_jax.presets import PRESETS
 from omniforcing_jax.rollout import Setting
 from omniforcing_jax.stream import ChunkStream, open_stream
+from omniforcing_jax.weights import write_json
 
 TWO_PI = 2 * Fraction("3.14159265358979323846264338327950288419716939937510582097494459")
 
@@ -144,10 +145,10 @@ def grids(setting: Setting) -> tuple[np.ndarray, np.ndarray]:
 def main(config: Config) -> None:
     """Stream, then print the figures."""
     machine.use_compilation_cache()
-    text = json.dumps(stream_long(random_pipeline(PRESETS[config.preset], config.seed), config), indent=2)
+    figures = stream_long(random_pipeline(PRESETS[config.preset], config.seed), config)
+    print(json.dumps(figures, indent=2))
     if config.json is not None:
-        config.json.write_text(text + "\n")
-    print(text)
+        write_json(config.json, figures)
 
 
 if __name__ == "__main__":

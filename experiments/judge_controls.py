@@ -7,7 +7,6 @@ the borders stands half as high again above the highest ratio of any other phase
 """
 
 import dataclasses
-import json
 import sys
 import tempfile
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from omniforcing_jax.judge import report
 from omniforcing_jax.judge.read import read_media
 from omniforcing_jax.judge.seams import Blocks
 from omniforcing_jax.stream.mux import write_mp4
+from omniforcing_jax.weights import write_json
 
 Video = UInt8[np.ndarray, "F S S 3"]
 Audio = Float32[np.ndarray, "samples 2"]
@@ -226,7 +226,7 @@ def main(arguments: Arguments) -> int:
                 print(f"world {seed}, {what}: {said or 'nothing moved'}{'' if right else '   <- WRONG'}", flush=True)
                 table.append({"world": seed, "damage": what, "right": right, "found": sorted(found), **figures})
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps(table, indent=2) + "\n")
+        write_json(arguments.json, table)
     wrong = sum(not row["right"] for row in table)
     print("each damage found, and only that" if not wrong else f"{wrong} of {len(table)} judged wrongly")
     return int(wrong > 0)

@@ -54,6 +54,7 @@ from omniforcing_jax.stream.mux import Mp4Writer, Overlapped, check_writable
 from omniforcing_jax.stream.open import StreamPlan, plan_stream, start_stream
 from omniforcing_jax.stream.request import Contexts
 from omniforcing_jax.stream.sampler import ChunkStream, Trace
+from omniforcing_jax.weights import write_json
 
 PROMPT = "a red ball and a blue ball"
 TEXT_TOKENS = 1024  # of random contexts, where the weights have no text encoder; as LTX-2's connectors give
@@ -157,9 +158,8 @@ def _drop(chunk: Chunk) -> None:
 def _report(command: Bench) -> None:
     cold = measure_cold_start(command)  # first: later this process holds the device's memory
     figures = measure(load_subject(command), mux=command.mux, cold_s=cold)
-    text = json.dumps(figures, indent=2)
-    command.json.write_text(text + "\n")
-    print(text)
+    write_json(command.json, figures)
+    print(json.dumps(figures, indent=2))
 
 
 def _config_of(command: Bench) -> PipelineConfig:

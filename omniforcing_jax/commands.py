@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import os
 import signal
 import sys
@@ -36,6 +35,7 @@ from omniforcing_jax.stream.replay import check_recompute
 from omniforcing_jax.stream.request import load
 from omniforcing_jax.stream.sampler import ChunkStream
 from omniforcing_jax.stream.saved import check_folder, read_saved, resume, save
+from omniforcing_jax.weights import write_json
 
 PLAIN_LINE_EVERY_S = 5.0
 SAVED_WITH_THE_STATE = (
@@ -80,7 +80,6 @@ def prepare_stream(command: Stream) -> Callable[[], None]:
     """
     check_writable(command.out)
     require(command.fade >= 0, "fade", command.fade, "must not be negative")
-    require(command.recompute is None or command.recompute >= 0, "recompute", command.recompute, "must not be negative")
     if command.save_state is not None:
         driven = [name for name in ("sound", "picture") if getattr(command, name) is not None]
         require(not driven, "save-state", command.save_state, "a stream that is made to a file cannot be saved")
@@ -106,10 +105,12 @@ def _open(command: Stream) -> tuple[ChunkStream, Sequence[Cue]]:
         start=_start_of(command),
         drive=Condition(picture=command.picture, sound=command.sound),
     )
+    check_recompute(plan.setting.sampler, plan.history, command.recompute)
     cues = plan_cues(plan.setting.sampler, command.prompt_at, command.seconds)
-    has_words = command.contexts is None or not cues
-    require(has_words, "prompt-at", command.prompt_at[:1], "needs the weights' own text encoder, not --contexts")
-    request.check_text(plan.config, [cue.prompt for cue in cues] or [prompt], command.contexts)
+    if cues:
+        rule = "needs the weights' own text encoder, not --contexts"
+        require(command.contexts is None, "prompt-at", command.prompt_at[:1], rule)
+        request.check_text(plan.config, [cue.prompt for cue in cues], None)
     pipeline = load(command.weights, plan.config, dtype)
     stream = start_stream(pipeline, plan, prompt, command.seed, command.contexts, ChangeWatch())
     return stream, cues
@@ -141,10 +142,10 @@ def _resume(command: Stream, folder: Path) -> tuple[ChunkStream, Sequence[Cue]]:
         require(cue.block >= saved.block, "prompt-at", cue.prompt, f"the state in {folder} is at {passed} s already")
     if cues:
         request.check_text(request.config_of(command.weights), [cue.prompt for cue in cues], None)
+    check_recompute(saved.sampler, saved.history, command.recompute)
     stream = resume(folder, command.weights, command.seconds, trace=ChangeWatch())
     if not isinstance(stream, ChunkStream):
         raise ValueError(f"{folder}: holds a batch of {stream.rows} streams, one file takes one stream")
-    check_recompute(stream.setting, stream.state.history.depth, command.recompute)
     return stream, cues
 
 
@@ -316,10 +317,14 @@ def prepare_judge(command: Judge) -> Callable[[], None]:
                 "difference": report.subtract(*figures),
                 "agreement": measure_agreement(media[0], media[1], command.file, command.reference),
             }
-        _write(command.json, lambda path: path.write_text(json.dumps(answer, indent=2, allow_nan=False) + "\n"))
+        write_json(command.json, answer)
         if (page := command.plot) is not None:
-            reference = media[1] if command.reference is not None else None
-            _write(page, lambda path: plot.draw(path, page.suffix[1:].lower(), media[0], reference, blocks))
+            reference, partial = (
+                media[1] if command.reference is not None else None,
+                page.with_name(f".{page.name}.partial"),
+            )
+            plot.draw(partial, page.suffix[1:].lower(), media[0], reference, blocks)
+            os.replace(partial, page)
         for each in figures:
             print(report.summarise(each))
 
@@ -332,10 +337,3 @@ def _read(file: Path, seconds: float | None) -> Media:
     with Progress(console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(f"reading {file.name}", total=seconds)
         return read_media(file, lambda now_s: progress.update(task, completed=now_s))
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file under a temporary name beside it, and rename it."""
-    partial = path.with_name(f".{path.name}.partial")
-    write(partial)
-    os.replace(partial, path)

@@ -171,11 +171,11 @@ def _load_leaf(file: TensorFile, name: str, leaf: jax.ShapeDtypeStruct) -> jax.A
     return jax.make_array_from_callback(leaf.shape, leaf.sharding, read_slice)
 
 
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a JSON object under a temporary name, then rename it into place."""
+def write_json(path: Path, values: Any) -> None:
+    """Write a JSON value under a temporary name, then rename it into place; a NaN is an error, it is no JSON."""
     new = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        new.write_text(json.dumps(values, indent=2) + "\n")
+        new.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")
         os.replace(new, path)
     finally:
         new.unlink(missing_ok=True)

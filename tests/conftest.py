@@ -23,6 +23,22 @@ def strict():
         yield
 
 
+@pytest.fixture(autouse=True)
+def _leave_the_users_cache_alone(monkeypatch):
+    monkeypatch.setattr("omniforcing_jax.machine.use_compilation_cache", lambda: None)
+
+
+@pytest.fixture
+def no_work(monkeypatch):
+    """Loading weights is work: a bad request must not get there."""
+
+    def load(*arguments):
+        raise AssertionError("weights were loaded")
+
+    monkeypatch.setattr("omniforcing_jax.commands.load", load)
+    monkeypatch.setattr("omniforcing_jax.stream.request.load", load)
+
+
 def pytest_collection_modifyitems(config, items):
     """Leave the long tests to `make test-long`."""
     if config.getoption("-m"):

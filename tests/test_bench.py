@@ -7,7 +7,7 @@ import pytest
 from tiny_stream import PROMPT, folders, student
 
 from experiments.bench import gpu
-from omniforcing_jax import bench, machine
+from omniforcing_jax import bench
 from omniforcing_jax.cli import Bench
 from omniforcing_jax.stream.open import plan_stream
 
@@ -50,8 +50,7 @@ def test_a_run_counts_late_chunks_and_speed_from_the_second_block_on():
     assert run.underruns == 2  # at 0.5 s for 0.04 s, and at 2.9 s for 2.04 s
 
 
-def test_a_cold_start_says_when_a_second_could_be_played_and_what_it_compiled(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(machine, "use_compilation_cache", lambda: None)
+def test_a_cold_start_says_when_a_second_could_be_played_and_what_it_compiled(capsys, tmp_path):
     command = Bench(what="stream", blocks=3, json=tmp_path / "a.json", weights=folders() / "student")
     bench.start_cold(command)
     answer = json.loads(capsys.readouterr().out)

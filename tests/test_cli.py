@@ -7,40 +7,15 @@ import signal
 import av
 import numpy as np
 import pytest
+from refusal import refusal
 from safetensors.numpy import load_file, save_file
 from tiny_stream import PROMPT, folders, student
 
 from omniforcing_jax import machine
 from omniforcing_jax.cli import main
-from omniforcing_jax.stream import open_stream, request, resume, save
+from omniforcing_jax.stream import open_stream, resume, save
 from omniforcing_jax.stream.mux import Mp4Writer
 from omniforcing_jax.stream.saved import read_saved
-
-
-@pytest.fixture(autouse=True)
-def _leave_the_users_cache_alone(monkeypatch):
-    monkeypatch.setattr(machine, "use_compilation_cache", lambda: None)
-
-
-@pytest.fixture
-def no_work(monkeypatch):
-    """Loading weights is work: a bad request must not get there."""
-
-    def load(*arguments):
-        raise AssertionError("weights were loaded")
-
-    monkeypatch.setattr("omniforcing_jax.commands.load", load)
-    monkeypatch.setattr(request, "load", load)
-
-
-def refusal(capsys, arguments) -> str:
-    """Run a command that must be refused; returns its one line."""
-    assert main([str(argument) for argument in arguments]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    (line,) = captured.err.splitlines()
-    assert line.startswith("error: ")
-    return line
 
 
 def stream(tmp_path, *more, weights=None, prompt=PROMPT, seconds=2, out=None):

@@ -9,7 +9,6 @@ Source: specs/omniforcing.md 6.5 and 1.3 (published: 0.7 s to the first chunk, a
 """
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from omniforcing_jax.bench import PROMPT, load_subject, measure
 from omniforcing_jax.cli import Bench, DType
 from omniforcing_jax.presets import PRESETS
 from omniforcing_jax.stream.open import plan_stream
+from omniforcing_jax.weights import write_json
 
 COLUMNS = ("steps", "window", "fps", "realtime_factor", "first_frame_s", "ttfc_s", "device_gb", *("p50", "p95"))
 PART_COLUMNS = ("denoise", "clean_pass", "video_decode", "audio_decode", "copy")
@@ -86,7 +86,7 @@ def main(config: Config) -> None:
     machine.use_compilation_cache()
     names = [*COLUMNS, *(f"{name} ms" for name in PART_COLUMNS)]
     print(f"| {' | '.join(names)} |\n|{'---|' * len(names)}")
-    config.json.write_text(json.dumps(run(config), indent=2) + "\n")
+    write_json(config.json, run(config))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from experiments.chime.prompts import COLOURS, VOCABULARY, Request, parse, sampl
 from omniforcing_jax.stream.chunk import Chunk, join_chunks
 from omniforcing_jax.stream.mux import check_writable
 from omniforcing_jax.text.words import WordsConfig, tokenise
+from omniforcing_jax.weights import write_json
 
 DOMAIN = 0x6A75646765  # first word of every world seed used here, so that no training or tuning has seen these worlds
 BATCH = 8  # clips that the teacher makes together
@@ -96,9 +97,13 @@ def truth_clips(prompts: list[str], arguments: Arguments) -> Iterator[Media]:
     """Render a world for each prompt."""
     frames = arguments.seconds * world.FRAME_RATE + 1
     samples = frames * world.SAMPLE_RATE // world.FRAME_RATE
-    for index, prompt in enumerate(prompts):
-        scene = world.sample_world([DOMAIN, arguments.seed, index], colours=parse(prompt).colours)
+    for scene in _scenes(prompts, arguments):
         yield world.render_video(scene, frames), world.render_audio(scene, samples), world.SAMPLE_RATE
+
+
+def _scenes(prompts: list[str], arguments: Arguments) -> Iterator[world.World]:
+    for index, prompt in enumerate(prompts):
+        yield world.sample_world([DOMAIN, arguments.seed, index], colours=parse(prompt).colours)
 
 
 def codec_clips(prompts: list[str], arguments: Arguments) -> Iterator[Media]:
@@ -106,15 +111,16 @@ def codec_clips(prompts: list[str], arguments: Arguments) -> Iterator[Media]:
     import jax.numpy as jnp
 
     from experiments.chime import clips, codecs
+    from omniforcing_jax.codecs.mel import LTX2_MEL
     from omniforcing_jax.pipeline import load_pipeline, read_pipeline_config
     from omniforcing_jax.stream.decode import decode_clip
 
     folder, encoders = weights_of(arguments), codecs.load_encoders()
     pipeline = load_pipeline(folder, read_pipeline_config(folder))
     rate, grid = pipeline.codecs.vocoder_config.sample_rate, pipeline.config.grid(*pipeline.config.resolution)
-    for index, (video, _, _) in enumerate(truth_clips(prompts, arguments)):
-        scene = world.sample_world([DOMAIN, arguments.seed, index], colours=parse(prompts[index]).colours)
-        sound = world.render_audio(scene, arguments.seconds * codecs.LTX2_MEL.sample_rate, codecs.LTX2_MEL.sample_rate)
+    for scene in _scenes(prompts, arguments):
+        video = world.render_video(scene, arguments.seconds * world.FRAME_RATE + 1)
+        sound = world.render_audio(scene, arguments.seconds * LTX2_MEL.sample_rate, LTX2_MEL.sample_rate)
         latents = encoders.encode_video(jnp.asarray(clips.to_float(video))[None])
         tokens = latents.reshape(1, -1, latents.shape[-1])
         pixels, samples = decode_clip(
@@ -275,10 +281,9 @@ def main(arguments: Arguments) -> None:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    text = json.dumps(figures, indent=2)
-    print(text)
+    print(json.dumps(figures, indent=2))
     if arguments.json is not None:
-        arguments.json.write_text(text + "\n", encoding="utf-8")
+        write_json(arguments.json, figures)
 
 
 if __name__ == "__main__":

@@ -16,12 +16,21 @@ from flax import struct
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from omniforcing_jax.cache import Cache, Slots, readable, stand
-from omniforcing_jax.config import require
+from omniforcing_jax.config import SamplerConfig, require
 from omniforcing_jax.model.place import Turn, turn_by, turning
 from omniforcing_jax.model.transformer import Transformer
 from omniforcing_jax.nn.attention import Sites
 from omniforcing_jax.nn.sight import hide
-from omniforcing_jax.rollout import Latents, Prompt, Setting, Tables, clean_pass, draw_context_noise, make_tables
+from omniforcing_jax.rollout import (
+    Latents,
+    Prompt,
+    Setting,
+    Tables,
+    clean_pass,
+    commit_block,
+    draw_context_noise,
+    make_tables,
+)
 
 
 @struct.dataclass
@@ -42,19 +51,19 @@ class History:
         return self.later.video.shape[1]
 
 
-def window_blocks(setting: Setting) -> int:
+def window_blocks(sampler: SamplerConfig) -> int:
     """Past blocks that a block sees at most: block 0 and the ring."""
-    return 1 + setting.sampler.past_blocks
+    return 1 + sampler.past_blocks
 
 
-def check_recompute(setting: Setting, depth: int, count: int | None) -> int:
+def check_recompute(sampler: SamplerConfig, depth: int, count: int | None) -> int:
     """Return the number of clean passes that a request means: None is the whole window.
 
     Raises:
         ValueError: if there are more than blocks whose latents are kept.
     """
     if count is None:
-        return window_blocks(setting)
+        return window_blocks(sampler)
     require(0 <= count <= 1 + depth, "recompute", count, f"must be between 0 and {1 + depth}, the blocks that are kept")
     return count
 
@@ -146,7 +155,8 @@ def replay(
     for block in todo:
         tables = make_tables(setting, block)
         if block == 0:
-            cache = _replay_first(params, cache, prompt, keys, history, tables, setting=setting)
+            cache = dataclasses.replace(cache, blocks_done=jnp.zeros_like(cache.blocks_done))
+            cache = commit_block(params, cache, prompt, keys, history.first, tables, setting=setting)
         else:
             first = todo[1] if todo[0] == 0 else todo[0]
             held = held_blocks(sampler.past_blocks, done, first, block)
@@ -165,22 +175,6 @@ def held_blocks(ring: int, done: int, first: int, block: int) -> Int[np.ndarray,
     for k in [*range(max(1, done - ring), done), *range(max(first, block - ring), block)]:
         held[(k - 1) % ring] = k
     return held
-
-
-@partial(jax.jit, static_argnames="setting", donate_argnames="cache")
-def _replay_first(
-    params: Transformer,
-    cache: Cache,
-    prompt: Prompt,
-    keys: Key[Array, " B"],
-    history: History,
-    tables: Tables,
-    *,
-    setting: Setting,
-) -> Cache:
-    cache = dataclasses.replace(cache, blocks_done=jnp.zeros_like(cache.blocks_done))
-    noise = draw_context_noise(keys, cache.blocks_done, setting, tables)
-    return clean_pass(params, cache, prompt, history.first, noise, tables, setting)
 
 
 @partial(jax.jit, static_argnames="setting", donate_argnames="cache")

@@ -226,7 +226,7 @@ class ChunkStream(Iterator[Chunk]):
         require(len(words) == len(self.state.keys), "prompt", prompt, f"must be one for each of {len(self.state.keys)}")
         request.check_text(self.pipeline.config, words, contexts)
         goal = request.encode_text(self.pipeline, words, contexts)
-        count = check_recompute(self.setting, self.state.history.depth, recompute)
+        count = check_recompute(self.setting.sampler, self.state.history.depth, recompute)
         script = aim(self.state.script, goal, recompute=count, fade=fade)
         self.state = dataclasses.replace(self.state, script=script, prompt_words=words)
 

@@ -7,15 +7,9 @@ import av
 import numpy as np
 import pytest
 
-from omniforcing_jax import machine
 from omniforcing_jax.cli import main
 from omniforcing_jax.judge import read
 from omniforcing_jax.judge.listen import RATE, Listener
-
-
-@pytest.fixture(autouse=True)
-def _leave_the_users_cache_alone(monkeypatch):
-    monkeypatch.setattr(machine, "use_compilation_cache", lambda: None)
 
 
 def write(path, *, seconds=11, rate=Fraction(30000, 1001), size=(50, 70), sound_rate=44_100, layout="mono", late_s=0.0):

@@ -196,8 +196,8 @@ def test_contexts_of_another_form_are_refused():
 
 
 def test_the_newest_blocks_are_replayed_first_and_block_0_completes_the_window():
-    window = window_blocks(SETTING)
-    assert check_recompute(SETTING, EXACT, None) == window == RING + 1 == 3
+    window = window_blocks(SAMPLER)
+    assert check_recompute(SAMPLER, EXACT, None) == window == RING + 1 == 3
     listed = [blocks_to_replay(SETTING, 4, 9, count) for count in range(6)]
     assert listed == [[], [8], [7, 8], [0, 7, 8], [0, 6, 7, 8], [0, 5, 6, 7, 8]]
     assert blocks_to_replay(SETTING, 4, 0, 3) == []

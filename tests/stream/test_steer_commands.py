@@ -6,42 +6,18 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from refusal import refusal
 from tiny_stream import PROMPT, folders
 
-from omniforcing_jax import machine
 from omniforcing_jax.cli import main
 from omniforcing_jax.stream.condition import continue_file
 from omniforcing_jax.stream.media import read_frames, read_sound
 from omniforcing_jax.stream.mux import write_mp4
 
 
-@pytest.fixture(autouse=True)
-def _leave_the_users_cache_alone(monkeypatch):
-    monkeypatch.setattr(machine, "use_compilation_cache", lambda: None)
-
-
-@pytest.fixture
-def no_work(monkeypatch):
-    """Loading weights is work: a bad request must not get there."""
-
-    def load(*arguments):
-        raise AssertionError("weights were loaded")
-
-    monkeypatch.setattr("omniforcing_jax.commands.load", load)
-
-
 def command(tmp_path, *more, seconds=3):
     flags = ["--prompt", PROMPT, "--seconds", seconds, "--out", tmp_path / "a.mp4", "--weights", folders() / "student"]
     return [str(argument) for argument in ["stream", *flags, *more]]
-
-
-def refusal(capsys, arguments) -> str:
-    assert main(arguments) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    (line,) = captured.err.splitlines()
-    assert line.startswith("error: ")
-    return line
 
 
 @pytest.mark.parametrize(
