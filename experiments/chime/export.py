@@ -46,7 +46,7 @@ def main(part: Literal["teacher", "student"], run: Path | None = None, out: Path
     if part == "teacher":
         vectors = train_teacher.word_vectors()
         weights.save_component(codecs.ASSETS, "text", vectors, latents.WORDS_CONFIG.to_json())
-        save(out / part, CHIME_CLIP, train_teacher.trained(run or Path("runs/chime/teacher")))
+        save(out / part, CHIME_CLIP, train_teacher.trained(run or Path("runs/chime/teacher_second")))
     else:
         save(out / part, student_config(), train_student.trained(run or Path("runs/chime/student_clean_data")))
 

@@ -72,7 +72,7 @@ def student_sigmas() -> tuple[float, ...]:
 
 
 def main(
-    teacher: Path = Path("runs/chime/teacher"),
+    teacher: Path = Path("runs/chime/teacher_second"),
     out: Path = FILE,
     count: int = 384,
     batch: int = 16,
@@ -81,7 +81,7 @@ def main(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("absl").setLevel(logging.WARNING)
     params = train_teacher.trained(teacher)
-    model = train_teacher.CONFIG.model
+    model = train_teacher.FIRST.model
     trajectory = make_trajectory(model, train_teacher.whole_clip(model, SECONDS), train_teacher.word_vectors())
     rows: dict[str, list[np.ndarray]] = {"video": [], "audio": [], "ids": []}
     for first in range(0, count, batch):

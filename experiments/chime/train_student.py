@@ -136,7 +136,7 @@ def main(
     context: Context = Context.CLEAN,
     entries: Entries = "data",
     folder: Path | None = None,
-    teacher: Path = Path("runs/chime/teacher"),
+    teacher: Path = Path("runs/chime/teacher_second"),
     begin: Path | None = None,
     steps: int = CONFIG.optimiser.steps,
     minutes: float | None = None,

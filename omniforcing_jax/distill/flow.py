@@ -16,16 +16,24 @@ def draw_sigma(
 ) -> Float[Array, " B"]:
     """Draw noise levels: a logit-normal, mixed with a uniform part so that no level is left out.
 
+    The normal draws of a batch are stratified, one from each B-th of the distribution, because the loss differs
+    far more between levels than between clips. `mean` is the logit of the median level.
+
     Source: LTX-2's trainer draws from a shifted logit-normal with a tenth of uniform draws (specs/ltx2.md 2.9).
     """
     for_normal, for_uniform, for_choice = jax.random.split(key, 3)
-    normal = jax.nn.sigmoid(mean + spread * jax.random.normal(for_normal, (batch,)))
+    strata = (jnp.arange(batch) + jax.random.uniform(for_normal, (batch,), minval=1e-6, maxval=1 - 1e-6)) / batch
+    normal = jax.nn.sigmoid(mean + spread * jax.scipy.special.ndtri(strata))
     flat = jax.random.uniform(for_uniform, (batch,), minval=1e-3, maxval=1.0)
     return jnp.where(jax.random.uniform(for_choice, (batch,)) < uniform, flat, normal)
 
 
 def flow_loss(
-    predict: Predict, video: Float[Array, "B T C"], audio: Float[Array, "B A E"], key: Array
+    predict: Predict,
+    video: Float[Array, "B T C"],
+    audio: Float[Array, "B A E"],
+    key: Array,
+    draw: Callable[[Array, int], Float[Array, " B"]] = draw_sigma,
 ) -> tuple[Array, dict[str, Array]]:
     """Squared error of the predicted velocities, both streams at one noise level per sample.
 
@@ -34,6 +42,7 @@ def flow_loss(
       video: clean video tokens.
       audio: clean audio tokens.
       key: spent on levels and noise.
+      draw: (key, batch) -> noise levels [B].
 
     Returns:
       The sum of both streams' means, and each of them as metrics.
@@ -41,7 +50,7 @@ def flow_loss(
     Source: rectified flow, specs/ltx2.md 2.9.
     """
     for_sigma, for_video, for_audio = jax.random.split(key, 3)
-    sigma = draw_sigma(for_sigma, video.shape[0])
+    sigma = draw(for_sigma, video.shape[0])
     noise_v = jax.random.normal(for_video, video.shape, jnp.float32)
     noise_a = jax.random.normal(for_audio, audio.shape, jnp.float32)
     velocity_v, velocity_a = predict(

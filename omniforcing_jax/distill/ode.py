@@ -71,6 +71,31 @@ def masked_mean(error: Float[Array, "B T C"], counts: Float[Array, "B T"]) -> Fl
     return jnp.sum(error * counts[..., None]) / jnp.maximum(error.shape[-1] * jnp.sum(counts), 1.0)
 
 
+@struct.dataclass
+class Guided:
+    """Classifier-free guidance that a student learns into its one prediction.
+
+    The regression's target is pushed away from what the student itself says of the empty prompt. Where the loss is
+    least, prediction = empty + strength * (unguided - empty), which a sampler would need two passes for.
+
+    Attributes:
+      empty: text keys and values of the empty prompt; some of the training's own prompts must be empty too.
+      strength: what a sampler would call the guidance scale, above 1.
+
+    Source: model guidance, arXiv 2502.12154, with the scale said in the sampler's terms.
+    """
+
+    empty: Text
+    strength: float = struct.field(pytree_node=False)
+
+
+def guidance_push(
+    strength: float, with_prompt: Float[Array, "B T C"], with_empty: Float[Array, "B T C"]
+) -> Float[Array, "B T C"]:
+    """Return what guidance adds to a target velocity, without gradient; see Guided."""
+    return jax.lax.stop_gradient((1 - 1 / strength) * (with_prompt - with_empty))
+
+
 def ode_loss(
     params: Transformer,
     config: ModelConfig,
@@ -83,6 +108,7 @@ def ode_loss(
     context: Context,
     context_noise: float = 0.0,
     error: Error = Error.X0,
+    guided: Guided | None = None,
     audio_weight: float = 1.0,
     remat: Callable | None = None,
 ) -> tuple[Array, dict[str, Array]]:
@@ -99,10 +125,11 @@ def ode_loss(
       context: see Context.
       context_noise: sigma of the clean context.
       error: see Error.
+      guided: see Guided; None regresses on the trajectory itself.
       audio_weight: weight of the audio term.
       remat: wraps the scan over layers.
 
-    Source: OmniForcing stage 2, specs/omniforcing.md 7.3; the clean context is ours (5.5 there).
+    Source: OmniForcing stage 2, specs/omniforcing.md 7.3; the clean context is ours (5.5 there), and so is guidance.
     """
     for_levels, for_context = jax.random.split(key)
     entries, batch, tokens = trajectory.video.shape[:3]
@@ -114,30 +141,31 @@ def ode_loss(
     noisy_a = pick(trajectory.audio, index_a)
     sigmas = Sigmas(video=trajectory.sigmas[index_v], audio=trajectory.sigmas[index_a])
     target_v, target_a = trajectory.video[-1], trajectory.audio[-1]
-    if context is Context.NOISY:
-        view = masked(config, rotaries, sigmas, blocks)
-        prediction = predict(params, config, noisy_v, noisy_a, view, text, remat=remat)
-    else:
-        level = jnp.full((batch,), context_noise, jnp.float32)
-        noise_v, noise_a = (
-            jax.random.normal(jax.random.fold_in(for_context, i), x.shape, jnp.float32)
-            for i, x in enumerate((target_v, target_a))
-        )
-        clean = masked(config, rotaries, one_sigma(level), blocks)
-        past = predict(
-            params,
-            config,
-            add_noise(target_v, noise_v, level),
-            add_noise(target_a, noise_a, level),
-            clean,
-            text,
-            remat=remat,
-        ).fresh
-        view = on_context(config, rotaries, sigmas, blocks)
-        prediction = predict(params, config, noisy_v, noisy_a, view, text, past=past, remat=remat)
+    level = jnp.full((batch,), context_noise, jnp.float32)
+    context_v, context_a = (
+        add_noise(x, jax.random.normal(jax.random.fold_in(for_context, i), x.shape, jnp.float32), level)
+        for i, x in enumerate((target_v, target_a))
+    )
+
+    def velocities(params: Transformer, text: Text) -> tuple[Array, Array]:
+        if context is Context.NOISY:
+            view = masked(config, rotaries, sigmas, blocks)
+            prediction = predict(params, config, noisy_v, noisy_a, view, text, remat=remat)
+        else:
+            clean = masked(config, rotaries, one_sigma(level), blocks)
+            past = predict(params, config, context_v, context_a, clean, text, remat=remat).fresh
+            view = on_context(config, rotaries, sigmas, blocks)
+            prediction = predict(params, config, noisy_v, noisy_a, view, text, past=past, remat=remat)
+        return prediction.video, prediction.audio
+
     sigma_v = jnp.repeat(sigmas.video, per_frame, axis=1)
-    loss_v = _loss(prediction.video, noisy_v, target_v, sigma_v, error)
-    loss_a = _loss(prediction.audio, noisy_a, target_a, sigmas.audio, error)
+    velocity_v, velocity_a = velocities(params, text)
+    if guided is not None:
+        empty_v, empty_a = velocities(*jax.lax.stop_gradient((params, guided.empty)))
+        target_v = target_v - sigma_v[..., None] * guidance_push(guided.strength, velocity_v, empty_v)
+        target_a = target_a - sigmas.audio[..., None] * guidance_push(guided.strength, velocity_a, empty_a)
+    loss_v = _loss(velocity_v, noisy_v, target_v, sigma_v, error)
+    loss_a = _loss(velocity_a, noisy_a, target_a, sigmas.audio, error)
     return loss_v + audio_weight * loss_a, {"video": loss_v, "audio": loss_a}
 
 

@@ -85,6 +85,29 @@ def test_velocity_error_is_x0_error_over_sigma_squared():
     assert float(ode._loss(true, noisy, target, sigma, ode.Error.VELOCITY)) < 1e-12
 
 
+def test_guidance_is_at_rest_where_a_sampler_with_that_scale_would_be():
+    rng = np.random.default_rng(2)
+    unguided, empty = (jnp.asarray(rng.normal(size=(2, 3, 4)), jnp.float32) for _ in range(2))
+    learned = empty + 3.0 * (unguided - empty)
+    np.testing.assert_allclose(unguided + ode.guidance_push(3.0, learned, empty), learned, atol=1e-6)
+    assert not jnp.any(jax.grad(lambda x: ode.guidance_push(3.0, x, empty).sum())(learned))
+
+
+@pytest.mark.parametrize("mode", list(ode.Context))
+def test_guidance_moves_what_the_prompt_changes_and_nothing_else(scene, mode):
+    params, context, trajectory = scene
+    rotation = rotaries(STUDENT, place(STUDENT, clip_block(7, 51), GRID))
+    text, other = (text_kv(params, c, c) for c in (context, -context))
+
+    def loss(guided):
+        return ode.ode_loss(
+            params, STUDENT, trajectory, text, rotation, BLOCKS, jax.random.key(1), context=mode, guided=guided
+        )[0]
+
+    assert loss(ode.Guided(empty=text, strength=3.0)) == pytest.approx(float(loss(None)), rel=1e-6)
+    assert loss(ode.Guided(empty=other, strength=3.0)) != pytest.approx(float(loss(None)), rel=1e-3)
+
+
 def test_flow_loss_is_zero_for_the_true_velocity_only():
     video, audio = jnp.zeros((4, 6, 8)), jnp.zeros((4, 5, 8))
 
@@ -103,3 +126,9 @@ def test_noise_levels_lie_between_zero_and_one_and_favour_noise():
     assert 0 < sigma.min() < 0.05
     assert 0.95 < sigma.max() < 1
     assert 0.6 < jnp.median(sigma) < 0.75
+
+
+def test_noise_levels_of_one_batch_are_spread_over_the_distribution():
+    sigma = flow.draw_sigma(jax.random.key(0), 8, uniform=0.0)
+    share = jax.scipy.stats.norm.cdf((jax.scipy.special.logit(sigma) - 0.8) / 1.2)
+    np.testing.assert_array_equal(np.floor(8 * share), np.arange(8))
