@@ -213,6 +213,8 @@ class SamplerConfig(Config):
       window: blocks that a block may see, itself included; 0 fills the horizon, which with a pinned block 0
         leaves it one place of its own.
       pin_prefix: block 0 is never evicted.
+      reanchor: pinned keys move along with the stream once it is past the horizon; off, they stay at the beginning
+        of the stream, at distances that no clip in training had.
       keeps_noise: a step goes on from the noise that the one before estimated, which makes it an Euler step along
         the flow, for a causal network that was not distilled; off, every step draws fresh noise, as few-step
         students are trained to.
@@ -224,6 +226,7 @@ class SamplerConfig(Config):
     context_noise: float = 0.0
     window: int = 0
     pin_prefix: bool = True
+    reanchor: bool = True
     keeps_noise: bool = False
 
     def __post_init__(self):
@@ -258,6 +261,8 @@ class SamplerConfig(Config):
 
     def shift_seconds(self, k: int) -> int:
         """Seconds that pinned keys are moved along for block k: 0 within the horizon, then with the stream."""
+        if not self.reanchor:
+            return 0
         start = self.layout.start_seconds
         return max(0, start(k) - start(self.horizon_blocks - 1))
 

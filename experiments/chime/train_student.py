@@ -17,12 +17,13 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import tyro
 
 from experiments.chime import latents, pairs, train_teacher
 from omniforcing_jax import config as configs
 from omniforcing_jax.distill.ode import Context, Error, Guided, Trajectory, ode_loss
-from omniforcing_jax.layout import PREFIX
+from omniforcing_jax.layout import PREFIX, block_of_frames
 from omniforcing_jax.model.dual_stream import Text
 from omniforcing_jax.model.place import rotaries
 from omniforcing_jax.model.transformer import Transformer, keep_projections, text_kv, transformer_spec
@@ -42,6 +43,9 @@ class Config:
       guidance: scale that is learned into the prediction: without it the teacher itself shows the right number of balls
         in half of its clips only, with 3 in most of them; 1 is off.
       empty_prompts: share of samples that see the empty prompt, which guidance pushes away from.
+      given: share of samples in which picture or sound is clean throughout, so that the student can be driven by it.
+      changes: share of samples whose past, up to a border drawn at random, is that of another clip with another
+        prompt: what a stream sees whose prompt changes and whose past is made again under the new one.
       context_noise: sigma of the clean context, in training and in the stream: it hides the small errors of a block
         from the next one.
     """
@@ -53,6 +57,8 @@ class Config:
     )
     guidance: float = 3.0
     empty_prompts: float = 0.1
+    given: float = 0.2
+    changes: float = 0.2
     context_noise: float = 0.1
     seed: int = 40
 
@@ -65,6 +71,26 @@ def from_teacher(config: Config, teacher: Transformer) -> Transformer:
     """Start from the teacher's weights and fresh audio sinks."""
     fresh = spec.init(transformer_spec(config.model), jax.random.key(config.seed))
     return dataclasses.replace(teacher, sinks=fresh.sinks)
+
+
+def change_pasts(batch: dict[str, Any], key: jax.Array, share: float) -> tuple[dict[str, Any], jax.Array]:
+    """Give a share of the clips the past of their neighbour in the batch.
+
+    Returns:
+      The batch, and the first block [B] of each clip that is its own.
+    """
+    for_choice, for_border = jax.random.split(key)
+    count = len(batch["ids"])
+    border = jax.random.randint(for_border, (count,), 1, len(BLOCKS))
+    since = jnp.where(jax.random.uniform(for_choice, (count,)) < share, border, 0)
+
+    def join(own: jax.Array, block_of_row: np.ndarray) -> jax.Array:
+        rows = own[:, : len(block_of_row)]
+        is_own = block_of_row[None] >= since[:, None]
+        return jnp.where(is_own.reshape(*is_own.shape, *(1,) * (rows.ndim - 2)), rows, jnp.roll(rows, 1, axis=0))
+
+    frames_v, frames_a = block_of_frames(BLOCKS)
+    return {**batch, "video": join(batch["video"], frames_v), "audio": join(batch["audio"], frames_a)}, since
 
 
 def straight(batch: dict[str, Any], sigmas: jax.Array, key: jax.Array) -> Trajectory:
@@ -98,7 +124,10 @@ def make_loss(config: Config, vectors: words.Words, context: Context, entries: E
         return text_kv(params, embedded, embedded, ids != words.PAD)
 
     def loss(params: Transformer, batch: dict, key: jax.Array, extra: None):
-        for_entries, for_loss, for_prompts = jax.random.split(key, 3)
+        for_entries, for_loss, for_prompts, for_pasts = jax.random.split(key, 4)
+        since = None
+        if config.changes:
+            batch, since = change_pasts(batch, for_pasts, config.changes)
         ids = train_teacher.drop_prompts(batch["ids"], for_prompts, config.empty_prompts)
         guided = None
         if config.guidance != 1:
@@ -119,6 +148,8 @@ def make_loss(config: Config, vectors: words.Words, context: Context, entries: E
             context_noise=config.context_noise,
             error=Error.VELOCITY,
             guided=guided,
+            given=config.given,
+            since=since,
             remat=keep_projections,
         )
         return value, (metrics, extra)
@@ -162,6 +193,8 @@ def main(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("absl").setLevel(logging.WARNING)
     config = dataclasses.replace(CONFIG, optimiser=dataclasses.replace(CONFIG.optimiser, steps=steps))
+    if entries == "teacher" and config.changes:
+        raise ValueError(f"changes={config.changes}: pasts are changed in real clips only; pass --entries data")
     rows = latents.read(Path("runs/chime/latents.safetensors")) if entries == "data" else pairs.read()
     rows = train_teacher.by_balls(rows)
     if begin is None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from omniforcing_jax.config import ModelConfig
 from omniforcing_jax.layout import Block, block_of_frames
@@ -59,6 +59,12 @@ class Trajectory:
 def draw_entries(key: Array, batch: int, blocks: int, entries: int, *, clean_too: bool) -> Int[Array, "B K"]:
     """Draw an entry for every block; the clean one only where it serves as context."""
     return jax.random.randint(key, (batch, blocks), 0, entries if clean_too else entries - 1)
+
+
+def draw_given(key: Array, batch: int, share: float) -> tuple[Bool[Array, " B"], Bool[Array, " B"]]:
+    """Draw the samples whose picture is given clean, and those whose sound is: half of the share each, never both."""
+    draw = jax.random.uniform(key, (batch,))
+    return draw < share / 2, (draw >= share / 2) & (draw < share)
 
 
 def pick(entries: Float[Array, "E B T C"], index: Int[Array, "B T"]) -> Float[Array, "B T C"]:
@@ -109,6 +115,8 @@ def ode_loss(
     context_noise: float = 0.0,
     error: Error = Error.X0,
     guided: Guided | None = None,
+    given: float = 0.0,
+    since: Int[Array, " B"] | None = None,
     audio_weight: float = 1.0,
     remat: Callable | None = None,
 ) -> tuple[Array, dict[str, Array]]:
@@ -126,26 +134,34 @@ def ode_loss(
       context_noise: sigma of the clean context.
       error: see Error.
       guided: see Guided; None regresses on the trajectory itself.
+      given: share of the samples in which one stream, either one, is given throughout, at context noise: what a
+        stream sees that is driven by a sound or a picture.
+      since: the first block of each sample that is learned; the ones before are context only, such as the past of a
+        stream whose prompt has changed. None learns all.
       audio_weight: weight of the audio term.
       remat: wraps the scan over layers.
 
-    Source: OmniForcing stage 2, specs/omniforcing.md 7.3; the clean context is ours (5.5 there), and so is guidance.
+    Source: OmniForcing stage 2, specs/omniforcing.md 7.3; the clean context (5.5 there), guidance and given streams
+    are ours.
     """
-    for_levels, for_context = jax.random.split(key)
+    for_levels, for_context, for_given = jax.random.split(key, 3)
     entries, batch, tokens = trajectory.video.shape[:3]
     frames_v, frames_a = block_of_frames(blocks)
     per_frame = tokens // len(frames_v)
     chosen = draw_entries(for_levels, batch, len(blocks), entries, clean_too=context is Context.NOISY)
     index_v, index_a = chosen[:, frames_v], chosen[:, frames_a]
-    noisy_v = pick(trajectory.video, jnp.repeat(index_v, per_frame, axis=1))
-    noisy_a = pick(trajectory.audio, index_a)
-    sigmas = Sigmas(video=trajectory.sigmas[index_v], audio=trajectory.sigmas[index_a])
     target_v, target_a = trajectory.video[-1], trajectory.audio[-1]
     level = jnp.full((batch,), context_noise, jnp.float32)
     context_v, context_a = (
         add_noise(x, jax.random.normal(jax.random.fold_in(for_context, i), x.shape, jnp.float32), level)
         for i, x in enumerate((target_v, target_a))
     )
+    given_v, given_a = draw_given(for_given, batch, given)
+    noisy_v = _put(given_v, context_v, pick(trajectory.video, jnp.repeat(index_v, per_frame, axis=1)))
+    noisy_a = _put(given_a, context_a, pick(trajectory.audio, index_a))
+    sigma_v = _put(given_v, level[:, None], trajectory.sigmas[index_v])
+    sigma_a = _put(given_a, level[:, None], trajectory.sigmas[index_a])
+    sigmas = Sigmas(video=sigma_v, audio=sigma_a)
 
     def velocities(params: Transformer, text: Text) -> tuple[Array, Array]:
         if context is Context.NOISY:
@@ -158,15 +174,24 @@ def ode_loss(
             prediction = predict(params, config, noisy_v, noisy_a, view, text, past=past, remat=remat)
         return prediction.video, prediction.audio
 
-    sigma_v = jnp.repeat(sigmas.video, per_frame, axis=1)
     velocity_v, velocity_a = velocities(params, text)
+    missing_v, missing_a = _put(given_v, 0.0, sigma_v), _put(given_a, 0.0, sigma_a)  # level 0: nothing to learn
+    if since is not None:
+        missing_v = jnp.where(frames_v[None] >= since[:, None], missing_v, 0.0)
+        missing_a = jnp.where(frames_a[None] >= since[:, None], missing_a, 0.0)
+    missing_v = jnp.repeat(missing_v, per_frame, axis=1)
     if guided is not None:
         empty_v, empty_a = velocities(*jax.lax.stop_gradient((params, guided.empty)))
-        target_v = target_v - sigma_v[..., None] * guidance_push(guided.strength, velocity_v, empty_v)
-        target_a = target_a - sigmas.audio[..., None] * guidance_push(guided.strength, velocity_a, empty_a)
-    loss_v = _loss(velocity_v, noisy_v, target_v, sigma_v, error)
-    loss_a = _loss(velocity_a, noisy_a, target_a, sigmas.audio, error)
+        target_v = target_v - missing_v[..., None] * guidance_push(guided.strength, velocity_v, empty_v)
+        target_a = target_a - missing_a[..., None] * guidance_push(guided.strength, velocity_a, empty_a)
+    loss_v = _loss(velocity_v, noisy_v, target_v, missing_v, error)
+    loss_a = _loss(velocity_a, noisy_a, target_a, missing_a, error)
     return loss_v + audio_weight * loss_a, {"video": loss_v, "audio": loss_a}
+
+
+def _put(where: Bool[Array, " B"], new: Array | float, old: Array) -> Array:
+    """Take `new` for some samples and `old` for the others."""
+    return jnp.where(where.reshape(-1, *(1,) * (old.ndim - 1)), new, old)
 
 
 def _loss(velocity: Array, noisy: Array, target: Array, sigma: Float[Array, "B T"], error: Error) -> Array:

@@ -56,6 +56,55 @@ def test_a_clean_context_never_draws_the_clean_entry_and_a_noisy_one_does():
     assert set(np.unique(drawn[True])) == {0, 1, 2}
 
 
+def test_a_share_of_samples_has_one_stream_given_and_never_both():
+    picture, sound = ode.draw_given(jax.random.key(0), 4000, 0.3)
+    assert not jnp.any(picture & sound)
+    assert jnp.mean(picture) == pytest.approx(0.15, abs=0.03)
+    assert jnp.mean(sound) == pytest.approx(0.15, abs=0.03)
+
+
+def test_a_given_stream_is_not_regressed_on(scene):
+    params, context, trajectory = scene
+    rotation = rotaries(STUDENT, place(STUDENT, clip_block(7, 51), GRID))
+    text = text_kv(params, context[:1], context[:1])
+    one = ode.Trajectory(video=trajectory.video[:, :1], audio=trajectory.audio[:, :1], sigmas=trajectory.sigmas)
+
+    def losses(key, given):
+        return ode.ode_loss(params, STUDENT, one, text, rotation, BLOCKS, key, context=ode.Context.CLEAN, given=given)[
+            1
+        ]
+
+    losses = jax.jit(losses, static_argnames="given")
+    given = [losses(jax.random.key(i), given=1.0) for i in range(8)]
+    assert all((parts["video"] == 0) != (parts["audio"] == 0) for parts in given)
+    assert {bool(parts["video"] == 0) for parts in given} == {True, False}
+    assert all(loss > 0 for loss in losses(jax.random.key(0), given=0.0).values())
+
+
+def test_what_comes_before_a_change_is_context_only(scene):
+    params, context, trajectory = scene
+    rotation = rotaries(STUDENT, place(STUDENT, clip_block(7, 51), GRID))
+    text, none, last = text_kv(params, context, context), jnp.zeros(BATCH, int), jnp.full(BATCH, len(BLOCKS) - 1)
+    draws = (jax.random.split(jax.random.key(i), 3)[0] for i in range(100))
+    entries = [ode.draw_entries(key, BATCH, len(BLOCKS), 3, clean_too=True) for key in draws]
+    seed = next(i for i, drawn in enumerate(entries) if not jnp.any(drawn == 2))  # no target serves as context
+
+    @jax.jit
+    def losses(since, trajectory):
+        return ode.ode_loss(
+            *(params, STUDENT, trajectory, text, rotation, BLOCKS, jax.random.key(seed)),
+            context=ode.Context.NOISY,
+            since=since,
+        )[1]
+
+    early = trajectory.video.at[-1, :, : 4 * 4].add(1.0)
+    other = ode.Trajectory(video=early, audio=trajectory.audio, sigmas=trajectory.sigmas)
+    assert losses(none, trajectory) == losses(None, trajectory)
+    assert all(loss == 0 for loss in losses(last + 1, trajectory).values())
+    assert losses(none, trajectory)["video"] != losses(none, other)["video"]
+    assert losses(last, trajectory)["video"] == losses(last, other)["video"]
+
+
 def test_a_token_takes_the_entry_that_was_drawn_for_it():
     entries = jnp.arange(3.0)[:, None, None, None] * jnp.ones((3, 1, 4, 2))
     picked = ode.pick(entries, jnp.array([[0, 2, 1, 2]]))

@@ -87,6 +87,13 @@ def test_moving_the_pinned_keys_along_shows_only_beyond_the_horizon():
     assert np.abs(moved[0][:, within:] - still[0][:, within:]).max() > 1e-3
 
 
+def test_without_anchoring_anew_the_stream_reads_pinned_keys_where_they_were():
+    clip = Clip(SINKS, frames=19)
+    sampler = dataclasses.replace(horizon(clip, window=2), horizon_seconds=2, reanchor=False)
+    assert [sampler.shift_seconds(k) for k in range(7)] == [0] * 7
+    assert_close(run_stream(clip, sampler), explicit_stream(clip, sampler, moves=False), LIMIT)
+
+
 def explicit_stream(clip, sampler, *, moves=True):
     """Keep the keys of all blocks as they were made, and write out for every block what it reads: the slow truth."""
     history, pieces = [], []
