@@ -97,13 +97,14 @@ def truth_clips(prompts: list[str], arguments: Arguments) -> Iterator[Media]:
     """Render a world for each prompt."""
     frames = arguments.seconds * world.FRAME_RATE + 1
     samples = frames * world.SAMPLE_RATE // world.FRAME_RATE
-    for scene in _scenes(prompts, arguments):
+    for scene in scenes(prompts, arguments.seed):
         yield world.render_video(scene, frames), world.render_audio(scene, samples), world.SAMPLE_RATE
 
 
-def _scenes(prompts: list[str], arguments: Arguments) -> Iterator[world.World]:
+def scenes(prompts: list[str], seed: int) -> Iterator[world.World]:
+    """Draw a world for each prompt."""
     for index, prompt in enumerate(prompts):
-        yield world.sample_world([DOMAIN, arguments.seed, index], colours=parse(prompt).colours)
+        yield world.sample_world([DOMAIN, seed, index], colours=parse(prompt).colours)
 
 
 def codec_clips(prompts: list[str], arguments: Arguments) -> Iterator[Media]:
@@ -118,7 +119,7 @@ def codec_clips(prompts: list[str], arguments: Arguments) -> Iterator[Media]:
     folder, encoders = weights_of(arguments), codecs.load_encoders()
     pipeline = load_pipeline(folder, read_pipeline_config(folder))
     rate, grid = pipeline.codecs.vocoder_config.sample_rate, pipeline.config.grid(*pipeline.config.resolution)
-    for scene in _scenes(prompts, arguments):
+    for scene in scenes(prompts, arguments.seed):
         video = world.render_video(scene, arguments.seconds * world.FRAME_RATE + 1)
         sound = world.render_audio(scene, arguments.seconds * LTX2_MEL.sample_rate, LTX2_MEL.sample_rate)
         latents = encoders.encode_video(jnp.asarray(clips.to_float(video))[None])
@@ -129,7 +130,8 @@ def codec_clips(prompts: list[str], arguments: Arguments) -> Iterator[Media]:
         yield np.asarray(pixels)[0], np.asarray(samples)[0], rate
 
 
-def _media(chunks: list[Chunk]) -> Media:
+def media_of(chunks: list[Chunk]) -> Media:
+    """Join consecutive chunks to a clip whose sound begins with its picture."""
     video, audio = join_chunks(chunks)
     lag = next((chunk.audio_start_s for chunk in chunks if len(chunk.audio)), 0.0) - chunks[0].video_start_s
     return video, _shift(audio, round(lag * chunks[0].sample_rate)), chunks[0].sample_rate
@@ -148,7 +150,7 @@ def student_clips(prompts: list[str], arguments: Arguments) -> Iterator[Media]:
         stream = open_stream(
             weights_of(arguments), prompt=prompt, seconds=arguments.seconds, seed=arguments.seed + 1000 * index
         )
-        yield _media(list(stream))
+        yield media_of(list(stream))
 
 
 def teacher_clips(prompts: list[str], arguments: Arguments) -> Iterator[Media]:
@@ -165,7 +167,7 @@ def teacher_clips(prompts: list[str], arguments: Arguments) -> Iterator[Media]:
             seed=arguments.seed + 1000 * start,
             **options,
         )
-        yield from (_media([chunk]) for chunk in chunks)
+        yield from (media_of([chunk]) for chunk in chunks)
 
 
 def read_file(path: Path) -> Media:

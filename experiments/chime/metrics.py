@@ -162,7 +162,7 @@ def adherence(clips: Sequence[Clip], windows: Sequence[tuple[float, float]]) -> 
     )
 
 
-def _state(clips: Sequence[Clip], windows: Sequence[tuple[float, float]]) -> dict[str, float | None]:
+def state(clips: Sequence[Clip], windows: Sequence[tuple[float, float]]) -> dict[str, float | None]:
     """Measure what may drift, in one window of each clip.
 
     Colour error is the mean RGB distance from the palette inside the balls (8-bit levels); loudness is the RMS in dB
@@ -197,8 +197,8 @@ def drift(clips: Sequence[Clip]) -> dict | None:
         return None
     return {
         "window_s": window,
-        "first": _state(clips, [(0.0, window)] * len(clips)),
-        "last": _state(clips, [(clip.picture.seconds - window, clip.picture.seconds) for clip in clips]),
+        "first": state(clips, [(0.0, window)] * len(clips)),
+        "last": state(clips, [(clip.picture.seconds - window, clip.picture.seconds) for clip in clips]),
     }
 
 

@@ -6,6 +6,7 @@ borders over that at other phases, so that one onset or cut which happens to fal
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -118,26 +119,41 @@ def profile(
     return Profile(step_s=kind.step_s, ratios=np.exp(means - means[far].mean()), far=far)
 
 
-def picture_profiles(picture: Picture, blocks: Blocks) -> dict[str, Profile | None]:
-    """Compare steps of the picture at borders and elsewhere.
+class Measure(NamedTuple):
+    """One figure per place, and how places are compared."""
+
+    sizes: Float[np.ndarray, " n"]
+    kind: Kind
+
+
+def picture_measures(picture: Picture) -> dict[str, Measure]:
+    """Measure the steps of a picture from frame to frame.
 
     `change` is the mean |difference| of luma from frame to frame, `brightness` the step of its mean, `sharpness` the
     step of the logarithm of sharpness.
     """
-    frame_s = picture.frame_s
-    borders = blocks.borders(float(picture.times[0]), picture.stop_s, frame_s)
-    places = np.searchsorted(picture.times, borders - frame_s / 2)
     sharp = np.log(np.nan_to_num(picture.sharpness, nan=1.0))
     sizes = {
         "change": (picture.change, 1e-3),
         "brightness": (np.abs(np.diff(picture.brightness, prepend=picture.brightness[0])), 2.5e-4),
         "sharpness": (np.abs(np.diff(sharp, prepend=sharp[0])), 1e-2),
     }
-    period = round(blocks.seconds / frame_s)
     return {
-        name: profile(size, places, period, Kind(step_s=frame_s, near=0, gap=0, width=4, floor=floor))
+        name: Measure(size, Kind(step_s=picture.frame_s, near=0, gap=0, width=4, floor=floor))
         for name, (size, floor) in sizes.items()
     }
+
+
+def picture_profiles(picture: Picture, blocks: Blocks) -> dict[str, Profile | None]:
+    """Compare steps of the picture at borders and elsewhere."""
+    borders = blocks.borders(float(picture.times[0]), picture.stop_s, picture.frame_s)
+    places, period = picture_places(picture, borders), round(blocks.seconds / picture.frame_s)
+    return {name: profile(sizes, places, period, kind) for name, (sizes, kind) in picture_measures(picture).items()}
+
+
+def picture_places(picture: Picture, borders: Float[np.ndarray, " borders"]) -> Int[np.ndarray, " borders"]:
+    """Return the frames that are the first after each border, which are in seconds."""
+    return np.searchsorted(picture.times, borders - picture.frame_s / 2)
 
 
 def spectrum_steps(sound: Sound, moments: int = 4) -> Float[np.ndarray, " M"]:
@@ -148,10 +164,19 @@ def spectrum_steps(sound: Sound, moments: int = 4) -> Float[np.ndarray, " M"]:
     return np.abs(means[moments : moments + count] - means[:count]).mean(1)
 
 
-def sound_profiles(sound: Sound, blocks: Blocks, start_s: float, frame_s: float) -> dict[str, Profile | None]:
-    """Compare steps of the sound at borders and elsewhere, to 10 ms.
+def sound_measures(sound: Sound) -> dict[str, Measure]:
+    """Measure the steps of a sound from moment to moment.
 
     `click` is the largest third difference of samples, `spectrum` the step of the mel bands in dB.
+    """
+    return {
+        "click": Measure(sound.edge, Kind(step_s=MOMENT, near=1, gap=3, width=8, floor=1e-3)),
+        "spectrum": Measure(spectrum_steps(sound), Kind(step_s=MOMENT, near=1, gap=4, width=8, floor=0.5)),
+    }
+
+
+def sound_profiles(sound: Sound, blocks: Blocks, start_s: float, frame_s: float) -> dict[str, Profile | None]:
+    """Compare steps of the sound at borders and elsewhere, to 10 ms.
 
     Args:
         sound: The sound.
@@ -159,13 +184,13 @@ def sound_profiles(sound: Sound, blocks: Blocks, start_s: float, frame_s: float)
         start_s: When the first block begins: the picture's start if there is one.
         frame_s: Length of the frames that `blocks` counts.
     """
-    borders = blocks.borders(start_s, sound.stop_s, frame_s)
-    places = np.floor((borders - sound.start_s) / MOMENT + 1e-6).astype(np.int64)
-    places = places[places >= 0]
+    places = sound_places(sound, blocks.borders(start_s, sound.stop_s, frame_s))
     period = round(blocks.seconds / MOMENT)
-    click = Kind(step_s=MOMENT, near=1, gap=3, width=8, floor=1e-3)
-    spectrum = Kind(step_s=MOMENT, near=1, gap=4, width=8, floor=0.5)
     return {
-        "click": profile(sound.edge, places, period, click),
-        "spectrum": profile(spectrum_steps(sound), places, period, spectrum),
+        name: profile(sizes, places[places >= 0], period, kind) for name, (sizes, kind) in sound_measures(sound).items()
     }
+
+
+def sound_places(sound: Sound, borders: Float[np.ndarray, " borders"]) -> Int[np.ndarray, " borders"]:
+    """Return the moments that borders, in seconds, fall into; below 0 before the sound."""
+    return np.floor((borders - sound.start_s) / MOMENT + 1e-6).astype(np.int64)

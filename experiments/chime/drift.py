@@ -1,0 +1,169 @@
+"""Minutes of one stream: how long does it stay what it was, by how much of its past a block sees.
+
+For each window (blocks that a block may see, itself included; 0 fills the horizon) there are three streams: block 0 is
+kept for ever and its keys move along with the stream; it is kept and its keys stay where they were; it is not kept.
+Audio sinks are always kept. Every minute is judged by pixels and samples alone.
+
+    python -m experiments.chime.drift --json out/drift.json --plot docs/drift.png
+
+Hardware: two CPU cores, about two minutes per stream of ten minutes.
+"""
+
+import json
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from experiments.chime import metrics
+from experiments.chime.evaluate import SHIPPED, media_of
+from experiments.chime.prompts import parse
+from omniforcing_jax import machine
+from omniforcing_jax.pipeline import Pipeline, load_pipeline, read_pipeline_config
+from omniforcing_jax.stream import open_stream
+from omniforcing_jax.stream.mux import check_writable
+from omniforcing_jax.weights import write_json
+
+MINUTE = 60
+SPAN = 5.0  # seconds over which number and colours are judged, as in clips of the trained length
+KEEPING = {
+    "kept, moves along": {"pin_prefix": True, "reanchor": True},
+    "kept, stays behind": {"pin_prefix": True, "reanchor": False},
+    "not kept": {"pin_prefix": False, "reanchor": True},
+}
+SHOWN = ("adherence", "sync_recall", "sync_precision", "colour_error", "loudness_db", "noise_floor_db")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Stream for minutes with windows of several lengths."""
+
+    minutes: int = 10
+    """Length of each stream."""
+    windows: tuple[int, ...] = (1, 2, 0)
+    """Blocks that a block may see, itself included; 0 fills the horizon."""
+    prompts: tuple[str, ...] = ("a red ball and a blue ball", "a green ball")
+    """What to show: the rows of one batch."""
+    weights: Path = SHIPPED / "student"
+    """Folder of the student's weights."""
+    seed: int = 0
+    """Of the noise."""
+    json: Path | None = None
+    """Where to write the figures."""
+    plot: Path | None = None
+    """Where to draw them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One minute of one setting, over all prompts."""
+
+    window: int
+    block_0: str
+    minute: int
+    figures: dict[str, float | None]
+
+
+def judge_minute(clips: Sequence[metrics.Clip]) -> dict[str, float | None]:
+    """Judge a minute of every prompt together."""
+    whole = [(0.0, clip.picture.seconds) for clip in clips]
+    spans = np.arange(0, min(stop for _, stop in whole) - SPAN / 2, SPAN)
+    pieces = [(clip, (float(start), float(start) + SPAN)) for clip in clips for start in spans]
+    agreement = metrics.adherence([clip for clip, _ in pieces], [window for _, window in pieces])
+    state = metrics.state(clips, whole)
+    kept = ("colour_error", "loudness_db", "noise_floor_db")
+    return {**metrics.synchrony(clips, whole), **agreement, **{name: state[name] for name in kept}}
+
+
+def run(pipeline: Pipeline, arguments: Arguments, window: int, block_0: str) -> list[Row]:
+    """Stream with one setting and judge minute after minute."""
+    sampler = replace(pipeline.config.sampler, window=window, **KEEPING[block_0])
+    setting = replace(pipeline, config=replace(pipeline.config, sampler=sampler))
+    stream = open_stream(setting, arguments.prompts, seconds=arguments.minutes * MINUTE, seed=arguments.seed)
+    next(stream)  # one frame, before the first second
+    rows = []
+    for minute in range(arguments.minutes):
+        seconds = [next(stream) for _ in range(MINUTE)]
+        clips = []
+        for prompt, chunks in zip(arguments.prompts, zip(*seconds, strict=True), strict=True):
+            video, audio, rate = media_of(list(chunks))
+            clips.append(
+                metrics.Clip(picture=metrics.see(video), sound=metrics.hear(audio, rate), request=parse(prompt))
+            )
+        rows.append(Row(window=window, block_0=block_0, minute=minute + 1, figures=judge_minute(clips)))
+        print(json.dumps(asdict(rows[-1])), file=sys.stderr, flush=True)
+    return rows
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Write the first minute, the last and the mean of all for each setting, as Markdown."""
+    lines = [
+        "| window | block 0 | " + " | ".join(f"{name}: first, last, mean" for name in SHOWN) + " |",
+        "|---|---" + "|---" * len(SHOWN) + "|",
+    ]
+    for window, block_0 in dict.fromkeys((row.window, row.block_0) for row in rows):
+        mine = [row.figures for row in rows if (row.window, row.block_0) == (window, block_0)]
+        cells = []
+        for name in SHOWN:
+            values = [figures[name] for figures in mine]
+            known = [value for value in values if value is not None]
+            mean = statistics.mean(known) if known else None
+            cells.append(", ".join("none" if v is None else f"{v:.2f}" for v in (values[0], values[-1], mean)))
+        lines.append(f"| {window or 'horizon'} | {block_0} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def draw(path: Path, rows: Sequence[Row]) -> None:
+    """Draw each figure over the minutes, a line per setting."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(2, 3, figsize=(13, 6.4), layout="constrained")
+    colours = dict(zip(dict.fromkeys(row.window for row in rows), ("#d1495b", "#edae49", "#2e86ab"), strict=False))
+    styles = dict(zip(KEEPING, ("-", "--", ":"), strict=True))
+    for ax, name in zip(axes.flat, SHOWN, strict=True):
+        for window, block_0 in dict.fromkeys((row.window, row.block_0) for row in rows):
+            mine = [row for row in rows if (row.window, row.block_0) == (window, block_0)]
+            values = [np.nan if row.figures[name] is None else row.figures[name] for row in mine]
+            label = f"window {window or 'of the horizon'}, block 0 {block_0}"
+            minutes = [row.minute for row in mine]
+            ax.plot(minutes, values, color=colours.get(window, "#555555"), linestyle=styles[block_0], label=label)
+        ax.set_title(name.replace("_", " "), fontsize=10)
+        ax.set_xlabel("minute", fontsize=9)
+        ax.grid(alpha=0.2)
+        ax.spines[["top", "right"]].set_visible(False)
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9, frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=85)
+    plt.close(figure)
+
+
+def main(arguments: Arguments) -> None:
+    """Stream all settings, print a table; bad input is one line on stderr and exit code 2."""
+    machine.use_compilation_cache()
+    try:
+        for path in (arguments.json, arguments.plot):
+            if path is not None:
+                check_writable(path)
+        pipeline = load_pipeline(arguments.weights, read_pipeline_config(arguments.weights))
+        if pipeline.config.sampler is None:
+            raise ValueError(f"--weights {arguments.weights}: a teacher's weights cannot stream")
+        rows = [
+            row for window in arguments.windows for kept in KEEPING for row in run(pipeline, arguments, window, kept)
+        ]
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(table(rows))
+    if arguments.json is not None:
+        write_json(arguments.json, [asdict(row) for row in rows])
+    if arguments.plot is not None:
+        draw(arguments.plot, rows)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments))
