@@ -35,6 +35,7 @@ from omniforcing_jax.pipeline import Pipeline, load_pipeline, read_pipeline_conf
 from omniforcing_jax.stream import open_stream
 from omniforcing_jax.stream.cues import Cue, follow, plan_cues
 from omniforcing_jax.stream.mux import check_writable, write_mp4
+from omniforcing_jax.stream.request import student_sampler
 from omniforcing_jax.weights import write_json
 
 AT_ONCE = 2.0  # seconds
@@ -127,7 +128,7 @@ def judge_depth(pipeline: Pipeline, arguments: Arguments, recompute: int) -> dic
     border, end = arguments.at + layout_start, arguments.seconds + layout_start
     clips, judged, taken = [], [], []
     for i, (first, second) in enumerate(draw_pairs(arguments.count, arguments.seed)):
-        cues = plan_cues(read_sampler(pipeline), [(arguments.at, second)], arguments.seconds)
+        cues = plan_cues(student_sampler(pipeline.config), [(arguments.at, second)], arguments.seconds)
         media, ms = make_stream(pipeline, arguments, first, cues, recompute, arguments.seed + i)
         clips.append(media)
         taken.append(ms)
@@ -153,17 +154,6 @@ def judge_depth(pipeline: Pipeline, arguments: Arguments, recompute: int) -> dic
         "seams_at_change": pool_seams(clips, [border]),
         "seams_elsewhere": pool_seams(clips, ordinary),
     }
-
-
-def read_sampler(pipeline: Pipeline):
-    """Return what makes the weights a student's.
-
-    Raises:
-        ValueError: if they are a teacher's.
-    """
-    if pipeline.config.sampler is None:
-        raise ValueError("--weights: they are a teacher's, and only a student's can stream")
-    return pipeline.config.sampler
 
 
 def main(arguments: Arguments) -> None:

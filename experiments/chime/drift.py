@@ -26,6 +26,7 @@ from omniforcing_jax import machine
 from omniforcing_jax.pipeline import Pipeline, load_pipeline, read_pipeline_config
 from omniforcing_jax.stream import open_stream
 from omniforcing_jax.stream.mux import check_writable
+from omniforcing_jax.stream.request import student_sampler
 from omniforcing_jax.weights import write_json
 
 MINUTE = 60
@@ -81,7 +82,7 @@ def judge_minute(clips: Sequence[metrics.Clip]) -> dict[str, float | None]:
 
 def run(pipeline: Pipeline, arguments: Arguments, window: int, block_0: str) -> list[Row]:
     """Stream with one setting and judge minute after minute."""
-    sampler = replace(pipeline.config.sampler, window=window, **KEEPING[block_0])
+    sampler = replace(student_sampler(pipeline.config), window=window, **KEEPING[block_0])
     setting = replace(pipeline, config=replace(pipeline.config, sampler=sampler))
     stream = open_stream(setting, arguments.prompts, seconds=arguments.minutes * MINUTE, seed=arguments.seed)
     next(stream)  # one frame, before the first second
@@ -150,8 +151,6 @@ def main(arguments: Arguments) -> None:
             if path is not None:
                 check_writable(path)
         pipeline = load_pipeline(arguments.weights, read_pipeline_config(arguments.weights))
-        if pipeline.config.sampler is None:
-            raise ValueError(f"--weights {arguments.weights}: a teacher's weights cannot stream")
         rows = [
             row for window in arguments.windows for kept in KEEPING for row in run(pipeline, arguments, window, kept)
         ]

@@ -82,16 +82,15 @@ def velocity(
     Returns:
         Velocity, and place there.
     """
-    frames = np.asarray(frames)
-    centres = tracks.centres[frames, colour]
+    centres = tracks.centres[list(frames), colour]
     seen = np.isfinite(centres[:, 0])
     if seen.sum() < FEWEST:
         return None
     x, y = centres[seen].T
     if min(x.min(), (1 - x).min(), y.min()) < CLEAR:
         return None
-    t = frames[seen] / world.FRAME_RATE
-    middle = frames.mean() / world.FRAME_RATE
+    t = np.asarray(frames)[seen] / world.FRAME_RATE
+    middle = float(np.mean(frames)) / world.FRAME_RATE
     y = y + world.GRAVITY / 2 * (t - middle) ** 2
     (speed_x, place_x), (speed_y, place_y) = (np.polyfit(t - middle, q, 1) for q in (x, y))
     return np.array([speed_x, speed_y]), np.array([place_x, place_y])
