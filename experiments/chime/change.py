@@ -145,7 +145,7 @@ def judge_depth(pipeline: Pipeline, arguments: Arguments, recompute: int) -> dic
     ordinary = [second + layout_start for second in range(2, arguments.seconds - 1) if second != arguments.at]
     return {
         "recompute": recompute,
-        "change_ms": statistics.median(taken[1:] or taken),  # the first one compiles
+        "change_ms": statistics.median(taken),
         "at_once": share(border + AT_ONCE),
         "at_once_count": mean("count_accuracy"),
         "at_once_colour": mean("colour_accuracy"),

@@ -67,8 +67,13 @@ def _border(sampler: SamplerConfig, second: int | float) -> int:
 
 
 def follow(stream: ChunkStream, cues: Sequence[Cue], recompute: int | None = None, fade: int = 0) -> Iterator[Chunk]:
-    """Pass the chunks of a stream on, and tell it each prompt at its border; arguments as `ChunkStream.set_prompt`."""
+    """Pass the chunks of a stream on, and tell it each prompt at its border; arguments as `ChunkStream.set_prompt`.
+
+    What the changes need is compiled before the first chunk: a start that is later is better than a gap.
+    """
     prompts = {cue.block: cue.prompt for cue in cues}
+    if prompts:
+        stream.rehearse_change(recompute, fade)
     while True:
         prompt = prompts.pop(stream.state.block, None)
         if prompt is not None:

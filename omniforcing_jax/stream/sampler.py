@@ -206,7 +206,8 @@ class ChunkStream(Iterator[Chunk]):
     ) -> None:
         """Change what the stream shows, in picture and sound, from the next block on.
 
-        The first change compiles the programs that it needs, later ones none.
+        The first change compiles the programs that it needs, unless it was rehearsed (`rehearse_change`); later ones
+        none.
 
         Args:
             prompt: What to show; in a batch, one for all rows or one for each.
@@ -229,6 +230,24 @@ class ChunkStream(Iterator[Chunk]):
         count = check_recompute(self.setting.sampler, self.state.history.depth, recompute)
         script = aim(self.state.script, goal, recompute=count, fade=fade)
         self.state = dataclasses.replace(self.state, script=script, prompt_words=words)
+
+    def rehearse_change(self, recompute: int | None = None, fade: int = 0) -> None:
+        """Compile what changes of prompt will need, on scratch memory: the stream itself is not touched.
+
+        Who knows of a change beforehand calls this before the first chunk, so that no later one waits for a compiler.
+        Arguments as `set_prompt`.
+        """
+        state, rows = self.state, len(self.state.keys)
+        count = check_recompute(self.setting.sampler, state.history.depth, recompute)
+        script = aim(start_script(state.script.now), state.script.now, recompute=count, fade=fade)
+        scratch = make_cache(self.setting, rows), state.keys, make_history(self.setting, rows, state.history.depth)
+        rehearsed = change(
+            *(self.pipeline.transformer, script, *scratch),
+            done=2,  # block 0 and one later block: one program each
+            setting=self.setting,
+            trace=lambda step, block, outputs: None,
+        )
+        jax.block_until_ready(rehearsed.cache)
 
     def _change_text(self) -> None:
         """Take the script's next step, if it has one."""

@@ -14,7 +14,7 @@ from tiny_stream import PROMPT, student
 from omniforcing_jax import machine
 from omniforcing_jax import rollout as r
 from omniforcing_jax.stream import open_stream
-from omniforcing_jax.stream.cues import Cue, plan_cues
+from omniforcing_jax.stream.cues import Cue, follow, plan_cues
 from omniforcing_jax.stream.replay import blocks_to_replay, check_recompute, exact_depth, held_blocks, window_blocks
 
 NEW = "a green ball"
@@ -131,6 +131,20 @@ def test_nothing_is_compiled_after_the_first_change():
         pass
     stream.set_prompt(NEW, recompute=1)
     next(stream)
+    counter.stop()
+    assert counter.ready == 0
+
+
+@pytest.mark.parametrize(("fade", "width"), [(0, 32), (2, 160)])  # sizes of no other test: nothing is compiled yet
+def test_a_rehearsed_change_compiles_nothing_in_mid_stream_and_changes_nothing(fade, width):
+    stream, plain = (open_stream(student(), PROMPT, seed=6, height=32, width=width) for _ in range(2))
+    chunks = follow(stream, [Cue(3, NEW)], fade=fade)
+    first = next(chunks), next(chunks)
+    for mine, other in zip(first, plain, strict=False):
+        np.testing.assert_array_equal(mine.video, other.video)
+    counter = machine.CompileCounter.start()
+    for _ in range(6):
+        next(chunks)
     counter.stop()
     assert counter.ready == 0
 
