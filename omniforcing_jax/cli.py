@@ -86,7 +86,9 @@ class Sample:
     out: Path
     """MP4 file to write."""
     steps: int = 40
-    """Euler steps."""
+    """Denoise steps."""
+    renewal: float = 0.0
+    """How much fresh noise a step draws: 0 makes Euler's steps, 1 those of a diffusion run backwards."""
     guidance: tuple[str, ...] = ("3",)
     """cfg of both streams, or of video and audio, or name=value: cfg=3 audio.cfg=7 stg=1 layers=4 rescale=0.7."""
     seed: int = 0

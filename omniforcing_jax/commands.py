@@ -273,6 +273,7 @@ def prepare_sample(command: Sample) -> Callable[[], None]:
         dtype=dtype,
         contexts=command.contexts,
         negative_contexts=command.negative_contexts,
+        renewal=command.renewal,
     )
     pipeline = load(command.weights, plan.config, dtype)
 

@@ -215,9 +215,9 @@ class SamplerConfig(Config):
       pin_prefix: block 0 is never evicted.
       reanchor: pinned keys move along with the stream once it is past the horizon; off, they stay at the beginning
         of the stream, at distances that no clip in training had.
-      keeps_noise: a step goes on from the noise that the one before estimated, which makes it an Euler step along
-        the flow, for a causal network that was not distilled; off, every step draws fresh noise, as few-step
-        students are trained to.
+      renewal: how much of the noise each step draws afresh, see `schedule.fresh_shares`: 0 makes steps Euler's and 1
+        those of a diffusion run backwards, for a causal network that was not distilled; by default every step draws
+        all of it, as few-step students are trained to.
     """
 
     sigmas: tuple[float, ...]
@@ -227,7 +227,7 @@ class SamplerConfig(Config):
     window: int = 0
     pin_prefix: bool = True
     reanchor: bool = True
-    keeps_noise: bool = False
+    renewal: float | None = None
 
     def __post_init__(self):
         require(len(self.sigmas) >= 2, "sigmas", self.sigmas, "must have at least 2 entries")
@@ -235,6 +235,8 @@ class SamplerConfig(Config):
         require(self.sigmas[-1] == 0, "sigmas", self.sigmas, "must end at 0")
         falls = all(a > b for a, b in zip(self.sigmas[:-1], self.sigmas[1:], strict=True))
         require(falls, "sigmas", self.sigmas, "must fall from step to step")
+        rule = "must not be negative; leave it out to draw all noise afresh"
+        require(self.renewal is None or self.renewal >= 0, "renewal", self.renewal, rule)
         require(0 <= self.context_noise < 1, "context_noise", self.context_noise, "must be in [0, 1)")
         try:
             self.layout.frames_for(self.horizon_seconds)

@@ -6,6 +6,7 @@ program is compiled twice), and a whole rollout for tests. A rollout knows no pi
 Source: specs/omniforcing.md 6.3, 6.4.
 """
 
+import math
 from functools import partial
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ from omniforcing_jax.model.place import Places, Turn, place, rotaries, turn_by, 
 from omniforcing_jax.model.transformer import Prediction, Transformer, predict, text_kv
 from omniforcing_jax.model.view import Sigmas, one_sigma, streaming
 from omniforcing_jax.nn.attention import NO_PAST, Sites
-from omniforcing_jax.schedule import add_noise, to_x0
+from omniforcing_jax.schedule import add_noise, fresh_shares, renew, to_x0
 
 
 class Latents(NamedTuple):
@@ -154,7 +155,7 @@ def denoise(
     """Run the denoise steps of one block against the cache, which is only read.
 
     Each step noises the last clean estimate, the first one a zero, and predicts a new one. The noise is fresh, or with
-    `keeps_noise` the last step's own estimate of it, x0 + velocity, which makes the step Euler's.
+    a `renewal` a share of it is, beside the last step's own estimate of it, x0 + velocity.
 
     Args:
         params: The network.
@@ -170,13 +171,14 @@ def denoise(
     Returns:
         The clean estimates of every step, [M, B, ...]; the last one is the block.
     """
-    sigmas = jnp.asarray(setting.sampler.sigmas[:-1], jnp.float32)
+    sigmas, renewal = jnp.asarray(setting.sampler.sigmas[:-1], jnp.float32), setting.sampler.renewal
+    shares = jnp.asarray(fresh_shares(setting.sampler.sigmas, math.inf if renewal is None else renewal))
 
     def step(
-        state: tuple[Latents, Latents], inputs: tuple[Array, Latents, Text | None]
+        state: tuple[Latents, Latents], inputs: tuple[Array, Array, Latents, Text | None]
     ) -> tuple[tuple[Latents, Latents], Latents]:
-        (x0, estimated), (sigma, fresh, text) = state, inputs
-        drawn = estimated if setting.sampler.keeps_noise else fresh
+        (x0, estimated), (sigma, share, fresh, text) = state, inputs
+        drawn = fresh if renewal is None else Latents(*map(partial(renew, share=share), estimated, fresh))
         noisy = _hold(Latents(*map(partial(add_noise, sigma=sigma), x0, drawn)), context)
         text = _text_beside(prompt.denoise if text is None else text, prompt.clean, given)
         velocity = _predict(params, cache, text, noisy, _sigmas_beside(sigma, given, setting), tables, setting)
@@ -188,7 +190,7 @@ def denoise(
     first = jax.tree.map(lambda x: x[0].astype(jnp.float32), noise)
     start = (jax.tree.map(jnp.zeros_like, first), first)
     texts = prompt.denoise if prompt.per_step else None
-    return jax.lax.scan(step, start, (sigmas, noise, texts))[1]
+    return jax.lax.scan(step, start, (sigmas, shares, noise, texts))[1]
 
 
 def clean_pass(

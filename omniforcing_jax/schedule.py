@@ -86,6 +86,33 @@ def to_velocity(x: Float[Array, "*shape"], x0: Float[Array, "*shape"], sigma: Si
     return (x.astype(jnp.float32) - x0.astype(jnp.float32)) / _like(sigma, x)
 
 
+def fresh_shares(sigmas: Sequence[float] | Float[np.ndarray, " J"], renewal: int | float) -> Float[np.ndarray, " K"]:
+    """Say how much of the noise at each level is new, between 0 (all of it carried over) and 1, for all levels but 0.
+
+    A share g of fresh noise stands beside sqrt(1 - g^2) of the carried one. `renewal` 0 carries all of it (Euler's
+    steps), 1 is what a diffusion run backwards draws (ancestral sampling), more than 1 lies between that and drawing
+    all anew, at every step. The first level has nothing to carry: its share is 1.
+
+    Args:
+      sigmas: noise levels from 1 down, the closing 0 included.
+      renewal: at least 0; infinity draws all anew.
+
+    Source: eta of DDIM (arXiv 2010.02502, equation 16), written for straight paths: variance over signal is sigma over
+    1 - sigma there.
+    """
+    levels = np.asarray(sigmas, np.float64)[:-1]
+    after, before = levels[1:] / (1 - levels[1:]), levels[:-1] / np.maximum(1 - levels[:-1], 1e-12)
+    ancestral = np.sqrt(1 - (after / before) ** 2)
+    later = np.minimum(1.0, renewal * ancestral) if renewal else np.zeros_like(ancestral)
+    return np.concatenate([[1.0], later]).astype(np.float32)
+
+
+def renew(carried: Float[Array, "*shape"], fresh: Float[Array, "*shape"], share: Sigma) -> Float[Array, "*shape"]:
+    """Replace a share of some noise by fresh noise, its variance kept; see `fresh_shares`."""
+    share = _like(share, carried)
+    return jnp.sqrt(1 - share**2) * carried + share * fresh
+
+
 def euler_step(
     x: Float[Array, "*shape"], x0: Float[Array, "*shape"], sigma: Sigma, sigma_next: Sigma
 ) -> Float[Array, "*shape"]:

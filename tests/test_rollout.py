@@ -68,9 +68,9 @@ def test_a_block_is_the_last_slice_of_a_masked_clip_over_its_own_context():
     np.testing.assert_allclose(made.audio[:, blocks[last].audio_start :], x0[1], atol=2e-5)
 
 
-def test_keeping_the_noise_makes_every_step_eulers():
+def test_renewing_no_noise_makes_every_step_eulers():
     sigmas = (1.0, 0.7, 0.3, 0.0)
-    setting = SETTING._replace(sampler=dataclasses.replace(SAMPLER, keeps_noise=True, sigmas=sigmas))
+    setting = SETTING._replace(sampler=dataclasses.replace(SAMPLER, renewal=0.0, sigmas=sigmas))
     tables, cache = r.make_tables(setting, 0), r.make_cache(setting, 2)
     made = r.denoise_block(PARAMS, cache, PROMPT, KEYS, tables, setting=setting)
 
@@ -85,6 +85,16 @@ def test_keeping_the_noise_makes_every_step_eulers():
         x = r.Latents(x.video + (after - sigma) * velocity.video, x.audio + (after - sigma) * velocity.audio)
     np.testing.assert_allclose(made.video, x.video, atol=2e-5)
     np.testing.assert_allclose(made.audio, x.audio, atol=2e-5)
+
+
+def test_renewing_all_noise_is_what_happens_without_a_number():
+    plain, renewed = (SETTING._replace(sampler=dataclasses.replace(SAMPLER, renewal=x)) for x in (None, 1e9))
+    one, other = (
+        r.denoise_block(PARAMS, r.make_cache(s, 2), PROMPT, KEYS, r.make_tables(s, 0), setting=s)
+        for s in (plain, renewed)
+    )
+    for mine, theirs in zip(one, other, strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-6)
 
 
 def test_rows_of_a_batch_are_the_streams_of_their_keys():

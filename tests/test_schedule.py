@@ -1,9 +1,21 @@
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from omniforcing_jax.schedule import add_noise, euler_step, ltx2_schedule, sigma_lookup, snap, to_velocity, to_x0
+from omniforcing_jax.schedule import (
+    add_noise,
+    euler_step,
+    fresh_shares,
+    ltx2_schedule,
+    renew,
+    sigma_lookup,
+    snap,
+    to_velocity,
+    to_x0,
+)
 
 
 def draw(seed, shape=(2, 3, 4), dtype=jnp.float32):
@@ -75,3 +87,30 @@ def test_an_euler_step_moves_along_the_velocity(strict):
 def test_the_last_euler_step_lands_exactly_on_x0(strict):
     x, x0 = draw(0), draw(1)
     np.testing.assert_array_equal(euler_step(x, x0, 0.1, 0.0), x0)
+
+
+def test_euler_carries_all_noise_and_infinity_none():
+    sigmas = ltx2_schedule(6)
+    np.testing.assert_array_equal(fresh_shares(sigmas, 0.0), [1, 0, 0, 0, 0, 0])
+    np.testing.assert_array_equal(fresh_shares(sigmas, math.inf), np.ones(6))
+
+
+def test_backwards_diffusion_draws_what_a_walk_between_both_levels_adds():
+    sigmas = (1.0, 0.9, 0.6, 0.2, 0.0)
+    shares = fresh_shares(sigmas, 1.0)
+    spread = [s / (1 - s) for s in sigmas[1:-1]]  # noise over signal
+    for share, before, after in zip(shares[2:], spread[:-1], spread[1:], strict=True):
+        carried = after**2 / before  # of the noise before, what a bridge from `before` to 0 keeps at `after`
+        assert share**2 * after**2 == pytest.approx(after**2 - carried**2, rel=1e-5)
+    assert shares[1] == 1
+    assert fresh_shares(sigmas, 0.5)[2:] == pytest.approx(0.5 * shares[2:])
+    assert fresh_shares(sigmas, 5.0).max() == 1
+
+
+def test_renewed_noise_keeps_its_variance():
+    carried, fresh = draw(0, (100_000,)), draw(1, (100_000,))
+    for share in (0.0, 0.3, 1.0):
+        mixed = renew(carried, fresh, share)
+        assert float(mixed.std()) == pytest.approx(1, abs=0.02)
+        assert float(jnp.mean(mixed * fresh)) == pytest.approx(share, abs=0.02)
+    np.testing.assert_array_equal(renew(carried, fresh, 0.0), carried)

@@ -58,6 +58,8 @@ class Arguments:
     """The teacher's sampling steps; its own default if left out."""
     guidance: float | None = None
     """The teacher's guidance; its own default if left out."""
+    renewal: float | None = None
+    """How much fresh noise a step of the teacher's draws; its own default if left out."""
     each: bool = False
     """Print a line per clip too."""
 
@@ -157,7 +159,7 @@ def teacher_clips(prompts: list[str], arguments: Arguments) -> Iterator[Media]:
     """Sample clips from the bidirectional teacher, some prompts at a time."""
     from omniforcing_jax.stream import sample_clip
 
-    chosen = {"steps": arguments.steps, "guidance": arguments.guidance}
+    chosen = {"steps": arguments.steps, "guidance": arguments.guidance, "renewal": arguments.renewal}
     options = {name: value for name, value in chosen.items() if value is not None}
     for start in range(0, len(prompts), BATCH):
         chunks = sample_clip(

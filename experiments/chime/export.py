@@ -34,7 +34,7 @@ def student_config() -> PipelineConfig:
         sigmas=pairs.student_sigmas(),
         horizon_seconds=pairs.SECONDS,
         context_noise=train_student.CONFIG.context_noise,
-        keeps_noise=True,
+        renewal=train_student.CONFIG.renewal,
     )
     return dataclasses.replace(CHIME_STREAM, sampler=sampler)
 

@@ -1,4 +1,4 @@
-"""Clips from a bidirectional teacher: guided Euler steps over the whole clip, then one decode.
+"""Clips from a bidirectional teacher: guided steps over the whole clip, then one decode.
 
 A job of its own, not a stream: nothing can be shown before the last step. Source: specs/ltx2.md 5.3, 5.4.
 """
@@ -21,7 +21,7 @@ from omniforcing_jax.model.place import Places, clip_block, place, rotaries
 from omniforcing_jax.model.transformer import Transformer, predict, text_kv
 from omniforcing_jax.model.view import bidirectional, one_sigma
 from omniforcing_jax.pipeline import Pipeline, PipelineConfig
-from omniforcing_jax.schedule import euler_step, ltx2_schedule, to_x0
+from omniforcing_jax.schedule import add_noise, euler_step, fresh_shares, ltx2_schedule, renew, to_velocity, to_x0
 from omniforcing_jax.stream import request
 from omniforcing_jax.stream.chunk import Chunk
 from omniforcing_jax.stream.decode import decode_clip
@@ -29,6 +29,7 @@ from omniforcing_jax.stream.request import Contexts
 
 STEPS = 40
 GUIDANCE = 3.0
+LATER_NOISE = 2**31 - 1  # folded into the seed's key, apart from the places of clips
 
 
 class ClipSetting(NamedTuple):
@@ -58,13 +59,18 @@ def clip_step(
     params: Transformer,
     latents: Latents,
     sigmas: Float[Array, "2"],
+    fresh: Latents | None,
+    share: Float[Array, ""],
     prompt: Contexts,
     negative: Contexts | None,
     places: Places,
     *,
     setting: ClipSetting,
 ) -> Latents:
-    """Take one guided Euler step of whole clips, from the first of two sigmas to the second."""
+    """Take one guided step of whole clips, from the first of two sigmas to the second.
+
+    `fresh` is noise, a `share` of which takes the place of what the clips carry on; None is Euler's step.
+    """
     config, guidance, dtype = setting
 
     def predict_x0(noisy: Latents, sigma: Array, context: Contexts, keep: Keep) -> Latents:
@@ -74,7 +80,15 @@ def clip_step(
         return to_x0(noisy[0], velocity.video, sigma), to_x0(noisy[1], velocity.audio, sigma)
 
     x0 = guided_x0(predict_x0, latents, sigmas[0], prompt, negative, guidance, config.layers)
-    video, audio = (euler_step(x, clean, sigmas[0], sigmas[1]) for x, clean in zip(latents, x0, strict=True))
+    if fresh is None:
+        video, audio = (euler_step(x, clean, sigmas[0], sigmas[1]) for x, clean in zip(latents, x0, strict=True))
+        return video, audio
+
+    def step(x: Array, clean: Array, drawn: Array) -> Array:
+        carried = clean + to_velocity(x, clean, sigmas[0])
+        return add_noise(clean, renew(carried, drawn, share), sigmas[1])
+
+    video, audio = (step(*parts) for parts in zip(latents, x0, fresh, strict=True))
     return video, audio
 
 
@@ -101,6 +115,7 @@ class ClipPlan(NamedTuple):
         grid: Latent rows and columns.
         frames: Video latent frames.
         sigmas: Noise levels from 1 to 0.
+        shares: Of fresh noise at each level, see `schedule.fresh_shares`; None draws none.
         prompts: What to show.
         contexts, negative_contexts: Text contexts, or files of them, instead of the weights' own encoder.
     """
@@ -110,6 +125,7 @@ class ClipPlan(NamedTuple):
     grid: tuple[int, int]
     frames: int
     sigmas: tuple[float, ...]
+    shares: tuple[float, ...] | None
     prompts: tuple[str, ...]
     contexts: request.TextSource
     negative_contexts: request.TextSource
@@ -132,6 +148,7 @@ def plan_clip(
     dtype: DTypeLike = jnp.float32,
     contexts: request.TextSource = None,
     negative_contexts: request.TextSource = None,
+    renewal: int | float = 0.0,
 ) -> ClipPlan:
     """Check a request, without loading any weights; arguments as `sample_clip`.
 
@@ -139,6 +156,8 @@ def plan_clip(
         ValueError: in one line, whatever is wrong with it.
     """
     config, guidance = request.config_of(weights), as_guidance(guidance)
+    require(renewal >= 0, "renewal", renewal, "must not be negative")
+    sigmas = tuple(ltx2_schedule(steps).tolist())
     request.refuse_student(config)
     for layer in guidance.stg_layers:
         require(0 <= layer < config.model.layers, "layers", layer, f"must be below {config.model.layers}")
@@ -147,7 +166,8 @@ def plan_clip(
         setting=ClipSetting(config.model, guidance, jnp.dtype(dtype)),
         grid=config.grid(height or config.resolution[0], width or config.resolution[1]),
         frames=layout.latent_frames(layout.PREFIX.frames_for(seconds)),
-        sigmas=tuple(ltx2_schedule(steps).tolist()),
+        sigmas=sigmas,
+        shares=tuple(fresh_shares(sigmas, renewal).tolist()) if renewal else None,
         prompts=tuple(prompts),
         contexts=contexts,
         negative_contexts=negative_contexts,
@@ -174,6 +194,7 @@ def sample_clip(
     dtype: DTypeLike = jnp.float32,
     contexts: request.TextSource = None,
     negative_contexts: request.TextSource = None,
+    renewal: int | float = 0.0,
 ) -> list[Chunk]:
     """Make one clip per prompt with a bidirectional teacher, all in one batch.
 
@@ -181,7 +202,7 @@ def sample_clip(
         weights: A weights folder, or a loaded pipeline.
         prompts: What to show. Clip i starts from noise that depends on seed and i only.
         seconds: Whole seconds; a clip has one frame more.
-        steps: Euler steps.
+        steps: Denoise steps.
         guidance: Strengths; a number is classifier-free guidance of both streams.
         seed: Of the noise.
         height: Of the picture, in pixels; by default what the weights were trained at.
@@ -189,6 +210,8 @@ def sample_clip(
         dtype: Type to compute in.
         contexts: Text contexts, or a file of them, instead of the weights' own encoder.
         negative_contexts: The same for the negative prompt; with the weights' own encoder that is the empty prompt.
+        renewal: How much fresh noise a step draws, see `schedule.fresh_shares`: 0 makes Euler's steps, 1 those of a
+            diffusion run backwards, which forgive a network its errors but want more steps.
 
     Returns:
         A chunk per prompt that holds its whole clip; its index is the prompt's place.
@@ -207,6 +230,7 @@ def sample_clip(
         dtype=dtype,
         contexts=contexts,
         negative_contexts=negative_contexts,
+        renewal=renewal,
     )
     return sample_planned(request.load(weights, plan.config, dtype), plan, seed)
 
@@ -220,10 +244,15 @@ def sample_planned(
     if Pass.NEGATIVE in setting.guidance.passes:
         negative = request.encode_text(pipeline, [""] * len(plan.prompts), plan.negative_contexts)
     places = place(config.model, clip_block(plan.frames, plan.tokens[1]), plan.grid)
-    latents = clip_noise(jax.random.key(seed), config=config.model, rows=len(plan.prompts), tokens=plan.tokens)
+    draw = partial(clip_noise, config=config.model, rows=len(plan.prompts), tokens=plan.tokens)
+    key = jax.random.key(seed)
+    latents, later = draw(key), jax.random.fold_in(key, LATER_NOISE)
     for step, pair in enumerate(itertools.pairwise(plan.sigmas)):
+        fresh = None if plan.shares is None else draw(jax.random.fold_in(later, step))
+        share = np.float32(0.0 if plan.shares is None else (*plan.shares, 0.0)[step + 1])
         latents = clip_step(
-            pipeline.transformer, latents, np.array(pair, np.float32), prompt, negative, places, setting=setting
+            *(pipeline.transformer, latents, np.array(pair, np.float32), fresh, share, prompt, negative, places),
+            setting=setting,
         )
         jax.block_until_ready(latents)
         on_step(step + 1)

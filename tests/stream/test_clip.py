@@ -20,6 +20,16 @@ def test_a_clip_depends_on_its_prompt_its_place_and_the_seed_and_not_on_its_neig
     assert not np.array_equal(both[0].video, both[1].video)
 
 
+def test_renewed_noise_depends_on_the_place_and_the_seed_and_not_on_neighbours():
+    both = sample_clip(teacher(), [PROMPT, "a green ball"], 1, steps=3, guidance=1, seed=5, renewal=0.7)
+    (alone,) = sample_clip(teacher(), [PROMPT], 1, steps=3, guidance=1, seed=5, renewal=0.7)
+    (euler,) = sample_clip(teacher(), [PROMPT], 1, steps=3, guidance=1, seed=5)
+    np.testing.assert_allclose(both[0].audio, alone.audio, atol=1e-4)
+    assert np.abs(alone.audio - euler.audio).max() > 1e-3
+    with pytest.raises(ValueError, match=r"renewal=-1: must not be negative"):
+        plan_clip(teacher(), [PROMPT], 1, renewal=-1)
+
+
 def test_every_step_is_reported():
     steps = []
     sample_planned(teacher(), plan_clip(teacher(), [PROMPT], 1, 2, 2.0), 0, steps.append)
