@@ -8,7 +8,7 @@ where its own draws of sigma seldom fall, so the second phase goes on with draws
 Hardware: two CPU cores, 75 and 60 minutes.
 Commands, after codecs and latents:
   python -m experiments.chime.train_teacher [--minutes M]
-  python -m experiments.chime.export --part teacher
+  python -m experiments.chime.export --part teacher --run runs/chime/teacher
   python -m experiments.chime.train_teacher --phase second --begin omniforcing_jax/assets/chime/teacher \
     --folder runs/chime/teacher_second
 Expect: the first phase's velocity losses `video` and `audio` fall below 0.25 both; the second's lie higher, being
