@@ -6,6 +6,7 @@ Sources are iterators of clips; detectors and metrics are in `track.py`, `detect
 `--swap-sound` every picture is judged with the next clip's sound: the control that shows what chance gives.
 """
 
+import dataclasses
 import json
 import sys
 import time
@@ -55,11 +56,11 @@ class Arguments:
     weights: Path | None = None
     """Folder of the teacher's or student's weights, or of the codecs to decode with; the shipped ones if left out."""
     steps: int | None = None
-    """The teacher's sampling steps; its own default if left out."""
+    """Denoise steps, at the levels of the schedule; the teacher's default or the student's own if left out."""
     guidance: float | None = None
     """The teacher's guidance; its own default if left out."""
     renewal: float | None = None
-    """How much fresh noise a step of the teacher's draws; its own default if left out."""
+    """How much fresh noise a step draws; the teacher's default or the student's own if left out."""
     each: bool = False
     """Print a line per clip too."""
 
@@ -146,12 +147,20 @@ def _shift(audio: np.ndarray, samples: int) -> np.ndarray:
 
 def student_clips(prompts: list[str], arguments: Arguments) -> Iterator[Media]:
     """Stream a clip for each prompt."""
+    from omniforcing_jax.pipeline import load_pipeline, read_pipeline_config
+    from omniforcing_jax.schedule import ltx2_schedule
     from omniforcing_jax.stream import open_stream
+    from omniforcing_jax.stream.request import student_sampler
 
+    pipeline = load_pipeline(weights_of(arguments), read_pipeline_config(weights_of(arguments)))
+    sampler = student_sampler(pipeline.config)
+    if arguments.steps is not None:
+        sampler = dataclasses.replace(sampler, sigmas=tuple(ltx2_schedule(arguments.steps).tolist()))
+    if arguments.renewal is not None:
+        sampler = dataclasses.replace(sampler, renewal=arguments.renewal)
+    pipeline = dataclasses.replace(pipeline, config=dataclasses.replace(pipeline.config, sampler=sampler))
     for index, prompt in enumerate(prompts):
-        stream = open_stream(
-            weights_of(arguments), prompt=prompt, seconds=arguments.seconds, seed=arguments.seed + 1000 * index
-        )
+        stream = open_stream(pipeline, prompt=prompt, seconds=arguments.seconds, seed=arguments.seed + 1000 * index)
         yield media_of(list(stream))
 
 

@@ -1,0 +1,126 @@
+"""At which noise levels is a clip decided, and how well does a teacher decide?
+
+Rendered clips that no training saw are noised to a level and brought back by the teacher; from level 1 that is sampling
+itself. What is lost from a level on is lost by the steps between that level and the one below it.
+
+    python -m experiments.chime.levels --sigmas 0.5 0.7 0.85 0.95 1 --steps 20 --guidance 1
+    python -m experiments.chime.levels --sigmas 1 --steps 60 --guidance 3 --renewal 1
+
+Hardware: two CPU cores, half a minute per level and 20 steps.
+"""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from experiments.chime import clips, codecs, metrics, world
+from experiments.chime.evaluate import SHIPPED
+from experiments.chime.prompts import parse
+from omniforcing_jax import machine
+from omniforcing_jax.model.place import clip_block, place
+from omniforcing_jax.pipeline import Pipeline, load_pipeline, read_pipeline_config
+from omniforcing_jax.schedule import add_noise, fresh_shares, ltx2_schedule
+from omniforcing_jax.stream import clip, decode, request
+
+BATCH = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Bring noised truth back and judge it."""
+
+    sigmas: tuple[float, ...] = (0.5, 0.7, 0.85, 0.95, 1.0)
+    """Levels to begin at."""
+    count: int = 16
+    """Clips; a multiple of 8."""
+    seconds: int = 5
+    """Length of each."""
+    steps: int = 20
+    """Steps of the whole schedule, of which those below the level are taken."""
+    guidance: float = 1.0
+    """Classifier-free guidance of both streams."""
+    renewal: float = 0.0
+    """How much fresh noise a step draws, see schedule.fresh_shares."""
+    weights: Path = SHIPPED / "teacher"
+    """Folder of the teacher's weights."""
+    seed: int = 0
+    """Of the noise."""
+
+
+def truth(count: int, seconds: int) -> tuple[list[str], tuple[np.ndarray, np.ndarray]]:
+    """Encode held-out worlds: their prompts, and tokens of both streams."""
+    encoders, seeds = codecs.load_encoders(), range(clips.HELD_OUT_SEED, clips.HELD_OUT_SEED + count)
+    prompts = [world.prompt_of(world.sample_world(seed), np.random.default_rng([seed, 3])) for seed in seeds]
+    video, audio = [], []
+    for first in range(0, count, BATCH):
+        pixels, sound = codecs.render_clips(seeds[first : first + BATCH], seconds)
+        latents = np.asarray(encoders.encode_video(pixels))
+        video.append(latents.reshape(len(latents), -1, latents.shape[-1]))
+        audio.append(np.asarray(encoders.encode_sound(sound)))
+    return prompts, (np.concatenate(video), np.concatenate(audio))
+
+
+def bring_back(
+    pipeline: Pipeline, prompts: list[str], clean: tuple[np.ndarray, np.ndarray], sigma: float, arguments: Arguments
+) -> list[metrics.Clip]:
+    """Noise one batch of clips to a level, denoise, decode and judge."""
+    plan = clip.plan_clip(pipeline, prompts, arguments.seconds, arguments.steps, arguments.guidance)
+    text, negative = (request.encode_text(pipeline, words, None) for words in (prompts, [""] * len(prompts)))
+    places = place(plan.config.model, clip_block(plan.frames, plan.tokens[1]), plan.grid)
+    key = jax.random.key(arguments.seed)
+
+    def draw(step: int) -> clip.Latents:
+        step_key = jax.random.fold_in(key, step)
+        return clip.clip_noise(step_key, config=plan.config.model, rows=len(prompts), tokens=plan.tokens)
+
+    levels = [sigma, *(level for level in ltx2_schedule(arguments.steps) if level < sigma - 1e-3)]
+    shares = [*(fresh_shares(levels, arguments.renewal) if arguments.renewal else [0.0] * (len(levels) - 1)), 0.0]
+    start = zip(clean, draw(0), strict=True)
+    latents = tuple(add_noise(jnp.asarray(x, jnp.float32), noise, jnp.float32(sigma)) for x, noise in start)
+    for step in range(len(levels) - 1):
+        pair = np.array(levels[step : step + 2], np.float32)
+        fresh = draw(step + 1) if arguments.renewal else None
+        latents = clip.clip_step(
+            *(pipeline.transformer, latents, pair, fresh, np.float32(shares[step + 1])),
+            *(text, negative if arguments.guidance != 1 else None, places),
+            setting=plan.setting,
+        )
+    video, audio = decode.decode_clip(pipeline.codecs, *latents, grid=plan.grid, dtype=jnp.float32)
+    rate = pipeline.codecs.vocoder_config.sample_rate
+    return [
+        metrics.Clip(picture=metrics.see(pixels), sound=metrics.hear(samples, rate), request=parse(prompt))
+        for pixels, samples, prompt in zip(np.asarray(video), np.asarray(audio), prompts, strict=True)
+    ]
+
+
+def main(arguments: Arguments) -> None:
+    """Print a line per level; bad input is one line on stderr and exit code 2."""
+    machine.use_compilation_cache()
+    try:
+        if arguments.count < BATCH or arguments.count % BATCH:
+            raise ValueError(f"--count {arguments.count}: must be a multiple of {BATCH}")
+        if bad := [sigma for sigma in arguments.sigmas if not 0 < sigma <= 1]:
+            raise ValueError(f"--sigmas {bad[0]}: must be above 0 and at most 1")
+        pipeline = load_pipeline(arguments.weights, read_pipeline_config(arguments.weights))
+        prompts, (video, audio) = truth(arguments.count, arguments.seconds)
+        for sigma in arguments.sigmas:
+            judged = []
+            for first in range(0, arguments.count, BATCH):
+                rows = slice(first, first + BATCH)
+                judged += bring_back(pipeline, prompts[rows], (video[rows], audio[rows]), sigma, arguments)
+            figures = metrics.judge(judged)
+            del figures["drift"]
+            print(json.dumps({"sigma": sigma, **figures}), flush=True)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments))
