@@ -45,9 +45,9 @@ class Arguments:
 
     minutes: int = 10
     """Length of each stream."""
-    windows: tuple[int, ...] = (1, 2, 0)
+    windows: tuple[int, ...] = (0, 1, 2)
     """Blocks that a block may see, itself included; 0 fills the horizon."""
-    prompts: tuple[str, ...] = ("a red ball and a blue ball", "a green ball")
+    prompts: tuple[str, ...] = ("a red ball and a blue ball",)
     """What to show: the rows of one batch."""
     weights: Path = SHIPPED / "student"
     """Folder of the student's weights."""
@@ -143,6 +143,14 @@ def draw(path: Path, rows: Sequence[Row]) -> None:
     plt.close(figure)
 
 
+def keep(rows: Sequence[Row], arguments: Arguments) -> None:
+    """Write what there is so far: a run of all settings is long."""
+    if arguments.json is not None:
+        write_json(arguments.json, [asdict(row) for row in rows])
+    if arguments.plot is not None:
+        draw(arguments.plot, rows)
+
+
 def main(arguments: Arguments) -> None:
     """Stream all settings, print a table; bad input is one line on stderr and exit code 2."""
     machine.use_compilation_cache()
@@ -151,17 +159,15 @@ def main(arguments: Arguments) -> None:
             if path is not None:
                 check_writable(path)
         pipeline = load_pipeline(arguments.weights, read_pipeline_config(arguments.weights))
-        rows = [
-            row for window in arguments.windows for kept in KEEPING for row in run(pipeline, arguments, window, kept)
-        ]
+        rows: list[Row] = []
+        for window in arguments.windows:
+            for block_0 in KEEPING:
+                rows += run(pipeline, arguments, window, block_0)
+                keep(rows, arguments)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     print(table(rows))
-    if arguments.json is not None:
-        write_json(arguments.json, [asdict(row) for row in rows])
-    if arguments.plot is not None:
-        draw(arguments.plot, rows)
 
 
 if __name__ == "__main__":

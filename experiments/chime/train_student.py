@@ -3,16 +3,12 @@
 Two choices are open. Context: noisy as the reference has it, or clean, which is what a stream will see.
 Entries: those of the teacher's trajectories (pairs.py), or straight lines from real clips to fresh
 noise, which is what a stream's own re-noising between steps looks like. Three things are added to the reference's
-stage 2: guidance is learned into the prediction, some samples have a stream given, and some a past of another prompt;
-the second phase has more of the latter two. experiments/LOG.md records what came of it.
+stage 2: guidance is learned into the prediction, some samples have a stream given, and some a past of another prompt.
+experiments/LOG.md records what came of it.
 
 Source: OmniForcing stage 2 (specs/omniforcing.md 7.3).
-Hardware: two CPU cores, 37 and 11 minutes.
-Commands, after both phases of train_teacher:
-  python -m experiments.chime.train_student [--minutes M]
-  python -m experiments.chime.export --part student
-  python -m experiments.chime.train_student --phase second --begin omniforcing_jax/assets/chime/student \
-    --folder runs/chime/student_second
+Hardware: two CPU cores, 37 minutes.
+Command: python -m experiments.chime.train_student [--minutes M]   (after both phases of train_teacher)
 Expect: velocity losses near 0.33 both (guided targets lie farther apart than plain ones); evaluate judges the rest.
 """
 
@@ -70,13 +66,6 @@ class Config:
 
 
 CONFIG = Config()
-SECOND = dataclasses.replace(  # for a student that was trained as CONFIG says: steering needs more than its share
-    CONFIG,
-    optimiser=OptimiserConfig(kind="muon", learning_rate=1e-3, steps=330, warmup=20, decay_from=0.2, b2=0.99),
-    given=0.4,
-    changes=0.5,
-    seed=41,
-)
 BLOCKS = PREFIX.blocks(1 + 3 * pairs.SECONDS)
 
 
@@ -191,13 +180,12 @@ def trained(folder: Path) -> Transformer:
 
 
 def main(
-    phase: Literal["first", "second"] = "first",
     context: Context = Context.CLEAN,
     entries: Entries = "data",
     folder: Path | None = None,
     teacher: Path = Path("runs/chime/teacher_second"),
     begin: Path | None = None,
-    steps: int | None = None,
+    steps: int = CONFIG.optimiser.steps,
     minutes: float | None = None,
 ) -> None:
     """Train or continue in `folder` (default runs/chime/student_CONTEXT_ENTRIES).
@@ -206,9 +194,7 @@ def main(
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("absl").setLevel(logging.WARNING)
-    config = CONFIG if phase == "first" else SECOND
-    steps = steps or config.optimiser.steps
-    config = dataclasses.replace(config, optimiser=dataclasses.replace(config.optimiser, steps=steps))
+    config = dataclasses.replace(CONFIG, optimiser=dataclasses.replace(CONFIG.optimiser, steps=steps))
     if entries == "teacher" and config.changes:
         raise ValueError(f"changes={config.changes}: pasts are changed in real clips only; pass --entries data")
     rows = latents.read(Path("runs/chime/latents.safetensors")) if entries == "data" else pairs.read()
