@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import tyro
@@ -147,21 +147,29 @@ def _shift(audio: np.ndarray, samples: int) -> np.ndarray:
 
 def student_clips(prompts: list[str], arguments: Arguments) -> Iterator[Media]:
     """Stream a clip for each prompt."""
+    from omniforcing_jax.stream import open_stream
+
+    weights = _student_weights(arguments)
+    for index, prompt in enumerate(prompts):
+        stream = open_stream(weights, prompt=prompt, seconds=arguments.seconds, seed=arguments.seed + 1000 * index)
+        yield media_of(list(stream))
+
+
+def _student_weights(arguments: Arguments) -> Any:
+    """Return the student's folder, or its pipeline with other steps or another renewal where they are asked for."""
+    if arguments.steps is None and arguments.renewal is None:
+        return weights_of(arguments)
     from omniforcing_jax.pipeline import load_pipeline, read_pipeline_config
     from omniforcing_jax.schedule import ltx2_schedule
-    from omniforcing_jax.stream import open_stream
     from omniforcing_jax.stream.request import student_sampler
 
-    pipeline = load_pipeline(weights_of(arguments), read_pipeline_config(weights_of(arguments)))
-    sampler = student_sampler(pipeline.config)
+    config = read_pipeline_config(weights_of(arguments))
+    sampler = student_sampler(config)
     if arguments.steps is not None:
         sampler = dataclasses.replace(sampler, sigmas=tuple(ltx2_schedule(arguments.steps).tolist()))
     if arguments.renewal is not None:
         sampler = dataclasses.replace(sampler, renewal=arguments.renewal)
-    pipeline = dataclasses.replace(pipeline, config=dataclasses.replace(pipeline.config, sampler=sampler))
-    for index, prompt in enumerate(prompts):
-        stream = open_stream(pipeline, prompt=prompt, seconds=arguments.seconds, seed=arguments.seed + 1000 * index)
-        yield media_of(list(stream))
+    return load_pipeline(weights_of(arguments), dataclasses.replace(config, sampler=sampler))
 
 
 def teacher_clips(prompts: list[str], arguments: Arguments) -> Iterator[Media]:
