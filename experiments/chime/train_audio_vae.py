@@ -18,7 +18,7 @@ import tyro
 from experiments.chime.clips import SoundClips
 from omniforcing_jax.codecs.audio_vae import CHIME_AUDIO_VAE, AudioVAE
 from omniforcing_jax.codecs.mel import LTX2_MEL, log_mel
-from omniforcing_jax.train import data, loop, optimiser, state, step
+from omniforcing_jax.train import data, gradient, loop, optimiser, state, step
 from omniforcing_jax.train.optimiser import OptimiserConfig
 
 SILENCE = -11.5  # log of the mel's floor, 1e-5
@@ -96,7 +96,7 @@ def main(folder: Path = Path("runs/chime/audio_vae"), minutes: float | None = No
     logging.getLogger("absl").setLevel(logging.WARNING)
     config = CONFIG
     vae, stats, trainer, rule = start(config)
-    update = step.make_step(make_loss(config, vae, stats), rule)
+    update = step.make_step(gradient.of_loss(make_loss(config, vae, stats)), rule)
     batches = data.batches(SoundClips(config.seconds, (RATE,)), config.batch, config.seed)
     run = loop.LoopConfig(folder=folder, steps=config.optimiser.steps, save_every=200, minutes=minutes)
     loop.train(run, trainer, update, batches, describe=dataclasses.asdict(config))

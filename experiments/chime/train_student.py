@@ -31,7 +31,7 @@ from omniforcing_jax.model.place import rotaries
 from omniforcing_jax.model.transformer import Transformer, keep_projections, text_kv, transformer_spec
 from omniforcing_jax.nn import spec
 from omniforcing_jax.text import words
-from omniforcing_jax.train import checkpoint, data, loop, optimiser, state, step
+from omniforcing_jax.train import checkpoint, data, gradient, loop, optimiser, state, step
 from omniforcing_jax.train.optimiser import OptimiserConfig
 
 Entries = Literal["data", "teacher"]
@@ -204,7 +204,7 @@ def main(
     else:
         rule = optimiser.optimiser(config.optimiser)
         trainer = state.create(train_teacher.exported(begin, config.model), rule, config.seed)
-    update = step.make_step(make_loss(config, train_teacher.word_vectors(), context, entries), rule)
+    update = step.make_step(gradient.of_loss(make_loss(config, train_teacher.word_vectors(), context, entries)), rule)
     run = loop.LoopConfig(
         folder=folder or Path(f"runs/chime/student_{context}_{entries}"), steps=steps, save_every=100, minutes=minutes
     )

@@ -37,7 +37,7 @@ from omniforcing_jax.model.transformer import Transformer, keep_projections, pre
 from omniforcing_jax.model.view import bidirectional, one_sigma
 from omniforcing_jax.nn import spec
 from omniforcing_jax.text import words
-from omniforcing_jax.train import checkpoint, data, loop, optimiser, state, step
+from omniforcing_jax.train import checkpoint, data, gradient, loop, optimiser, state, step
 from omniforcing_jax.train.optimiser import OptimiserConfig
 
 WORDS_SEED = 7
@@ -192,7 +192,7 @@ def main(
     loss, done = make_loss(config, word_vectors()), 0
     for number, stage in enumerate(config.stages):
         done += stage.steps
-        update = step.make_step(loss(stage.seconds), rule)
+        update = step.make_step(gradient.of_loss(loss(stage.seconds)), rule)
         batches = data.batches(data.ArraySource(rows), stage.batch, config.seed + number)
         run = loop.LoopConfig(folder=folder, steps=done, save_every=250, minutes=minutes)
         trainer = loop.train(run, trainer, update, batches, describe=dataclasses.asdict(config))

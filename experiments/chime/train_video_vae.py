@@ -21,7 +21,7 @@ import tyro
 from experiments.chime.clips import VideoClips, to_float
 from omniforcing_jax.codecs.video_config import CHIME_VIDEO_VAE
 from omniforcing_jax.codecs.video_vae import VideoVAE
-from omniforcing_jax.train import data, loop, optimiser, state, step
+from omniforcing_jax.train import data, gradient, loop, optimiser, state, step
 from omniforcing_jax.train.optimiser import OptimiserConfig
 
 
@@ -126,7 +126,7 @@ def train(config: Config, folder: Path, minutes: float | None) -> state.TrainSta
     """Run the stages one after the other, continuing what the folder holds."""
     vae, stats, trainer, rule = start(config)
     logging.info("%d parameters", state.parameter_count(trainer.params))
-    update = step.make_step(make_loss(config, vae, stats), rule)
+    update = step.make_step(gradient.of_loss(make_loss(config, vae, stats)), rule)
     done = 0
     for number, stage in enumerate(config.stages):
         done += stage.steps

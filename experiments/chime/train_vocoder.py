@@ -24,7 +24,7 @@ from experiments.chime import codecs, latents, train_audio_vae, world
 from experiments.chime.clips import TRAIN_SEED
 from omniforcing_jax.codecs.mel import stft_magnitude
 from omniforcing_jax.codecs.vocoder import CHIME_VOCODER, Vocoder
-from omniforcing_jax.train import data, loop, optimiser, state, step
+from omniforcing_jax.train import data, gradient, loop, optimiser, state, step
 from omniforcing_jax.train.optimiser import OptimiserConfig
 
 
@@ -135,7 +135,7 @@ def main(
     logging.getLogger("absl").setLevel(logging.WARNING)
     config = CONFIG
     vocoder, trainer, rule = start(config)
-    update = step.make_step(make_loss(config, vocoder), rule)
+    update = step.make_step(gradient.of_loss(make_loss(config, vocoder)), rule)
     batches = data.batches(HeardClips(decode_noisy(config, data_file), config.rows), config.batch, config.seed)
     run = loop.LoopConfig(folder=folder, steps=config.optimiser.steps, save_every=250, minutes=minutes)
     loop.train(run, trainer, update, batches, describe=dataclasses.asdict(config))

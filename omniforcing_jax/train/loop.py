@@ -15,6 +15,7 @@ import numpy as np
 
 from omniforcing_jax.train import checkpoint
 from omniforcing_jax.train.state import TrainState
+from omniforcing_jax.train.step import Report, Step
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ def _progress(total: int, start: int):
 def train(
     config: LoopConfig,
     state: TrainState,
-    step: Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]],
+    step: Step,
     batches: Any,
     *,
     describe: dict | None = None,
@@ -82,7 +83,7 @@ def train(
       describe: the run's resolved configuration, written beside the checkpoints.
 
     Raises:
-      NotFinite: when the loss is not finite at a logged step.
+      NotFinite: when loss, gradient or parameters are not finite at a logged step.
       ValueError: when the folder holds a checkpoint of another configuration.
     """
     config.folder.mkdir(parents=True, exist_ok=True)
@@ -99,18 +100,18 @@ def train(
     plain = not progress.console.is_terminal
     with _stop_on_signal() as told_to_stop, (config.folder / "metrics.jsonl").open("a") as metrics_file, progress:
         for number in range(start, config.steps):
-            state, metrics = step(state, next(batches))
+            state, report = step(state, next(batches))
             done = number + 1
             if done % config.log_every == 0 or done == config.steps:
-                line = _read(metrics, done, time.monotonic() - begun, (done - start))
+                line = _read(report.metrics, done, time.monotonic() - begun, (done - start))
                 metrics_file.write(json.dumps(line) + "\n")
                 metrics_file.flush()
                 text = " ".join(f"{k} {v:.4g}" for k, v in line.items() if k != "step")
                 progress.update(task, completed=done, description=text)
                 if plain:
                     log.info("step %d/%d %s", done, config.steps, text)
-                if not np.isfinite(line["loss"]):
-                    raise NotFinite(f"{config.folder}: step {done}: not finite: {_culprits(metrics)}")
+                if not np.all(report.finite):
+                    raise NotFinite(f"{config.folder}: step {done}: not finite: {', '.join(_culprits(report))}")
             out_of_time = config.minutes is not None and time.monotonic() - begun > 60 * config.minutes
             if done % config.save_every == 0 or done == config.steps or told_to_stop() or out_of_time:
                 checkpoint.save(manager, state, batches.get_state())
@@ -126,5 +127,5 @@ def _read(metrics: dict[str, jax.Array], step: int, seconds: float, steps: int) 
     return {"step": step, **values, "s_per_step": seconds / steps}
 
 
-def _culprits(metrics: dict[str, jax.Array]) -> list[str]:
-    return [name for name, value in jax.device_get(metrics).items() if not np.isfinite(value)]
+def _culprits(report: Report) -> list[str]:
+    return [name for name, finite in zip(report.checked, np.asarray(report.finite), strict=True) if not finite]

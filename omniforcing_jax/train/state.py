@@ -4,7 +4,7 @@ Together with the data position (kept by the iterator, see data.py) this is ever
 that a resumed run needs; checkpoint.py saves it and restores it whole.
 """
 
-from collections.abc import Callable
+import dataclasses
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ from flax import struct
 
 @struct.dataclass
 class TrainState:
-    """One trainer.
+    """One trainer of one network.
 
     Attributes:
       step: optimiser steps done, int32 scalar.
@@ -34,6 +34,21 @@ class TrainState:
     key: Any
 
 
+@struct.dataclass
+class DistillState:
+    """Two networks trained against each other: the generator and the critic of its samples.
+
+    Attributes:
+      step: steps done, int32 scalar (on the host once a step was made); each is one update of the critic.
+      generator: its own `step` counts its updates, one in `ratio` of all; has the average.
+      critic: without an average.
+    """
+
+    step: Any
+    generator: TrainState
+    critic: TrainState
+
+
 def create(
     params: Any, optimiser: optax.GradientTransformation, seed: int, *, ema: bool = True, extra: Any = None
 ) -> TrainState:
@@ -48,9 +63,26 @@ def create(
     )
 
 
+def create_pair(
+    generator: Any,
+    critic: Any,
+    generator_optimiser: optax.GradientTransformation,
+    critic_optimiser: optax.GradientTransformation,
+    seed: int,
+    *,
+    generator_extra: Any = None,
+    critic_extra: Any = None,
+) -> DistillState:
+    """Start two trainers from float32 parameters, which may not share buffers; each draws from a key of its own."""
+    players = (
+        create(generator, generator_optimiser, seed, extra=generator_extra),
+        create(critic, critic_optimiser, seed, ema=False, extra=critic_extra),
+    )
+    keys = jax.random.key_data(jax.random.split(jax.random.key(seed)))
+    first, second = (dataclasses.replace(player, key=key) for player, key in zip(players, keys, strict=True))
+    return DistillState(step=jnp.zeros((), jnp.int32), generator=first, critic=second)
+
+
 def parameter_count(params: Any) -> int:
     """Count the numbers in a parameter tree."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
-
-
-Loss = Callable[..., tuple[jax.Array, tuple[dict[str, jax.Array], Any]]]

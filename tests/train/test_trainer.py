@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from omniforcing_jax.train import data, loop, optimiser, state, step
+from omniforcing_jax.train import data, gradient, loop, optimiser, state, step
 
 STEPS = 8
 
@@ -31,7 +31,9 @@ def problem():
 
     def run(folder, steps):
         config = loop.LoopConfig(folder=folder, steps=steps, log_every=1, save_every=3)
-        return loop.train(config, fresh(), step.make_step(noisy_regression, rule), data.batches(source, 4, seed=5))
+        return loop.train(
+            config, fresh(), step.make_step(gradient.of_loss(noisy_regression), rule), data.batches(source, 4, seed=5)
+        )
 
     return run
 
@@ -64,7 +66,7 @@ def test_a_checkpoint_of_another_shape_is_refused(problem, tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_it(problem, tmp_path):
     rule = optimiser.optimiser(optimiser.OptimiserConfig(learning_rate=0.01, steps=9, warmup=2))
-    bad = step.make_step(lambda p, batch, key, extra: (p["w"].sum() / 0.0, ({}, extra)), rule)
+    bad = step.make_step(gradient.of_loss(lambda p, batch, key, extra: (p["w"].sum() / 0.0, ({}, extra))), rule)
     batches = data.batches(data.ArraySource({"x": np.ones((4, 1), np.float32)}), 2, seed=0)
     with pytest.raises(loop.NotFinite, match="loss"):
         loop.train(
