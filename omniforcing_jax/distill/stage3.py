@@ -14,6 +14,7 @@ from jaxtyping import Array
 from omniforcing_jax.config import Config, ModelConfig
 from omniforcing_jax.distill import dmd, self_forcing
 from omniforcing_jax.distill.dmd import Contexts, DmdConfig, Scorer
+from omniforcing_jax.layout import latent_frames
 from omniforcing_jax.model.place import clip_block, place, rotaries
 from omniforcing_jax.model.transformer import Transformer
 from omniforcing_jax.rollout import Latents, Setting, make_prompt
@@ -53,7 +54,7 @@ class Stage3:
         self, setting: Setting, scorer: ModelConfig, config: Stage3Config, *, remat: Callable | None = None
     ) -> None:
         layout = setting.sampler.layout
-        self.blocks = layout.blocks(layout.frames_for(config.seconds))
+        self.blocks = layout.blocks(latent_frames(layout.frames_for(config.seconds)))
         if setting.sampler.horizon_seconds != config.seconds:
             raise ValueError(f"seconds={config.seconds}: the student's horizon is {setting.sampler.horizon_seconds} s")
         self.setting, self.scorer, self.config, self.remat = setting, scorer, config, remat
