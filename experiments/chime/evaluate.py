@@ -8,7 +8,6 @@ Sources are iterators of clips; detectors and metrics are in `track.py`, `detect
 
 import dataclasses
 import json
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,12 +20,11 @@ from rich.console import Console
 from rich.progress import track
 
 import omniforcing_jax
+from experiments import mains
 from experiments.chime import metrics, world
 from experiments.chime.prompts import COLOURS, VOCABULARY, Request, parse, sample_prompts
 from omniforcing_jax.stream.chunk import Chunk, join_chunks
-from omniforcing_jax.stream.mux import check_writable
 from omniforcing_jax.text.words import WordsConfig, tokenise
-from omniforcing_jax.weights import write_json
 
 DOMAIN = 0x6A75646765  # first word of every world seed used here, so that no training or tuning has seen these worlds
 BATCH = 8  # clips that the teacher makes together
@@ -225,8 +223,6 @@ def plan(arguments: Arguments) -> tuple[Sequence[str], Sequence[Request | None],
     Raises:
         ValueError: whatever is wrong with the arguments, in one line.
     """
-    if arguments.json is not None:
-        check_writable(arguments.json)
     if (arguments.source is None) == (arguments.file is None):
         raise ValueError("give one of --source and --file")
     if arguments.seconds < 1:
@@ -297,14 +293,10 @@ def run(arguments: Arguments, console: Console) -> dict:
 def main(arguments: Arguments) -> None:
     """Print the figures, and write them if asked to; bad input is one line on stderr and exit code 2."""
     console = Console(stderr=True, soft_wrap=True)
-    try:
+    with mains.refusing(arguments.json):
         figures = run(arguments, console)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
     print(json.dumps(figures, indent=2))
-    if arguments.json is not None:
-        write_json(arguments.json, figures)
+    mains.keep_figures(arguments.json, figures)
 
 
 if __name__ == "__main__":

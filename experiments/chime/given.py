@@ -13,7 +13,6 @@ Hardware: two CPU cores, about two minutes.
 """
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ import numpy as np
 import tyro
 from jaxtyping import Float
 
+from experiments import mains
 from experiments.chime import metrics, world
 from experiments.chime.evaluate import SHIPPED, Media, media_of, scenes
 from experiments.chime.prompts import parse, sample_prompts
@@ -32,8 +32,6 @@ from omniforcing_jax.codecs.mel import LTX2_MEL
 from omniforcing_jax.pipeline import Pipeline, load_pipeline, read_pipeline_config
 from omniforcing_jax.stream import Condition, open_stream
 from omniforcing_jax.stream.condition import NO_CONDITION
-from omniforcing_jax.stream.mux import check_writable
-from omniforcing_jax.weights import write_json
 
 PAST, NEW = 3, 5  # seconds
 FLIGHT = 7  # frames on either side of the border that a velocity is fitted to
@@ -162,9 +160,7 @@ def driven(pipeline: Pipeline, prompts: Sequence[str], arguments: Arguments, by:
 def main(arguments: Arguments) -> None:
     """Print and write the figures; bad input is one line on stderr and exit code 2."""
     machine.use_compilation_cache()
-    try:
-        if arguments.json is not None:
-            check_writable(arguments.json)
+    with mains.refusing(arguments.json):
         pipeline = load_pipeline(arguments.weights, read_pipeline_config(arguments.weights))
         prompts = sample_prompts(arguments.count, arguments.seed)
         figures = {
@@ -172,12 +168,8 @@ def main(arguments: Arguments) -> None:
             "sound_driven": driven(pipeline, prompts, arguments, "sound"),
             "picture_driven": driven(pipeline, prompts, arguments, "picture"),
         }
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
     print(json.dumps(figures, indent=2))
-    if arguments.json is not None:
-        write_json(arguments.json, figures)
+    mains.keep_figures(arguments.json, figures)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ Hardware: two CPU cores, half a minute per level and 20 steps.
 """
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
+from experiments import mains
 from experiments.chime import clips, codecs, metrics, world
 from experiments.chime.evaluate import SHIPPED
 from experiments.chime.prompts import parse
@@ -102,7 +102,7 @@ def bring_back(
 def main(arguments: Arguments) -> None:
     """Print a line per level; bad input is one line on stderr and exit code 2."""
     machine.use_compilation_cache()
-    try:
+    with mains.refusing():
         if arguments.count < BATCH or arguments.count % BATCH:
             raise ValueError(f"--count {arguments.count}: must be a multiple of {BATCH}")
         if bad := [sigma for sigma in arguments.sigmas if not 0 < sigma <= 1]:
@@ -117,9 +117,6 @@ def main(arguments: Arguments) -> None:
             figures = metrics.judge(judged)
             del figures["drift"]
             print(json.dumps({"sigma": sigma, **figures}), flush=True)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 if __name__ == "__main__":
