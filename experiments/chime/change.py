@@ -26,7 +26,8 @@ from jaxtyping import PyTree
 
 from experiments import mains
 from experiments.chime import metrics
-from experiments.chime.evaluate import SHIPPED, Media, media_of
+from experiments.chime.evaluate import SHIPPED, media_of
+from experiments.chime.metrics import Media
 from experiments.chime.prompts import COLOURS, parse, phrase
 from experiments.chime.world import FRAME_RATE
 from omniforcing_jax import machine
@@ -131,8 +132,7 @@ def judge_depth(pipeline: Pipeline, arguments: Arguments, recompute: int) -> dic
         media, ms = make_stream(pipeline, arguments, first, cues, recompute, arguments.seed + i)
         clips.append(media)
         taken.append(ms)
-        video, audio, rate = media
-        judged.append(metrics.Clip(picture=metrics.see(video), sound=metrics.hear(audio, rate), request=parse(second)))
+        judged.append(metrics.perceive(media, parse(second)))
 
     def share(stop: float) -> float:
         agree = [metrics.adherence([clip], [(border, stop)]) for clip in judged]

@@ -88,12 +88,8 @@ def run(pipeline: Pipeline, arguments: Arguments, window: int, block_0: str) -> 
     rows = []
     for minute in range(arguments.minutes):
         seconds = [next(stream) for _ in range(MINUTE)]
-        clips = []
-        for prompt, chunks in zip(arguments.prompts, zip(*seconds, strict=True), strict=True):
-            video, audio, rate = media_of(list(chunks))
-            clips.append(
-                metrics.Clip(picture=metrics.see(video), sound=metrics.hear(audio, rate), request=parse(prompt))
-            )
+        rows_of_chunks = zip(arguments.prompts, zip(*seconds, strict=True), strict=True)
+        clips = [metrics.perceive(media_of(list(chunks)), parse(prompt)) for prompt, chunks in rows_of_chunks]
         rows.append(Row(window=window, block_0=block_0, minute=minute + 1, figures=judge_minute(clips)))
         print(json.dumps(asdict(rows[-1])), file=sys.stderr, flush=True)
     return rows

@@ -94,7 +94,7 @@ def bring_back(
     video, audio = decode.decode_clip(pipeline.codecs, *latents, grid=plan.grid, dtype=jnp.float32)
     rate = pipeline.codecs.vocoder_config.sample_rate
     return [
-        metrics.Clip(picture=metrics.see(pixels), sound=metrics.hear(samples, rate), request=parse(prompt))
+        metrics.perceive((pixels, samples, rate), parse(prompt))
         for pixels, samples, prompt in zip(np.asarray(video), np.asarray(audio), prompts, strict=True)
     ]
 
