@@ -146,6 +146,7 @@ def grids(setting: Setting) -> tuple[np.ndarray, np.ndarray]:
 def main(config: Config) -> None:
     """Stream, then print the figures; bad input is one line on stderr and exit code 2."""
     machine.use_compilation_cache()
+    machine.use_one_heap()
     with mains.refusing(config.json):
         require(config.preset in PRESETS, "preset", config.preset, f"must be one of {', '.join(PRESETS)}")
         require(config.blocks >= EARLY + 2, "blocks", config.blocks, f"must be at least {EARLY + 2}")
