@@ -175,8 +175,8 @@ def trained(folder: Path) -> Transformer:
     found = checkpoint.restore(checkpoint.open_manager(folder / "checkpoints"), start(CONFIG, blank)[0])
     if found is None:
         raise ValueError(f"{folder}: no checkpoint of train_student")
-    logging.info("%s: step %d", folder, int(found[0].step))
-    return found[0].params
+    logging.info("%s: step %d", folder, int(found.state.step))
+    return found.state.params
 
 
 def main(
