@@ -6,17 +6,14 @@ folder and renames that, so an interrupted save leaves the older checkpoint in p
 """
 
 import dataclasses
-import json
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from omniforcing_jax.nn.spec import path_name
-
-SHOWN = 6  # differences that an error names
+from omniforcing_jax.train.compare import differences, refuse
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,7 +74,7 @@ def restore(manager: Any, like: Any, config: dict | None = None) -> Saved | None
     Args:
       manager: from `open_manager`.
       like: a state of the same tree, shapes and shardings.
-      config: what the checkpoint must have been made by, as `plain` gives it; None takes any.
+      config: what the checkpoint must have been made by, as `compare.plain` gives it; None takes any.
 
     Raises:
       ValueError: if the checkpoint is of another configuration, tree or shapes (names what differs), or damaged.
@@ -92,8 +89,8 @@ def restore(manager: Any, like: Any, config: dict | None = None) -> Saved | None
     if (folder / "run").exists():  # checkpoints of before this item have a state and a position only
         run = manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
     if config is not None and run["config"] is not None:
-        _refuse(folder, "made by another configuration", differences(run["config"], config))
-    _refuse(folder, "a checkpoint of another configuration", _other_leaves(manager.item_metadata(step)["state"], like))
+        refuse(folder, "made by another configuration", differences(run["config"], config))
+    refuse(folder, "a checkpoint of another configuration", _other_leaves(manager.item_metadata(step)["state"], like))
     items = ocp.args.Composite(
         state=ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like)),
         data=ocp.args.JsonRestore(),
@@ -120,29 +117,9 @@ def check_space(folder: Path, state: Any, keep: int) -> None:
         raise ValueError(f"{folder}: checkpoints need {needed / 1e9:.3g} GB of disk, {free / 1e9:.3g} GB are free")
 
 
-def plain(config: Mapping | None) -> dict | None:
-    """Return a configuration as JSON gives it back; what JSON lacks becomes text."""
-    return None if config is None else json.loads(json.dumps(config, default=str))
-
-
-def differences(saved: Any, expected: Any, where: str = "") -> list[str]:
-    """Name the fields in which two configurations differ, such as `optimiser.steps=9, expected 10`."""
-    if isinstance(saved, dict) and isinstance(expected, dict):
-        names = [*saved, *(name for name in expected if name not in saved)]
-        found = (differences(saved.get(n, "absent"), expected.get(n, "absent"), f"{where}.{n}") for n in names)
-        return [line for lines in found for line in lines]
-    return [] if saved == expected else [f"{where.removeprefix('.')}={saved}, expected {expected}"]
-
-
 def _other_leaves(metadata: Any, like: Any) -> list[str]:
     def shapes(tree: Any) -> dict[str, str]:
         leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
         return {path_name(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
 
     return differences(shapes(metadata), shapes(like))
-
-
-def _refuse(folder: Any, what: str, found: list[str]) -> None:
-    if found:
-        more = f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-        raise ValueError(f"{folder}: {what}: {'; '.join(found[:SHOWN])}{more}")

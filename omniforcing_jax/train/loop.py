@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from omniforcing_jax.train import checkpoint
+from omniforcing_jax.train.compare import plain
 from omniforcing_jax.train.metrics import Recorder
 from omniforcing_jax.train.step import Report, Step
 
@@ -109,7 +110,7 @@ def train(
     if config.minutes is not None and jax.process_count() > 1:
         raise ValueError(f"minutes={config.minutes}: {jax.process_count()} processes would not stop at the same step")
     config.folder.mkdir(parents=True, exist_ok=True)
-    described = checkpoint.plain(describe)
+    described = plain(describe)
     checkpoint.check_space(config.folder, state, config.keep)
     manager = checkpoint.open_manager(config.folder / "checkpoints", keep=config.keep, keep_every=config.keep_every)
     with contextlib.ExitStack() as stack:
