@@ -17,14 +17,14 @@ import tyro
 from experiments.chime import latents, train_teacher
 from experiments.chime.clips import TRAIN_SEED
 from omniforcing_jax import config as configs
-from omniforcing_jax import guidance, schedule
+from omniforcing_jax import guidance, schedule, weights
 from omniforcing_jax.layout import PREFIX
 from omniforcing_jax.model.dual_stream import Keep
 from omniforcing_jax.model.place import Places, rotaries
 from omniforcing_jax.model.transformer import Transformer, predict, text_kv
 from omniforcing_jax.model.view import bidirectional, one_sigma
 from omniforcing_jax.text import words
-from omniforcing_jax.train.pairs import Pairs, fingerprint, pairs_header
+from omniforcing_jax.train.pairs import Pairs, pairs_header
 from omniforcing_jax.train.store import Row, Writer
 
 FOLDER = Path("runs/chime/pairs")
@@ -100,7 +100,7 @@ def write(folder: Path, params: Transformer, count: int, batch: int, shards: int
         sigmas=student_sigmas(),
         video=(frames, rows, columns, model.video.latent_channels),
         audio=(len(places.audio_time.cos), model.audio.latent_channels),
-        teacher=fingerprint(params),
+        teacher=weights.fingerprint(params),
         extra={"ids": ("int32", latents.prompt_ids(TRAIN_SEED).shape)},
     )
     writer = Writer(folder, header)

@@ -4,15 +4,11 @@ A store (store.py) of kind "ode_pairs". Latents rest as [E, F, H, W, C], whose b
 [E, T, C] that the network takes.
 """
 
-import hashlib
 from pathlib import Path
-from typing import Any
 
-import jax
 import numpy as np
 
 from omniforcing_jax.layout import Layout, audio_latents
-from omniforcing_jax.nn.spec import path_name
 from omniforcing_jax.train.compare import differences, refuse
 from omniforcing_jax.train.store import Header, Store
 
@@ -37,7 +33,7 @@ def pairs_header(
       sigmas: noise levels of the E entries, from noise to clip.
       video: latent frames, rows, columns and channels of an entry.
       audio: latent frames and channels of an entry.
-      teacher: fingerprint of the weights that made them.
+      teacher: fingerprint (`weights.fingerprint`) of the weights that made them.
       extra: further arrays of a row, dtype and shape by name, such as token ids of the prompt.
 
     Raises:
@@ -108,12 +104,3 @@ class Pairs:
         arrays = {name: array for name, array in self._store[index].arrays.items() if name != "seed"}
         video = arrays["video"]
         return {**arrays, "video": video.reshape(len(video), -1, video.shape[-1])}
-
-
-def fingerprint(params: Any) -> str:
-    """Sum up a network in sixteen hexadecimal digits: names, dtypes, shapes and bytes of all its tensors."""
-    total = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-        total.update(f"{path_name(path)} {leaf.dtype} {leaf.shape}\n".encode())
-        total.update(np.ascontiguousarray(leaf).tobytes())
-    return total.hexdigest()[:16]

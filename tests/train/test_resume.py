@@ -10,9 +10,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import tiny_training
 
 from omniforcing_jax.train import data, loop
-from tests.train import tiny_training
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,8 +44,9 @@ def metrics(folder):
 
 def killed_while_saving(folder, step):
     """Go on with the run in a process of its own, which dies while it writes the checkpoint of `step`."""
-    command = [sys.executable, "-m", "tests.train.tiny_training", str(folder), str(step)]
-    died = subprocess.run(command, cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu"}, capture_output=True)
+    command = [sys.executable, tiny_training.__file__, str(folder), str(step)]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    died = subprocess.run(command, env=environment, capture_output=True)
     assert died.returncode == -signal.SIGKILL, died.stderr.decode()
     names = [path.name for path in (folder / "checkpoints").iterdir()]
     assert str(step) not in names

@@ -11,7 +11,7 @@ from omniforcing_jax.layout import FUSED, PREFIX, Layout
 from omniforcing_jax.train import data
 from omniforcing_jax.train.contexts import Contexts, PairsWithContexts, contexts_header
 from omniforcing_jax.train.lmdb_pairs import import_pairs, open_lmdb
-from omniforcing_jax.train.pairs import Pairs, fingerprint, pairs_header
+from omniforcing_jax.train.pairs import Pairs, pairs_header
 from omniforcing_jax.train.store import Header, Row, Store, Writer, partial_path, shard_path
 
 SIGMAS = (1.0, 0.75, 0.0)
@@ -223,14 +223,6 @@ def test_pairs_come_with_the_context_of_their_prompt_in_shuffled_batches(whole, 
 def test_a_pair_without_a_context_is_an_error_at_the_start(whole, tmp_path):
     with pytest.raises(ValueError, match="no context of 'a ball nº 4'"):
         PairsWithContexts(opened(whole), contexts(tmp_path, count=4))
-
-
-def test_a_fingerprint_tells_networks_apart():
-    params = {"a": {"w": np.ones((2, 3), np.float32)}, "b": np.zeros(2, np.float32)}
-    same = {"a": {"w": jnp.ones((2, 3))}, "b": jnp.zeros(2)}
-    assert fingerprint(params) == fingerprint(same)
-    others = ({**params, "b": np.ones(2, np.float32)}, {"a": params["a"], "c": params["b"]})
-    assert len({fingerprint(params), *map(fingerprint, others)}) == 3
 
 
 def reference_lmdb(count=4, sigmas=SIGMAS):
