@@ -17,7 +17,7 @@ FLOORS = {
 }
 FLOOR_OF = {f"omniforcing_jax.{room}": floor for floor, rooms in FLOORS.items() for room in rooms}
 FLOOR_OF |= {"converters": 3, "experiments": 7}
-HEAVY = {"av", "librosa", "grain", "matplotlib", "orbax", "torch", "tyro", "tensorboardX"}
+HEAVY = {"av", "librosa", "grain", "array_record", "lmdb", "matplotlib", "orbax", "torch", "tyro", "tensorboardX"}
 NETWORK = ["omniforcing_jax.rollout", "omniforcing_jax.guidance", "omniforcing_jax.weights", "omniforcing_jax.pipeline"]
 
 

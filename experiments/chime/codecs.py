@@ -128,8 +128,8 @@ def averaged(folder: Path, like: state.TrainState) -> state.TrainState:
     found = checkpoint.restore(checkpoint.open_manager(folder / "checkpoints"), like)
     if found is None:
         raise ValueError(f"{folder}: no checkpoint")
-    log.info("%s: step %d", folder, int(found[0].step))
-    return found[0]
+    log.info("%s: step %d", folder, int(found.state.step))
+    return found.state
 
 
 def video_from_run(folder: Path) -> dict:

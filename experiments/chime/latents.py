@@ -41,10 +41,14 @@ def write(path: Path, encoders: codecs.Encoders, count: int, seconds: int, batch
     path.with_suffix(".new").rename(path)
 
 
+def prompt_of(seed: int) -> str:
+    """Word a prompt for the world of a seed."""
+    return world.prompt_of(world.sample_world(seed), np.random.default_rng([seed, 3]))
+
+
 def prompt_ids(seed: int) -> np.ndarray:
     """Word a prompt for the world of a seed and tokenise it."""
-    prompt = world.prompt_of(world.sample_world(seed), np.random.default_rng([seed, 3]))
-    return words.tokenise(WORDS_CONFIG, prompt)[0]
+    return words.tokenise(WORDS_CONFIG, prompt_of(seed))[0]
 
 
 def read(path: Path) -> dict[str, np.ndarray]:

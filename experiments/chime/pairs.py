@@ -1,9 +1,9 @@
 """Trajectories of chime's teacher: what the student's stage 2 learns from.
 
-A row holds the noise of one seed, the entries at the student's sigmas of the Euler trajectory that
-starts there, and the token ids of its prompt (float16; `sigmas` beside them).
+A row holds the entries at the student's sigmas of the Euler trajectory that starts at the noise of its seed, and the
+token ids of its prompt, in a store of docs/pairs.md.
 
-Command: python -m experiments.chime.pairs --count 384   (after train_teacher)
+Command: python -m experiments.chime.pairs --count 384   (after train_teacher; a rerun goes on where it stopped)
 """
 
 import logging
@@ -13,19 +13,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from safetensors.numpy import load_file, save_file
 
 from experiments.chime import latents, train_teacher
 from experiments.chime.clips import TRAIN_SEED
 from omniforcing_jax import config as configs
-from omniforcing_jax import guidance, schedule
+from omniforcing_jax import guidance, schedule, weights
+from omniforcing_jax.layout import PREFIX
 from omniforcing_jax.model.dual_stream import Keep
 from omniforcing_jax.model.place import Places, rotaries
 from omniforcing_jax.model.transformer import Transformer, predict, text_kv
 from omniforcing_jax.model.view import bidirectional, one_sigma
 from omniforcing_jax.text import words
+from omniforcing_jax.train.pairs import Pairs, pairs_header
+from omniforcing_jax.train.store import Row, Writer
 
-FILE = Path("runs/chime/pairs.safetensors")
+FOLDER = Path("runs/chime/pairs")
+SHARDS = 4
 STEPS = 40
 STUDENT_STEPS = (1000, 966, 922, 864, 783, 665, 471, 234, 100, 0)
 SECONDS = 5
@@ -35,13 +38,13 @@ log = logging.getLogger(__name__)
 
 
 def make_trajectory(model: configs.ModelConfig, places: Places, vectors: words.Words):
-    """Compile (params, ids [B, X], key) -> entries of both streams at the student's sigmas, [E, B, ...]."""
+    """Compile (params, ids [B, X], seeds [B]) -> entries of both streams at the student's sigmas, [E, B, ...]."""
     full = schedule.ltx2_schedule(STEPS)
     indices, _ = schedule.snap(STUDENT_STEPS, full)
     tokens = places.time.cos.shape[0] * places.rows.cos.shape[0] * places.columns.cos.shape[0]
     audio_frames = places.audio_time.cos.shape[0]
 
-    def trajectory(params: Transformer, ids: jax.Array, key: jax.Array):
+    def trajectory(params: Transformer, ids: jax.Array, seeds: jax.Array):
         rotation = rotaries(model, places)
         empty = jnp.broadcast_to(jnp.where(jnp.arange(ids.shape[1]) == 0, words.START, words.PAD), ids.shape)
 
@@ -55,11 +58,14 @@ def make_trajectory(model: configs.ModelConfig, places: Places, vectors: words.W
         def guided(noisy: guidance.Latents, sigma: jax.Array):
             return guidance.guided_x0(predict_x0, noisy, sigma, ids, empty, GUIDANCE, model.layers)
 
-        for_video, for_audio = jax.random.split(key)
-        noise = (
-            jax.random.normal(for_video, (ids.shape[0], tokens, model.video.latent_channels), jnp.float32),
-            jax.random.normal(for_audio, (ids.shape[0], audio_frames, model.audio.latent_channels), jnp.float32),
-        )
+        def draw(seed: jax.Array):
+            for_video, for_audio = jax.random.split(jax.random.key(seed))
+            return (
+                jax.random.normal(for_video, (tokens, model.video.latent_channels), jnp.float32),
+                jax.random.normal(for_audio, (audio_frames, model.audio.latent_channels), jnp.float32),
+            )
+
+        noise = jax.vmap(draw)(seeds)
         entries = guidance.euler_trajectory(guided, noise, jnp.asarray(full, jnp.float32))
         return jax.tree.map(lambda x: x[np.array(indices)], entries)
 
@@ -73,42 +79,57 @@ def student_sigmas() -> tuple[float, ...]:
 
 def main(
     teacher: Path = Path("runs/chime/teacher_second"),
-    out: Path = FILE,
+    out: Path = FOLDER,
     count: int = 384,
     batch: int = 16,
 ) -> None:
     """Write `count` trajectories of the teacher; the prompt of row i is that of training world i."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("absl").setLevel(logging.WARNING)
-    params = train_teacher.trained(teacher)
+    write(out, train_teacher.trained(teacher), count, batch)
+
+
+def write(folder: Path, params: Transformer, count: int, batch: int, shards: int = SHARDS) -> None:
+    """Write the trajectories that `folder` lacks; each depends on its row alone, not on the batch it was made in."""
     model = train_teacher.FIRST.model
-    trajectory = make_trajectory(model, train_teacher.whole_clip(model, SECONDS), train_teacher.word_vectors())
-    rows: dict[str, list[np.ndarray]] = {"video": [], "audio": [], "ids": []}
-    for first in range(0, count, batch):
-        ids = np.stack([latents.prompt_ids(TRAIN_SEED + first + i) for i in range(batch)])
-        video, audio = trajectory(params, jnp.asarray(ids), jax.random.fold_in(jax.random.key(SECONDS), first))
-        rows["video"].append(np.asarray(video.swapaxes(0, 1), np.float16))
-        rows["audio"].append(np.asarray(audio.swapaxes(0, 1), np.float16))
-        rows["ids"].append(ids)
-        log.info("%d/%d trajectories", first + batch, count)
-    arrays = {name: np.concatenate(parts) for name, parts in rows.items()}
-    save_file({**arrays, "sigmas": np.array(student_sigmas(), np.float32)}, out.with_suffix(".new"))
-    out.with_suffix(".new").rename(out)
+    places = train_teacher.whole_clip(model, SECONDS)
+    frames, rows, columns = (len(axis.cos) for axis in (places.time, places.rows, places.columns))
+    header = pairs_header(
+        count=count,
+        shards=shards,
+        sigmas=student_sigmas(),
+        video=(frames, rows, columns, model.video.latent_channels),
+        audio=(len(places.audio_time.cos), model.audio.latent_channels),
+        teacher=weights.fingerprint(params),
+        extra={"ids": ("int32", latents.prompt_ids(TRAIN_SEED).shape)},
+    )
+    writer = Writer(folder, header)
+    missing, trajectory = writer.missing(), make_trajectory(model, places, train_teacher.word_vectors())
+    for first in range(0, len(missing), batch):
+        indices = missing[first : first + batch]
+        seeds = np.resize(indices, batch)  # the last batch is filled up, so that one program makes all
+        ids = np.stack([latents.prompt_ids(TRAIN_SEED + int(seed)) for seed in seeds])
+        video, audio = jax.device_get(trajectory(params, jnp.asarray(ids), jnp.asarray(seeds)))
+        for i, index in enumerate(indices):
+            arrays = {
+                "video": video[:, i].reshape(header.arrays["video"][1]).astype(np.float16),
+                "audio": audio[:, i].astype(np.float16),
+                "seed": np.asarray(index, np.int64),
+                "ids": ids[i].astype(np.int32),
+            }
+            writer.put(index, Row(latents.prompt_of(TRAIN_SEED + index), arrays))
+        log.info("%d/%d trajectories", first + len(indices), len(missing))
 
 
-def read(path: Path = FILE) -> dict[str, np.ndarray]:
-    """Read what `main` wrote.
+def read(folder: Path = FOLDER) -> dict[str, np.ndarray]:
+    """Read what `main` wrote, whole: `video` [N, E, T, C], `audio` [N, E, A, C], `ids` [N, X].
 
     Raises:
-      ValueError: if the file is missing, or holds entries at other sigmas than the student's.
+      ValueError: if the store is missing, incomplete or not for this student.
     """
-    if not path.exists():
-        raise ValueError(f"{path}: no trajectories; run python -m experiments.chime.pairs first")
-    arrays = load_file(path)
-    sigmas = tuple(arrays.pop("sigmas").tolist())
-    if not np.allclose(sigmas, student_sigmas(), atol=1e-6):
-        raise ValueError(f"{path}: entries at sigmas {sigmas}, expected {student_sigmas()}")
-    return arrays
+    pairs = Pairs(folder, sigmas=student_sigmas(), layout=PREFIX)
+    rows = [pairs[index] for index in range(len(pairs))]
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
 if __name__ == "__main__":

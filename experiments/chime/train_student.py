@@ -30,6 +30,7 @@ from omniforcing_jax.model.dual_stream import Text
 from omniforcing_jax.model.place import rotaries
 from omniforcing_jax.model.transformer import Transformer, keep_projections, text_kv, transformer_spec
 from omniforcing_jax.nn import spec
+from omniforcing_jax.pipeline import load_pipeline
 from omniforcing_jax.text import words
 from omniforcing_jax.train import checkpoint, data, gradient, loop, optimiser, state, step
 from omniforcing_jax.train.optimiser import OptimiserConfig
@@ -177,8 +178,16 @@ def trained(folder: Path) -> Transformer:
     found = checkpoint.restore(checkpoint.open_manager(folder / "checkpoints"), start(CONFIG, blank)[0])
     if found is None:
         raise ValueError(f"{folder}: no checkpoint of train_student")
-    logging.info("%s: step %d", folder, int(found[0].step))
-    return found[0].params
+    logging.info("%s: step %d", folder, int(found.state.step))
+    return found.state.params
+
+
+def sampler(folder: Path):
+    """Make a hook's call that streams the student in training with the codecs that ship."""
+    from experiments.chime import export, samples  # export reads the runs of this module
+
+    pipeline = load_pipeline(export.ASSETS / "student", export.student_config())
+    return samples.sampler(folder, pipeline, lambda trainer: trainer.params)
 
 
 def main(
@@ -189,10 +198,12 @@ def main(
     begin: Path | None = None,
     steps: int = CONFIG.optimiser.steps,
     minutes: float | None = None,
+    sample_every: int | None = None,
 ) -> None:
     """Train or continue in `folder` (default runs/chime/student_CONTEXT_ENTRIES).
 
     A new run begins from the run `teacher` and fresh sinks, or from the student in weights folder `begin`.
+    Every `sample_every` steps clips and their contact sheets go to `folder`/samples.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("absl").setLevel(logging.WARNING)
@@ -205,11 +216,11 @@ def main(
         rule = optimiser.optimiser(config.optimiser)
         trainer = state.create(train_teacher.exported(begin, config.model), rule, config.seed)
     update = step.make_step(gradient.of_loss(make_loss(config, train_teacher.word_vectors(), context, entries)), rule)
-    run = loop.LoopConfig(
-        folder=folder or Path(f"runs/chime/student_{context}_{entries}"), steps=steps, save_every=100, minutes=minutes
-    )
+    folder = folder or Path(f"runs/chime/student_{context}_{entries}")
+    run = loop.LoopConfig(folder=folder, steps=steps, save_every=100, minutes=minutes)
     batches = data.batches(data.ArraySource(rows), config.batch, config.seed)
-    loop.train(run, trainer, update, batches, describe=dataclasses.asdict(config))
+    hooks = () if sample_every is None else (loop.Hook(sample_every, sampler(folder / "samples")),)
+    loop.train(run, trainer, update, batches, hooks=hooks, describe=dataclasses.asdict(config))
 
 
 if __name__ == "__main__":

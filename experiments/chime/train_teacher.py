@@ -169,8 +169,8 @@ def trained(folder: Path) -> Transformer:
     found = checkpoint.restore(checkpoint.open_manager(folder / "checkpoints"), start(FIRST)[0])
     if found is None:
         raise ValueError(f"{folder}: no checkpoint of train_teacher")
-    logging.info("%s: step %d", folder, int(found[0].step))
-    return found[0].params
+    logging.info("%s: step %d", folder, int(found.state.step))
+    return found.state.params
 
 
 def exported(folder: Path, model: configs.ModelConfig) -> Transformer:

@@ -1,12 +1,13 @@
 """The loop: batches in, checkpoints and metrics out; the only place of training that does I/O."""
 
+import contextlib
 import dataclasses
+import datetime
 import json
 import logging
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ import jax
 import numpy as np
 
 from omniforcing_jax.train import checkpoint
-from omniforcing_jax.train.state import TrainState
+from omniforcing_jax.train.compare import plain
+from omniforcing_jax.train.metrics import Recorder
 from omniforcing_jax.train.step import Report, Step
 
 log = logging.getLogger(__name__)
+NAMED = 6  # tensors that an error names
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,107 +28,212 @@ class LoopConfig:
     """How long to train, where to write and how often.
 
     Attributes:
-      folder: checkpoints and `metrics.jsonl` go here; a run found here is continued.
-      steps: stop after this many optimiser steps in all.
+      folder: checkpoints, `metrics.jsonl` and `config.json` go here; a run found here is continued.
+      steps: stop after this many steps in all.
       log_every, save_every: in steps.
+      keep: how many of the newest checkpoints stay.
+      keep_every: checkpoints at multiples of so many steps stay as well; None keeps none beside the newest.
       minutes: stop (with a checkpoint) after so much wall time in this call; None is no bound.
+      tensorboard: write metrics for TensorBoard too.
     """
 
     folder: Path
     steps: int
     log_every: int = 20
     save_every: int = 500
+    keep: int = 2
+    keep_every: int | None = None
     minutes: float | None = None
+    tensorboard: bool = False
+
+    def __post_init__(self):
+        """Check ranges."""
+        for field in ("steps", "log_every", "save_every", "keep"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field}={getattr(self, field)}: must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Hook:
+    """Something to do now and then, such as sampling clips and drawing a contact sheet of them.
+
+    Attributes:
+      every: in steps; the call comes after each step whose count is a multiple.
+      call: takes the steps done and the state, which it must neither donate nor keep (the next step donates it).
+        It may take as long as it likes; the time counts as the run's.
+    """
+
+    every: int
+    call: Callable[[int, Any], None]
+
+    def __post_init__(self):
+        """Check ranges."""
+        if self.every < 1:
+            raise ValueError(f"every={self.every}: must be at least 1")
 
 
 class NotFinite(RuntimeError):
-    """A loss or gradient stopped being a number; the last checkpoint is the last good step."""
+    """A loss, a gradient or a parameter stopped being a number; no checkpoint holds it."""
 
 
-@contextmanager
-def _stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """Turn SIGTERM and SIGINT into a wish to stop that the loop can ask for."""
+def train(
+    config: LoopConfig,
+    state: Any,
+    step: Step,
+    batches: Any,
+    *,
+    beside: tuple = (),
+    hooks: tuple[Hook, ...] = (),
+    describe: dict | None = None,
+) -> Any:
+    """Run `step` until `config.steps`, resuming what `config.folder` holds.
+
+    A resumed run equals an unbroken one: state, data position and metrics are saved and restored together.
+    SIGTERM and SIGINT end it with a checkpoint; on many hosts JAX's preemption notice does, on all at the same step.
+
+    Args:
+      config: see LoopConfig.
+      state: the fresh state, a TrainState or a DistillState; replaced by the newest checkpoint where there is one.
+      step: from `make_step` or `make_distill_step`.
+      batches: Grain iterator (`next`, `get_state`, `set_state`).
+      beside: what stands beside the state untrained, such as a frozen teacher: further arguments of the step.
+      hooks: see Hook.
+      describe: the run's resolved configuration: saved with every checkpoint, and a folder whose checkpoint
+        has another is refused.
+
+    Raises:
+      NotFinite: at the first step whose loss, gradient or parameters are not finite; names them, the last good step
+        and the last checkpoint.
+      ValueError: before the first step, when the folder holds a checkpoint of another configuration, when the disk is
+        too full, or when `minutes` is given on many hosts, whose clocks would not agree.
+    """
+    if config.minutes is not None and jax.process_count() > 1:
+        raise ValueError(f"minutes={config.minutes}: {jax.process_count()} processes would not stop at the same step")
+    config.folder.mkdir(parents=True, exist_ok=True)
+    described = plain(describe)
+    checkpoint.check_space(config.folder, state, config.keep)
+    manager = checkpoint.open_manager(config.folder / "checkpoints", keep=config.keep, keep_every=config.keep_every)
+    with contextlib.ExitStack() as stack:
+        stack.callback(manager.close)
+        found = checkpoint.restore(manager, state, described)
+        if found is not None:
+            state = found.state
+            batches.set_state(found.position)
+            log.info("resumed %s at step %d", config.folder, int(state.step))
+        start = int(state.step)
+        pending = {} if found is None else found.pending
+        recorder = Recorder(config.folder, start, pending, tensorboard=config.tensorboard)
+        stack.callback(recorder.close)
+        if described is not None and jax.process_index() == 0:
+            write_atomically(config.folder / "config.json", json.dumps(described, indent=2))
+        told_to_stop = stack.enter_context(_stop_on_signal())
+        progress = stack.enter_context(_Progress(start, config.steps))
+        guard, begun = _Guard(config.folder, manager), time.monotonic()
+        for number in range(start, config.steps):
+            state, report = step(state, next(batches), *beside)
+            done = number + 1
+            recorder.add(report.metrics)
+            guard.take(done, report)
+            stop = told_to_stop(done) or (config.minutes is not None and time.monotonic() - begun > 60 * config.minutes)
+            last = done == config.steps or stop
+            if done % config.log_every == 0 or done == config.steps:
+                guard.check()
+                progress.show(done, recorder.write(done, (time.monotonic() - begun) / (done - start)))
+            if done % config.save_every == 0 or last:
+                guard.check()
+                position = batches.get_state()
+                checkpoint.save(
+                    manager,
+                    checkpoint.Saved(state=state, position=position, pending=recorder.pending(), config=described),
+                )
+            for hook in hooks:
+                if done % hook.every == 0:
+                    hook.call(done, state)
+            if stop:
+                log.info("stopped at step %d with a checkpoint", done)
+                break
+    return state
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file under another name first, so that it is there whole or not at all."""
+    new = path.with_name(path.name + ".new")
+    new.write_text(text)
+    new.rename(path)
+
+
+class _Guard:
+    """Looks at each step's report one step late, so that the device always has work."""
+
+    def __init__(self, folder: Path, manager: Any):
+        self._folder, self._manager = folder, manager
+        self._unread: tuple[int, Report] | None = None
+
+    def take(self, step: int, report: Report) -> None:
+        """Check the report before this one."""
+        self.check()
+        self._unread = (step, report)
+
+    def check(self) -> None:
+        """Check what was taken last; waits for the device.
+
+        Raises:
+          NotFinite: see `train`.
+        """
+        if self._unread is None:
+            return
+        (step, report), self._unread = self._unread, None
+        finite = np.asarray(report.finite)
+        if finite.all():
+            return
+        names = [name for name, good in zip(report.checked, finite, strict=True) if not good]
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        saved = self._manager.latest_step()
+        raise NotFinite(
+            f"{self._folder}: step {step}: not finite: {', '.join(names[:NAMED])}{more}; "
+            f"the last good step is {step - 1}, the last checkpoint {'none' if saved is None else f'step {saved}'}"
+        )
+
+
+@contextlib.contextmanager
+def _stop_on_signal() -> Iterator[Callable[[int], bool]]:
+    """Turn SIGTERM and SIGINT into a wish to stop that the loop can ask for, by the steps done."""
+    if jax.process_count() > 1:  # a wish of one process would leave the others waiting for it
+        from jax.experimental import multihost_utils
+
+        yield multihost_utils.reached_preemption_sync_point
+        return
     wishes = []
     previous = {s: signal.signal(s, lambda number, _: wishes.append(number)) for s in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield lambda: bool(wishes)
+        yield lambda _: bool(wishes)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
 
 
-def _progress(total: int, start: int):
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+class _Progress:
+    """A bar with the time left on a terminal, lines with it elsewhere."""
 
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    progress = Progress(*columns, transient=True)
-    return progress, progress.add_task("", total=total, completed=start)
+    def __init__(self, start: int, steps: int):
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+        self._bar = Progress(*columns, transient=True)
+        self._task = self._bar.add_task("", total=steps, completed=start)
+        self._steps = steps
 
-def train(
-    config: LoopConfig,
-    state: TrainState,
-    step: Step,
-    batches: Any,
-    *,
-    describe: dict | None = None,
-) -> TrainState:
-    """Run `step` until `config.steps`, resuming what `config.folder` holds.
+    def __enter__(self) -> "_Progress":
+        self._bar.__enter__()
+        return self
 
-    A resumed run equals an unbroken one: parameters, optimiser, key and data position
-    are restored together.
+    def __exit__(self, *error: Any) -> None:
+        self._bar.__exit__(*error)
 
-    Args:
-      config: see LoopConfig.
-      state: the fresh state; replaced by the newest checkpoint where there is one.
-      step: from `make_step`.
-      batches: Grain iterator (`next`, `get_state`, `set_state`).
-      describe: the run's resolved configuration, written beside the checkpoints.
-
-    Raises:
-      NotFinite: when loss, gradient or parameters are not finite at a logged step.
-      ValueError: when the folder holds a checkpoint of another configuration.
-    """
-    config.folder.mkdir(parents=True, exist_ok=True)
-    manager = checkpoint.open_manager(config.folder / "checkpoints")
-    found = checkpoint.restore(manager, state)
-    if found is not None:
-        state, position = found
-        batches.set_state(position)
-        log.info("resumed %s at step %d", config.folder, int(state.step))
-    if describe is not None:
-        (config.folder / "config.json").write_text(json.dumps(describe, indent=2, default=str))
-    start, begun = int(state.step), time.monotonic()
-    progress, task = _progress(config.steps, start)
-    plain = not progress.console.is_terminal
-    with _stop_on_signal() as told_to_stop, (config.folder / "metrics.jsonl").open("a") as metrics_file, progress:
-        for number in range(start, config.steps):
-            state, report = step(state, next(batches))
-            done = number + 1
-            if done % config.log_every == 0 or done == config.steps:
-                line = _read(report.metrics, done, time.monotonic() - begun, (done - start))
-                metrics_file.write(json.dumps(line) + "\n")
-                metrics_file.flush()
-                text = " ".join(f"{k} {v:.4g}" for k, v in line.items() if k != "step")
-                progress.update(task, completed=done, description=text)
-                if plain:
-                    log.info("step %d/%d %s", done, config.steps, text)
-                if not np.all(report.finite):
-                    raise NotFinite(f"{config.folder}: step {done}: not finite: {', '.join(_culprits(report))}")
-            out_of_time = config.minutes is not None and time.monotonic() - begun > 60 * config.minutes
-            if done % config.save_every == 0 or done == config.steps or told_to_stop() or out_of_time:
-                checkpoint.save(manager, state, batches.get_state())
-            if told_to_stop() or out_of_time:
-                log.info("stopped at step %d with a checkpoint", done)
-                break
-    manager.close()
-    return state
-
-
-def _read(metrics: dict[str, jax.Array], step: int, seconds: float, steps: int) -> dict[str, float | int]:
-    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-    return {"step": step, **values, "s_per_step": seconds / steps}
-
-
-def _culprits(report: Report) -> list[str]:
-    return [name for name, finite in zip(report.checked, np.asarray(report.finite), strict=True) if not finite]
+    def show(self, done: int, line: dict[str, float | int]) -> None:
+        """Show a line of metrics."""
+        text = " ".join(f"{name} {value:.4g}" for name, value in line.items() if name != "step")
+        self._bar.update(self._task, completed=done, description=text)
+        if not self._bar.console.is_terminal:
+            left = datetime.timedelta(seconds=round(line["s_per_step"] * (self._steps - done)))
+            log.info("step %d/%d, %s left: %s", done, self._steps, left, text)

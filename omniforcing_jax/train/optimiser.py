@@ -15,13 +15,14 @@ import optax
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimiserConfig:
-    """An optimiser with warm-up, a constant stretch and a cosine to zero.
+    """An optimiser with warm-up, a constant stretch and a cosine to a last rate.
 
     Attributes:
       kind: "adam" (AdamW) or "muon" (matrices by Muon, the rest by AdamW).
-      learning_rate: the peak, reached after `warmup` steps.
-      steps: the length that the schedule is made for; the rate is zero from there on.
-      decay_from: fraction of `steps` at which the cosine to zero begins.
+      learning_rate: the peak, reached after `warmup` steps, at once where that is 0.
+      steps: the length that the schedule is made for; the rate is `last_rate` from there on.
+      decay_from: fraction of `steps` at which the cosine begins; 1 keeps the rate to the end.
+      last_rate: where the cosine ends.
       clip: global-norm bound on the gradient.
       out_axis: axis of a matrix that counts its outputs: -2 for core matrices, -1 for Flax kernels.
     """
@@ -31,6 +32,7 @@ class OptimiserConfig:
     steps: int
     warmup: int = 50
     decay_from: float = 0.4
+    last_rate: float = 0.0
     b1: float = 0.9
     b2: float = 0.98
     weight_decay: float = 0.0
@@ -39,21 +41,23 @@ class OptimiserConfig:
 
     def __post_init__(self):
         """Check ranges."""
-        if not 0 < self.warmup < self.steps:
-            raise ValueError(f"warmup={self.warmup}: must lie between 0 and steps={self.steps}")
+        if not 0 <= self.warmup < self.steps:
+            raise ValueError(f"warmup={self.warmup}: must be at least 0 and below steps={self.steps}")
         if not 0 <= self.decay_from <= 1:
             raise ValueError(f"decay_from={self.decay_from}: must be a fraction of the run, in [0, 1]")
+        if not 0 <= self.last_rate <= self.learning_rate:
+            raise ValueError(f"last_rate={self.last_rate}: must lie in [0, learning_rate={self.learning_rate}]")
 
 
 def learning_rate(config: OptimiserConfig) -> optax.Schedule:
-    """Warm up linearly, stay, then fall to zero along a cosine."""
+    """Warm up linearly, stay, then fall along a cosine."""
     plateau_end = max(int(config.steps * config.decay_from), config.warmup)
     peak = config.learning_rate
     return optax.join_schedules(
         [
-            optax.linear_schedule(0.0, peak, config.warmup),
+            optax.linear_schedule(0.0, peak, max(config.warmup, 1)),
             optax.constant_schedule(peak),
-            optax.cosine_decay_schedule(peak, max(config.steps - plateau_end, 1)),
+            optax.cosine_decay_schedule(peak, max(config.steps - plateau_end, 1), config.last_rate / peak),
         ],
         [config.warmup, plateau_end],
     )

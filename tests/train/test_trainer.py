@@ -1,13 +1,15 @@
 """The trainer on a problem of one matrix: what is resumed equals what was never interrupted."""
 
 import json
+import sys
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from omniforcing_jax.train import data, gradient, loop, optimiser, state, step
+from omniforcing_jax.train import data, gradient, loop, metrics, optimiser, state, step
 
 STEPS = 8
 
@@ -60,7 +62,7 @@ def test_a_checkpoint_of_another_shape_is_refused(problem, tmp_path):
         0,
     )
     config = loop.LoopConfig(folder=tmp_path, steps=4)
-    with pytest.raises(ValueError, match="another configuration"):
+    with pytest.raises(ValueError, match=r"another configuration: ema/w=float32\[8, 8\], expected float32\[5, 8\]"):
         loop.train(config, other, lambda *_: None, None)
 
 
@@ -68,7 +70,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_it(problem, tmp_path)
     rule = optimiser.optimiser(optimiser.OptimiserConfig(learning_rate=0.01, steps=9, warmup=2))
     bad = step.make_step(gradient.of_loss(lambda p, batch, key, extra: (p["w"].sum() / 0.0, ({}, extra))), rule)
     batches = data.batches(data.ArraySource({"x": np.ones((4, 1), np.float32)}), 2, seed=0)
-    with pytest.raises(loop.NotFinite, match="loss"):
+    with pytest.raises(loop.NotFinite, match=r"step 1: not finite: gradient/w, loss, .*the last checkpoint none"):
         loop.train(
             loop.LoopConfig(folder=tmp_path, steps=2, log_every=1),
             state.create({"w": jnp.ones((8, 8))}, rule, 0),
@@ -87,3 +89,120 @@ def test_the_learning_rate_warms_up_stays_and_falls_to_zero():
     np.testing.assert_allclose(
         [rate(0), rate(5), rate(10), rate(49), rate(75), rate(100)], [0, 0.5, 1, 1, 0.5, 0], atol=1e-6
     )
+
+
+def test_the_learning_rate_of_the_reference_is_constant_or_ends_above_zero():
+    constant = optimiser.learning_rate(optimiser.OptimiserConfig(learning_rate=2.0, steps=9, warmup=0, decay_from=1.0))
+    np.testing.assert_array_equal([constant(0), constant(8)], [2.0, 2.0])
+    floor = optimiser.learning_rate(
+        optimiser.OptimiserConfig(learning_rate=2.0, steps=9, warmup=3, decay_from=0.0, last_rate=0.5)
+    )
+    np.testing.assert_allclose([floor(0), floor(3), floor(6), floor(9), floor(20)], [0, 2, 1.25, 0.5, 0.5], atol=1e-6)
+
+
+@pytest.fixture
+def idle():
+    """A trainer of one weight that learns nothing, its step and its batches."""
+    rule = optimiser.optimiser(optimiser.OptimiserConfig(learning_rate=0.01, steps=9, warmup=2))
+    update = step.make_step(gradient.of_loss(lambda p, batch, key, extra: (p["w"].sum(), ({}, extra))), rule)
+    start = state.create({"w": jnp.ones((2, 2))}, rule, 0)
+    return start, update, lambda: data.batches(data.ArraySource({"x": np.ones((4, 1), np.float32)}), 2, seed=0)
+
+
+def test_a_run_of_another_configuration_is_refused_by_the_fields_that_differ(idle, tmp_path):
+    start, update, batches = idle
+    config = loop.LoopConfig(folder=tmp_path, steps=1)
+    described = {"optimiser": {"steps": 9, "rate": 0.1}, "seed": 1}
+    loop.train(config, jax.tree.map(jnp.copy, start), update, batches(), describe=described)
+    other = {"optimiser": {"steps": 9, "rate": 0.2}, "seed": 1, "given": True}
+    with pytest.raises(
+        ValueError, match=r"1: made by .*: optimiser.rate=0.1, expected 0.2; given=absent, expected True"
+    ):
+        loop.train(config, start, update, batches(), describe=other)
+    assert json.loads((tmp_path / "config.json").read_text()) == described
+
+
+def refuse_to_step(*arguments):
+    raise AssertionError("a step was made")
+
+
+def test_a_full_disk_is_an_error_before_the_first_step(idle, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 100})())
+    with pytest.raises(ValueError, match=rf"{tmp_path}: checkpoints need .* GB of disk, 1e-07 GB are free"):
+        loop.train(loop.LoopConfig(folder=tmp_path, steps=1), idle[0], refuse_to_step, None)
+
+
+def test_a_damaged_checkpoint_is_refused_by_its_folder(idle, tmp_path):
+    start, update, batches = idle
+    config = loop.LoopConfig(folder=tmp_path, steps=1)
+    loop.train(config, jax.tree.map(jnp.copy, start), update, batches())
+    (tmp_path / "checkpoints" / "1" / "data" / "metadata").write_text("{")
+    with pytest.raises(ValueError, match=r"checkpoints/1: damaged"):
+        loop.train(config, start, update, batches())
+
+
+def test_hooks_are_called_at_their_steps_with_the_state(idle, tmp_path):
+    start, update, batches = idle
+    calls = []
+    hook = loop.Hook(2, lambda done, state: calls.append((done, int(state.step))))
+    loop.train(loop.LoopConfig(folder=tmp_path, steps=5), start, update, batches(), hooks=(hook,))
+    assert calls == [(2, 2), (4, 4)]
+
+
+def test_checkpoints_at_multiples_stay(idle, tmp_path):
+    start, update, batches = idle
+    config = loop.LoopConfig(folder=tmp_path, steps=5, save_every=1, keep=1, keep_every=2)
+    loop.train(config, start, update, batches())
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2", "4", "5"]
+
+
+def test_a_gradient_that_breaks_later_names_itself_the_last_good_step_and_the_checkpoint(idle, tmp_path):
+    start, _, batches = idle
+    rule = optimiser.optimiser(optimiser.OptimiserConfig(learning_rate=0.01, steps=9, warmup=2))
+
+    def breaks_at_step_4(params, batch, key, extra):
+        return jnp.sum(jnp.sqrt(jnp.where(extra < 3, 1.0, 0.0) * params["w"])), ({}, extra + 1)
+
+    update = step.make_step(gradient.of_loss(breaks_at_step_4), rule)
+    config = loop.LoopConfig(folder=tmp_path, steps=9, save_every=2)
+    start = state.create(start.params, rule, 0, extra=jnp.zeros(()))
+    expected = r"step 4: not finite: gradient/w, parameter/w; the last good step is 3, the last checkpoint step 2"
+    with pytest.raises(loop.NotFinite, match=expected):
+        loop.train(config, start, update, batches())
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["2"]
+
+
+def test_tensorboard_is_asked_for_and_missing(idle, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    start, update, batches = idle
+    with pytest.raises(ValueError, match="tensorboardX is not installed"):
+        loop.train(loop.LoopConfig(folder=tmp_path, steps=1, tensorboard=True), start, update, batches())
+
+
+def test_tensorboard_gets_every_metric_of_a_line(tmp_path, monkeypatch):
+    written = []
+
+    class SummaryWriter:
+        def __init__(self, folder, purge_step):
+            written.append((folder, purge_step))
+
+        def add_scalar(self, *scalar):
+            written.append(scalar)
+
+        def close(self):
+            written.append("closed")
+
+    monkeypatch.setitem(sys.modules, "tensorboardX", types.SimpleNamespace(SummaryWriter=SummaryWriter))
+    recorder = metrics.Recorder(tmp_path, 4, {"loss": [1.0]}, tensorboard=True)
+    recorder.add({"loss": jnp.float32(2.0)})
+    recorder.write(5, 0.1)
+    recorder.close()
+    assert written == [(str(tmp_path / "tensorboard"), 5), ("loss", 1.5, 5), "closed"]
+
+
+def test_lines_after_the_checkpoint_and_lines_cut_off_are_dropped(tmp_path):
+    file = tmp_path / metrics.FILE
+    file.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"ste')
+    with metrics.open_after(file, 2) as opened:
+        opened.write('{"step": 3, "again": 1}\n')
+    assert file.read_text() == '{"step": 1}\n{"step": 2}\n{"step": 3, "again": 1}\n'

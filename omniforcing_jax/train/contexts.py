@@ -1,0 +1,96 @@
+"""Text contexts by prompt, made once by a large text encoder and read by every stage.
+
+A store (store.py) of kind "text_contexts". Stages 1 and 3 draw from it directly, since they need prompts only; stage 2
+looks the prompts of its pairs up in it.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from omniforcing_jax.train.compare import differences, refuse
+from omniforcing_jax.train.data import Source
+from omniforcing_jax.train.pairs import Pairs
+from omniforcing_jax.train.store import Header, Store
+
+KIND = "text_contexts"
+
+
+def contexts_header(
+    *, count: int, shards: int, tokens: int, channels: tuple[int, int], encoder: str, dtype: str = "bfloat16"
+) -> Header:
+    """Describe a store of text contexts.
+
+    Args:
+      count: prompts in all.
+      shards: files that they lie in.
+      tokens: X, tokens of a context, padding included.
+      channels: features per token for the video and for the audio stream.
+      encoder: fingerprint of the weights that made them.
+      dtype: of the features.
+    """
+    arrays = {
+        "context_video": (dtype, (tokens, channels[0])),
+        "context_audio": (dtype, (tokens, channels[1])),
+        "context_mask": ("bool", (tokens,)),
+    }
+    return Header(kind=KIND, count=count, shards=shards, arrays=arrays, facts={"encoder": encoder})
+
+
+class Contexts:
+    """Contexts as a source of batches: `context_video` and `context_audio` [X, C], `context_mask` [X], True to see."""
+
+    def __init__(self, folder: Path, *, channels: tuple[int, int], encoder: str | None = None):
+        """Open a store and check that a network can read it.
+
+        Raises:
+          ValueError: if the store is missing, incomplete, damaged, of other widths than `channels` or, where one is
+            given, by another encoder.
+        """
+        self._store = Store(folder, KIND)
+        header = self._store.header
+        found = [header.arrays[name][1][1] for name in ("context_video", "context_audio")]
+        refuse(folder, "other contexts", differences({"channels": found}, {"channels": [*channels]}))
+        if encoder is not None:
+            refuse(folder, "other contexts", differences({"encoder": header.facts["encoder"]}, {"encoder": encoder}))
+        self.folder, self.prompts = folder, self._store.prompts
+        self._rows = {prompt: row for row, prompt in enumerate(self.prompts)}
+
+    def __len__(self) -> int:
+        """Number of prompts."""
+        return len(self._store)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        """Read context `index`."""
+        return self._store[index].arrays
+
+    def row_of(self, prompt: str) -> int:
+        """Find a prompt.
+
+        Raises:
+          ValueError: if it is not there.
+        """
+        if prompt not in self._rows:
+            raise ValueError(f"{self.folder}: no context of '{prompt}'")
+        return self._rows[prompt]
+
+
+class PairsWithContexts(Source):
+    """Trajectories, each with the context of its prompt."""
+
+    def __init__(self, pairs: Pairs, contexts: Contexts):
+        """Find the context of every prompt.
+
+        Raises:
+          ValueError: if a prompt has none.
+        """
+        self._pairs, self._contexts = pairs, contexts
+        self._rows = [contexts.row_of(prompt) for prompt in pairs.prompts]
+
+    def __len__(self) -> int:
+        """Number of trajectories."""
+        return len(self._pairs)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        """Read trajectory `index` with its context."""
+        return {**self._pairs[index], **self._contexts[self._rows[index]]}

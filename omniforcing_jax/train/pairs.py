@@ -1,0 +1,106 @@
+"""ODE pairs: entries of a teacher's trajectories from noise to clip, by prompt; what stage 2 learns from.
+
+A store (store.py) of kind "ode_pairs". Latents rest as [E, F, H, W, C], whose bytes are those of the tokens
+[E, T, C] that the network takes.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from omniforcing_jax.layout import Layout, audio_latents
+from omniforcing_jax.train.compare import differences, refuse
+from omniforcing_jax.train.store import Header, Store
+
+KIND = "ode_pairs"
+
+
+def pairs_header(
+    *,
+    count: int,
+    shards: int,
+    sigmas: tuple[float, ...],
+    video: tuple[int, int, int, int],
+    audio: tuple[int, int],
+    teacher: str,
+    extra: dict[str, tuple[str, tuple[int, ...]]] | None = None,
+) -> Header:
+    """Describe a store of pairs.
+
+    Args:
+      count: trajectories in all, one per prompt.
+      shards: files that they lie in.
+      sigmas: noise levels of the E entries, from noise to clip.
+      video: latent frames, rows, columns and channels of an entry.
+      audio: latent frames and channels of an entry.
+      teacher: fingerprint (`weights.fingerprint`) of the weights that made them.
+      extra: further arrays of a row, dtype and shape by name, such as token ids of the prompt.
+
+    Raises:
+      ValueError: if the sigmas do not fall to 0, or the audio is not as long as the video.
+    """
+    if list(sigmas) != sorted(set(sigmas), reverse=True) or sigmas[-1] != 0:
+        raise ValueError(f"sigmas={sigmas}: must fall, and end at 0")
+    if audio[0] != audio_latents(video[0]):
+        raise ValueError(f"audio={audio}: {video[0]} video latent frames go with {audio_latents(video[0])}")
+    arrays = {
+        "video": ("float16", (len(sigmas), *video)),
+        "audio": ("float16", (len(sigmas), *audio)),
+        "seed": ("int64", ()),
+    }
+    facts = {"sigmas": [float(sigma) for sigma in sigmas], "teacher": teacher}
+    return Header(kind=KIND, count=count, shards=shards, arrays=arrays | (extra or {}), facts=facts)
+
+
+class Pairs:
+    """Trajectories as a source of batches: `video` [E, T, C], `audio` [E, A, C], float16, and what else a row has."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        sigmas: tuple[float, ...],
+        layout: Layout,
+        channels: tuple[int, int] | None = None,
+        teacher: str | None = None,
+    ):
+        """Open a store and check that it is what a student learns from.
+
+        Args:
+          folder: of the store.
+          sigmas: the student's noise levels.
+          layout: the student's; the clips must be whole blocks of it.
+          channels: latent channels of video and audio; None takes any.
+          teacher: fingerprint of the weights that must have made them; None takes any.
+
+        Raises:
+          ValueError: if the store is missing, incomplete or damaged, or made for other levels, another layout, other
+            latents or by another teacher; says which.
+        """
+        self._store = Store(folder, KIND)
+        header = self._store.header
+        found = header.facts["sigmas"]
+        if len(found) != len(sigmas) or not np.allclose(found, sigmas, rtol=0, atol=1e-6):
+            raise ValueError(f"{folder}: entries at sigmas {found}, expected {list(sigmas)}")
+        video, audio = (header.arrays[name][1] for name in ("video", "audio"))
+        try:
+            layout.check_clip(video[1], audio[1])
+        except ValueError as error:
+            raise ValueError(f"{folder}: clips of another layout: {error}") from None
+        if channels is not None:
+            refuse(
+                folder, "other latents", differences({"channels": [video[-1], audio[-1]]}, {"channels": [*channels]})
+            )
+        if teacher is not None:
+            refuse(folder, "other pairs", differences({"teacher": header.facts["teacher"]}, {"teacher": teacher}))
+        self.prompts = self._store.prompts
+
+    def __len__(self) -> int:
+        """Number of trajectories."""
+        return len(self._store)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        """Read trajectory `index`, without its prompt and seed."""
+        arrays = {name: array for name, array in self._store[index].arrays.items() if name != "seed"}
+        video = arrays["video"]
+        return {**arrays, "video": video.reshape(len(video), -1, video.shape[-1])}
