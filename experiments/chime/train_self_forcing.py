@@ -26,11 +26,12 @@ from omniforcing_jax.config import SamplerConfig
 from omniforcing_jax.distill.dmd import Contexts, DmdConfig
 from omniforcing_jax.distill.stage3 import Stage3, Stage3Config
 from omniforcing_jax.guidance import GuidanceConfig, StreamGuidance
-from omniforcing_jax.model.transformer import keep_projections
+from omniforcing_jax.model.transformer import Transformer, keep_projections, transformer_spec
+from omniforcing_jax.nn import spec
 from omniforcing_jax.presets import CHIME_STREAM, RELEASED_SIGMAS
 from omniforcing_jax.rollout import Setting
 from omniforcing_jax.text import words
-from omniforcing_jax.train import data, gradient, loop, optimiser, state, step
+from omniforcing_jax.train import checkpoint, data, gradient, loop, optimiser, state, step
 from omniforcing_jax.train.optimiser import OptimiserConfig
 
 ASSETS = Path("omniforcing_jax/assets/chime")
@@ -89,6 +90,26 @@ def make_gradients(config: Config, vectors: words.Words) -> tuple[gradient.Gradi
     return generator, gradient.of_loss(critic_loss)
 
 
+def start(config: Config, student: Transformer, teacher: Transformer) -> tuple[state.DistillState, tuple[Any, Any]]:
+    """Make fresh trainers of both players, and their optimisers; the critic begins as the teacher."""
+    rules = optimiser.optimiser(config.generator), optimiser.optimiser(config.critic)
+    return state.create_pair(student, jax.tree.map(jnp.copy, teacher), *rules, config.seed), rules
+
+
+def trained(folder: Path) -> Transformer:
+    """Read the generator's average from a run's newest checkpoint.
+
+    Raises:
+      ValueError: if there is none.
+    """
+    blanks = (spec.init(transformer_spec(model), jax.random.key(0)) for model in (configs.CHIME, configs.CHIME_TEACHER))
+    found = checkpoint.restore(checkpoint.open_manager(folder / "checkpoints"), start(CONFIG, *blanks)[0])
+    if found is None:
+        raise ValueError(f"{folder}: no checkpoint of train_self_forcing")
+    logging.info("%s: step %d", folder, int(found.state.step))
+    return found.state.generator.ema
+
+
 def main(
     folder: Path = Path("runs/chime/self_forcing"),
     teacher: Path = ASSETS / "teacher",
@@ -100,10 +121,7 @@ def main(
     logging.getLogger("absl").setLevel(logging.WARNING)
     config = CONFIG
     frozen = train_teacher.exported(teacher, configs.CHIME_TEACHER)
-    rules = optimiser.optimiser(config.generator), optimiser.optimiser(config.critic)
-    trainer = state.create_pair(
-        train_teacher.exported(student, configs.CHIME), jax.tree.map(jnp.copy, frozen), *rules, config.seed
-    )
+    trainer, rules = start(config, train_teacher.exported(student, configs.CHIME), frozen)
     generator, critic = make_gradients(config, train_teacher.word_vectors())
     both = step.make_distill_step(
         generator, critic, *rules, ratio=config.ratio, ema_decay=config.ema_decay, ema_from=config.ema_from
