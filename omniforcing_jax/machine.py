@@ -29,7 +29,7 @@ def use_compilation_cache() -> Path:
 
 
 def use_one_heap() -> None:
-    """Let all threads that begin from now on share glibc's first heap; where there is no glibc, do nothing.
+    """Let threads that begin from now on share the heaps that glibc has by now; where there is no glibc, do nothing.
 
     By default most threads get a heap of their own, and each heap keeps the most that it ever held. Which thread runs
     which part of a block is chance, so the memory of a long stream would grow for hundreds of blocks although the bytes
