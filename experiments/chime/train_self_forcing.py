@@ -129,9 +129,7 @@ def main(
     rows = {"ids": train_teacher.by_balls(latents.read(Path("runs/chime/latents.safetensors")))["ids"]}
     run = loop.LoopConfig(folder=folder, steps=config.steps, save_every=50, minutes=minutes)
     batches = data.batches(data.ArraySource(rows), config.batch, config.seed)
-    loop.train(
-        run, trainer, lambda state, batch: both(state, batch, frozen), batches, describe=dataclasses.asdict(config)
-    )
+    loop.train(run, trainer, both, batches, beside=(frozen,), describe=dataclasses.asdict(config))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from omniforcing_jax.nn.spec import path_name
 from omniforcing_jax.train.compare import differences, refuse
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Saved:
     """What a checkpoint holds.
 

@@ -45,18 +45,29 @@ class ArraySource:
         return {name: array[index] for name, array in self._arrays.items()}
 
 
-def batches(source: Source, batch: int, seed: int) -> Any:
+def batches(source: Source, batch: int, seed: int, *, process: int = 0, processes: int = 1) -> Any:
     """Iterate for ever over shuffled batches of `source`.
 
+    Args:
+      source: what all processes see alike.
+      batch: rows of a batch, of all processes together.
+      seed: of the order.
+      process: which of `processes` this is: it reads every `processes`-th row of each batch, from row `process` on, so
+        a batch is the same set of rows for any number of processes, and so is its position.
+      processes: how many there are.
+
     Returns:
-      A Grain iterator: `next` gives a batch, `get_state` and `set_state` its position.
+      A Grain iterator: `next` gives this process's rows of a batch, `get_state` and `set_state` its position.
 
     Raises:
-      ValueError: if the source holds less than one batch.
+      ValueError: if the source holds less than one batch, or the processes cannot share one equally.
     """
     import grain
 
     if len(source) < batch:
         raise ValueError(f"batch={batch}: the source holds {len(source)} examples only")
-    dataset = grain.MapDataset.source(source).seed(seed).shuffle().repeat().batch(batch)
+    if batch % processes:
+        raise ValueError(f"batch={batch}: {processes} processes cannot share it equally")
+    shuffled = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+    dataset = shuffled[process::processes].batch(batch // processes)
     return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))

@@ -109,43 +109,25 @@ def train(
     """
     if config.minutes is not None and jax.process_count() > 1:
         raise ValueError(f"minutes={config.minutes}: {jax.process_count()} processes would not stop at the same step")
-    config.folder.mkdir(parents=True, exist_ok=True)
     described = plain(describe)
-    checkpoint.check_space(config.folder, state, config.keep)
-    manager = checkpoint.open_manager(config.folder / "checkpoints", keep=config.keep, keep_every=config.keep_every)
     with contextlib.ExitStack() as stack:
-        stack.callback(manager.close)
-        found = checkpoint.restore(manager, state, described)
-        if found is not None:
-            state = found.state
-            batches.set_state(found.position)
-            log.info("resumed %s at step %d", config.folder, int(state.step))
-        start = int(state.step)
-        pending = {} if found is None else found.pending
-        recorder = Recorder(config.folder, start, pending, tensorboard=config.tensorboard)
-        stack.callback(recorder.close)
-        if described is not None and jax.process_index() == 0:
-            write_atomically(config.folder / "config.json", json.dumps(described, indent=2))
+        state, manager, recorder = _begin(config, state, batches, described, stack)
         told_to_stop = stack.enter_context(_stop_on_signal())
+        start, begun = int(state.step), time.monotonic()
         progress = stack.enter_context(_Progress(start, config.steps))
-        guard, begun = _Guard(config.folder, manager), time.monotonic()
-        for number in range(start, config.steps):
+        guard = _Guard(config.folder, manager)
+        for done in range(start + 1, config.steps + 1):
             state, report = step(state, next(batches), *beside)
-            done = number + 1
             recorder.add(report.metrics)
             guard.take(done, report)
-            stop = told_to_stop(done) or (config.minutes is not None and time.monotonic() - begun > 60 * config.minutes)
-            last = done == config.steps or stop
+            seconds = time.monotonic() - begun
+            stop = told_to_stop(done) or (config.minutes is not None and seconds > 60 * config.minutes)
             if done % config.log_every == 0 or done == config.steps:
                 guard.check()
                 progress.show(done, recorder.write(done, (time.monotonic() - begun) / (done - start)))
-            if done % config.save_every == 0 or last:
+            if done % config.save_every == 0 or done == config.steps or stop:
                 guard.check()
-                position = batches.get_state()
-                checkpoint.save(
-                    manager,
-                    checkpoint.Saved(state=state, position=position, pending=recorder.pending(), config=described),
-                )
+                checkpoint.save(manager, checkpoint.Saved(state, batches.get_state(), recorder.pending(), described))
             for hook in hooks:
                 if done % hook.every == 0:
                     hook.call(done, state)
@@ -153,6 +135,27 @@ def train(
                 log.info("stopped at step %d with a checkpoint", done)
                 break
     return state
+
+
+def _begin(
+    config: LoopConfig, state: Any, batches: Any, described: dict | None, stack: contextlib.ExitStack
+) -> tuple[Any, Any, Recorder]:
+    """Check everything and restore what there is; returns the state, the checkpoints and the metrics."""
+    config.folder.mkdir(parents=True, exist_ok=True)
+    checkpoint.check_space(config.folder, state, config.keep)
+    manager = checkpoint.open_manager(config.folder / "checkpoints", keep=config.keep, keep_every=config.keep_every)
+    stack.callback(manager.close)
+    found = checkpoint.restore(manager, state, described)
+    if found is not None:
+        state = found.state
+        batches.set_state(found.position)
+        log.info("resumed %s at step %d", config.folder, int(state.step))
+    pending = {} if found is None else found.pending
+    recorder = Recorder(config.folder, int(state.step), pending, tensorboard=config.tensorboard)
+    stack.callback(recorder.close)
+    if described is not None and jax.process_index() == 0:
+        write_atomically(config.folder / "config.json", json.dumps(described, indent=2))
+    return state, manager, recorder
 
 
 def write_atomically(path: Path, text: str) -> None:

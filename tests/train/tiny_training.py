@@ -26,7 +26,7 @@ def match(params, batch, key, extra, other):
     """Fit noisy targets and lean towards the other network; `order` names the rows exactly."""
     noise = jax.random.normal(key, batch["x"].shape, jnp.float32)
     error = (batch["x"] + 0.1 * noise) @ params["w"] - batch["y"] + 0.1 * (params["w"] - other["w"]).sum()
-    order = batch["row"][0] * 100.0 + batch["row"][1]
+    order = batch["row"][0, 0] * 100.0 + batch["row"][1, 0]
     return jnp.mean(error**2), ({"order": order, "carried": extra}, extra + jnp.mean(noise))
 
 
@@ -36,7 +36,7 @@ UPDATE = step.make_distill_step(*[gradient.of_loss(match)] * 2, *RULES, ratio=3,
 def source() -> data.ArraySource:
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(2, ROWS, 4, 4)).astype(np.float32)
-    return data.ArraySource({"x": x, "y": y, "row": np.arange(ROWS, dtype=np.float32)})
+    return data.ArraySource({"x": x, "y": y, "row": np.arange(ROWS, dtype=np.float32)[:, None]})
 
 
 def fresh() -> state.DistillState:
