@@ -11,7 +11,7 @@ from typing import Literal
 import jax.numpy as jnp
 import tyro
 
-from experiments.chime import codecs, latents, pairs, train_self_forcing, train_student, train_teacher
+from experiments.chime import latents, pairs, train_self_forcing, train_student, train_teacher
 from omniforcing_jax import schedule, weights
 from omniforcing_jax.config import SamplerConfig
 from omniforcing_jax.model.transformer import Transformer
@@ -19,7 +19,6 @@ from omniforcing_jax.pipeline import PipelineConfig, assemble, save_pipeline
 from omniforcing_jax.presets import CHIME_CLIP, CHIME_STREAM
 
 STREAM_STEPS = 16
-ASSETS = Path("omniforcing_jax/assets/chime")
 SHARED = {name: f"../codecs/{name}" for name in ("video_vae", "audio_vae", "vocoder", "text")}
 
 
@@ -44,13 +43,15 @@ def stage2_config() -> PipelineConfig:
     return dataclasses.replace(CHIME_STREAM, sampler=sampler)
 
 
-def main(part: Literal["teacher", "student", "stage2"], run: Path | None = None, out: Path = ASSETS) -> None:
+def main(
+    part: Literal["teacher", "student", "stage2"], run: Path | None = None, out: Path = train_teacher.ASSETS
+) -> None:
     """Export the weights of a run: of the teacher, of the student (stage 3), or of a student that is not finished."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("absl").setLevel(logging.WARNING)
     if part == "teacher":
         vectors = train_teacher.word_vectors()
-        weights.save_component(codecs.ASSETS, "text", vectors, latents.WORDS_CONFIG.to_json())
+        weights.save_component(out / "codecs", "text", vectors, latents.WORDS_CONFIG.to_json())
         save(out / part, CHIME_CLIP, train_teacher.trained(run or Path("runs/chime/teacher_second")))
     elif part == "student":
         config = dataclasses.replace(CHIME_STREAM, sampler=train_self_forcing.CONFIG.sampler)

@@ -19,6 +19,7 @@ from experiments.chime.clips import TRAIN_SEED
 from omniforcing_jax.presets import CHIME_WORDS
 from omniforcing_jax.text import words
 
+FILE = Path("runs/chime/latents.safetensors")
 WORDS_CONFIG = words.WordsConfig(vocabulary=CHIME_WORDS)
 
 log = logging.getLogger(__name__)
@@ -62,10 +63,10 @@ def read(path: Path) -> dict[str, np.ndarray]:
     return load_file(path)
 
 
-def main(out: Path = Path("runs/chime/latents.safetensors"), count: int = 3000, seconds: int = 5) -> None:
-    """Encode training worlds with the shipped encoders; `count` is a multiple of 8."""
+def main(out: Path = FILE, count: int = 2000, seconds: int = 5, encoders: Path = codecs.ASSETS) -> None:
+    """Encode training worlds with the codecs in folder `encoders`; `count` is a multiple of 8."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    write(out, codecs.load_encoders(), count, seconds)
+    write(out, codecs.load_encoders(encoders), count, seconds)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ each.
 Source: OmniForcing stage 3 (specs/omniforcing.md 7.4). Deviations: 4 million parameters learn at higher rates; the
 generator is updated at every second step of the critic, not at every fifth, because the run is short.
 Hardware: two CPU cores.
-Command: python -m experiments.chime.train_self_forcing [--minutes M]
+Commands, after stage 2 (train_student):
+  python -m experiments.chime.export --part stage2 --out runs/chime/weights
+  python -m experiments.chime.train_self_forcing [--minutes M]
 Expect: `generator/dmd` falls slowly and jitters; evaluate judges.
 """
 
@@ -20,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import tyro
 
-from experiments.chime import latents, train_teacher
+from experiments.chime import latents, samples, train_teacher
 from omniforcing_jax import config as configs
 from omniforcing_jax.config import SamplerConfig
 from omniforcing_jax.distill.dmd import Contexts, DmdConfig
@@ -28,13 +30,12 @@ from omniforcing_jax.distill.stage3 import Stage3, Stage3Config
 from omniforcing_jax.guidance import GuidanceConfig, StreamGuidance
 from omniforcing_jax.model.transformer import Transformer, keep_projections, transformer_spec
 from omniforcing_jax.nn import spec
+from omniforcing_jax.pipeline import load_pipeline
 from omniforcing_jax.presets import CHIME_STREAM, RELEASED_SIGMAS
 from omniforcing_jax.rollout import Setting
 from omniforcing_jax.text import words
 from omniforcing_jax.train import checkpoint, data, gradient, loop, optimiser, state, step
 from omniforcing_jax.train.optimiser import OptimiserConfig
-
-ASSETS = Path("omniforcing_jax/assets/chime")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,11 +113,16 @@ def trained(folder: Path) -> Transformer:
 
 def main(
     folder: Path = Path("runs/chime/self_forcing"),
-    teacher: Path = ASSETS / "teacher",
-    student: Path = ASSETS / "student",
+    teacher: Path = train_teacher.ASSETS / "teacher",
+    student: Path = Path("runs/chime/weights/stage2"),
+    data_file: Path = latents.FILE,
     minutes: float | None = None,
+    sample_every: int | None = None,
 ) -> None:
-    """Train or continue in `folder`, from the weights folders of a teacher and a stage-2 student."""
+    """Train or continue in `folder`, from the weights folders of a teacher and a stage-2 student.
+
+    Every `sample_every` steps clips and their contact sheets go to `folder`/samples.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("absl").setLevel(logging.WARNING)
     config = CONFIG
@@ -126,10 +132,17 @@ def main(
     both = step.make_distill_step(
         generator, critic, *rules, ratio=config.ratio, ema_decay=config.ema_decay, ema_from=config.ema_from
     )
-    rows = {"ids": train_teacher.by_balls(latents.read(Path("runs/chime/latents.safetensors")))["ids"]}
+    rows = {"ids": train_teacher.by_balls(latents.read(data_file))["ids"]}
     run = loop.LoopConfig(folder=folder, steps=config.steps, save_every=50, minutes=minutes)
     batches = data.batches(data.ArraySource(rows), config.batch, config.seed)
-    loop.train(run, trainer, both, batches, beside=(frozen,), describe=dataclasses.asdict(config))
+    hooks = ()
+    if sample_every is not None:
+        pipeline = load_pipeline(
+            train_teacher.ASSETS / "student", dataclasses.replace(CHIME_STREAM, sampler=config.sampler)
+        )
+        show = samples.sampler(folder / "samples", pipeline, lambda trainer: trainer.generator.ema)
+        hooks = (loop.Hook(sample_every, show),)
+    loop.train(run, trainer, both, batches, beside=(frozen,), hooks=hooks, describe=dataclasses.asdict(config))
 
 
 if __name__ == "__main__":

@@ -186,7 +186,7 @@ def sampler(folder: Path):
     """Make a hook's call that streams the student in training with the codecs that ship."""
     from experiments.chime import export, samples  # export reads the runs of this module
 
-    pipeline = load_pipeline(export.ASSETS / "student", export.stage2_config())
+    pipeline = load_pipeline(train_teacher.ASSETS / "student", export.stage2_config())
     return samples.sampler(folder, pipeline, lambda trainer: trainer.params)
 
 
@@ -194,7 +194,8 @@ def main(
     context: Context = Context.CLEAN,
     entries: Entries = "data",
     folder: Path | None = None,
-    teacher: Path = Path("runs/chime/teacher_second"),
+    teacher: Path = train_teacher.ASSETS / "teacher",
+    data_file: Path = latents.FILE,
     begin: Path | None = None,
     steps: int = CONFIG.optimiser.steps,
     minutes: float | None = None,
@@ -202,16 +203,16 @@ def main(
 ) -> None:
     """Train or continue in `folder` (default runs/chime/student_CONTEXT_ENTRIES).
 
-    A new run begins from the run `teacher` and fresh sinks, or from the student in weights folder `begin`.
+    A new run begins from the teacher in weights folder `teacher` and fresh sinks, or from the student in `begin`.
     Every `sample_every` steps clips and their contact sheets go to `folder`/samples.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("absl").setLevel(logging.WARNING)
     config = dataclasses.replace(CONFIG, optimiser=dataclasses.replace(CONFIG.optimiser, steps=steps))
-    rows = latents.read(Path("runs/chime/latents.safetensors")) if entries == "data" else pairs.read()
+    rows = latents.read(data_file) if entries == "data" else pairs.read()
     rows = train_teacher.by_balls(rows)
     if begin is None:
-        trainer, rule = start(config, train_teacher.trained(teacher))
+        trainer, rule = start(config, train_teacher.exported(teacher, configs.CHIME_TEACHER))
     else:
         rule = optimiser.optimiser(config.optimiser)
         trainer = state.create(train_teacher.exported(begin, config.model), rule, config.seed)

@@ -41,6 +41,7 @@ from omniforcing_jax.train import checkpoint, data, gradient, loop, optimiser, s
 from omniforcing_jax.train.optimiser import OptimiserConfig
 
 WORDS_SEED = 7
+ASSETS = Path("omniforcing_jax/assets/chime")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -181,7 +182,7 @@ def exported(folder: Path, model: configs.ModelConfig) -> Transformer:
 def main(
     phase: Literal["first", "second", "third"] = "first",
     folder: Path = Path("runs/chime/teacher"),
-    data_file: Path = Path("runs/chime/latents.safetensors"),
+    data_file: Path = latents.FILE,
     begin: Path | None = None,
     minutes: float | None = None,
 ) -> None:

@@ -92,12 +92,12 @@ class HeardClips:
         }
 
 
-def decode_noisy(config: Config, file: Path) -> np.ndarray:
+def decode_noisy(config: Config, file: Path, encoders: Path) -> np.ndarray:
     """Decode latents of training worlds, each clip at a noise level of its own: log-mels [clips, rows, 64, 2]."""
     clips = latents.read(file)["audio"][: config.clips].astype(np.float32)
     rng = np.random.default_rng(config.seed)
     noisy = clips + config.noise * rng.uniform(size=(len(clips), 1, 1)) * rng.normal(size=clips.shape)
-    decode = codecs.load_encoders().decode_sound
+    decode = codecs.load_encoders(encoders).decode_sound
     parts = [
         np.asarray(decode(jnp.asarray(part, jnp.float32)), np.float16) for part in np.split(noisy, len(noisy) // 10)
     ]
@@ -127,7 +127,8 @@ def start(config: Config) -> tuple[Vocoder, state.TrainState, Any]:
 
 def main(
     folder: Path = Path("runs/chime/vocoder"),
-    data_file: Path = Path("runs/chime/latents.safetensors"),
+    data_file: Path = latents.FILE,
+    encoders: Path = codecs.ASSETS,
     minutes: float | None = None,
 ) -> None:
     """Train or continue in `folder`, on what the shipped audio VAE decodes."""
@@ -136,7 +137,9 @@ def main(
     config = CONFIG
     vocoder, trainer, rule = start(config)
     update = step.make_step(gradient.of_loss(make_loss(config, vocoder)), rule)
-    batches = data.batches(HeardClips(decode_noisy(config, data_file), config.rows), config.batch, config.seed)
+    batches = data.batches(
+        HeardClips(decode_noisy(config, data_file, encoders), config.rows), config.batch, config.seed
+    )
     run = loop.LoopConfig(folder=folder, steps=config.optimiser.steps, save_every=250, minutes=minutes)
     loop.train(run, trainer, update, batches, describe=dataclasses.asdict(config))
 
