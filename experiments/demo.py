@@ -32,9 +32,7 @@ def look_at(demo: Demo, clip: Path) -> None:
     video, audio, rate = read_file(clip)
     sheet = clip.with_suffix(".png")
     write_sheet(sheet, video, audio, rate, demo.prompt)
-    picture, sound = metrics.see(video), metrics.hear(audio, rate)
-    seen = metrics.Clip(picture=picture, sound=sound, request=prompts.parse(demo.prompt))
-    figures = metrics.judge([seen])
+    figures = metrics.judge([metrics.perceive((video, audio, rate), prompts.parse(demo.prompt))])
     print(f"{sheet}: contact sheet")
     print(", ".join(f"{name} {value}" for name, value in figures.items() if name != "drift"))
 

@@ -28,15 +28,16 @@ from jaxtyping import Float
 from rich.console import Console
 from rich.progress import Progress
 
+from experiments import mains
 from omniforcing_jax import machine
 from omniforcing_jax.bench import EARLY, EDGE, PROMPT, Run
+from omniforcing_jax.config import require
 from omniforcing_jax.model.place import Turn, place, turning
 from omniforcing_jax.nn.rope import Phases, frequencies, rotate
 from omniforcing_jax.pipeline import Pipeline, random_pipeline
 from omniforcing_jax.presets import PRESETS
 from omniforcing_jax.rollout import Setting
 from omniforcing_jax.stream import ChunkStream, open_stream
-from omniforcing_jax.weights import write_json
 
 TWO_PI = 2 * Fraction("3.14159265358979323846264338327950288419716939937510582097494459")
 
@@ -46,7 +47,7 @@ class Config:
     """What is streamed, and for how long."""
 
     blocks: int = 36_000
-    """Length of the stream; more than 10."""
+    """Length of the stream; at least 12: memory is compared with what it was after block 10."""
     preset: str = "tiny"
     """Sizes of the random weights."""
     height: int | None = 32
@@ -143,12 +144,15 @@ def grids(setting: Setting) -> tuple[np.ndarray, np.ndarray]:
 
 
 def main(config: Config) -> None:
-    """Stream, then print the figures."""
+    """Stream, then print the figures; bad input is one line on stderr and exit code 2."""
     machine.use_compilation_cache()
-    figures = stream_long(random_pipeline(PRESETS[config.preset], config.seed), config)
+    machine.use_one_heap()
+    with mains.refusing(config.json):
+        require(config.preset in PRESETS, "preset", config.preset, f"must be one of {', '.join(PRESETS)}")
+        require(config.blocks >= EARLY + 2, "blocks", config.blocks, f"must be at least {EARLY + 2}")
+        figures = stream_long(random_pipeline(PRESETS[config.preset], config.seed), config)
     print(json.dumps(figures, indent=2))
-    if config.json is not None:
-        write_json(config.json, figures)
+    mains.keep_figures(config.json, figures)
 
 
 if __name__ == "__main__":

@@ -17,12 +17,12 @@ import numpy as np
 import tyro
 from jaxtyping import Float32, UInt8
 
+from experiments import mains
 from experiments.chime import world
 from omniforcing_jax.judge import report
 from omniforcing_jax.judge.read import read_media
 from omniforcing_jax.judge.seams import Blocks
 from omniforcing_jax.stream.mux import write_mp4
-from omniforcing_jax.weights import write_json
 
 Video = UInt8[np.ndarray, "F S S 3"]
 Audio = Float32[np.ndarray, "samples 2"]
@@ -207,9 +207,9 @@ def find(damaged: dict[str, float], truth: dict[str, float]) -> frozenset[str]:
 
 
 def main(arguments: Arguments) -> int:
-    """Print what moved; returns the exit code."""
+    """Print what moved; returns the exit code, which is 2 for bad input."""
     table: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as name:
+    with mains.refusing(arguments.json), tempfile.TemporaryDirectory() as name:
         for seed in range(arguments.worlds):
             clip = render(seed, arguments.seconds)
             truth = flatten(judge_clip(clip, Path(name)))
@@ -225,8 +225,7 @@ def main(arguments: Arguments) -> int:
                 said = ", ".join(f"{each} {figures[each]:.3g} ({before}{truth[each]:.3g})" for each in sorted(found))
                 print(f"world {seed}, {what}: {said or 'nothing moved'}{'' if right else '   <- WRONG'}", flush=True)
                 table.append({"world": seed, "damage": what, "right": right, "found": sorted(found), **figures})
-    if arguments.json is not None:
-        write_json(arguments.json, table)
+    mains.keep_figures(arguments.json, table)
     wrong = sum(not row["right"] for row in table)
     print("each damage found, and only that" if not wrong else f"{wrong} of {len(table)} judged wrongly")
     return int(wrong > 0)

@@ -279,6 +279,7 @@ def measure_cold_start(command: Bench) -> float:
 def start_cold(command: Bench) -> None:
     """Do what a new process does until a whole second can be played; prints when that was and what it compiled."""
     machine.use_compilation_cache()
+    machine.use_one_heap()
     counter = machine.CompileCounter.start()
     next(chunk for chunk in load_subject(command).open() if is_second_playable(chunk))
     print(json.dumps({"seconds": machine.process_seconds(), "compiled": counter.compiled}))

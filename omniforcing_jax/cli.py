@@ -231,6 +231,7 @@ def prepare(command: Command) -> Callable[[], None]:
     from omniforcing_jax import bench, commands, machine
 
     machine.use_compilation_cache()
+    machine.use_one_heap()
     if isinstance(command, Stream):
         return commands.prepare_stream(command)
     if isinstance(command, Sample):

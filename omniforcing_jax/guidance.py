@@ -107,7 +107,7 @@ LTX2_GUIDANCE = GuidanceConfig(
 def guided_x0(
     predict_x0: PredictX0,
     latents: Latents,
-    sigma: Float[Array, ""],
+    sigma: Float[Array, "*samples"],
     prompt: PyTree,
     negative: PyTree | None,
     config: GuidanceConfig,
@@ -118,7 +118,7 @@ def guided_x0(
     Args:
       predict_x0: The network at some batch size.
       latents: Noisy latents (video, audio), [B, ...] each.
-      sigma: Their noise level, the same for all.
+      sigma: Their noise level: one for all, or one per sample.
       prompt: What the network takes as text: a tree of arrays [B, ...].
       negative: The same for the negative prompt; may be None where cfg is off.
       config: The strengths.
@@ -136,7 +136,7 @@ def guided_x0(
 def predict_passes(
     predict_x0: PredictX0,
     latents: Latents,
-    sigma: Float[Array, ""],
+    sigma: Float[Array, "*samples"],
     prompt: PyTree,
     negative: PyTree | None,
     config: GuidanceConfig,
@@ -169,7 +169,7 @@ def predict_passes(
 def _predict_together(
     predict_x0: PredictX0,
     latents: Latents,
-    sigma: Float[Array, ""],
+    sigma: Float[Array, "*samples"],
     contexts: Mapping[Pass, PyTree],
     config: GuidanceConfig,
     layers: int,
@@ -179,7 +179,8 @@ def _predict_together(
     video, audio = (jnp.concatenate([x] * count) for x in latents)
     context = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *contexts.values())
     keep = keep_of_passes(tuple(contexts), config, layers, batch)
-    x0 = predict_x0((video, audio), jnp.full((count * batch,), sigma, jnp.float32), context, keep)
+    levels = jnp.tile(jnp.broadcast_to(jnp.asarray(sigma, jnp.float32), (batch,)), count)
+    x0 = predict_x0((video, audio), levels, context, keep)
     pieces_v, pieces_a = (jnp.split(x, count) for x in x0)
     return dict(zip(contexts, zip(pieces_v, pieces_a, strict=True), strict=True))
 

@@ -1,8 +1,9 @@
 """The machine underneath: compiled-program cache, compile counts, memory in use and memory free.
 
-Only mains change settings (`use_compilation_cache`); everything else here just looks.
+Only mains change settings (`use_compilation_cache`, `use_one_heap`); everything else here just looks.
 """
 
+import ctypes
 import dataclasses
 import os
 import resource
@@ -15,6 +16,7 @@ import jax
 _COMPILED = "/jax/core/compile/backend_compile_duration"  # also fires when the program came from the disk cache
 _FROM_DISK = "/jax/compilation_cache/cache_hits"
 _IMPORTED = time.monotonic()
+_M_ARENA_MAX = -8  # of glibc's malloc.h
 
 
 def use_compilation_cache() -> Path:
@@ -24,6 +26,18 @@ def use_compilation_cache() -> Path:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     return folder
+
+
+def use_one_heap() -> None:
+    """Let threads that begin from now on share the heaps that glibc has by now; where there is no glibc, do nothing.
+
+    By default most threads get a heap of their own, and each heap keeps the most that it ever held. Which thread runs
+    which part of a block is chance, so the memory of a long stream would grow for hundreds of blocks although the bytes
+    in use stay the same.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, 1)
 
 
 @dataclasses.dataclass

@@ -32,6 +32,13 @@ class Latents(NamedTuple):
     audio: Float[Array, "... B A E"]
 
 
+class Estimate(NamedTuple):
+    """What a denoise step knows of its block: the clean tokens, and the noise that hides them."""
+
+    x0: Latents
+    noise: Latents
+
+
 class Given(NamedTuple):
     """Clean tokens of a block that are not made but known, of either stream; None is made."""
 
@@ -142,6 +149,49 @@ def draw_context_noise(keys: Key[Array, " B"], block: Int[Array, ""], setting: S
     return draw_noise(keys, block, setting.sampler.steps, setting, like)
 
 
+def levels(setting: Setting) -> tuple[Float[Array, " M"], Float[Array, " M"]]:
+    """Return the noise level of every denoise step and the share of its noise that is fresh."""
+    renewal = setting.sampler.renewal
+    shares = fresh_shares(setting.sampler.sigmas, math.inf if renewal is None else renewal)
+    return jnp.asarray(setting.sampler.sigmas[:-1], jnp.float32), jnp.asarray(shares)
+
+
+def first_estimate(noise: Latents) -> Estimate:
+    """What is known before the first step: nothing, and its noise."""
+    noise = jax.tree.map(lambda x: x.astype(jnp.float32), noise)
+    return Estimate(x0=jax.tree.map(jnp.zeros_like, noise), noise=noise)
+
+
+def renoise(
+    last: Estimate, fresh: Latents, sigma: Float[Array, ""], share: Float[Array, ""], setting: Setting
+) -> Latents:
+    """Noise the last clean estimate to the next level: with fresh noise, or with a `renewal` with a share of it."""
+    drawn = fresh
+    if setting.sampler.renewal is not None:
+        drawn = Latents(*map(partial(renew, share=share), last.noise, fresh))
+    return Latents(*map(partial(add_noise, sigma=sigma), last.x0, drawn))
+
+
+def denoise_step(
+    params: Transformer,
+    cache: Cache,
+    text: Text,
+    noisy: Latents,
+    sigma: Float[Array, ""],
+    tables: Tables,
+    setting: Setting,
+) -> Estimate:
+    """Predict a block once, both streams at one noise level, against the cache, which is only read."""
+    prediction = _predict(params, cache, text, noisy, one_sigma(sigma[None]), tables, setting)
+    return read_velocity(noisy, Latents(prediction.video, prediction.audio), sigma, NONE_GIVEN)
+
+
+def read_velocity(noisy: Latents, velocity: Latents, sigma: Float[Array, ""], given: Given) -> Estimate:
+    """Turn a predicted velocity into an estimate; what is given stands in the place of its own."""
+    x0 = _hold(Latents(*map(partial(to_x0, sigma=sigma), noisy, velocity)), given)
+    return Estimate(x0=x0, noise=Latents(x0.video + velocity.video, x0.audio + velocity.audio))
+
+
 def denoise(
     params: Transformer,
     cache: Cache,
@@ -171,25 +221,18 @@ def denoise(
     Returns:
         The clean estimates of every step, [M, B, ...]; the last one is the block.
     """
-    sigmas, renewal = jnp.asarray(setting.sampler.sigmas[:-1], jnp.float32), setting.sampler.renewal
-    shares = jnp.asarray(fresh_shares(setting.sampler.sigmas, math.inf if renewal is None else renewal))
+    sigmas, shares = levels(setting)
 
-    def step(
-        state: tuple[Latents, Latents], inputs: tuple[Array, Array, Latents, Text | None]
-    ) -> tuple[tuple[Latents, Latents], Latents]:
-        (x0, estimated), (sigma, share, fresh, text) = state, inputs
-        drawn = fresh if renewal is None else Latents(*map(partial(renew, share=share), estimated, fresh))
-        noisy = _hold(Latents(*map(partial(add_noise, sigma=sigma), x0, drawn)), context)
+    def step(last: Estimate, inputs: tuple[Array, Array, Latents, Text | None]) -> tuple[Estimate, Latents]:
+        sigma, share, fresh, text = inputs
+        noisy = _hold(renoise(last, fresh, sigma, share, setting), context)
         text = _text_beside(prompt.denoise if text is None else text, prompt.clean, given)
         velocity = _predict(params, cache, text, noisy, _sigmas_beside(sigma, given, setting), tables, setting)
-        x0 = Latents(to_x0(noisy.video, velocity.video, sigma), to_x0(noisy.audio, velocity.audio, sigma))
-        x0 = _hold(x0, given)
-        estimated = Latents(x0.video + velocity.video, x0.audio + velocity.audio)
-        return (x0, estimated), x0
+        last = read_velocity(noisy, Latents(velocity.video, velocity.audio), sigma, given)
+        return last, last.x0
 
-    first = jax.tree.map(lambda x: x[0].astype(jnp.float32), noise)
-    start = (jax.tree.map(jnp.zeros_like, first), first)
     texts = prompt.denoise if prompt.per_step else None
+    start = first_estimate(jax.tree.map(lambda x: x[0], noise))
     return jax.lax.scan(step, start, (sigmas, shares, noise, texts))[1]
 
 

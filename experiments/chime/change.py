@@ -12,7 +12,6 @@ Hardware: two CPU cores, about four minutes.
 
 import json
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -25,8 +24,10 @@ import numpy as np
 import tyro
 from jaxtyping import PyTree
 
+from experiments import mains
 from experiments.chime import metrics
-from experiments.chime.evaluate import SHIPPED, Media, media_of
+from experiments.chime.evaluate import SHIPPED, media_of
+from experiments.chime.metrics import Media
 from experiments.chime.prompts import COLOURS, parse, phrase
 from experiments.chime.world import FRAME_RATE
 from omniforcing_jax import machine
@@ -34,9 +35,8 @@ from omniforcing_jax.judge import read, seams
 from omniforcing_jax.pipeline import Pipeline, load_pipeline, read_pipeline_config
 from omniforcing_jax.stream import open_stream
 from omniforcing_jax.stream.cues import Cue, follow, plan_cues
-from omniforcing_jax.stream.mux import check_writable, write_mp4
+from omniforcing_jax.stream.mux import write_mp4
 from omniforcing_jax.stream.request import student_sampler
-from omniforcing_jax.weights import write_json
 
 AT_ONCE = 2.0  # seconds
 
@@ -132,8 +132,7 @@ def judge_depth(pipeline: Pipeline, arguments: Arguments, recompute: int) -> dic
         media, ms = make_stream(pipeline, arguments, first, cues, recompute, arguments.seed + i)
         clips.append(media)
         taken.append(ms)
-        video, audio, rate = media
-        judged.append(metrics.Clip(picture=metrics.see(video), sound=metrics.hear(audio, rate), request=parse(second)))
+        judged.append(metrics.perceive(media, parse(second)))
 
     def share(stop: float) -> float:
         agree = [metrics.adherence([clip], [(border, stop)]) for clip in judged]
@@ -159,19 +158,13 @@ def judge_depth(pipeline: Pipeline, arguments: Arguments, recompute: int) -> dic
 def main(arguments: Arguments) -> None:
     """Print a line per depth; bad input is one line on stderr and exit code 2."""
     machine.use_compilation_cache()
-    try:
-        if arguments.json is not None:
-            check_writable(arguments.json)
+    with mains.refusing(arguments.json):
         pipeline = load_pipeline(arguments.weights, read_pipeline_config(arguments.weights))
         rows = []
         for recompute in arguments.recompute:
             rows.append(judge_depth(pipeline, arguments, recompute))
             print(json.dumps(rows[-1]), flush=True)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    if arguments.json is not None:
-        write_json(arguments.json, rows)
+    mains.keep_figures(arguments.json, rows)
 
 
 if __name__ == "__main__":

@@ -19,15 +19,14 @@ from pathlib import Path
 import numpy as np
 import tyro
 
+from experiments import mains
 from experiments.chime import metrics
 from experiments.chime.evaluate import SHIPPED, media_of
 from experiments.chime.prompts import parse
 from omniforcing_jax import machine
 from omniforcing_jax.pipeline import Pipeline, load_pipeline, read_pipeline_config
 from omniforcing_jax.stream import open_stream
-from omniforcing_jax.stream.mux import check_writable
 from omniforcing_jax.stream.request import student_sampler
-from omniforcing_jax.weights import write_json
 
 MINUTE = 60
 SPAN = 5.0  # seconds over which number and colours are judged, as in clips of the trained length
@@ -89,12 +88,8 @@ def run(pipeline: Pipeline, arguments: Arguments, window: int, block_0: str) -> 
     rows = []
     for minute in range(arguments.minutes):
         seconds = [next(stream) for _ in range(MINUTE)]
-        clips = []
-        for prompt, chunks in zip(arguments.prompts, zip(*seconds, strict=True), strict=True):
-            video, audio, rate = media_of(list(chunks))
-            clips.append(
-                metrics.Clip(picture=metrics.see(video), sound=metrics.hear(audio, rate), request=parse(prompt))
-            )
+        rows_of_chunks = zip(arguments.prompts, zip(*seconds, strict=True), strict=True)
+        clips = [metrics.perceive(media_of(list(chunks)), parse(prompt)) for prompt, chunks in rows_of_chunks]
         rows.append(Row(window=window, block_0=block_0, minute=minute + 1, figures=judge_minute(clips)))
         print(json.dumps(asdict(rows[-1])), file=sys.stderr, flush=True)
     return rows
@@ -145,8 +140,7 @@ def draw(path: Path, rows: Sequence[Row]) -> None:
 
 def keep(rows: Sequence[Row], arguments: Arguments) -> None:
     """Write what there is so far: a run of all settings is long."""
-    if arguments.json is not None:
-        write_json(arguments.json, [asdict(row) for row in rows])
+    mains.keep_figures(arguments.json, [asdict(row) for row in rows])
     if arguments.plot is not None:
         draw(arguments.plot, rows)
 
@@ -154,19 +148,13 @@ def keep(rows: Sequence[Row], arguments: Arguments) -> None:
 def main(arguments: Arguments) -> None:
     """Stream all settings, print a table; bad input is one line on stderr and exit code 2."""
     machine.use_compilation_cache()
-    try:
-        for path in (arguments.json, arguments.plot):
-            if path is not None:
-                check_writable(path)
+    with mains.refusing(arguments.json, arguments.plot):
         pipeline = load_pipeline(arguments.weights, read_pipeline_config(arguments.weights))
         rows: list[Row] = []
         for window in arguments.windows:
             for block_0 in KEEPING:
                 rows += run(pipeline, arguments, window, block_0)
                 keep(rows, arguments)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
     print(table(rows))
 
 

@@ -8,7 +8,6 @@ Sources are iterators of clips; detectors and metrics are in `track.py`, `detect
 
 import dataclasses
 import json
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,18 +20,17 @@ from rich.console import Console
 from rich.progress import track
 
 import omniforcing_jax
+from experiments import mains
 from experiments.chime import metrics, world
+from experiments.chime.metrics import Media
 from experiments.chime.prompts import COLOURS, VOCABULARY, Request, parse, sample_prompts
+from omniforcing_jax.codecs.mel import LTX2_MEL
 from omniforcing_jax.stream.chunk import Chunk, join_chunks
-from omniforcing_jax.stream.mux import check_writable
 from omniforcing_jax.text.words import WordsConfig, tokenise
-from omniforcing_jax.weights import write_json
 
 DOMAIN = 0x6A75646765  # first word of every world seed used here, so that no training or tuning has seen these worlds
 BATCH = 8  # clips that the teacher makes together
 SHIPPED = Path(omniforcing_jax.__file__).parent / "assets" / "chime"
-
-Media = tuple[np.ndarray, np.ndarray, int]  # uint8 [F, S, S, 3], float32 [samples, 2], samples per second
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,10 +96,8 @@ def read_request(prompt: str) -> Request:
 
 def truth_clips(prompts: list[str], arguments: Arguments) -> Iterator[Media]:
     """Render a world for each prompt."""
-    frames = arguments.seconds * world.FRAME_RATE + 1
-    samples = frames * world.SAMPLE_RATE // world.FRAME_RATE
     for scene in scenes(prompts, arguments.seed):
-        yield world.render_video(scene, frames), world.render_audio(scene, samples), world.SAMPLE_RATE
+        yield render(scene, arguments.seconds)
 
 
 def scenes(prompts: list[str], seed: int) -> Iterator[world.World]:
@@ -110,12 +106,25 @@ def scenes(prompts: list[str], seed: int) -> Iterator[world.World]:
         yield world.sample_world([DOMAIN, seed, index], colours=parse(prompt).colours)
 
 
+def render(scene: world.World, seconds: int) -> Media:
+    """Render one frame and some seconds as detectors take them: the sound is as long as the picture."""
+    frames = 1 + seconds * world.FRAME_RATE
+    samples = frames * world.SAMPLE_RATE // world.FRAME_RATE
+    return world.render_video(scene, frames), world.render_audio(scene, samples), world.SAMPLE_RATE
+
+
+def render_for_codecs(scene: world.World, seconds: int) -> Media:
+    """Render one frame and some seconds as encoders take them: the sound is whole seconds at the mel's rate."""
+    video = world.render_video(scene, 1 + seconds * world.FRAME_RATE)
+    rate = LTX2_MEL.sample_rate
+    return video, world.render_audio(scene, seconds * rate, rate), rate
+
+
 def codec_clips(prompts: list[str], arguments: Arguments) -> Iterator[Media]:
     """Render a world for each prompt, encode picture and sound with the shipped encoders, and decode them again."""
     import jax.numpy as jnp
 
     from experiments.chime import clips, codecs
-    from omniforcing_jax.codecs.mel import LTX2_MEL
     from omniforcing_jax.pipeline import load_pipeline, read_pipeline_config
     from omniforcing_jax.stream.decode import decode_clip
 
@@ -123,8 +132,7 @@ def codec_clips(prompts: list[str], arguments: Arguments) -> Iterator[Media]:
     pipeline = load_pipeline(folder, read_pipeline_config(folder))
     rate, grid = pipeline.codecs.vocoder_config.sample_rate, pipeline.config.grid(*pipeline.config.resolution)
     for scene in scenes(prompts, arguments.seed):
-        video = world.render_video(scene, arguments.seconds * world.FRAME_RATE + 1)
-        sound = world.render_audio(scene, arguments.seconds * LTX2_MEL.sample_rate, LTX2_MEL.sample_rate)
+        video, sound, _ = render_for_codecs(scene, arguments.seconds)
         latents = encoders.encode_video(jnp.asarray(clips.to_float(video))[None])
         tokens = latents.reshape(1, -1, latents.shape[-1])
         pixels, samples = decode_clip(
@@ -225,8 +233,6 @@ def plan(arguments: Arguments) -> tuple[Sequence[str], Sequence[Request | None],
     Raises:
         ValueError: whatever is wrong with the arguments, in one line.
     """
-    if arguments.json is not None:
-        check_writable(arguments.json)
     if (arguments.source is None) == (arguments.file is None):
         raise ValueError("give one of --source and --file")
     if arguments.seconds < 1:
@@ -275,17 +281,11 @@ def run(arguments: Arguments, console: Console) -> dict:
     """Make and judge all clips, one in memory at a time."""
     prompts, requests, clips = plan(arguments)
     began = time.monotonic()
-    seen_and_heard = [
-        (metrics.see(video), metrics.hear(audio, rate)) for video, audio, rate in _follow(clips, len(prompts), console)
-    ]
-    pictures = [picture for picture, _ in seen_and_heard]
-    sounds = [sound for _, sound in seen_and_heard]
+    followed = zip(_follow(clips, len(prompts), console), requests, strict=True)
+    judged = [metrics.perceive(media, request) for media, request in followed]
     if arguments.swap_sound:
-        sounds = sounds[1:] + sounds[:1]
-    judged = [
-        metrics.Clip(picture=picture, sound=sound, request=request)
-        for picture, sound, request in zip(pictures, sounds, requests, strict=True)
-    ]
+        others = judged[1:] + judged[:1]
+        judged = [dataclasses.replace(clip, sound=other.sound) for clip, other in zip(judged, others, strict=True)]
     if arguments.each:
         for clip, prompt in zip(judged, prompts, strict=True):
             console.print(_describe(clip, prompt), highlight=False)
@@ -297,14 +297,10 @@ def run(arguments: Arguments, console: Console) -> dict:
 def main(arguments: Arguments) -> None:
     """Print the figures, and write them if asked to; bad input is one line on stderr and exit code 2."""
     console = Console(stderr=True, soft_wrap=True)
-    try:
+    with mains.refusing(arguments.json):
         figures = run(arguments, console)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
     print(json.dumps(figures, indent=2))
-    if arguments.json is not None:
-        write_json(arguments.json, figures)
+    mains.keep_figures(arguments.json, figures)
 
 
 if __name__ == "__main__":

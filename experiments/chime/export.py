@@ -1,6 +1,6 @@
 """Write the teacher and the student that ship with the package, in half precision, beside their codecs.
 
-Command: python -m experiments.chime.export --part teacher|student [--run FOLDER]
+Command: python -m experiments.chime.export --part teacher|student|stage2 [--run FOLDER]
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from typing import Literal
 import jax.numpy as jnp
 import tyro
 
-from experiments.chime import codecs, latents, pairs, train_student, train_teacher
+from experiments.chime import codecs, latents, pairs, train_self_forcing, train_student, train_teacher
 from omniforcing_jax import schedule, weights
 from omniforcing_jax.config import SamplerConfig
 from omniforcing_jax.model.transformer import Transformer
@@ -29,10 +29,11 @@ def save(folder: Path, config: PipelineConfig, params: Transformer) -> None:
     save_pipeline(folder, assemble(config, parts), shared=SHARED, dtype=jnp.float16)
 
 
-def student_config() -> PipelineConfig:
-    """The student's configuration: more levels than it learnt at, which it takes well, and noise as a diffusion has it.
+def stage2_config() -> PipelineConfig:
+    """The configuration of a student before stage 3.
 
-    experiments/LOG.md has both beside the alternatives.
+    It has more levels than it learnt at, which it takes well, and noise as a diffusion has it; experiments/LOG.md has
+    both beside the alternatives.
     """
     sampler = SamplerConfig(
         sigmas=tuple(schedule.ltx2_schedule(STREAM_STEPS).tolist()),
@@ -43,16 +44,19 @@ def student_config() -> PipelineConfig:
     return dataclasses.replace(CHIME_STREAM, sampler=sampler)
 
 
-def main(part: Literal["teacher", "student"], run: Path | None = None, out: Path = ASSETS) -> None:
-    """Export the weights of a run (default: the teacher's, or the student's on clean context)."""
+def main(part: Literal["teacher", "student", "stage2"], run: Path | None = None, out: Path = ASSETS) -> None:
+    """Export the weights of a run: of the teacher, of the student (stage 3), or of a student that is not finished."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("absl").setLevel(logging.WARNING)
     if part == "teacher":
         vectors = train_teacher.word_vectors()
         weights.save_component(codecs.ASSETS, "text", vectors, latents.WORDS_CONFIG.to_json())
         save(out / part, CHIME_CLIP, train_teacher.trained(run or Path("runs/chime/teacher_second")))
+    elif part == "student":
+        config = dataclasses.replace(CHIME_STREAM, sampler=train_self_forcing.CONFIG.sampler)
+        save(out / part, config, train_self_forcing.trained(run or Path("runs/chime/self_forcing")))
     else:
-        save(out / part, student_config(), train_student.trained(run or Path("runs/chime/student_clean_data")))
+        save(out / part, stage2_config(), train_student.trained(run or Path("runs/chime/student_clean_data")))
 
 
 if __name__ == "__main__":

@@ -13,9 +13,8 @@ Hardware: two CPU cores, about two minutes.
 """
 
 import json
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +22,14 @@ import numpy as np
 import tyro
 from jaxtyping import Float
 
+from experiments import mains
 from experiments.chime import metrics, world
-from experiments.chime.evaluate import SHIPPED, Media, media_of, scenes
+from experiments.chime.evaluate import SHIPPED, media_of, render, render_for_codecs, scenes
 from experiments.chime.prompts import parse, sample_prompts
 from experiments.chime.track import Tracks
 from omniforcing_jax import machine
-from omniforcing_jax.codecs.mel import LTX2_MEL
 from omniforcing_jax.pipeline import Pipeline, load_pipeline, read_pipeline_config
 from omniforcing_jax.stream import Condition, open_stream
-from omniforcing_jax.stream.condition import NO_CONDITION
-from omniforcing_jax.stream.mux import check_writable
-from omniforcing_jax.weights import write_json
 
 PAST, NEW = 3, 5  # seconds
 FLIGHT = 7  # frames on either side of the border that a velocity is fitted to
@@ -53,25 +49,6 @@ class Arguments:
     """Of prompts, worlds and noise."""
     json: Path | None = None
     """Where to write the figures."""
-
-
-def render(scene: world.World, seconds: int) -> tuple[np.ndarray, np.ndarray]:
-    """Render one frame and some seconds of picture, and the sound of them as streams take it."""
-    video = world.render_video(scene, 1 + seconds * world.FRAME_RATE)
-    return video, world.render_audio(scene, seconds * LTX2_MEL.sample_rate, LTX2_MEL.sample_rate)
-
-
-def truth(scene: world.World, seconds: int) -> Media:
-    """Render a clip as the detectors take it."""
-    frames = 1 + seconds * world.FRAME_RATE
-    samples = frames * world.SAMPLE_RATE // world.FRAME_RATE
-    return world.render_video(scene, frames), world.render_audio(scene, samples), world.SAMPLE_RATE
-
-
-def as_clip(media: Media, prompt: str) -> metrics.Clip:
-    """See and hear a clip."""
-    video, audio, rate = media
-    return metrics.Clip(picture=metrics.see(video), sound=metrics.hear(audio, rate), request=parse(prompt))
 
 
 def velocity(
@@ -127,11 +104,11 @@ def continued(pipeline: Pipeline, prompts: Sequence[str], arguments: Arguments) 
     """Go on from rendered clips."""
     made, real = [], []
     for i, (prompt, scene) in enumerate(zip(prompts, scenes(list(prompts), arguments.seed), strict=True)):
-        video, sound = render(scene, PAST)
-        start = Condition(picture=video, sound=sound.astype(np.float32))
+        video, sound, _ = render_for_codecs(scene, PAST)
+        start = Condition(picture=video, sound=sound)
         stream = open_stream(pipeline, prompt, seconds=PAST + NEW, seed=arguments.seed + i, start=start)
-        made.append(as_clip(media_of(list(stream)), prompt))
-        real.append(as_clip(truth(scene, PAST + NEW), prompt))
+        made.append(metrics.perceive(media_of(list(stream)), parse(prompt)))
+        real.append(metrics.perceive(render(scene, PAST + NEW), parse(prompt)))
     windows = [(float(PAST), float(PAST + NEW))] * len(prompts)
     return {
         name: {**metrics.adherence(clips, windows), **metrics.synchrony(clips, windows), **across(clips)}
@@ -143,12 +120,11 @@ def driven(pipeline: Pipeline, prompts: Sequence[str], arguments: Arguments, by:
     """Make pictures to rendered sounds, or sounds to rendered pictures; what is given is judged as it was given."""
     clips = []
     for i, (prompt, scene) in enumerate(zip(prompts, scenes(list(prompts), arguments.seed), strict=True)):
-        video, sound = render(scene, NEW)
-        drive = Condition(sound=sound.astype(np.float32)) if by == "sound" else Condition(picture=video)
-        stream = open_stream(pipeline, prompt, seconds=NEW, seed=arguments.seed + i, start=NO_CONDITION, drive=drive)
-        made, given = as_clip(media_of(list(stream)), prompt), as_clip(truth(scene, NEW), prompt)
-        picture, heard = (made.picture, given.sound) if by == "sound" else (given.picture, made.sound)
-        clips.append(metrics.Clip(picture=picture, sound=heard, request=parse(prompt)))
+        video, sound, _ = render_for_codecs(scene, NEW)
+        drive = Condition(sound=sound) if by == "sound" else Condition(picture=video)
+        stream = open_stream(pipeline, prompt, seconds=NEW, seed=arguments.seed + i, drive=drive)
+        made, given = (metrics.perceive(x, parse(prompt)) for x in (media_of(list(stream)), render(scene, NEW)))
+        clips.append(replace(made, sound=given.sound) if by == "sound" else replace(made, picture=given.picture))
     figures = metrics.judge(clips)
     names = ("sync_precision", "sync_recall") if by == "sound" else ("sync_recall", "sync_precision")
     return {
@@ -162,9 +138,7 @@ def driven(pipeline: Pipeline, prompts: Sequence[str], arguments: Arguments, by:
 def main(arguments: Arguments) -> None:
     """Print and write the figures; bad input is one line on stderr and exit code 2."""
     machine.use_compilation_cache()
-    try:
-        if arguments.json is not None:
-            check_writable(arguments.json)
+    with mains.refusing(arguments.json):
         pipeline = load_pipeline(arguments.weights, read_pipeline_config(arguments.weights))
         prompts = sample_prompts(arguments.count, arguments.seed)
         figures = {
@@ -172,12 +146,8 @@ def main(arguments: Arguments) -> None:
             "sound_driven": driven(pipeline, prompts, arguments, "sound"),
             "picture_driven": driven(pipeline, prompts, arguments, "picture"),
         }
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
     print(json.dumps(figures, indent=2))
-    if arguments.json is not None:
-        write_json(arguments.json, figures)
+    mains.keep_figures(arguments.json, figures)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ Hardware: two CPU cores, half a minute per level and 20 steps.
 """
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,14 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
+from experiments import mains
 from experiments.chime import clips, codecs, metrics, world
-from experiments.chime.evaluate import SHIPPED
+from experiments.chime.evaluate import SHIPPED, media_of
 from experiments.chime.prompts import parse
 from omniforcing_jax import machine
-from omniforcing_jax.model.place import clip_block, place
 from omniforcing_jax.pipeline import Pipeline, load_pipeline, read_pipeline_config
-from omniforcing_jax.schedule import add_noise, fresh_shares, ltx2_schedule
-from omniforcing_jax.stream import clip, decode, request
+from omniforcing_jax.schedule import add_noise, fresh_shares
+from omniforcing_jax.stream import clip
 
 BATCH = 8
 
@@ -71,38 +70,22 @@ def bring_back(
 ) -> list[metrics.Clip]:
     """Noise one batch of clips to a level, denoise, decode and judge."""
     plan = clip.plan_clip(pipeline, prompts, arguments.seconds, arguments.steps, arguments.guidance)
-    text, negative = (request.encode_text(pipeline, words, None) for words in (prompts, [""] * len(prompts)))
-    places = place(plan.config.model, clip_block(plan.frames, plan.tokens[1]), plan.grid)
+    levels = (sigma, *(level for level in plan.sigmas if level < sigma - 1e-3))
+    shares = tuple(fresh_shares(levels, arguments.renewal).tolist()) if arguments.renewal else None
     key = jax.random.key(arguments.seed)
-
-    def draw(step: int) -> clip.Latents:
-        step_key = jax.random.fold_in(key, step)
-        return clip.clip_noise(step_key, config=plan.config.model, rows=len(prompts), tokens=plan.tokens)
-
-    levels = [sigma, *(level for level in ltx2_schedule(arguments.steps) if level < sigma - 1e-3)]
-    shares = [*(fresh_shares(levels, arguments.renewal) if arguments.renewal else [0.0] * (len(levels) - 1)), 0.0]
-    start = zip(clean, draw(0), strict=True)
-    latents = tuple(add_noise(jnp.asarray(x, jnp.float32), noise, jnp.float32(sigma)) for x, noise in start)
-    for step in range(len(levels) - 1):
-        pair = np.array(levels[step : step + 2], np.float32)
-        fresh = draw(step + 1) if arguments.renewal else None
-        latents = clip.clip_step(
-            *(pipeline.transformer, latents, pair, fresh, np.float32(shares[step + 1])),
-            *(text, negative if arguments.guidance != 1 else None, places),
-            setting=plan.setting,
-        )
-    video, audio = decode.decode_clip(pipeline.codecs, *latents, grid=plan.grid, dtype=jnp.float32)
-    rate = pipeline.codecs.vocoder_config.sample_rate
-    return [
-        metrics.Clip(picture=metrics.see(pixels), sound=metrics.hear(samples, rate), request=parse(prompt))
-        for pixels, samples, prompt in zip(np.asarray(video), np.asarray(audio), prompts, strict=True)
-    ]
+    noise = clip.clip_noise(key, config=plan.config.model, rows=len(prompts), tokens=plan.tokens)
+    video, audio = (
+        add_noise(jnp.asarray(x, jnp.float32), own, jnp.float32(sigma)) for x, own in zip(clean, noise, strict=True)
+    )
+    below = plan._replace(sigmas=levels, shares=shares)
+    chunks = clip.sample_planned(pipeline, below, arguments.seed, start=(video, audio))
+    return [metrics.perceive(media_of([chunk]), parse(prompt)) for chunk, prompt in zip(chunks, prompts, strict=True)]
 
 
 def main(arguments: Arguments) -> None:
     """Print a line per level; bad input is one line on stderr and exit code 2."""
     machine.use_compilation_cache()
-    try:
+    with mains.refusing():
         if arguments.count < BATCH or arguments.count % BATCH:
             raise ValueError(f"--count {arguments.count}: must be a multiple of {BATCH}")
         if bad := [sigma for sigma in arguments.sigmas if not 0 < sigma <= 1]:
@@ -117,9 +100,6 @@ def main(arguments: Arguments) -> None:
             figures = metrics.judge(judged)
             del figures["drift"]
             print(json.dumps({"sigma": sigma, **figures}), flush=True)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

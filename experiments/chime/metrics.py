@@ -21,6 +21,8 @@ TONES = (300.0, 4000.0)  # Hz; tones and their partials lie well inside, what li
 SILENCE = -120.0  # dB, said instead of minus infinity
 DRIFT_SHARE, DRIFT_LEAST = 0.15, 5.0  # a drift window is this share of the clip, and at least so many seconds
 
+Media = tuple[np.ndarray, np.ndarray, int]  # uint8 [F, S, S, 3], float32 [samples, 2], samples per second
+
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
@@ -68,6 +70,12 @@ def hear(audio: Float[np.ndarray, "samples 2"], rate: int) -> Sound:
         power=(moments.astype(np.float64) ** 2).mean((1, 2)),
         noise=spectrum[:, outside].sum(1).mean(1),
     )
+
+
+def perceive(media: Media, request: Request | None = None) -> Clip:
+    """See and hear a clip whose sound begins with its picture."""
+    video, audio, rate = media
+    return Clip(picture=see(video), sound=hear(audio, rate), request=request)
 
 
 def match(seen: Sequence[Event], heard: Sequence[Event]) -> list[tuple[int, int]]:

@@ -81,11 +81,11 @@ def _draw_marks(axes: "Axes", impacts: list[Event], onsets: list[Event], start: 
         axes.plot(impact.time, 1.1, marker="v", markersize=8, color=_tint(impact.colour), clip_on=False, zorder=5)
 
 
-def _subtitle(picture: metrics.Picture, sound: metrics.Sound) -> str:
-    figures = metrics.judge([metrics.Clip(picture=picture, sound=sound, request=None)])
+def _subtitle(clip: metrics.Clip) -> str:
+    figures = metrics.judge([clip])
     gap = figures["sync_ms_p50"]
     apart = "none paired" if gap is None else f"half of the pairs within {gap:.1f} ms"
-    return f"▼ {len(picture.impacts)} impacts seen      | {len(sound.onsets)} onsets heard      {apart}"
+    return f"▼ {len(clip.picture.impacts)} impacts seen      | {len(clip.sound.onsets)} onsets heard      {apart}"
 
 
 def write_sheet(
@@ -103,8 +103,8 @@ def write_sheet(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    picture, sound = metrics.see(video), metrics.hear(audio, rate)
-    strips = max(1, int(np.ceil(round((picture.seconds - 1.5 / FRAME_RATE) / STRIP_SECONDS, 3))))
+    clip = metrics.perceive((video, audio, rate))
+    strips = max(1, int(np.ceil(round((clip.picture.seconds - 1.5 / FRAME_RATE) / STRIP_SECONDS, 3))))
     frame_side = (WIDTH - 2 * MARGIN) / FRAMES_PER_STRIP
     heights = [frame_side, 0.16, 0.95, 0.45]  # frames, room for triangles, sound, time axis
     head = 0.95
@@ -112,7 +112,7 @@ def write_sheet(
     figure = Figure(figsize=(WIDTH, height), facecolor=PAPER)
     FigureCanvasAgg(figure)
     figure.text(MARGIN / WIDTH, 1 - 0.42 / height, title, color=INK, fontsize=17, va="center", weight="bold")
-    figure.text(MARGIN / WIDTH, 1 - 0.74 / height, _subtitle(picture, sound), color=FAINT, fontsize=10.5, va="center")
+    figure.text(MARGIN / WIDTH, 1 - 0.74 / height, _subtitle(clip), color=FAINT, fontsize=10.5, va="center")
     peak = max(1e-3, float(np.abs(audio).max(initial=0)))
     for strip in range(strips):
         start, top = strip * STRIP_SECONDS, height - head - strip * sum(heights)
@@ -121,5 +121,5 @@ def write_sheet(
         _draw_frames(figure.add_axes(boxes[0]), video, start)
         axes = figure.add_axes(boxes[1])
         _draw_wave(axes, audio, rate, start, peak)
-        _draw_marks(axes, picture.impacts, sound.onsets, start)
+        _draw_marks(axes, clip.picture.impacts, clip.sound.onsets, start)
     figure.savefig(path, dpi=110, facecolor=PAPER)

@@ -76,24 +76,27 @@ def from_teacher(config: Config, teacher: Transformer) -> Transformer:
     return dataclasses.replace(teacher, sinks=fresh.sinks)
 
 
-def change_pasts(batch: dict[str, Any], key: jax.Array, share: float) -> tuple[dict[str, Any], jax.Array]:
-    """Give a share of the clips the past of their neighbour in the batch.
+def change_pasts(trajectory: Trajectory, key: jax.Array, share: float) -> tuple[Trajectory, jax.Array]:
+    """Give a share of the samples the past of their neighbour in the batch, at every entry.
 
     Returns:
-      The batch, and the first block [B] of each clip that is its own.
+      The trajectory, and the first block [B] of each sample that is its own.
     """
     for_choice, for_border = jax.random.split(key)
-    count = len(batch["ids"])
+    count = trajectory.video.shape[1]
     border = jax.random.randint(for_border, (count,), 1, len(BLOCKS))
     since = jnp.where(jax.random.uniform(for_choice, (count,)) < share, border, 0)
 
-    def join(own: jax.Array, block_of_row: np.ndarray) -> jax.Array:
-        rows = own[:, : len(block_of_row)]
-        is_own = block_of_row[None] >= since[:, None]
-        return jnp.where(is_own.reshape(*is_own.shape, *(1,) * (rows.ndim - 2)), rows, jnp.roll(rows, 1, axis=0))
+    def join(own: jax.Array, block_of_frame: np.ndarray) -> jax.Array:
+        block_of_token = np.repeat(block_of_frame, own.shape[2] // len(block_of_frame))
+        is_own = block_of_token[None] >= since[:, None]
+        return jnp.where(is_own[None, :, :, None], own, jnp.roll(own, 1, axis=1))
 
     frames_v, frames_a = block_of_frames(BLOCKS)
-    return {**batch, "video": join(batch["video"], frames_v), "audio": join(batch["audio"], frames_a)}, since
+    joined = Trajectory(
+        video=join(trajectory.video, frames_v), audio=join(trajectory.audio, frames_a), sigmas=trajectory.sigmas
+    )
+    return joined, since
 
 
 def straight(batch: dict[str, Any], sigmas: jax.Array, key: jax.Array) -> Trajectory:
@@ -128,16 +131,15 @@ def make_loss(config: Config, vectors: words.Words, context: Context, entries: E
 
     def loss(params: Transformer, batch: dict, key: jax.Array, extra: None):
         for_entries, for_loss, for_prompts, for_pasts = jax.random.split(key, 4)
-        since = None
+        trajectory, since = make_trajectory(batch, sigmas, for_entries), None
         if config.changes:
-            batch, since = change_pasts(batch, for_pasts, config.changes)
+            trajectory, since = change_pasts(trajectory, for_pasts, config.changes)
         ids = train_teacher.drop_prompts(batch["ids"], for_prompts, config.empty_prompts)
         guided = None
         if config.guidance != 1:
             guided = Guided(
                 empty=texts(params, train_teacher.drop_prompts(ids, for_prompts, 1)), strength=config.guidance
             )
-        trajectory = make_trajectory(batch, sigmas, for_entries)
         rotation = rotaries(config.model, places)
         value, metrics = ode_loss(
             params,
@@ -184,7 +186,7 @@ def sampler(folder: Path):
     """Make a hook's call that streams the student in training with the codecs that ship."""
     from experiments.chime import export, samples  # export reads the runs of this module
 
-    pipeline = load_pipeline(export.ASSETS / "student", export.student_config())
+    pipeline = load_pipeline(export.ASSETS / "student", export.stage2_config())
     return samples.sampler(folder, pipeline, lambda trainer: trainer.params)
 
 
@@ -206,8 +208,6 @@ def main(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("absl").setLevel(logging.WARNING)
     config = dataclasses.replace(CONFIG, optimiser=dataclasses.replace(CONFIG.optimiser, steps=steps))
-    if entries == "teacher" and config.changes:
-        raise ValueError(f"changes={config.changes}: pasts are changed in real clips only; pass --entries data")
     rows = latents.read(Path("runs/chime/latents.safetensors")) if entries == "data" else pairs.read()
     rows = train_teacher.by_balls(rows)
     if begin is None:

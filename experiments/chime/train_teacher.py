@@ -84,6 +84,13 @@ SECOND = Config(
     more_of_many=True,
     seed=31,
 )
+THIRD = dataclasses.replace(
+    SECOND,
+    stages=(Stage(seconds=5, batch=8, steps=3000),),
+    optimiser=OptimiserConfig(kind="muon", learning_rate=1.5e-3, steps=3000, warmup=50, decay_from=0.3, b2=0.99),
+    seed=32,
+)
+PHASES = {"first": FIRST, "second": SECOND, "third": THIRD}
 
 
 def word_vectors() -> words.Words:
@@ -172,7 +179,7 @@ def exported(folder: Path, model: configs.ModelConfig) -> Transformer:
 
 
 def main(
-    phase: Literal["first", "second"] = "first",
+    phase: Literal["first", "second", "third"] = "first",
     folder: Path = Path("runs/chime/teacher"),
     data_file: Path = Path("runs/chime/latents.safetensors"),
     begin: Path | None = None,
@@ -181,7 +188,7 @@ def main(
     """Train or continue in `folder`; a new run begins from the weights in folder `begin`, if one is given."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("absl").setLevel(logging.WARNING)
-    config = FIRST if phase == "first" else SECOND
+    config = PHASES[phase]
     rows = latents.read(data_file)
     if config.more_of_many:
         rows = by_balls(rows)

@@ -236,17 +236,36 @@ def sample_clip(
 
 
 def sample_planned(
-    pipeline: Pipeline, plan: ClipPlan, seed: int, on_step: Callable[[int], None] = lambda step: None
+    pipeline: Pipeline,
+    plan: ClipPlan,
+    seed: int,
+    on_step: Callable[[int], None] = lambda step: None,
+    start: Latents | None = None,
 ) -> list[Chunk]:
-    """Make the clips of a checked request; `on_step` is told the number of steps done after each."""
+    """Make the clips of a checked request.
+
+    Args:
+        pipeline: The teacher.
+        plan: What `plan_clip` made of the request.
+        seed: Of the noise.
+        on_step: Told the number of steps done after each.
+        start: Latents at the first of the plan's sigmas, [B, T, C] and [B, A, E] float32, to begin with instead of
+            noise; they are used up.
+
+    Raises:
+        ValueError: if `start` has not the shape of the clips' noise.
+    """
     config, setting = plan.config, plan.setting
+    draw = partial(clip_noise, config=config.model, rows=len(plan.prompts), tokens=plan.tokens)
+    key = jax.random.key(seed)
+    if start is not None:
+        for name, given, noise in zip(("video", "audio"), start, jax.eval_shape(draw, key), strict=True):
+            require(given.shape == noise.shape, f"start: {name}", given.shape, f"must be {noise.shape}")
     prompt, negative = request.encode_text(pipeline, plan.prompts, plan.contexts), None
     if Pass.NEGATIVE in setting.guidance.passes:
         negative = request.encode_text(pipeline, [""] * len(plan.prompts), plan.negative_contexts)
     places = place(config.model, clip_block(plan.frames, plan.tokens[1]), plan.grid)
-    draw = partial(clip_noise, config=config.model, rows=len(plan.prompts), tokens=plan.tokens)
-    key = jax.random.key(seed)
-    latents, later = draw(key), jax.random.fold_in(key, LATER_NOISE)
+    latents, later = draw(key) if start is None else start, jax.random.fold_in(key, LATER_NOISE)
     for step, pair in enumerate(itertools.pairwise(plan.sigmas)):
         fresh = None if plan.shares is None else draw(jax.random.fold_in(later, step))
         share = np.float32(0.0 if plan.shares is None else (*plan.shares, 0.0)[step + 1])

@@ -232,22 +232,28 @@ class ChunkStream(Iterator[Chunk]):
         self.state = dataclasses.replace(self.state, script=script, prompt_words=words)
 
     def rehearse_change(self, recompute: int | None = None, fade: int = 0) -> None:
-        """Compile what changes of prompt will need, on scratch memory: the stream itself is not touched.
+        """Compile what changes of prompt will need, by making one in the stream's own cache: there is no second one.
 
         Who knows of a change beforehand calls this before the first chunk, so that no later one waits for a compiler.
-        Arguments as `set_prompt`.
+        What the cache held is put back as it was: an empty one is made anew, that of a stream under way waits on the
+        host. Arguments as `set_prompt`.
         """
-        state, rows = self.state, len(self.state.keys)
+        state = self.state
         count = check_recompute(self.setting.sampler, state.history.depth, recompute)
         script = aim(start_script(state.script.now), state.script.now, recompute=count, fade=fade)
-        scratch = make_cache(self.setting, rows), state.keys, make_history(self.setting, rows, state.history.depth)
-        rehearsed = change(
-            *(self.pipeline.transformer, script, *scratch),
-            done=2,  # block 0 and one later block: one program each
-            setting=self.setting,
-            trace=lambda step, block, outputs: None,
-        )
-        jax.block_until_ready(rehearsed.cache)
+        held = jax.tree.map(np.array, state.cache) if state.block else None
+        try:
+            changed = change(
+                *(self.pipeline.transformer, script, state.cache, state.keys, state.history),
+                done=2,  # block 0 and one later block: one program each
+                setting=self.setting,
+                trace=lambda step, block, outputs: None,
+            )
+            jax.block_until_ready(changed.cache)
+            del changed
+        finally:
+            cache = make_cache(self.setting, len(state.keys)) if held is None else jax.device_put(held)
+            self.state = dataclasses.replace(state, cache=cache)
 
     def _change_text(self) -> None:
         """Take the script's next step, if it has one."""

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments.chime import change, drift, given, metrics, world
+from experiments.chime import change, drift, evaluate, given, metrics, world
 from experiments.chime.prompts import parse
 
 PROMPTS = ("a red ball", "a green ball and a blue ball")
@@ -13,7 +13,10 @@ PROMPTS = ("a red ball", "a green ball and a blue ball")
 def truth():
     scenes = [world.sample_world([5, i], colours=parse(prompt).colours) for i, prompt in enumerate(PROMPTS)]
     length = given.PAST + given.NEW
-    return [given.as_clip(given.truth(scene, length), prompt) for scene, prompt in zip(scenes, PROMPTS, strict=True)]
+    return [
+        metrics.perceive(evaluate.render(scene, length), parse(prompt))
+        for scene, prompt in zip(scenes, PROMPTS, strict=True)
+    ]
 
 
 def test_a_change_asks_for_other_colours_and_another_number():
@@ -71,7 +74,7 @@ def test_seams_are_found_where_the_picture_jumps_and_not_elsewhere():
     clips = []
     for i in range(3):
         scene = world.sample_world([7, i], colours=("red", "yellow"))
-        video, audio, rate = given.truth(scene, 8)
+        video, audio, rate = evaluate.render(scene, 8)
         other = world.render_video(world.sample_world([8, i], colours=("cyan", "blue", "purple")), len(video))
         border = 1 + 4 * world.FRAME_RATE
         clips.append((np.concatenate([video[:border], other[border:]]), audio, rate))

@@ -1,36 +1,94 @@
-"""Samples whose prompt changes: another clip's past up to a border, the own clip from there on."""
+"""What chime's student learns from: samples of both kinds, and those whose prompt changes.
+
+Such a sample has another clip's past up to a border and its own clip from there on.
+"""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from experiments.chime import train_student, train_teacher
+from experiments.chime import pairs, train_student, train_teacher
+from omniforcing_jax.distill.ode import Context
 from omniforcing_jax.layout import block_of_frames
+from omniforcing_jax.model.transformer import transformer_spec
+from omniforcing_jax.nn import spec
+
+SIGMAS = jnp.array(pairs.student_sigmas(), jnp.float32)
+FRAMES_V, FRAMES_A = block_of_frames(train_student.BLOCKS)
 
 
-def _batch(count):
-    clips = np.arange(count, dtype=np.float32)
-    video = np.broadcast_to(clips[:, None, None, None, None], (count, 16, 2, 2, 3))
-    audio = np.broadcast_to(clips[:, None, None], (count, 126, 4))
-    return {"video": video, "audio": audio, "ids": np.zeros((count, 16), np.int32)}
+def _clips(count, tokens=4, width_v=3, width_a=4):
+    """Clips a second longer than what is learned; all of clip i is i."""
+    clips = np.arange(count, dtype=np.float16)
+    video = np.broadcast_to(clips[:, None, None, None, None], (count, len(FRAMES_V) + 3, tokens // 2, 2, width_v))
+    audio = np.broadcast_to(clips[:, None, None], (count, len(FRAMES_A) + 25, width_a))
+    return {"video": jnp.asarray(video), "audio": jnp.asarray(audio)}
 
 
-def test_no_share_changes_nothing():
-    batch = _batch(4)
-    changed, since = train_student.change_pasts(batch, jax.random.key(0), 0.0)
+def _recorded_rows(count, tokens=4, width_v=3, width_a=4):
+    """Rows of `pairs`; entry e of clip i is i + e / 100."""
+    rows = (np.arange(count)[:, None] + np.arange(len(SIGMAS))[::-1] / 100)[:, :, None, None].astype(np.float16)
+    return {
+        "video": jnp.asarray(np.broadcast_to(rows, (count, len(SIGMAS), tokens * len(FRAMES_V), width_v))),
+        "audio": jnp.asarray(np.broadcast_to(rows, (count, len(SIGMAS), len(FRAMES_A), width_a))),
+    }
+
+
+def _straight(count):
+    return train_student.straight(_clips(count), SIGMAS, jax.random.key(1))
+
+
+def _recorded(count):
+    return train_student.recorded(_recorded_rows(count), SIGMAS, jax.random.key(1))
+
+
+@pytest.fixture(params=[_straight, _recorded])
+def make(request):
+    return request.param
+
+
+def test_both_kinds_of_entries_have_one_form_and_end_in_the_clip(make):
+    count = 3
+    trajectory = make(count)
+    shapes = (len(SIGMAS), count, 4 * len(FRAMES_V), 3), (len(SIGMAS), count, len(FRAMES_A), 4)
+    assert (trajectory.video.shape, trajectory.audio.shape) == shapes
+    for last in (trajectory.video[-1], trajectory.audio[-1]):
+        np.testing.assert_array_equal(last[:, 0, 0], np.arange(count))
+
+
+def test_no_share_changes_nothing(make):
+    trajectory = make(3)
+    changed, since = train_student.change_pasts(trajectory, jax.random.key(0), 0.0)
     assert not since.any()
-    np.testing.assert_array_equal(changed["video"], batch["video"])
+    jax.tree.map(np.testing.assert_array_equal, changed, trajectory)
 
 
-def test_both_streams_change_at_the_same_border():
+def test_both_streams_change_at_the_same_border_in_every_entry(make):
     count = 64
-    changed, since = train_student.change_pasts(_batch(count), jax.random.key(0), 1.0)
+    trajectory = make(count)
+    changed, since = train_student.change_pasts(trajectory, jax.random.key(0), 1.0)
     assert set(np.unique(since)) == set(range(1, len(train_student.BLOCKS)))
-    frames_v, frames_a = block_of_frames(train_student.BLOCKS)
-    for i in range(count):
-        for name, blocks in (("video", frames_v), ("audio", frames_a)):
-            rows = np.asarray(changed[name])[i].reshape(len(blocks), -1)
-            wanted = np.where(blocks >= since[i], i, (i - 1) % count)
-            np.testing.assert_array_equal(rows, np.broadcast_to(wanted[:, None], rows.shape))
+    for name, blocks in (("video", FRAMES_V), ("audio", FRAMES_A)):
+        before, after = (np.asarray(getattr(x, name)) for x in (trajectory, changed))
+        blocks = np.repeat(blocks, before.shape[2] // len(blocks))
+        for i in range(count):
+            own = blocks >= since[i]
+            np.testing.assert_array_equal(after[:, i, own], before[:, i, own])
+            np.testing.assert_array_equal(after[:, i, ~own], before[:, i - 1, ~own])
+
+
+@pytest.mark.parametrize(("entries", "rows"), [("data", _clips), ("teacher", _recorded_rows)])
+def test_the_loss_takes_both_kinds_of_entries(entries, rows):
+    config = train_student.CONFIG
+    assert config.changes
+    assert config.guidance != 1
+    widths = config.model.video.latent_channels, config.model.audio.latent_channels
+    batch = {**rows(2, 16, *widths), "ids": jnp.zeros((2, 16), jnp.int32)}
+    loss = train_student.make_loss(config, train_teacher.word_vectors(), Context.CLEAN, entries)
+    params = spec.abstract(transformer_spec(config.model))
+    value, _ = jax.eval_shape(loss, params, batch, jax.random.key(0), None)
+    assert value.shape == ()
 
 
 def test_clips_of_many_balls_come_more_often():

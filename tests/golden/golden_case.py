@@ -86,7 +86,8 @@ class Case:
     def results(self, *patterns: str) -> set[str]:
         """List what was recorded as a result (of these globs): not inputs, noises or draws."""
         names = self.names(*(patterns or ("*",)))
-        return {name for name in names if not name.startswith("in.") and "noise" not in name and "draw" not in name}
+        inputs = (".in.", "noise", "draw")
+        return {name for name in names if not any(word in f".{name}" for word in inputs)}
 
     def assert_all_compared(self, *patterns: str) -> None:
         """Check that no recorded result (of these globs) was left out."""

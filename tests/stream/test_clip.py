@@ -1,5 +1,6 @@
 """Clips from a teacher: what they depend on, and what they are made of."""
 
+import jax
 import numpy as np
 import pytest
 from tiny_stream import PROMPT, teacher
@@ -7,7 +8,7 @@ from tiny_stream import PROMPT, teacher
 from omniforcing_jax.commands import parse_guidance
 from omniforcing_jax.guidance import GuidanceConfig, StreamGuidance
 from omniforcing_jax.stream import sample_clip
-from omniforcing_jax.stream.clip import plan_clip, sample_planned
+from omniforcing_jax.stream.clip import clip_noise, plan_clip, sample_planned
 
 
 def test_a_clip_depends_on_its_prompt_its_place_and_the_seed_and_not_on_its_neighbours():
@@ -34,6 +35,24 @@ def test_every_step_is_reported():
     steps = []
     sample_planned(teacher(), plan_clip(teacher(), [PROMPT], 1, 2, 2.0), 0, steps.append)
     assert steps == [1, 2]
+
+
+def test_clips_may_begin_from_latents_at_any_level():
+    plan = plan_clip(teacher(), [PROMPT], 1, 2, 2.0)
+
+    def noise(key=5):
+        return clip_noise(jax.random.key(key), config=plan.config.model, rows=1, tokens=plan.tokens)
+
+    (plain,) = sample_planned(teacher(), plan, 5)
+    (same,) = sample_planned(teacher(), plan, 5, start=noise())
+    np.testing.assert_array_equal(same.video, plain.video)
+    np.testing.assert_array_equal(same.audio, plain.audio)
+    (other,) = sample_planned(teacher(), plan, 5, start=noise(6))
+    (below,) = sample_planned(teacher(), plan._replace(sigmas=plan.sigmas[1:]), 5, start=noise())
+    for clip in (other, below):
+        assert not np.array_equal(clip.audio, plain.audio)
+    with pytest.raises(ValueError, match=r"start: audio=\(1, 26, 4\)"):
+        sample_planned(teacher(), plan, 5, start=(noise()[0], noise()[1][..., :4]))
 
 
 def test_guidance_is_read_for_both_streams_or_for_one():

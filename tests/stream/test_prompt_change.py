@@ -1,8 +1,9 @@
 """A prompt that changes: what is rebuilt, what it equals, and that it costs no compilation."""
 
 import dataclasses
+import gc
 import itertools
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from tiny_stream import PROMPT, student
 
 from omniforcing_jax import machine
 from omniforcing_jax import rollout as r
-from omniforcing_jax.stream import open_stream
+from omniforcing_jax.stream import open_stream, replay, sampler, steer
 from omniforcing_jax.stream.cues import Cue, follow, plan_cues
 from omniforcing_jax.stream.replay import blocks_to_replay, check_recompute, exact_depth, held_blocks, window_blocks
 
@@ -135,18 +136,75 @@ def test_nothing_is_compiled_after_the_first_change():
     assert counter.ready == 0
 
 
+def assert_equal(one, other):
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        if isinstance(a, jax.Array) and jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        np.testing.assert_array_equal(a, b)
+
+
+def compiled_by(stream, blocks):
+    """Count the programs that the next blocks need and nobody has made."""
+    counter = machine.CompileCounter.start()
+    for _ in range(blocks):
+        next(stream)
+    counter.stop()
+    return counter.ready
+
+
 @pytest.mark.parametrize(("fade", "width"), [(0, 32), (2, 160)])  # sizes of no other test: nothing is compiled yet
 def test_a_rehearsed_change_compiles_nothing_in_mid_stream_and_changes_nothing(fade, width):
     stream, plain = (open_stream(student(), PROMPT, seed=6, height=32, width=width) for _ in range(2))
+    stream.rehearse_change(fade=fade)
+    assert_equal(stream.state, plain.state)
     chunks = follow(stream, [Cue(3, NEW)], fade=fade)
-    first = next(chunks), next(chunks)
-    for mine, other in zip(first, plain, strict=False):
+    for _, other in zip(range(3), plain, strict=False):
+        mine = next(chunks)
         np.testing.assert_array_equal(mine.video, other.video)
-    counter = machine.CompileCounter.start()
-    for _ in range(6):
-        next(chunks)
-    counter.stop()
-    assert counter.ready == 0
+        np.testing.assert_array_equal(mine.audio, other.audio)
+    assert_equal(stream.state, plain.state)
+    assert compiled_by(chunks, 6) == 0
+
+
+@pytest.mark.parametrize("is_rehearsed", [True, False])
+def test_a_change_is_rehearsed_in_mid_stream_and_leaves_the_stream_as_it_is(is_rehearsed):
+    plain = streamed(5)
+    stream = copied(plain)
+    body = replay._replay_later.__wrapped__
+
+    @partial(jax.jit, static_argnames="setting", donate_argnums=1)
+    def not_yet_compiled(*args, setting):
+        return body(*args, setting=setting)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(replay, "_replay_later", not_yet_compiled)
+        if is_rehearsed:
+            stream.rehearse_change()
+        assert_equal(stream.state, plain.state)
+        stream.set_prompt(NEW)
+        assert (compiled_by(stream, 2) == 0) == is_rehearsed
+
+
+@pytest.mark.parametrize("blocks", [0, 3])
+def test_a_rehearsal_needs_no_second_cache(monkeypatch, blocks):
+    stream, seen = copied(streamed(blocks)) if blocks else open_stream(student(), PROMPT), []
+    held, text = (sum(x.nbytes for x in jax.tree.leaves(x)) for x in (stream.state.cache, stream.state.prompt))
+
+    def watched(*args, **kwargs):
+        seen.append(machine.device_bytes())
+        changed = steer.change(*args, **kwargs)
+        seen.append(machine.device_bytes())
+        return changed
+
+    monkeypatch.setattr(sampler, "change", watched)
+    stream.rehearse_change()
+    gc.collect()
+    before = machine.device_bytes()
+    stream.rehearse_change()
+    assert seen[2] == before
+    assert seen[3] - before < text + held / 4
+    assert machine.device_bytes() == before
 
 
 def test_a_new_prompt_is_seen_and_heard_from_the_next_block_on():

@@ -1,0 +1,187 @@
+"""Time of training's two programs against ltx-core in PyTorch, in one run on one machine, on the same weights.
+
+Our teacher's forward against theirs, and our masked student's forward with gradient against their forward and backward
+(theirs is bidirectional: ltx-core has no block-causal form). Float32, CPU, a middling width; medians of alternating
+repetitions. Needs the development requirements (torch, ltx-core).
+
+    python -m experiments.bench.train --json out/bench_train.json
+"""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from converters.ltx2_transformer import Checkpoint, to_original
+from omniforcing_jax import machine
+from omniforcing_jax.config import ModelConfig, StreamConfig
+from omniforcing_jax.layout import FRAME_RATE, PREFIX, latent_frames
+from omniforcing_jax.model.place import clip_block, place, rotaries
+from omniforcing_jax.model.transformer import keep_projections, predict, text_kv, transformer_spec
+from omniforcing_jax.model.view import bidirectional, masked, one_sigma
+from omniforcing_jax.nn import spec
+from omniforcing_jax.weights import write_json
+
+CAPTIONS, WORDS, CHANNELS, SIGMA = 256, 64, 128, 0.7
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """What is timed."""
+
+    json: Path | None = None
+    """File for the figures."""
+    layers: int = 4
+    heads: int = 8
+    video_head: int = 64
+    audio_head: int = 32
+    grid: tuple[int, int] = (4, 6)
+    """Latent rows and columns."""
+    seconds: int = 5
+    repeats: int = 5
+
+
+def main(config: Config) -> None:
+    """Print both ratios, and by how much the forwards differ."""
+    machine.use_compilation_cache()
+    model = ModelConfig(
+        layers=config.layers,
+        video=StreamConfig(latent_channels=CHANNELS, heads=config.heads, head_size=config.video_head),
+        audio=StreamConfig(latent_channels=CHANNELS, heads=config.heads, head_size=config.audio_head),
+        caption_channels=CAPTIONS,
+    )
+    params = spec.init(transformer_spec(model), jax.random.key(0))
+    inputs = _draw(config, model)
+    forward, with_gradient = _ours(config, model, params, inputs)
+    their_forward, their_backward = _theirs(config, model, params, inputs)
+    gap = max(float(np.abs(a - b).max()) for a, b in zip(forward(), their_forward(), strict=True))
+    figures: dict[str, Any] = {"config": dataclasses.asdict(config) | {"json": None}, "largest_difference": gap}
+    pairs = {"teacher_forward": (forward, their_forward), "student_gradient": (with_gradient, their_backward)}
+    for name, (mine, other) in pairs.items():
+        ours_s, theirs_s = _alternate(mine, other, config.repeats)
+        figures[name] = {"ours_s": ours_s, "ltx_core_s": theirs_s, "ratio": ours_s / theirs_s}
+        print(f"{name}: ours {ours_s:.3f} s, ltx-core {theirs_s:.3f} s, ratio {ours_s / theirs_s:.2f}")
+    print(f"velocities of the forwards differ by at most {gap:.1e}")
+    if config.json is not None:
+        config.json.parent.mkdir(parents=True, exist_ok=True)
+        write_json(config.json, figures)
+
+
+def _draw(config: Config, model: ModelConfig) -> tuple[np.ndarray, ...]:
+    rng = np.random.default_rng(0)
+    frames = latent_frames(PREFIX.frames_for(config.seconds))
+    end = PREFIX.blocks(frames)[-1]
+    shapes = [(frames * config.grid[0] * config.grid[1], CHANNELS), (end.audio_end, CHANNELS)]
+    shapes += [(WORDS, CAPTIONS)] * 2
+    return tuple(rng.normal(size=(1, *shape)).astype(np.float32) for shape in shapes)
+
+
+def _ours(config: Config, model: ModelConfig, params: Any, inputs: tuple[np.ndarray, ...]):
+    video, audio, *contexts = map(jnp.asarray, inputs)
+    frames = latent_frames(PREFIX.frames_for(config.seconds))
+    blocks = PREFIX.blocks(frames)
+    places = place(model, clip_block(frames, blocks[-1].audio_end), config.grid)
+    sigma = jnp.full(1, SIGMA, jnp.float32)
+
+    @jax.jit
+    def forward(params):
+        view = bidirectional(model, rotaries(model, places), one_sigma(sigma))
+        prediction = predict(params, model, video, audio, view, text_kv(params, *contexts))
+        return prediction.video, prediction.audio
+
+    @jax.jit
+    @jax.grad
+    def gradient(params):
+        view = masked(model, rotaries(model, places), one_sigma(sigma), blocks)
+        text = text_kv(params, *contexts)
+        prediction = predict(params, model, video, audio, view, text, remat=keep_projections)
+        return jnp.mean(prediction.video**2) + jnp.mean(prediction.audio**2)
+
+    return (
+        lambda: tuple(np.asarray(x) for x in forward(params)),
+        lambda: jax.block_until_ready(gradient(params)),
+    )
+
+
+def _theirs(config: Config, model: ModelConfig, params: Any, inputs: tuple[np.ndarray, ...]):
+    import torch
+    from ltx_core.components.patchifiers import AudioPatchifier, VideoLatentPatchifier, get_pixel_coords
+    from ltx_core.guidance.perturbations import BatchedPerturbationConfig, PerturbationConfig
+    from ltx_core.model.transformer.modality import Modality
+    from ltx_core.model.transformer.model import LTXModel
+    from ltx_core.model.transformer.rope import LTXRopeType
+    from ltx_core.model.transformer.text_projection import PixArtAlphaTextProjection
+    from ltx_core.types import AudioLatentShape, SpatioTemporalScaleFactors, VideoLatentShape
+
+    network = LTXModel(
+        num_attention_heads=model.video.heads,
+        attention_head_dim=model.video.head_size,
+        in_channels=CHANNELS,
+        out_channels=CHANNELS,
+        num_layers=model.layers,
+        cross_attention_dim=model.video.width,
+        audio_num_attention_heads=model.audio.heads,
+        audio_attention_head_dim=model.audio.head_size,
+        audio_in_channels=CHANNELS,
+        audio_out_channels=CHANNELS,
+        audio_cross_attention_dim=model.audio.width,
+        av_ca_timestep_scale_multiplier=1000,
+        rope_type=LTXRopeType.SPLIT,
+        double_precision_rope=True,
+        caption_projection=PixArtAlphaTextProjection(CAPTIONS, model.video.width),
+        audio_caption_projection=PixArtAlphaTextProjection(CAPTIONS, model.audio.width),
+    )
+    named = to_original(Checkpoint(params=params, passed={}, prefix=""))
+    network.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in named.items()})
+    video, audio, *contexts = map(torch.from_numpy, inputs)
+    frames = latent_frames(PREFIX.frames_for(config.seconds))
+    bounds = VideoLatentPatchifier(1).get_patch_grid_bounds(VideoLatentShape(1, CHANNELS, frames, *config.grid))
+    places_v = get_pixel_coords(bounds, SpatioTemporalScaleFactors.default(), causal_fix=True).float()
+    places_v[:, 0] /= FRAME_RATE
+    shape = AudioLatentShape(1, CHANNELS, audio.shape[1], 16)
+    places_a = AudioPatchifier(1).get_patch_grid_bounds(shape).float()
+
+    def modality(latent: Any, places: Any, context: Any) -> Any:
+        levels = torch.full(latent.shape[:2], SIGMA)
+        return Modality(
+            latent=latent, sigma=levels[:, 0], timesteps=levels, positions=places, context=context, context_mask=None
+        )
+
+    def run():
+        nothing_off = BatchedPerturbationConfig([PerturbationConfig([])])
+        streams = modality(video, places_v, contexts[0]), modality(audio, places_a, contexts[1])
+        return network(*streams, nothing_off)
+
+    def forward() -> tuple[np.ndarray, ...]:
+        with torch.no_grad():
+            return tuple(x.numpy() for x in run())
+
+    def backward() -> None:
+        network.zero_grad()
+        velocity_v, velocity_a = run()
+        (velocity_v.square().mean() + velocity_a.square().mean()).backward()
+
+    return forward, backward
+
+
+def _alternate(first: Callable[[], Any], second: Callable[[], Any], repeats: int) -> tuple[float, float]:
+    """Time both by turns after one call each; returns the medians in seconds."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for round_number in range(repeats + 1):
+        for run, seconds in zip((first, second), times, strict=True):
+            begun = time.perf_counter()
+            run()
+            if round_number:
+                seconds.append(time.perf_counter() - begun)
+    return statistics.median(times[0]), statistics.median(times[1])
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

@@ -1,0 +1,72 @@
+"""Causal DMD without a rollout: clean clips noised block by block, one masked forward, and the same losses.
+
+Blocks see their past at whatever level was drawn there, so a student trained so never sees its own errors; it is the
+cheap alternative to self-forcing that the study compares with. As in stage 1 the entry at sigma 0 is not drawn.
+
+Source: the reference's causal-dmd branch, specs/omniforcing.md 7.5.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, DTypeLike, Float
+
+from omniforcing_jax.config import ModelConfig
+from omniforcing_jax.distill.dmd import Contexts
+from omniforcing_jax.layout import Block, block_of_frames
+from omniforcing_jax.model.place import Rotaries
+from omniforcing_jax.model.transformer import Transformer, predict, text_kv
+from omniforcing_jax.model.view import Sigmas, masked
+from omniforcing_jax.rollout import Latents
+from omniforcing_jax.schedule import add_noise, to_x0
+
+
+def draw_levels(key: Array, batch: int, blocks: int, sigmas: Float[Array, " K"]) -> Float[Array, "B k"]:
+    """Draw a level from the list, without its closing 0, for every block of every sample."""
+    return sigmas[jax.random.randint(key, (batch, blocks), 0, len(sigmas) - 1)]
+
+
+def predict_masked(
+    params: Transformer,
+    model: ModelConfig,
+    clean: Latents,
+    noise: Latents,
+    levels: Float[Array, "B k"],
+    contexts: Contexts,
+    rotaries: Rotaries,
+    blocks: tuple[Block, ...],
+    *,
+    window: int | None = None,
+    pin_prefix: bool = False,
+    dtype: DTypeLike = jnp.float32,
+) -> Latents:
+    """Predict every block of a clip from its noised self and its noised past: what the generator's loss differentiates.
+
+    Args:
+      params: the student's.
+      model: what network it is; without text AdaLN, whose text would need a level per block.
+      clean: clips to begin from, usually the teacher's.
+      noise: as large as they are.
+      levels: noise level of every block; audio takes that of its block.
+      contexts: of the prompts.
+      rotaries: rotations of the whole clip.
+      blocks: its block table.
+      window: as in `view.masked`.
+      pin_prefix: as there.
+      dtype: type to compute in.
+
+    Raises:
+      ValueError: for a network with text AdaLN.
+    """
+    if model.text_adaln:
+        raise ValueError("text_adaln=True: a masked clip with several noise levels has no one level for its text")
+    frames_v, frames_a = block_of_frames(blocks)
+    per_frame = clean.video.shape[1] // len(frames_v)
+    sigmas = Sigmas(video=levels[:, frames_v], audio=levels[:, frames_a])
+    per_token = (jnp.repeat(sigmas.video, per_frame, axis=1), sigmas.audio)
+    noisy = Latents(
+        *(add_noise(x, n, s) for x, n, s in zip(jax.lax.stop_gradient(clean), noise, per_token, strict=True))
+    )
+    view = masked(model, rotaries, sigmas, blocks, window=window, pin_prefix=pin_prefix)
+    prediction = predict(params, model, *noisy, view, text_kv(params, *contexts, dtype=dtype), dtype=dtype)
+    velocity = (prediction.video, prediction.audio)
+    return Latents(*(to_x0(x, v, s) for x, v, s in zip(noisy, velocity, per_token, strict=True)))

@@ -1,0 +1,310 @@
+"""Distribution matching: the gradient that pulls a generator's clips towards a teacher's, and the critic's loss.
+
+A frozen teacher says where clips like the teacher's lie, a critic that is trained on the generator's own clips says
+where those lie, and their difference at one noise level is the way to go. Both are bidirectional, both see the whole
+clip, whatever the generator is. Source: DMD2 as OmniForcing has it, specs/omniforcing.md 7.1.
+"""
+
+import dataclasses
+import enum
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, DTypeLike, Float, Int
+
+from omniforcing_jax import guidance
+from omniforcing_jax.config import Config, ModelConfig, require
+from omniforcing_jax.guidance import GuidanceConfig, StreamGuidance, guided_x0
+from omniforcing_jax.layout import Block, block_of_frames
+from omniforcing_jax.model.dual_stream import Keep
+from omniforcing_jax.model.place import Rotaries
+from omniforcing_jax.model.transformer import KEEP_ALL, Transformer, predict, text_kv
+from omniforcing_jax.model.view import bidirectional, one_sigma
+from omniforcing_jax.rollout import Latents
+from omniforcing_jax.schedule import add_noise, sigma_lookup, to_x0
+
+TINY = 1e-8  # keeps the normaliser from zero, as the reference has it
+
+
+class BlockWeights(enum.StrEnum):
+    """How much the blocks of a clip weigh against each other; a ramp ends at one and is not renormalised."""
+
+    UNIFORM = "uniform"
+    LINEAR_RAMP = "linear_ramp"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DmdConfig(Config):
+    """How clips are scored.
+
+    Attributes:
+      guidance: of the teacher's score; the critic has none.
+      first, last: timesteps of a thousand between which the noise level of scoring lies; draws beyond are clamped.
+      block_weights: see BlockWeights.
+      ramp_from: weight of block 0 on a linear ramp.
+      video_weight, audio_weight: of the streams, in the generator's loss and the critic's.
+    """
+
+    guidance: GuidanceConfig = GuidanceConfig(video=StreamGuidance(cfg=3.0), audio=StreamGuidance(cfg=5.0))
+    first: int = 20
+    last: int = 980
+    block_weights: BlockWeights = BlockWeights.UNIFORM
+    ramp_from: float = 0.5
+    video_weight: float = 1.0
+    audio_weight: float = 1.0
+
+    def __post_init__(self):
+        require(0 < self.first <= self.last <= 1000, "first", self.first, f"must lie between 1 and last={self.last}")
+        require(0 <= self.ramp_from <= 1, "ramp_from", self.ramp_from, "must be in [0, 1]")
+
+
+class Contexts(NamedTuple):
+    """Text features of a batch of prompts as they come from the text encoder, batch first."""
+
+    video: Float[Array, "B X Cv"]
+    audio: Float[Array, "B X Ca"]
+    mask: Int[Array, "B X"]
+
+
+@struct.dataclass
+class Scorer:
+    """What scores a clip.
+
+    Attributes:
+      teacher: frozen parameters.
+      critic: parameters of the same network, trained on the generator's clips.
+      rotaries: rotations of the whole clip.
+      model: what network both are.
+      dtype: type to compute in.
+    """
+
+    teacher: Transformer
+    critic: Transformer
+    rotaries: Rotaries
+    model: ModelConfig = struct.field(pytree_node=False)
+    dtype: DTypeLike = struct.field(pytree_node=False, default=jnp.dtype(jnp.float32))
+
+
+def scoring_sigma(timestep: Int[Array, " *shape"], config: DmdConfig) -> Float[Array, " *shape"]:
+    """Look a timestep (0..999) up in the reversed schedule of a thousand steps, clamped to the config's range."""
+    return jnp.asarray(sigma_lookup(), jnp.float32)[jnp.clip(timestep, config.first, config.last)]
+
+
+def draw_scoring_sigma(key: Array, batch: int, *, config: DmdConfig) -> Float[Array, " B"]:
+    """Draw one noise level per sample, for all frames of both streams; see `scoring_sigma`."""
+    return scoring_sigma(jax.random.randint(key, (batch,), 0, 1000), config)
+
+
+def draw_noise(key: Array, like: Latents) -> Latents:
+    """Draw noise for both streams of a clip."""
+    keys = jax.random.split(key)
+    return Latents(*(jax.random.normal(k, x.shape, jnp.float32) for k, x in zip(keys, like, strict=True)))
+
+
+def noise_clip(clip: Latents, noise: Latents, sigma: Float[Array, " B"]) -> Latents:
+    """Noise both streams to one level per sample."""
+    return Latents(*map(partial(add_noise, sigma=sigma), clip, noise))
+
+
+def whole_clip_velocity(
+    params: Transformer,
+    model: ModelConfig,
+    noisy: Latents,
+    sigma: Float[Array, " B"],
+    contexts: Contexts,
+    rotaries: Rotaries,
+    keep: Keep = KEEP_ALL,
+    *,
+    dtype: DTypeLike = jnp.float32,
+    remat: Callable | None = None,
+) -> Latents:
+    """Predict the velocity of a whole clip, bidirectional, one noise level per sample."""
+    text = text_kv(params, *contexts, sigma=sigma, dtype=dtype)
+    view = bidirectional(model, rotaries, one_sigma(sigma))
+    prediction = predict(params, model, *noisy, view, text, keep=keep, dtype=dtype, remat=remat)
+    return Latents(prediction.video, prediction.audio)
+
+
+def whole_clip_x0(
+    params: Transformer, model: ModelConfig, noisy: Latents, sigma: Float[Array, " B"], *rest, **options
+) -> Latents:
+    """Predict the clean clip; arguments as `whole_clip_velocity`."""
+    velocity = whole_clip_velocity(params, model, noisy, sigma, *rest, **options)
+    return Latents(*(to_x0(x, v, sigma) for x, v in zip(noisy, velocity, strict=True)))
+
+
+def kl_gradient(
+    x0: Float[Array, "B T C"],
+    fake: Float[Array, "B T C"],
+    real: Float[Array, "B T C"],
+    counts: Float[Array, " T"] | None = None,
+) -> Float[Array, "B T C"]:
+    """Return (fake - real) / mean |x0 - real|, the mean over each sample of one stream.
+
+    Args:
+      x0: the generator's clip.
+      fake: what the critic makes of it, noised.
+      real: what the guided teacher makes of it.
+      counts: 1 for tokens over which the mean goes, 0 for others; None takes all.
+    """
+    distance = jnp.abs(x0 - real)
+    if counts is None:
+        mean = jnp.mean(distance, axis=(1, 2), keepdims=True)
+    else:
+        total = jnp.sum(distance * counts[None, :, None], axis=(1, 2), keepdims=True)
+        mean = total / (x0.shape[-1] * jnp.sum(counts))
+    return jnp.nan_to_num((fake - real) / (mean + TINY))
+
+
+def token_weights(blocks: tuple[Block, ...], like: Latents, config: DmdConfig) -> tuple[Array, Array]:
+    """Return the weight [T] of every token of both streams."""
+    uniform = config.block_weights is BlockWeights.UNIFORM
+    ramp = jnp.linspace(1.0 if uniform else config.ramp_from, 1.0, len(blocks))
+    frames_v, frames_a = block_of_frames(blocks)
+    per_frame = like.video.shape[1] // len(frames_v)
+    return jnp.repeat(ramp[frames_v], per_frame), ramp[frames_a]
+
+
+def matching_loss(
+    x0: Float[Array, "B T C"], gradient: Float[Array, "B T C"], weights: Float[Array, " T"]
+) -> Float[Array, ""]:
+    """Half the mean squared distance to x0 - gradient, held fixed: its gradient is weights x gradient / size."""
+    target = jax.lax.stop_gradient(x0 - gradient)
+    return 0.5 * jnp.mean(weights[None, :, None] * (x0 - target) ** 2)
+
+
+def generator_loss(
+    x0: Latents, gradient: Latents, blocks: tuple[Block, ...], config: DmdConfig
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """Sum the matching losses of both streams; the value is half the mean of gradient squared, a useful monitor."""
+    weights = token_weights(blocks, x0, config)
+    video, audio = (matching_loss(x, g, w) for x, g, w in zip(x0, gradient, weights, strict=True))
+    total = config.video_weight * video + config.audio_weight * audio
+    return total, {"dmd_video": video, "dmd_audio": audio}
+
+
+def clip_cotangent(gradient: Latents, blocks: tuple[Block, ...], config: DmdConfig) -> Latents:
+    """Return the gradient of `generator_loss` with respect to the clip, without a graph."""
+    weights = token_weights(blocks, gradient, config)
+    strengths = (config.video_weight, config.audio_weight)
+    return Latents(*(s * w[None, :, None] * g / g.size for s, w, g in zip(strengths, weights, gradient, strict=True)))
+
+
+def dmd_gradient(
+    clip: Latents, scorer: Scorer, prompt: Contexts, negative: Contexts, key: Array, config: DmdConfig
+) -> tuple[Latents, dict[str, Array]]:
+    """Score a clip: noise it, ask teacher and critic, and take their normalised difference; no gradient flows.
+
+    Args:
+      clip: what the generator made, [B, T, C] and [B, A, E], float32.
+      scorer: teacher and critic.
+      prompt: contexts of the clip's prompts.
+      negative: of the negative prompt, as many rows.
+      key: spent on the noise level and the noise.
+      config: see DmdConfig.
+
+    Returns:
+      The gradient of both streams, and mean absolute values of it before and after normalisation as metrics.
+    """
+    clip, scorer, prompt, negative = jax.lax.stop_gradient((clip, scorer, prompt, negative))
+    for_sigma, for_noise = jax.random.split(key)
+    sigma = draw_scoring_sigma(for_sigma, clip.video.shape[0], config=config)
+    noisy = noise_clip(clip, draw_noise(for_noise, clip), sigma)
+
+    def ask(params: Transformer, latents: guidance.Latents, levels: Array, contexts: Contexts, keep: Keep) -> Latents:
+        return whole_clip_x0(
+            params, scorer.model, Latents(*latents), levels, contexts, scorer.rotaries, keep, dtype=scorer.dtype
+        )
+
+    real = guided_x0(partial(ask, scorer.teacher), noisy, sigma, prompt, negative, config.guidance, scorer.model.layers)
+    fake = ask(scorer.critic, noisy, sigma, prompt, KEEP_ALL)
+    gradient = Latents(*(kl_gradient(x, f, r) for x, f, r in zip(clip, fake, real, strict=True)))
+    metrics = {
+        f"{name}_{stream}": jnp.mean(jnp.abs(value))
+        for name, values in (("gap", [f - r for f, r in zip(fake, real, strict=True)]), ("push", gradient))
+        for stream, value in zip(("video", "audio"), values, strict=True)
+    }
+    return gradient, metrics
+
+
+def score_clip(
+    clip: Latents,
+    scorer: Scorer,
+    prompt: Contexts,
+    negative: Contexts,
+    key: Array,
+    blocks: tuple[Block, ...],
+    config: DmdConfig,
+) -> tuple[Latents, dict[str, Array]]:
+    """Return the gradient of the generator's loss with respect to its clip, and metrics; see `dmd_gradient`."""
+    gradient, metrics = dmd_gradient(clip, scorer, prompt, negative, key, config)
+    loss, parts = generator_loss(clip, gradient, blocks, config)
+    return clip_cotangent(gradient, blocks, config), {"dmd": loss, **parts, **metrics}
+
+
+def one_graph_gradient(
+    make_clip: Callable[[Transformer], Latents],
+    params: Transformer,
+    score: Callable[[Latents], tuple[Latents, Any]],
+) -> tuple[Transformer, Latents, Any]:
+    """Differentiate a clip that is one function of the parameters: stage 1, and causal DMD without a rollout.
+
+    Args:
+      make_clip: gives the clip.
+      params: what it is differentiated by.
+      score: takes the clip and gives the gradient with respect to it, and anything else.
+
+    Returns:
+      The gradient of the parameters, the clip, and what else `score` gave.
+    """
+    clip, pull = jax.vjp(make_clip, params)
+    cotangent, extra = score(clip)
+    return pull(cotangent)[0], clip, extra
+
+
+def flow_error(
+    velocity: Latents, clip: Latents, noise: Latents, config: DmdConfig
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """Mean squared error of predicted velocities, the streams weighted as the generator's loss weights them."""
+    video, audio = (
+        jnp.mean((v - (n - x)) ** 2) for v, x, n in zip(velocity, jax.lax.stop_gradient(clip), noise, strict=True)
+    )
+    total = config.video_weight * video + config.audio_weight * audio
+    return total, {"critic_video": video, "critic_audio": audio}
+
+
+def critic_loss(
+    critic: Transformer,
+    model: ModelConfig,
+    clip: Latents,
+    prompt: Contexts,
+    rotaries: Rotaries,
+    key: Array,
+    config: DmdConfig,
+    *,
+    dtype: DTypeLike = jnp.float32,
+    remat: Callable | None = None,
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """Flow matching of the critic on the generator's own clips, at the noise levels of scoring.
+
+    Args:
+      critic: the parameters that learn.
+      model: what network they are.
+      clip: from a rollout of its own; no gradient flows into it.
+      prompt: contexts of its prompts.
+      rotaries: rotations of the whole clip.
+      key: spent on the noise level and the noise.
+      config: see DmdConfig.
+      dtype: type to compute in.
+      remat: wraps the scan over layers.
+    """
+    for_sigma, for_noise = jax.random.split(key)
+    sigma = draw_scoring_sigma(for_sigma, clip.video.shape[0], config=config)
+    noise = draw_noise(for_noise, clip)
+    noisy = noise_clip(jax.lax.stop_gradient(clip), noise, sigma)
+    velocity = whole_clip_velocity(critic, model, noisy, sigma, prompt, rotaries, dtype=dtype, remat=remat)
+    return flow_error(velocity, clip, noise, config)

@@ -1,0 +1,311 @@
+"""Stage 3, joint self-forcing: the student learns from clips that it made itself, against its own cache.
+
+Two passes. The first rolls a clip out without gradient and keeps, of every block, the noisy input of its exit step and
+the result. Whatever scores the whole clip then says how each block should change. The second pass walks the blocks
+again with a fresh cache: one vjp of the exit step and one clean pass each, nothing else is replayed, so that the
+memory of a step is that of one block. `single_graph` is the same in one differentiable function, which tests hold
+against it; its memory grows with the clip.
+
+No gradient crosses a block's border: history is a constant, and only the exit step of a block, with its own keys and
+values, is differentiated. Text keys and values belong to the graph; the reference cuts them out, so that its caption
+projections and parts of its text attentions are never trained (specs/omniforcing.md 8.2, 3).
+
+Source: OmniForcing stage 3, specs/omniforcing.md 7.4; DESIGN 4.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Int, Key
+
+from omniforcing_jax import rollout
+from omniforcing_jax.cache import Cache
+from omniforcing_jax.distill.dmd import Contexts
+from omniforcing_jax.layout import Block
+from omniforcing_jax.model.dual_stream import Text
+from omniforcing_jax.model.transformer import Transformer
+from omniforcing_jax.nn.spec import Leaf
+from omniforcing_jax.rollout import Latents, Prompt, Setting, Tables
+
+Draw = Callable[[Array, Array | int, Tables], Latents]  # (block, denoise step, tables) -> noise of the block
+
+
+class Clip(NamedTuple):
+    """A clip block by block: block 0, and all later ones stacked on a leading axis."""
+
+    first: Latents
+    later: Latents
+
+    def joined(self) -> Latents:
+        """Join the blocks to tokens [B, T, C] and [B, A, E]."""
+        return Latents(*(_join(first, later) for first, later in zip(self.first, self.later, strict=True)))
+
+
+class Rollout(NamedTuple):
+    """What the first pass keeps.
+
+    Attributes:
+      noisy: input of every block's exit step.
+      x0: its clean estimate, which is the clip.
+    """
+
+    noisy: Clip
+    x0: Clip
+
+
+@struct.dataclass
+class ClipTables:
+    """Where the blocks of a clip stand: block 0, and all later ones stacked on a leading axis."""
+
+    first: Tables
+    later: Tables
+
+
+def clip_tables(setting: Setting, blocks: int) -> ClipTables:
+    """Make the tables of a clip of `blocks` blocks, on the host.
+
+    Raises:
+      ValueError: if there is no block beside block 0.
+    """
+    if blocks < 2:
+        raise ValueError(f"blocks={blocks}: a rollout needs block 0 and at least one later block")
+    later = [rollout.make_tables(setting, k) for k in range(1, blocks)]
+    return ClipTables(
+        first=rollout.make_tables(setting, 0), later=jax.tree.map(lambda *leaves: np.stack(leaves), *later)
+    )
+
+
+def draw_exits(key: Key[Array, ""], blocks: int, setting: Setting, *, shared: bool = True) -> Int[Array, " K"]:
+    """Draw the denoise step after which each block stops: one for all blocks, or one per block."""
+    drawn = jax.random.randint(key, (1 if shared else blocks,), 0, setting.sampler.steps)
+    return jnp.broadcast_to(drawn, (blocks,))
+
+
+def noise_from_keys(keys: Key[Array, " B"], setting: Setting) -> Draw:
+    """Draw noise just as a stream of these keys does."""
+    return lambda block, step, tables: rollout.draw_noise(keys, block, step, setting, tables)
+
+
+def split_blocks(clip: Latents, blocks: tuple[Block, ...]) -> Clip:
+    """Cut the tokens of a clip into blocks; the inverse of `Clip.joined`."""
+    first = blocks[0]
+    per_frame = clip.video.shape[1] // blocks[-1].video_end
+    cuts = (first.video_frames * per_frame, first.audio_frames)
+
+    def later(x: Array, start: int) -> Array:
+        rest = x[:, start:]
+        return jnp.moveaxis(rest.reshape(len(x), len(blocks) - 1, -1, x.shape[-1]), 1, 0)
+
+    return Clip(
+        first=Latents(*(x[:, :cut] for x, cut in zip(clip, cuts, strict=True))),
+        later=Latents(*(later(x, cut) for x, cut in zip(clip, cuts, strict=True))),
+    )
+
+
+def roll_out(
+    params: Transformer,
+    prompt: Prompt,
+    exits: Int[Array, " K"],
+    draw: Draw,
+    tables: ClipTables,
+    setting: Setting,
+    batch: int,
+) -> Rollout:
+    """Roll a clip out with the real cache, each block up to its exit step: the first pass.
+
+    Args:
+      params: the student's.
+      prompt: what `rollout.make_prompt` made of the prompts.
+      exits: the exit step of every block, 0 to M - 1.
+      draw: where noise comes from.
+      tables: of the clip.
+      setting: what is static.
+      batch: clips.
+    """
+
+    def block(cache: Cache, tables: Tables, exit_step: Array) -> tuple[Cache, tuple[Latents, Latents]]:
+        noisy, x0 = _to_exit(params, cache, prompt, exit_step, draw, tables, setting)
+        return _commit(params, cache, prompt, x0, draw, tables, setting), (noisy, x0)
+
+    cache = rollout.make_cache(setting, batch)
+    cache, first = block(cache, tables.first, exits[0])
+    _, later = jax.lax.scan(lambda cache, each: block(cache, *each), cache, (tables.later, exits[1:]))
+    return jax.lax.stop_gradient(Rollout(*(Clip(f, rest) for f, rest in zip(first, later, strict=True))))
+
+
+def pull_back(
+    params: Transformer,
+    prompt: Prompt,
+    made: Rollout,
+    cotangent: Clip,
+    exits: Int[Array, " K"],
+    draw: Draw,
+    tables: ClipTables,
+    setting: Setting,
+) -> tuple[Transformer, Prompt]:
+    """Carry a gradient on the clip back to the parameters: the second pass.
+
+    Args:
+      params: the student's.
+      prompt: as in the first pass, like all that follows.
+      made: what the first pass kept.
+      cotangent: gradient with respect to the clip.
+      exits: the exit step of every block.
+      draw: where noise comes from.
+      tables: of the clip.
+      setting: what is static.
+
+    Returns:
+      The gradient with respect to the parameters (those that lie behind the prompt excepted), and the one with
+      respect to the prompt, which the caller pulls back through `make_prompt`.
+    """
+    zeros = partial(jax.tree.map, jnp.zeros_like)
+
+    def block(state, each):
+        cache, sums = state
+        tables, exit_step, noisy, x0, wanted = each
+
+        def exit_x0(params: Transformer, prompt: Prompt) -> Latents:
+            return _exit(params, cache, prompt, exit_step, noisy, tables, setting)
+
+        _, pull = jax.vjp(exit_x0, params, prompt)
+        sums = jax.tree.map(jnp.add, sums, pull(wanted))
+        return (_commit(params, cache, prompt, x0, draw, tables, setting), sums), None
+
+    batch = made.x0.first.video.shape[0]
+    state = (rollout.make_cache(setting, batch), zeros((params, prompt)))
+    state, _ = block(state, (tables.first, exits[0], made.noisy.first, made.x0.first, cotangent.first))
+    later = (tables.later, exits[1:], made.noisy.later, made.x0.later, cotangent.later)
+    (_, sums), _ = jax.lax.scan(block, state, later)
+    return sums
+
+
+def two_pass_gradient(
+    params: Transformer,
+    contexts: Contexts,
+    score: Callable[[Latents], tuple[Latents, Any]],
+    exits: Int[Array, " K"],
+    draw: Draw,
+    tables: ClipTables,
+    blocks: tuple[Block, ...],
+    setting: Setting,
+    *,
+    text_gradient: bool = True,
+) -> tuple[Transformer, Latents, Any]:
+    """Roll out, score, pull back.
+
+    Args:
+      params: the student's.
+      contexts: text features of the prompts.
+      score: takes the clip [B, T, C] and [B, A, E] and gives the gradient with respect to it, and anything else.
+      exits: exit step of every block.
+      draw: where noise comes from.
+      tables: of the clip.
+      blocks: block table of the clip.
+      setting: what is static.
+      text_gradient: whether gradients go through text keys and values to the caption projections and the text
+        attentions; off is the reference's reading.
+
+    Returns:
+      The gradient of the parameters, the clip, and what else `score` gave.
+    """
+    prompt, pull_text = jax.vjp(lambda p: _prompt(p, contexts, setting), params)
+    made = roll_out(params, prompt, exits, draw, tables, setting, contexts.video.shape[0])
+    clip = made.x0.joined()
+    cotangent, extra = score(clip)
+    gradient, of_prompt = pull_back(params, prompt, made, split_blocks(cotangent, blocks), exits, draw, tables, setting)
+    if text_gradient:
+        gradient = jax.tree.map(jnp.add, gradient, pull_text(of_prompt)[0])
+    return gradient, clip, extra
+
+
+def single_graph(
+    params: Transformer,
+    contexts: Contexts,
+    exits: Int[Array, " K"],
+    draw: Draw,
+    setting: Setting,
+    *,
+    text_gradient: bool = True,
+) -> Latents:
+    """Roll a clip out as one differentiable function of the parameters: the oracle, slow and plain.
+
+    Arguments as `two_pass_gradient`; returns the clip.
+    """
+    prompt = _prompt(params, contexts, setting)
+    if not text_gradient:
+        prompt = jax.lax.stop_gradient(prompt)
+    held = jax.lax.stop_gradient((params, prompt))
+    cache, made = rollout.make_cache(setting, contexts.video.shape[0]), []
+    for k in range(len(exits)):
+        tables = rollout.make_tables(setting, k)
+        noisy, _ = jax.lax.stop_gradient(_to_exit(held[0], cache, held[1], exits[k], draw, tables, setting))
+        x0 = _exit(params, cache, prompt, exits[k], noisy, tables, setting)
+        made.append(x0)
+        kept = jax.lax.stop_gradient(x0)
+        cache = jax.lax.stop_gradient(_commit(held[0], cache, held[1], kept, draw, tables, setting))
+    return Latents(*(jnp.concatenate(pieces, axis=1) for pieces in zip(*made, strict=True)))
+
+
+def _prompt(params: Transformer, contexts: Contexts, setting: Setting) -> Prompt:
+    return rollout.make_prompt(params, *contexts, setting=setting)
+
+
+def _to_exit(
+    params: Transformer,
+    cache: Cache,
+    prompt: Prompt,
+    exit_step: Int[Array, ""],
+    draw: Draw,
+    tables: Tables,
+    setting: Setting,
+) -> tuple[Latents, Latents]:
+    """Denoise up to the exit step; returns its noisy input and its clean estimate."""
+    sigmas, shares = rollout.levels(setting)
+
+    def one(step: Array, state: tuple[Latents, rollout.Estimate]) -> tuple[Latents, rollout.Estimate]:
+        fresh = draw(cache.blocks_done, step, tables)
+        noisy = rollout.renoise(state[1], fresh, sigmas[step], shares[step], setting)
+        text = _text_at(prompt, step)
+        return noisy, rollout.denoise_step(params, cache, text, noisy, sigmas[step], tables, setting)
+
+    start = rollout.first_estimate(draw(cache.blocks_done, 0, tables))
+    noisy, last = jax.lax.fori_loop(0, exit_step + 1, one, (start.noise, start))
+    return noisy, last.x0
+
+
+def _exit(
+    params: Transformer,
+    cache: Cache,
+    prompt: Prompt,
+    exit_step: Int[Array, ""],
+    noisy: Latents,
+    tables: Tables,
+    setting: Setting,
+) -> Latents:
+    sigma = rollout.levels(setting)[0][exit_step]
+    text = _text_at(prompt, exit_step)
+    return rollout.denoise_step(params, cache, text, noisy, sigma, tables, setting).x0
+
+
+def _commit(
+    params: Transformer, cache: Cache, prompt: Prompt, x0: Latents, draw: Draw, tables: Tables, setting: Setting
+) -> Cache:
+    noise = None
+    if setting.sampler.context_noise:
+        noise = draw(cache.blocks_done, setting.sampler.steps, tables)
+    return rollout.clean_pass(params, cache, prompt, x0, noise, tables, setting)
+
+
+def _text_at(prompt: Prompt, step: Int[Array, ""]) -> Text:
+    return jax.tree.map(lambda x: x[step], prompt.denoise) if prompt.per_step else prompt.denoise
+
+
+def _join(first: Array, later: Array) -> Leaf:
+    rest = jnp.moveaxis(later, 0, 1)
+    return jnp.concatenate([first, rest.reshape(len(first), -1, first.shape[-1])], axis=1)

@@ -1,0 +1,173 @@
+"""Stage 3 in two passes against the same in one graph, for every kind of rollout; and what its memory depends on."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from omniforcing_jax.config import ModelConfig, SamplerConfig
+from omniforcing_jax.distill import self_forcing
+from omniforcing_jax.distill.dmd import Contexts
+from omniforcing_jax.layout import FUSED, PREFIX
+from omniforcing_jax.rollout import Latents, Setting, make_prompt, rollout
+from omniforcing_jax.weights import name_leaves
+
+SINKS = dataclasses.replace(tiny.SINKS, layers=2)
+SIGMAS = (1.0, 0.8, 0.4, 0.0)
+KEYS = jax.random.split(jax.random.key(5), tiny.BATCH)
+
+
+class Scene(NamedTuple):
+    """A kind of rollout."""
+
+    config: ModelConfig
+    sampler: SamplerConfig
+    exits: tuple[int, ...]
+    text_gradient: bool = True
+
+
+def sampler(layout=PREFIX, **options) -> SamplerConfig:
+    horizon = options.pop("horizon_seconds", 3)
+    return SamplerConfig(sigmas=SIGMAS, layout=layout, horizon_seconds=horizon, **options)
+
+
+SCENES = {
+    "prefix, sinks, block 0 and a past block dropped": Scene(SINKS, sampler(window=2, pin_prefix=False), (0, 2, 1)),
+    "fused, context noise, kept noise, reference's text": Scene(
+        tiny.TINY, sampler(FUSED, context_noise=0.1, renewal=1.0), (2, 1), text_gradient=False
+    ),
+    "text keys per step, one exit": Scene(dataclasses.replace(tiny.MODERN, sinks=2), sampler(), (1, 1)),
+}
+BEHIND_TEXT = {"k/w", "k/b", "v/w", "v/b", "k_norm"}
+
+
+def setting_of(scene: Scene) -> Setting:
+    return Setting(scene.config, scene.sampler, (1, 2))
+
+
+def contexts_of(config: ModelConfig) -> Contexts:
+    rng = np.random.default_rng(4)
+    widths = [config.caption_channels or stream.width for stream in (config.video, config.audio)]
+    video, audio = (jnp.asarray(rng.normal(size=(tiny.BATCH, 4, width)), jnp.float32) for width in widths)
+    return Contexts(video, audio, jnp.asarray([[0, 1, 1, 1], [1, 1, 1, 1]], jnp.int32))
+
+
+def wish(clip: Latents) -> Latents:
+    """A gradient that is different for every number of the clip."""
+    return Latents(*(jnp.sin(3 * x) / x.size for x in clip))
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_two_passes_give_the_gradient_of_one_graph(name):
+    scene = SCENES[name]
+    setting, contexts = setting_of(scene), contexts_of(scene.config)
+    params = tiny.random_params(scene.config)
+    blocks = tuple(scene.sampler.layout.block(k) for k in range(len(scene.exits)))
+    tables = self_forcing.clip_tables(setting, len(blocks))
+    draw, exits = self_forcing.noise_from_keys(KEYS, setting), jnp.asarray(scene.exits)
+
+    @tiny.compiled
+    def two_passes(params):
+        return self_forcing.two_pass_gradient(
+            params,
+            contexts,
+            lambda clip: (wish(clip), None),
+            exits,
+            draw,
+            tables,
+            blocks,
+            setting,
+            text_gradient=scene.text_gradient,
+        )
+
+    @tiny.compiled
+    def one_graph(params):
+        def make(params):
+            return self_forcing.single_graph(params, contexts, exits, draw, setting, text_gradient=scene.text_gradient)
+
+        clip, pull = jax.vjp(make, params)
+        return pull(wish(clip))[0], clip
+
+    gradient, clip, _ = two_passes(params)
+    expected, expected_clip = one_graph(params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), clip, expected_clip)
+    gradient, expected = name_leaves(gradient), name_leaves(expected)
+    largest = max(float(jnp.max(jnp.abs(leaf))) for leaf in expected.values())
+    for leaf, value in expected.items():
+        np.testing.assert_allclose(gradient[leaf], value, atol=1e-5 * largest, err_msg=leaf)
+    silent = {leaf for leaf, value in gradient.items() if not jnp.any(value)}
+    behind_text = {leaf for leaf in gradient if "/caption/" in leaf or leaf.partition("text_attn/")[2] in BEHIND_TEXT}
+    assert silent == (set() if scene.text_gradient else behind_text)
+
+
+def test_a_clip_is_what_a_stream_of_the_same_keys_makes():
+    scene = Scene(SINKS, sampler(), ())
+    setting, contexts = setting_of(scene), contexts_of(scene.config)
+    params = tiny.random_params(scene.config)
+    prompt = make_prompt(params, *contexts, setting=setting)
+    last = jnp.full(4, setting.sampler.steps - 1)
+    made = tiny.compiled(self_forcing.roll_out, static_argnums=(3, 5, 6))(
+        params,
+        prompt,
+        last,
+        self_forcing.noise_from_keys(KEYS, setting),
+        self_forcing.clip_tables(setting, 4),
+        setting,
+        tiny.BATCH,
+    )
+    streamed = rollout(params, prompt, KEYS, 4, setting=setting)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), made.x0.joined(), streamed)
+
+
+def test_cutting_a_clip_into_blocks_and_joining_them_changes_nothing():
+    blocks = FUSED.blocks(10)
+    clip = Latents(*(jnp.arange(2 * n * 3, dtype=jnp.float32).reshape(2, n, 3) for n in (20, 76)))
+    joined = self_forcing.split_blocks(clip, blocks).joined()
+    jax.tree.map(np.testing.assert_array_equal, joined, clip)
+
+
+def test_exits_are_drawn_for_all_blocks_at_once_or_for_each():
+    setting = setting_of(Scene(SINKS, sampler(), ()))
+    drawn = {
+        shared: [self_forcing.draw_exits(jax.random.key(i), 6, setting, shared=shared) for i in range(20)]
+        for shared in (True, False)
+    }
+    assert all(len(set(map(int, row))) == 1 for row in drawn[True])
+    assert {int(row[0]) for row in drawn[True]} == {0, 1, 2}
+    assert any(len(set(map(int, row))) > 1 for row in drawn[False])
+
+
+def test_one_block_is_no_clip():
+    with pytest.raises(ValueError, match="blocks=1"):
+        self_forcing.clip_tables(setting_of(Scene(SINKS, sampler(), ())), 1)
+
+
+def test_the_second_pass_needs_the_memory_of_one_block_however_long_the_clip():
+    scene = Scene(dataclasses.replace(SINKS, layers=1), sampler(window=4, horizon_seconds=6), ())
+    setting, contexts = setting_of(scene), contexts_of(scene.config)
+    params = tiny.random_params(scene.config)
+
+    def bytes_for(count: int) -> int:
+        tables = self_forcing.clip_tables(setting, count)
+        draw = self_forcing.noise_from_keys(KEYS, setting)
+
+        def make(params, exits):
+            prompt = make_prompt(params, *contexts, setting=setting)
+            return prompt, self_forcing.roll_out(params, prompt, exits, draw, tables, setting, tiny.BATCH)
+
+        exits = jax.ShapeDtypeStruct((count,), jnp.int32)
+        prompt, made = jax.eval_shape(make, params, exits)
+        second = jax.jit(
+            lambda params, prompt, made, wanted, exits: self_forcing.pull_back(
+                params, prompt, made, wanted, exits, draw, tables, setting
+            )
+        )
+        lowered = second.lower(params, prompt, made, made.x0, exits)
+        return lowered.compile(tiny.QUICK).memory_analysis().temp_size_in_bytes
+
+    sizes = [bytes_for(count) for count in (5, 10, 20)]
+    assert max(sizes) <= 1.02 * min(sizes), sizes

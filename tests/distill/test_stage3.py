@@ -1,0 +1,87 @@
+"""The players of stage 3 on a tiny pair of networks: what they need, and that each pulls where it should."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from omniforcing_jax.config import SamplerConfig
+from omniforcing_jax.distill import dmd
+from omniforcing_jax.distill.stage3 import Stage3, Stage3Config
+from omniforcing_jax.model.place import rotaries
+from omniforcing_jax.rollout import Latents, Setting
+
+STUDENT, TEACHER = tiny.SINKS, tiny.TINY
+SAMPLER = SamplerConfig(sigmas=(1.0, 0.6, 0.0), horizon_seconds=2, context_noise=0.1)
+SETTING = Setting(STUDENT, SAMPLER, (1, 2))
+PLAYERS = Stage3(SETTING, TEACHER, Stage3Config(seconds=2))
+
+
+def contexts(seed: int) -> dmd.Contexts:
+    rng = np.random.default_rng(seed)
+    video, audio = (jnp.asarray(rng.normal(size=(tiny.BATCH, 4, TEACHER.caption_channels)), jnp.float32) for _ in "va")
+    return dmd.Contexts(video, audio, jnp.ones((tiny.BATCH, 4), jnp.int32))
+
+
+@pytest.fixture(scope="module")
+def networks():
+    return tiny.random_params(STUDENT), tiny.random_params(TEACHER, 1), tiny.random_params(TEACHER, 2)
+
+
+@pytest.fixture(scope="module")
+def generator():
+    return tiny.compiled(PLAYERS.generator)
+
+
+def test_the_clip_is_as_long_as_the_horizon():
+    assert (PLAYERS.blocks[-1].video_end, PLAYERS.blocks[-1].audio_end) == (7, 51)
+    with pytest.raises(ValueError, match="seconds=3: the student's horizon is 2 s"):
+        Stage3(SETTING, TEACHER, Stage3Config(seconds=3))
+
+
+def test_a_generator_step_reaches_every_weight_and_depends_on_its_key_alone(networks, generator):
+    student, critic, teacher = networks
+    step = [generator(student, contexts(0), contexts(1), jax.random.key(i), critic, teacher) for i in (3, 3, 4)]
+    (loss, metrics, gradient), again, other = step
+    assert all(jnp.any(leaf) for leaf in jax.tree.leaves(gradient))
+    jax.tree.map(np.testing.assert_array_equal, gradient, again[2])
+    assert float(loss) != float(other[0])
+    assert {"dmd_video", "dmd_audio", "push_video", "gap_audio"} <= metrics.keys()
+
+
+def test_a_critic_that_is_the_teacher_pulls_nowhere_but_where_guidance_does(networks):
+    _, _, teacher = networks
+    turned = rotaries(TEACHER, PLAYERS.places)
+    clip = Latents(*tiny.random_latents(TEACHER, 7, 51))
+    clip = Latents(clip.video[:, : 7 * 2], clip.audio)
+
+    @tiny.compiled
+    def push(teacher, negative):
+        scorer = dmd.Scorer(teacher=teacher, critic=teacher, rotaries=turned, model=TEACHER)
+        return dmd.dmd_gradient(clip, scorer, contexts(0), negative, jax.random.key(3), dmd.DmdConfig())[0]
+
+    same, other = push(teacher, contexts(0)), push(teacher, contexts(1))
+    jax.tree.map(lambda x: np.testing.assert_allclose(x, 0, atol=1e-4), same)
+    assert all(float(jnp.abs(x).max()) > 1e-2 for x in other)
+
+
+def test_the_critic_learns_from_clips_that_it_cannot_change(networks):
+    student, critic, _ = networks
+    loss = tiny.compiled(jax.value_and_grad(PLAYERS.critic, has_aux=True))
+    (value, metrics), gradient = loss(critic, contexts(0), jax.random.key(5), student)
+    assert float(value) == pytest.approx(float(metrics["critic_video"] + metrics["critic_audio"]))
+    assert all(jnp.any(leaf) for leaf in jax.tree.leaves(gradient))
+    through = jax.grad(lambda generator: PLAYERS.critic(critic, contexts(0), jax.random.key(5), generator)[0])
+    blank = tiny.compiled(through)(student)
+    assert not any(jnp.any(leaf) for leaf in jax.tree.leaves(blank))
+
+
+def test_weights_of_blocks_and_streams_reach_the_gradient_on_the_clip():
+    clip = Latents(*(jnp.ones((1, 2 * b, 3)) for b in (7, 51)))
+    clip = Latents(clip.video, clip.audio[:, :51])
+    ramp = dmd.DmdConfig(block_weights=dmd.BlockWeights.LINEAR_RAMP, audio_weight=0.5)
+    slope = dmd.clip_cotangent(clip, PLAYERS.blocks, ramp)
+    assert slope.video[0, 0, 0] * clip.video.size == pytest.approx(0.5)
+    assert slope.video[0, -1, 0] * clip.video.size == pytest.approx(1.0)
+    assert slope.audio[0, -1, 0] * clip.audio.size == pytest.approx(0.5)
