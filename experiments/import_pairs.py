@@ -12,6 +12,7 @@ from pathlib import Path
 
 import tyro
 
+from experiments import mains
 from omniforcing_jax.train.lmdb_pairs import import_pairs, open_lmdb
 
 
@@ -26,13 +27,10 @@ def main(
 ) -> None:
     """Copy what is missing of `lmdb` into `out`; `sigmas` is for a file that does not say its noise levels."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    try:
-        with open_lmdb(lmdb) as get:
-            count = import_pairs(
-                get, out, shards=shards, teacher=teacher, sigmas=sigmas, process=process, processes=processes
-            )
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from None
+    with mains.refusing(), open_lmdb(lmdb) as get:
+        count = import_pairs(
+            get, out, shards=shards, teacher=teacher, sigmas=sigmas, process=process, processes=processes
+        )
     logging.info("%s: %d rows copied", out, count)
 
 

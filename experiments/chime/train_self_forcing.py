@@ -16,13 +16,13 @@ Expect: `generator/dmd` falls slowly and jitters; evaluate judges.
 import dataclasses
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import tyro
 
-from experiments.chime import latents, samples, train_teacher
+from experiments.chime import latents, pairs, samples, train_teacher
 from omniforcing_jax import config as configs
 from omniforcing_jax.config import SamplerConfig
 from omniforcing_jax.distill.dmd import Contexts, DmdConfig
@@ -43,24 +43,24 @@ class Config:
     """One run.
 
     Attributes:
-      sampler: the student's: few levels, fresh noise at each.
+      sampler: the student's, fresh noise at each level: the nine that stage 2 was trained at.
       stage3: see Stage3Config.
       ratio: critic updates per update of the generator.
       ema_decay, ema_from: of the generator's average, which is what ships.
     """
 
-    sampler: SamplerConfig = SamplerConfig(sigmas=RELEASED_SIGMAS, horizon_seconds=5, context_noise=0.1)
+    sampler: SamplerConfig = SamplerConfig(sigmas=pairs.student_sigmas(), horizon_seconds=5, context_noise=0.1)
     stage3: Stage3Config = Stage3Config(
         dmd=DmdConfig(guidance=GuidanceConfig(video=StreamGuidance(cfg=3.0), audio=StreamGuidance(cfg=3.0)))
     )
     batch: int = 8
-    steps: int = 1200
+    steps: int = 700
     ratio: int = 2
     generator: OptimiserConfig = OptimiserConfig(
-        kind="adam", learning_rate=1e-4, steps=600, warmup=10, decay_from=0.6, b1=0.0, b2=0.99
+        kind="adam", learning_rate=1e-4, steps=350, warmup=10, decay_from=0.4, b1=0.0, b2=0.99
     )
     critic: OptimiserConfig = OptimiserConfig(
-        kind="adam", learning_rate=3e-4, steps=1200, warmup=20, decay_from=0.8, b1=0.0, b2=0.99
+        kind="adam", learning_rate=3e-4, steps=700, warmup=20, decay_from=0.8, b1=0.0, b2=0.99
     )
     ema_decay: float = 0.97
     ema_from: int = 40
@@ -68,6 +68,9 @@ class Config:
 
 
 CONFIG = Config()
+FOUR = dataclasses.replace(  # the reference's list: four calls per block
+    CONFIG, sampler=dataclasses.replace(CONFIG.sampler, sigmas=RELEASED_SIGMAS)
+)
 
 
 def make_gradients(config: Config, vectors: words.Words) -> tuple[gradient.Gradient, gradient.Gradient]:
@@ -118,6 +121,7 @@ def main(
     data_file: Path = latents.FILE,
     minutes: float | None = None,
     sample_every: int | None = None,
+    levels: Literal["nine", "four"] = "nine",
 ) -> None:
     """Train or continue in `folder`, from the weights folders of a teacher and a stage-2 student.
 
@@ -125,7 +129,7 @@ def main(
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("absl").setLevel(logging.WARNING)
-    config = CONFIG
+    config = CONFIG if levels == "nine" else FOUR
     frozen = train_teacher.exported(teacher, configs.CHIME_TEACHER)
     trainer, rules = start(config, train_teacher.exported(student, configs.CHIME), frozen)
     generator, critic = make_gradients(config, train_teacher.word_vectors())

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import import_pairs as import_pairs_command
 from omniforcing_jax.layout import FUSED, PREFIX, Layout
 from omniforcing_jax.train import data
 from omniforcing_jax.train.contexts import Contexts, PairsWithContexts, contexts_header
@@ -287,6 +288,15 @@ def test_lmdb_is_asked_for_and_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "lmdb", None)
     with pytest.raises(ValueError, match="lmdb is not installed"), open_lmdb(tmp_path):
         pass
+
+
+def test_the_command_answers_what_it_cannot_read_in_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "lmdb", None)
+    with pytest.raises(SystemExit) as caught:
+        import_pairs_command.main(lmdb=tmp_path, out=tmp_path / "store", teacher="dev")
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith("error: importing pairs: lmdb is not installed")
+    assert not (tmp_path / "store").exists()
 
 
 def test_a_real_lmdb_is_imported(tmp_path):
