@@ -6,6 +6,7 @@ through untouched. Configs of other formats are read strictly: a fixed value tha
 the cheapest guard against a new generation.
 """
 
+import enum
 import fnmatch
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -93,7 +94,7 @@ class Section:
         self._left = dict(values)
 
     def take(self, key: str, kind: type, *default: Any) -> Any:
-        """Take a value of a kind; without a default it must be there (an integer counts as a float).
+        """Take a value of a kind; without a default it must be there (an integer counts as a float, a string as enum).
 
         Raises:
             ValueError: It is missing or of another kind.
@@ -105,6 +106,11 @@ class Section:
         value = self._left.pop(key)
         if kind is float and type(value) is int:
             return float(value)
+        if issubclass(kind, enum.Enum):
+            allowed = [member.value for member in kind]
+            if value not in allowed:
+                raise ValueError(f"{self.where}.{key}={value!r}: must be one of {allowed}")
+            return kind(value)
         if type(value) is not kind:
             raise ValueError(f"{self.where}.{key}={value!r}: must be of type {kind.__name__}")
         return value
