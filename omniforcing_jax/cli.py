@@ -9,12 +9,6 @@
 Bad input is one line on stderr and exit code 2. JAX is imported only when a request has been understood.
 """
 
-import contextlib
-import dataclasses
-import difflib
-import io
-import itertools
-import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +16,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+
+from omniforcing_jax.arguments import read_command
 
 CHIME = Path(__file__).parent / "assets" / "chime"
 DType = Literal["float32", "bfloat16"]
@@ -162,49 +158,8 @@ Command = Stream | Sample | Bench | Judge
 
 
 def parse(arguments: Sequence[str]) -> Command:
-    """Read the command line.
-
-    Raises:
-        ValueError: in one line, if it cannot be read; unknown names are answered with the nearest.
-        SystemExit: after printing the help that was asked for.
-    """
-    name, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
-    if name in ("-h", "--help"):
-        print(__doc__)
-        print("\n".join(f"{command}: {kind.__doc__}" for command, kind in COMMANDS.items()))
-        raise SystemExit(0)
-    if name not in COMMANDS:
-        raise ValueError(f"unknown command {name}{_nearest(name, COMMANDS)}")
-    kind = COMMANDS[name]
-    _refuse_unknown_flags(kind, rest)
-    answer = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(answer):
-            return tyro.cli(kind, prog=f"omniforcing_jax {name}", args=rest)
-    except SystemExit as end:
-        if not end.code:
-            raise
-        raise ValueError(_one_line(answer.getvalue())) from None
-
-
-def _refuse_unknown_flags(kind: type, arguments: Sequence[str]) -> None:
-    names = [field.name.strip("_").replace("_", "-") for field in dataclasses.fields(kind)]
-    known = ["--help", *(f"--{name}" for name in names), *(f"--no-{name}" for name in names)]
-    for flag in (argument.partition("=")[0] for argument in arguments):
-        if flag.startswith("--") and flag.replace("_", "-") not in known:
-            raise ValueError(f"unknown flag {flag}{_nearest(flag, known)}")
-
-
-def _nearest(name: str, known: Sequence[str] | dict[str, type]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0)
-    return f"; did you mean {near[0]}?"
-
-
-def _one_line(message: str) -> str:
-    """Flatten tyro's message, boxed on a terminal and not elsewhere: frames, rules and the help at its end go."""
-    lines = (line.strip(" │╭╮╰╯─") for line in message.splitlines())
-    told = itertools.takewhile(lambda line: not re.match("(For full|Argument) helptext", line), lines)
-    return " ".join(line for line in told if line.strip("- "))
+    """Read the command line; raises as `read_command`."""
+    return read_command("omniforcing_jax", __doc__, COMMANDS, arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,6 +6,7 @@ memory to write it, hence this page. What the tensors mean is weights.py's and c
 Source: the safetensors format (8 bytes of length, JSON, little-endian row-major data).
 """
 
+import io
 import json
 import math
 import os
@@ -78,10 +79,14 @@ class TensorFile:
         Returns:
             A writable array of its own, in the dtype of the file.
         """
+        return np.array(self.view(name)[index])
+
+    def view(self, name: str) -> np.ndarray:
+        """Map one tensor, read only: its bytes come when they are looked at, and go with the array."""
         entry = self.entries[name]
         if entry.nbytes == 0:
-            return np.zeros(entry.shape, entry.dtype)[index]
-        return np.array(np.memmap(self.path, entry.dtype, "r", entry.offset, entry.shape)[index])
+            return np.zeros(entry.shape, entry.dtype)
+        return np.memmap(self.path, entry.dtype, "r", entry.offset, entry.shape)
 
 
 def open_tensors(path: str | os.PathLike[str]) -> TensorFile:
@@ -97,6 +102,8 @@ def open_tensors(path: str | os.PathLike[str]) -> TensorFile:
             size = os.fstat(file.fileno()).st_size
             header, start = _read_header(file.read, size)
         metadata = header.pop("__metadata__", {})
+        if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+            raise ValueError("__metadata__ is not an object of strings; the file is damaged")
         return TensorFile(path=path, entries=_read_entries(header, start, size), metadata=metadata)
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}") from None
@@ -111,7 +118,7 @@ def _read_header(read: Callable[[int], bytes], size: int) -> tuple[dict[str, Any
         raise ValueError(f"not a safetensors file, or cut off in its header ({size} bytes)")
     try:
         header = json.loads(read(length), object_pairs_hook=_unique)
-    except (json.JSONDecodeError, UnicodeDecodeError):
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
         raise ValueError("the header is not JSON; the file is damaged") from None
     if not isinstance(header, dict):
         raise ValueError("the header is not a JSON object; the file is damaged")
@@ -138,7 +145,7 @@ def _read_entries(header: Mapping[str, Any], start: int, size: int) -> dict[str,
             raise ValueError(f"'{name}' lacks dtype, shape or data_offsets; the file is damaged") from None
         if not all(isinstance(number, int) and number >= 0 for number in (*shape, begin, end)):
             raise ValueError(f"'{name}' has a shape or data_offsets that are not counts; the file is damaged")
-        if dtype not in DTYPES:
+        if not isinstance(dtype, str) or dtype not in DTYPES:
             raise ValueError(f"'{name}' has dtype {dtype}, which is not one of {', '.join(DTYPES)}")
         entries[name] = Entry(dtype=DTYPES[dtype], shape=shape, offset=start + begin)
         if end - begin != entries[name].nbytes:
@@ -171,6 +178,26 @@ def write_tensors(
     Raises:
         ValueError: A dtype that the format lacks; names the tensor.
     """
+    write_runs(path, layout, lambda name: [get(name)], metadata)
+
+
+def write_runs(
+    path: str | os.PathLike[str],
+    layout: Mapping[str, tuple[np.dtype, tuple[int, ...]]],
+    runs: Callable[[str], Iterable[np.ndarray]],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write a safetensors file whose tensors come in runs of bytes, one after the other.
+
+    Args:
+        path: As in `write_tensors`.
+        layout: As in `write_tensors`.
+        runs: Returns arrays that follow each other in memory order and fill the tensor of a name.
+        metadata: As in `write_tensors`.
+
+    Raises:
+        ValueError: A dtype that the format lacks, or runs that do not fill their tensor; names the tensor.
+    """
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     position = 0
     for name, (dtype, shape) in layout.items():
@@ -179,10 +206,25 @@ def write_tensors(
         end = position + math.prod(shape) * dtype.itemsize
         header[name] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [position, end]}
         position = end
-    text = json.dumps(header, separators=(",", ":")).encode()
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # data begins on a multiple of 8, so every dtype is aligned
-    with Path(path).open("wb") as file:
-        file.write(len(text).to_bytes(8, "little"))
-        file.write(text)
+    with Path(path).open("wb", buffering=0) as file:
+        _write_all(file, len(text).to_bytes(8, "little") + text)
         for name in layout:
-            file.write(np.ascontiguousarray(get(name)).tobytes())
+            begin, end = header[name]["data_offsets"]
+            written = sum(_write_all(file, as_bytes(run)) for run in runs(name))
+            if written != end - begin:
+                raise ValueError(f"'{name}' got {written} bytes, expected {end - begin}")
+
+
+def as_bytes(array: np.ndarray) -> memoryview:
+    """Look at an array as the bytes that a file holds, row-major; a copy only where it lies otherwise."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+def _write_all(file: io.FileIO, data: bytes | memoryview) -> int:
+    """Write without a buffer in between; the system may take less at a time than it is given."""
+    left = memoryview(data)
+    while left.nbytes:
+        left = left[file.write(left) :]
+    return len(data)
