@@ -12,20 +12,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from converters.connectors import diffusers_rules, original_rules
-from converters.rules import gather, place
+from converters.component import DIFFUSERS, LTX2
+from converters.connectors import COMPONENT
+from converters.rules import gather
 from omniforcing_jax.nn.rope import from_split
-from omniforcing_jax.nn.spec import abstract
 from omniforcing_jax.text.connector import (
     ConnectorConfig,
     ConnectorsConfig,
     connect,
-    connectors_spec,
     fill_with_registers,
     make_contexts,
 )
 from omniforcing_jax.text.features import FeatureNorm, extract_features
-from omniforcing_jax.weights import fill_tree, name_leaves
+from omniforcing_jax.weights import fill_tree
 
 pytestmark = pytest.mark.usefixtures("strict")
 PEER_TABLES, OWN_TABLES = 1e-4, 2e-3
@@ -58,15 +57,10 @@ def config(newer: bool) -> ConnectorsConfig:
 
 
 @functools.cache
-def params(newer: bool, naming: str = "original"):
-    rules, tensors = {
-        "original": (original_rules, peers.get_original),
-        "diffusers": (diffusers_rules, peers.get_diffusers),
-    }[naming]
-    shapes = abstract(connectors_spec(config(newer)))
-    sizes = {name: tuple(leaf.shape) for name, leaf in name_leaves(shapes).items()}
-    found = gather(tensors(newer), place(rules(shared=not newer), sizes), "peer")
-    return jax.tree.map(jnp.asarray, fill_tree(shapes, found))
+def params(newer: bool, naming: str = LTX2):
+    tensors = {LTX2: peers.get_original, DIFFUSERS: peers.get_diffusers}[naming](newer)
+    found = gather(tensors, COMPONENT.place(config(newer), naming), "peer")
+    return jax.tree.map(jnp.asarray, fill_tree(COMPONENT.abstract(config(newer)), found))
 
 
 def close(ours, theirs, tolerance):
@@ -75,7 +69,7 @@ def close(ours, theirs, tolerance):
 
 @GENERATIONS
 def test_both_namings_give_the_same_tree(newer):
-    jax.tree.map(np.testing.assert_array_equal, params(newer), params(newer, "diffusers"))
+    jax.tree.map(np.testing.assert_array_equal, params(newer), params(newer, DIFFUSERS))
 
 
 @GENERATIONS

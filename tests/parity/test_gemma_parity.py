@@ -10,11 +10,10 @@ import pytest
 import torch
 from transformers.models.gemma3.modeling_gemma3 import Gemma3TextScaledWordEmbedding
 
-from converters.gemma import TEXT_ONLY, rules
-from converters.rules import gather, place
-from omniforcing_jax.nn.spec import abstract
-from omniforcing_jax.text.gemma import GemmaConfig, embed, gemma_spec, hidden_states
-from omniforcing_jax.weights import fill_tree, name_leaves
+from converters.gemma import COMPONENT, TEXT_ONLY
+from converters.rules import gather
+from omniforcing_jax.text.gemma import GemmaConfig, embed, hidden_states
+from omniforcing_jax.weights import fill_tree
 
 pytestmark = pytest.mark.usefixtures("strict")
 CONFIG = GemmaConfig(
@@ -41,10 +40,8 @@ run = jax.jit(hidden_states, static_argnums=(0, 4), compiler_options={"xla_backe
 
 @functools.cache
 def params():
-    shapes = abstract(gemma_spec(CONFIG))
-    sizes = {name: tuple(leaf.shape) for name, leaf in name_leaves(shapes).items()}
-    found = gather(peers.get_weights(), place(rules(TEXT_ONLY), sizes), "peer")
-    return jax.tree.map(jnp.asarray, fill_tree(shapes, found))
+    found = gather(peers.get_weights(), COMPONENT.place(CONFIG, TEXT_ONLY), "peer")
+    return jax.tree.map(jnp.asarray, fill_tree(COMPONENT.abstract(CONFIG), found))
 
 
 def states(ids, mask):
