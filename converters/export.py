@@ -18,7 +18,7 @@ from converters.headers import contradiction, merge_header
 from converters.meter import Meter
 from converters.own import Own, open_own, rename_out, turn_rotary
 from converters.piece import Piece, chunks
-from converters.registry import CLASSES, FOLDERS
+from converters.registry import CLASSES, FOLDERS, PREFIXES
 from converters.swap import check_space, staging
 from omniforcing_jax import weights
 from omniforcing_jax.config import CrossTimestep, ModelConfig, RotaryKind, require
@@ -45,6 +45,11 @@ TYPES = (
 )
 RANKS = {DTYPES[name]: rank for rank, name in enumerate(TYPES)}
 PLAIN = {"format": "pt"}
+HOLDS = {
+    "ltx2": tuple(PREFIXES),
+    "diffusers": tuple(FOLDERS.values()),
+    "omniforcing": ("transformer", "connectors"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,18 +114,30 @@ def prepare(
     require(not single or to != "diffusers", "out", str(out), "must be a folder")
     owns = _choose(folder, open_own(folder), components)
     naming = DIFFUSERS if to == "diffusers" else LTX2
+    notes = []
+    for name in [name for name in owns if name not in HOLDS[to]]:
+        require(name not in components, "components", name, f"{to} holds {', '.join(HOLDS[to])}")
+        notes.append(f"{name}: left out, {to} holds {', '.join(HOLDS[to])}")
+        del owns[name]
     tensors: dict[str, dict[str, Piece]] = {}
     for name, own in owns.items():
-        pieces = rename_out(own, HUGGING_FACE if name == "text" else naming)
+        pieces = rename_out(own, _naming_of(own, naming))
         wanted = RotaryKind.INTERLEAVED if to == "omniforcing" else rotary
-        if wanted is not None:
+        if wanted is not None and (to != "omniforcing" or name == "transformer"):
             owns[name], pieces = turn_rotary(own, wanted, pieces, naming)
         tensors[name] = pieces
-    notes = [note for own in owns.values() for note in _describe(own, naming, to)]
+    notes += [note for own in owns.values() for note in _describe(own, naming, to)]
     turned = rotary is not None or to == "omniforcing"
     outputs = _plan_outputs(owns, tensors, to, out, fresh_header or turned)
     check_space(out, sum(piece.nbytes for output in outputs for piece in output.tensors.values()))
     return Export(out=out, outputs=outputs, notes=tuple(notes), shard_bytes=shard_bytes)
+
+
+def _naming_of(own: Own, naming: str) -> str:
+    """Return how a component is spelled there; a text model keeps the form of Hugging Face's that it came in."""
+    if own.name != "text":
+        return naming
+    return own.naming if own.naming is not None and own.naming.startswith(HUGGING_FACE) else HUGGING_FACE
 
 
 def _choose(folder: Path, owns: dict[str, Own], components: Sequence[str]) -> dict[str, Own]:
@@ -131,7 +148,7 @@ def _choose(folder: Path, owns: dict[str, Own], components: Sequence[str]) -> di
 
 def _describe(own: Own, naming: str, to: Target) -> list[str]:
     notes = []
-    if own.passed is not None and own.naming != naming:
+    if own.passed is not None and own.naming != _naming_of(own, naming):
         notes.append(f"{own.name}: {len(own.passed.entries)} tensors that went through untouched are not {to}'s")
     if isinstance(own.config, ModelConfig):
         notes.append(
@@ -180,7 +197,7 @@ def _check_omniforcing(config: ModelConfig) -> None:
 
 def _diffusers(own: Own, tensors: Mapping[str, Piece], fresh: bool) -> Output:
     folder = next(folder for folder, name in FOLDERS.items() if name == own.name)
-    naming = HUGGING_FACE if own.name == "text" else DIFFUSERS
+    naming = _naming_of(own, DIFFUSERS)
     saved = own.source.get("config") if own.naming == naming else None
     values = saved
     if own.component is not None:

@@ -47,21 +47,26 @@ def merge_header(owns: Iterable[Own], fresh: bool) -> dict[str, str]:
     for own, metadata in zip(owns, saved, strict=True):
         header = dict(read_header_config(own.place, metadata) or {})
         for name, values in _sections_of(own, header).items():
-            sections[name] = sections.get(name, {}) | values
+            section = sections.setdefault(name, {})
+            for key in [key for key in values if section.get(key, values[key]) != values[key]]:
+                rule = "a header has room for one; --rotary permutes both, --components leaves one out"
+                raise ValueError(f"{own.name}: {key}={values[key]!r}, the transformer has {section[key]!r}; {rule}")
+            section |= values
     others = {key: text for metadata in saved for key, text in metadata.items() if key != "config"}
     return others | {"config": json.dumps(sections)}
 
 
 def _sections_of(own: Own, header: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a component has to say in the header, over what its source's header said there."""
-    if own.component is not None:
-        written = own.component.namings[LTX2].write_config(own.config)
-        if own.name == "connectors":
-            return written
-        return {name: {**header.get(name, {}), **values} for name, values in written.items()}
-    if own.name == "connectors":
-        values = header.get("transformer", {})
-        kept = {k: v for k, v in values.items() if CONNECTORS.fullmatch(k) or k.startswith(TEXT_PATH)}
-        return {"transformer": kept} if kept else {}
-    name = SECTIONS[own.name]
-    return {name: header[name]} if name in header else {}
+    if own.component is None and own.name in SECTIONS:
+        return {name: header[name] for name in [SECTIONS[own.name]] if name in header}
+    written = {} if own.component is None else own.component.namings[LTX2].write_config(own.config)
+    kept = {name: header[name] for name in written if name in header}
+    if own.name in ("transformer", "connectors"):  # both are in one section
+        values, theirs = header.get("transformer", {}), own.name == "connectors"
+        kept = {"transformer": {key: value for key, value in values.items() if _is_connectors(key) == theirs}}
+    return {name: kept.get(name, {}) | written.get(name, {}) for name in kept | written}
+
+
+def _is_connectors(key: str) -> bool:
+    return CONNECTORS.fullmatch(key) is not None or key.startswith(TEXT_PATH)

@@ -1,6 +1,7 @@
 """Our weights folder, read for the way out: each component's tensors under another format's keys, not read yet."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,12 @@ from omniforcing_jax import weights
 from omniforcing_jax.config import ModelConfig, RotaryKind
 from omniforcing_jax.nn.rope import interleaving
 from omniforcing_jax.tensor_file import TensorFile, open_tensors
+from omniforcing_jax.text.connector import ConnectorsConfig
+
+# Leaves whose rows a rotation pairs: in the transformer, and in the connectors.
+ROTATED = re.compile(
+    r"(?P<site>layers/(video|audio)/self_attn|layers/(a2v|v2a)|(video|audio)/layers/attn)/([qk]/[wb]|[qk]_norm)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,35 +124,43 @@ def _piece(file: TensorFile, placement: Placement) -> Piece:
 def turn_rotary(own: Own, kind: RotaryKind, pieces: Mapping[str, Piece], naming: str) -> tuple[Own, dict[str, Piece]]:
     """Permute query and key rows so that the same function has rotary pairs of another kind.
 
-    Only the four attentions that rotate are touched; text attention is not.
+    Only attentions that rotate are touched: four of the transformer's (text attention does not) and the connectors'.
     Source: specs/omniforcing.md 4.3.
 
     Args:
-        own: The transformer.
+        own: Any component; one without rotation comes back as it is.
         kind: The pairs that are wanted.
         pieces: Its tensors under the keys of `naming`.
         naming: How the keys are spelled.
     """
-    config = own.config
-    if own.component is None or not isinstance(config, ModelConfig) or config.rotary.kind is kind:
+    turned = _turn_config(own.config, kind)
+    if own.component is None or turned == own.config:
         return own, dict(pieces)
     result = dict(pieces)
-    for placement in own.component.place(config, naming):
-        order = _order_of(placement.ours, config)
+    for placement in own.component.place(own.config, naming):
+        order = _order_of(placement.ours, own.config)
         if order is not None:
             rows = order if kind is RotaryKind.INTERLEAVED else np.argsort(order)
             result[placement.theirs] = _permuted(pieces[placement.theirs], rows)
-    turned = dataclasses.replace(config, rotary=dataclasses.replace(config.rotary, kind=kind))
     return dataclasses.replace(own, config=turned), result
 
 
-def _order_of(name: str, config: ModelConfig) -> np.ndarray | None:
+def _turn_config(config: Any, kind: RotaryKind) -> Any:
+    if isinstance(config, ModelConfig):
+        return dataclasses.replace(config, rotary=dataclasses.replace(config.rotary, kind=kind))
+    return dataclasses.replace(config, rotary=kind) if isinstance(config, ConnectorsConfig) else config
+
+
+def _order_of(name: str, config: Any) -> np.ndarray | None:
     """Return the interleaving of a leaf's rows; None for one that is not rotated."""
-    room, _, leaf = name.removeprefix("layers/").partition("/")
-    site, _, part = leaf.partition("/") if room in ("video", "audio") else (room, "", leaf)
-    if site not in ("self_attn", "a2v", "v2a") or part.partition("/")[0] not in ("q", "k", "q_norm", "k_norm"):
+    found = ROTATED.fullmatch(name)
+    if found is None:
         return None
-    stream = config.video if room == "video" else config.audio  # crossings have the audio's head size on both sides
+    site = found["site"]
+    if isinstance(config, ModelConfig):  # crossings have the audio's head size on both sides
+        stream = config.video if site == "layers/video/self_attn" else config.audio
+    else:
+        stream = config.video if site == "video/layers/attn" else config.audio
     return interleaving(stream.heads, stream.head_size)
 
 

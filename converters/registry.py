@@ -3,10 +3,12 @@
 A component without a table is known by name and prefix only: its tensors go through untouched.
 """
 
-from converters import transformer
+from converters import connectors, gemma, transformer
 from converters.component import Component
 
-COMPONENTS: dict[str, Component] = {each.name: each for each in (transformer.COMPONENT,)}
+COMPONENTS: dict[str, Component] = {
+    each.name: each for each in (transformer.COMPONENT, connectors.COMPONENT, gemma.COMPONENT)
+}
 
 # Where an LTX-2 file keeps every component; the longest prefix that fits wins.
 PREFIXES = {

@@ -11,6 +11,7 @@
 from pathlib import Path
 from typing import Any
 
+from converters import gemma
 from converters.checkpoint import read_checkpoint
 from converters.choices import Choices, override
 from converters.component import DIFFUSERS, HUGGING_FACE
@@ -75,6 +76,8 @@ def _find_in_pipeline(folder: Path, choices: Choices) -> list[Part]:
 def _read_model(folder: Path, name: str, naming: str, values: dict[str, Any], choices: Choices) -> Part:
     """Read a folder that is one component."""
     tensors, metadata = open_folder(folder)
+    if name == "text":
+        naming = gemma.find_naming(tensors, str(folder))
     component, config, notes = find_table(name, naming), None, ()
     if component is not None:
         try:
@@ -87,7 +90,7 @@ def _read_model(folder: Path, name: str, naming: str, values: dict[str, Any], ch
     files = [str(place / file) for file in TOKENIZERS for place in beside if (place / file).is_file()]
     return Part(
         name=name,
-        format={DIFFUSERS: "diffusers", HUGGING_FACE: "Hugging Face"}[naming],
+        format="diffusers" if naming == DIFFUSERS else "Hugging Face",
         naming=naming,
         where=str(folder),
         tensors=tensors,

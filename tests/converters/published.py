@@ -7,7 +7,9 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
+from converters import connectors
 from converters.component import DIFFUSERS, LTX2
+from converters.registry import COMPONENTS
 from converters.transformer import COMPONENT
 from omniforcing_jax.config import (
     TINY,
@@ -18,9 +20,12 @@ from omniforcing_jax.config import (
     RotaryKind,
     StreamConfig,
 )
+from omniforcing_jax.text.connector import ConnectorConfig, ConnectorsConfig
+from omniforcing_jax.text.features import FeatureNorm
 
 SMALL = dataclasses.replace(TINY, cross_timestep=CrossTimestep.CROSS)
 NEWER = dataclasses.replace(SMALL, caption_channels=None, gated_attention=True, text_adaln=True)
+STREAM = ConnectorConfig(layers=1, heads=2, head_size=6, registers=4)
 FORCED = ModelConfig(
     layers=2,
     video=StreamConfig(latent_channels=3, heads=2, head_size=8),
@@ -38,28 +43,46 @@ def draw(shapes, seed=0, dtype=ml_dtypes.bfloat16):
     return {key: rng.normal(size=shape).astype(dtype) for key, shape in shapes.items()}
 
 
-def draw_network(config, naming=LTX2, seed=0, dtype=ml_dtypes.bfloat16):
-    """Draw a network under a format's keys."""
-    return draw({p.theirs: p.shape for p in COMPONENT.place(config, naming)}, seed, dtype)
+def draw_network(config, naming=LTX2, seed=0, dtype=ml_dtypes.bfloat16, component=COMPONENT):
+    """Draw a component, by default the transformer, under a format's keys."""
+    return draw({p.theirs: p.shape for p in component.place(config, naming)}, seed, dtype)
 
 
 def others(seed=1):
-    """Draw tensors of components that have no table, and one that is no weight."""
-    shapes = {
-        "model.diffusion_model.video_embeddings_connector.learnable_registers": (4, 6),
-        "model.diffusion_model.audio_embeddings_connector.learnable_registers": (4, 6),
-        "text_embedding_projection.aggregate_embed.weight": (6, 12),
-    }
-    return draw(shapes, seed) | {"text_embedding_projection.count": np.array([3], np.int64)}
+    """Draw tensors of a component without a table (see `without_tables`), and one among them that is no weight."""
+    shapes = {"audio_vae.encoder.conv_in.conv.weight": (4, 2, 3, 3), "audio_vae.encoder.conv_in.conv.bias": (4,)}
+    return draw(shapes, seed) | {"audio_vae.steps": np.array([3], np.int64)}
+
+
+def without_tables(monkeypatch):
+    """Take tables away, so that there are components that go through untouched."""
+    for name in ("audio_vae", "vocoder"):
+        monkeypatch.delitem(COMPONENTS, name, raising=False)
 
 
 def save_ltx2(path, config=SMALL, extra=None, tensors=None, **metadata):
-    """Write a file as LTX-2 is published; returns its tensors."""
-    tensors = draw_network(config) | others() if tensors is None else tensors
-    header = COMPONENT.namings[LTX2].write_config(config)
-    header["transformer"] |= {"connector_num_layers": 2} | (extra or {})
+    """Write a file as LTX-2 is published; `extra` changes the header's transformer. Returns its tensors."""
+    if tensors is None:
+        tensors = draw_network(config) | draw_network(text_path(config), component=connectors.COMPONENT) | others()
+    sections = [
+        COMPONENT.namings[LTX2].write_config(config),
+        connectors.COMPONENT.namings[LTX2].write_config(text_path(config)),
+    ]
+    header = {"transformer": {**sections[0]["transformer"], **sections[1]["transformer"], **(extra or {})}}
+    header["audio_vae"] = {"preprocessing": {"audio": {"sampling_rate": 16000}}}
     save_file(tensors, path, {"config": json.dumps(header)} | metadata)
     return tensors
+
+
+def text_path(config):
+    """Return connectors for a network."""
+    newer = config.caption_channels is None
+    video, audio = (dataclasses.replace(STREAM, heads=2, head_size=size) for size in ((8, 4) if newer else (12, 12)))
+    norm = FeatureNorm.PER_TOKEN if newer else FeatureNorm.PER_PROMPT
+    width = config.caption_channels or 24
+    return ConnectorsConfig(
+        text_width=width, text_states=49, norm=norm, video=video, audio=audio, gated_attention=newer
+    )
 
 
 def save_diffusers(folder, config=SMALL, dtype=np.float32):

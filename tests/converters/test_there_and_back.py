@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from published import FORCED, NEWER, SMALL, draw_network, save_diffusers, save_ltx2
+from published import FORCED, NEWER, SMALL, draw_network, save_diffusers, save_ltx2, without_tables
 from run import refused, run
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
@@ -22,7 +22,8 @@ def config_of(folder) -> ModelConfig:
 
 
 @pytest.fixture(autouse=True)
-def _quiet(capsys):
+def _quiet(capsys, monkeypatch):
+    without_tables(monkeypatch)
     yield
     capsys.readouterr()
 
@@ -101,10 +102,10 @@ def test_later_sources_replace_component_by_component_and_the_rest_stays(tmp_pat
     save_ltx2(tmp_path / "ltx.safetensors")
     save_file(draw_network(FORCED), tmp_path / "forced.safetensors")
     run("convert", "--from", tmp_path / "ltx.safetensors", "--out", folder)
-    before = (folder / "connectors/passed.safetensors").stat()
+    before = (folder / "audio_vae/passed.safetensors").stat()
     run("convert", "--from", tmp_path / "forced.safetensors", "--heads", 2, "--out", folder)
     assert config_of(folder) == FORCED
-    assert (folder / "connectors/passed.safetensors").stat().st_ino == before.st_ino
+    assert (folder / "audio_vae/passed.safetensors").stat().st_ino == before.st_ino
     assert not list(folder.rglob(".*"))
 
 
@@ -150,14 +151,14 @@ def test_a_gate_multiplier_that_the_header_contradicts_is_refused_unless_a_new_o
     run(*command, "--fresh-header")
     with safe_open(tmp_path / "back.safetensors", "np") as file:
         section = json.loads(file.metadata()["config"])["transformer"]
-    assert (section["av_ca_timestep_scale_multiplier"], section["connector_num_layers"]) == (1.0, 2)
+    assert (section["av_ca_timestep_scale_multiplier"], section["connector_num_layers"]) == (1.0, 1)
 
 
 def test_a_component_without_a_table_is_refused_in_another_naming_but_can_be_left_out(tmp_path, capsys):
     save_ltx2(tmp_path / "ltx.safetensors")
     run("convert", "--from", tmp_path / "ltx.safetensors", "--out", tmp_path / "ours")
     command = ("export", "--from", tmp_path / "ours", "--to", "diffusers", "--out", tmp_path / "back")
-    assert "connectors has no table for diffusers" in refused(capsys, *command)
+    assert "audio_vae has no table for diffusers" in refused(capsys, *command)
     run(*command, "--components", "transformer")
     read = load_file(tmp_path / "back/transformer/diffusion_pytorch_model.safetensors")
     shapes = {p.theirs: p.shape for p in COMPONENT.place(SMALL, DIFFUSERS)}
@@ -166,3 +167,13 @@ def test_a_component_without_a_table_is_refused_in_another_naming_but_can_be_lef
         read["transformer_blocks.1.attn1.norm_q.weight"],
         load_file(tmp_path / "ltx.safetensors")["model.diffusion_model.transformer_blocks.1.attn1.q_norm.weight"],
     )
+
+
+def test_two_components_that_one_header_cannot_describe_are_refused(tmp_path, capsys):
+    plain = dataclasses.replace(FORCED, sinks=0, caption_channels=24)
+    save_ltx2(tmp_path / "ltx.safetensors")
+    save_file(draw_network(plain), tmp_path / "forced.safetensors")
+    sources = ("--from", tmp_path / "ltx.safetensors", "--from", tmp_path / "forced.safetensors")
+    run("convert", *sources, "--heads", 2, "--grid", "float64", "--out", tmp_path / "ours")
+    command = ("export", "--from", tmp_path / "ours", "--to", "ltx2", "--out", tmp_path / "back.safetensors")
+    assert "connectors: rope_type='split', the transformer has 'interleaved'" in refused(capsys, *command)
