@@ -18,14 +18,14 @@ class Choices:
 
     Attributes:
         release: What a file or shards are: by default LTX-2 where the header has a config, else OmniForcing.
-        ema: Of a training checkpoint that has both: the averaged weights, or those last trained.
+        state: Of a training checkpoint that has both: the averaged weights, or those last trained.
         heads: Heads of an OmniForcing network; no file says it.
         rotary, grid, gate_multiplier, timesteps: See `ModelConfig`.
         layout, sigmas, horizon_seconds: See `SamplerConfig`; giving a layout or sigmas makes the network a student.
     """
 
     release: Literal["ltx2", "omniforcing"] | None = None
-    ema: bool | None = None
+    state: Literal["ema", "trained"] | None = None
     heads: int = 32
     rotary: RotaryKind | None = None
     grid: GridPrecision | None = None

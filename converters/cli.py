@@ -2,6 +2,8 @@
 
     python -m converters convert --from PATH [--from PATH ...] --out DIR
     python -m converters export --from DIR --to ltx2|diffusers|omniforcing --out PATH
+    python -m converters inspect PATH
+    python -m converters diff PATH PATH
 
 Bad input is one line on stderr and exit code 2.
 """
@@ -25,10 +27,12 @@ class Convert:
     """File or folder: LTX-2, OmniForcing (shards or .pt), diffusers, Gemma 3. May be given several times."""
     out: Path
     """Weights folder to write, or to put components into."""
+    lora: tyro.conf.UseAppendAction[tuple[tuple[Path, float], ...]] = ()
+    """LoRA file and its strength, to fuse into the transformer; may be given several times."""
     release: Literal["ltx2", "omniforcing"] | None = None
     """What files under original keys are; by default LTX-2 where their header has a config, else OmniForcing."""
-    ema: bool | None = None
-    """Of a training checkpoint that has both: the averaged weights, or (--no-ema) those last trained."""
+    state: Literal["ema", "trained"] | None = None
+    """Of a training checkpoint that has both: the averaged weights, or those last trained."""
     heads: int = 32
     """Heads of an OmniForcing network, which no file says."""
     rotary: Literal["split", "interleaved"] | None = None
@@ -71,8 +75,30 @@ class Export:
     """Largest file, where the format has shards."""
 
 
-COMMANDS: dict[str, type] = {"convert": Convert, "export": Export}
-Command = Convert | Export
+@dataclass(frozen=True, kw_only=True)
+class Inspect:
+    """Say what is inside a file or folder: tensors, shapes, types, configs, and what can be run or is missing."""
+
+    path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
+    """Weights folder, or anything that `convert` reads."""
+    state: Literal["ema", "trained"] | None = None
+    """Of a training checkpoint that has both: the averaged weights, or those last trained."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diff:
+    """Compare two checkpoints of one kind; the exit code is 0 where they are the same and 1 where they differ."""
+
+    first: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
+    """Weights folder, or anything that `convert` reads."""
+    second: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
+    """What to compare it with."""
+    state: Literal["ema", "trained"] | None = None
+    """Of training checkpoints that have both: the averaged weights, or those last trained."""
+
+
+COMMANDS: dict[str, type] = {"convert": Convert, "export": Export, "inspect": Inspect, "diff": Diff}
+Command = Convert | Export | Inspect | Diff
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -97,4 +123,8 @@ def prepare(command: Command) -> Callable[[], int]:
 
     if isinstance(command, Export):
         return commands.prepare_export(command)
+    if isinstance(command, Inspect):
+        return commands.prepare_inspect(command)
+    if isinstance(command, Diff):
+        return commands.prepare_diff(command)
     return commands.prepare_convert(command)

@@ -1,11 +1,11 @@
 """The converters' commands: from a request that was understood to files and a few lines."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from converters import convert, export
+from converters import convert, diff, export, inspect
 from converters.choices import Choices
-from converters.cli import Convert, Export
+from converters.cli import Convert, Diff, Export, Inspect
 from omniforcing_jax.config import CrossTimestep, GridPrecision, RotaryKind, require
 
 
@@ -18,7 +18,7 @@ def prepare_convert(command: Convert) -> Callable[[], int]:
     require(command.heads >= 1, "heads", command.heads, "must be at least 1")
     choices = Choices(
         release=command.release,
-        ema=command.ema,
+        state=command.state,
         heads=command.heads,
         rotary=_or_none(RotaryKind, command.rotary),
         grid=_or_none(GridPrecision, command.grid),
@@ -28,7 +28,9 @@ def prepare_convert(command: Convert) -> Callable[[], int]:
         sigmas=command.sigmas,
         horizon_seconds=command.horizon,
     )
-    conversion = convert.prepare(command.from_, command.out, choices, resolution=(command.height, command.width))
+    conversion = convert.prepare(
+        command.from_, command.out, choices, resolution=(command.height, command.width), loras=command.lora
+    )
 
     def work() -> int:
         print("\n".join(conversion.notes))
@@ -59,6 +61,33 @@ def prepare_export(command: Export) -> Callable[[], int]:
         print("\n".join(exported.notes))
         print(f"{command.out}: {export.run(exported)}")
         return 0
+
+    return work
+
+
+def prepare_inspect(command: Inspect) -> Callable[[], int]:
+    """Look at headers and configs; what comes back prints what was found.
+
+    Raises:
+        ValueError: In one line, whatever is wrong.
+    """
+    return _print(inspect.inspect(command.path, Choices(state=command.state)), 0)
+
+
+def prepare_diff(command: Diff) -> Callable[[], int]:
+    """Compare; what comes back prints where they differ.
+
+    Raises:
+        ValueError: In one line, whatever is wrong.
+    """
+    lines = diff.diff(command.first, command.second, Choices(state=command.state))
+    return _print(lines or ["the same"], 1 if lines else 0)
+
+
+def _print(lines: Sequence[str], code: int) -> Callable[[], int]:
+    def work() -> int:
+        print("\n".join(lines))
+        return code
 
     return work
 

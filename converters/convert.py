@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from converters.choices import Choices, choose_sampler
+from converters.lora import fuse
 from converters.meter import Meter
 from converters.part import Part
 from converters.plan import Plan, plan_part
@@ -54,7 +55,7 @@ def prepare(
     choices: Choices,
     *,
     resolution: tuple[int, int] = RESOLUTION,
-    fuse: Callable[[dict[str, Plan]], tuple[str, ...]] = lambda plans: (),
+    loras: Sequence[tuple[Path, float]] = (),
 ) -> Conversion:
     """Find all components, later sources replacing earlier ones' component by component, and check everything.
 
@@ -63,7 +64,7 @@ def prepare(
         folder: Weights folder to write into; may hold other components already, which stay.
         choices: What the command says of the network.
         resolution: Height and width that the weights were trained at.
-        fuse: Changes the plans in place (LoRA) and says what it did.
+        loras: LoRA files to fuse into the transformer, and their strengths.
 
     Raises:
         ValueError: In one line, whatever is wrong.
@@ -84,7 +85,11 @@ def prepare(
         sampler, told = choose_sampler(parts["transformer"].student, config.sinks, choices)
         notes += [f"sampler: {note}" for note in told]
         name = Path(parts["transformer"].where).resolve().stem
-    notes += fuse(plans)
+    for path, strength in loras:
+        if "transformer" not in plans:
+            raise ValueError(f"{path}: no transformer to fuse it into; give one with --from")
+        plans["transformer"], told = fuse(plans["transformer"], path, strength)
+        notes.append(f"transformer: {told}")
     check_space(folder, sum(plan.nbytes for plan in plans.values()))
     return Conversion(folder=folder, plans=plans, sampler=sampler, resolution=resolution, name=name, notes=tuple(notes))
 

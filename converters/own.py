@@ -50,6 +50,11 @@ class Own:
     source: Mapping[str, Any]
 
     @property
+    def is_made_here(self) -> bool:
+        """Whether it is a component of our own kind, such as chime's words, that no table knows."""
+        return self.model is not None and self.component is None
+
+    @property
     def naming(self) -> str | None:
         """How the keys that went through are spelled."""
         return self.source.get("naming")
@@ -87,10 +92,14 @@ def _open(name: str, place: Path) -> Own:
         raise ValueError(f"{place}: holds neither {weights.MODEL} nor {PASSED}")
     component, config = COMPONENTS.get(name) if model is not None else None, None
     if component is not None and model is not None:
+        values = weights.read_config(place)
         try:
-            config = component.read_own(weights.read_config(place))
+            config = component.read_own(values)
         except ValueError as error:
-            raise ValueError(f"{place / weights.CONFIG}: {error}") from None
+            if source:
+                raise ValueError(f"{place / weights.CONFIG}: {error}") from None
+            component = None
+    if component is not None and model is not None:
         wanted = weights.name_leaves(component.abstract(config))
         shapes = {key: tuple(leaf.shape) for key, leaf in wanted.items()}
         weights.compare_shapes(model.shapes, shapes, str(model.path))

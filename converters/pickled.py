@@ -7,24 +7,25 @@ keys (FSDP, activation checkpointing, compilation) are taken out. Source: specs/
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
 
 from converters.piece import Piece
 
+State = Literal["ema", "trained"]
 AVERAGED = ("generator_ema", "ema", "model_ema")
 TRAINED = ("generator", "model", "student", "state_dict")
 WRAPPERS = re.compile(r"(?:_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod|module)\.")
 
 
-def open_pickle(path: Path, ema: bool | None) -> tuple[dict[str, Piece], tuple[str, ...]]:
+def open_pickle(path: Path, state: State | None) -> tuple[dict[str, Piece], tuple[str, ...]]:
     """Open a `.pt` file.
 
     Args:
         path: The file.
-        ema: Of a file that has both: the averaged weights or those last trained.
+        state: Of a file that has both: the averaged weights or those last trained.
 
     Returns:
         The tensors by key, and which state was taken, in words.
@@ -32,9 +33,9 @@ def open_pickle(path: Path, ema: bool | None) -> tuple[dict[str, Piece], tuple[s
     Raises:
         ValueError: PyTorch is missing, the file is damaged or has more than tensors in it, or the choice is open.
     """
-    state, note = _choose_state(_load(path), path, ema)
+    chosen, note = _choose_state(_load(path), path, state)
     tensors: dict[str, Piece] = {}
-    for key, value in state.items():
+    for key, value in chosen.items():
         bare = WRAPPERS.sub("", str(key))
         if not hasattr(value, "untyped_storage"):
             raise ValueError(f"{path}: {key} is a {type(value).__name__}, expected a tensor")
@@ -66,7 +67,7 @@ def _load(path: Path) -> Any:
         raise ValueError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from None
 
 
-def _choose_state(loaded: Any, path: Path, ema: bool | None) -> tuple[Mapping[Any, Any], tuple[str, ...]]:
+def _choose_state(loaded: Any, path: Path, state: State | None) -> tuple[Mapping[Any, Any], tuple[str, ...]]:
     """Find the state dict that is asked for."""
     if not isinstance(loaded, Mapping):
         raise ValueError(f"{path}: holds a {type(loaded).__name__}, expected a state dict")
@@ -77,11 +78,11 @@ def _choose_state(loaded: Any, path: Path, ema: bool | None) -> tuple[Mapping[An
         if states or not loaded:
             raise ValueError(f"{path}: has {sorted(map(str, loaded))}, none of {', '.join(AVERAGED + TRAINED)}")
         return loaded, ("the whole file is one state dict",)
-    if averaged is not None and trained is not None and ema is None:
-        raise ValueError(f"{path}: has '{averaged}' and '{trained}': choose with --ema or --no-ema")
-    key = (averaged if ema else trained) if ema is not None else averaged or trained
+    if averaged is not None and trained is not None and state is None:
+        raise ValueError(f"{path}: has '{averaged}' and '{trained}': choose with --state ema or --state trained")
+    key = {None: averaged or trained, "ema": averaged, "trained": trained}[state]
     if key is None:
-        raise ValueError(f"{path}: has {sorted(map(str, states))}, nothing that is {'averaged' if ema else 'trained'}")
+        raise ValueError(f"{path}: has {sorted(map(str, states))}, none of them for --state {state}")
     return states[key], (f"state '{key}'",)
 
 

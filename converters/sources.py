@@ -36,7 +36,7 @@ def find_parts(path: Path, choices: Choices) -> list[Part]:
     if path.is_dir():
         return _find_in_folder(path, choices)
     if path.suffix in PICKLES:
-        tensors, notes = open_pickle(path, choices.ema)
+        tensors, notes = open_pickle(path, choices.state)
         return read_checkpoint(path, tensors, {}, choices, notes)
     file = open_tensors(path)
     if any(".lora_A." in key for key in file.entries):
