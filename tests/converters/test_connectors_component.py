@@ -39,18 +39,32 @@ SIZES = {"num_attention_heads": 32, "attention_head_dim": 128}  # of the transfo
 # As published: only keys that concern the connectors, beside some that do not.
 PUBLISHED = {
     "2.0": {
-        "rope_type": "split", "frequencies_precision": "float64", "caption_channels": 3840, "num_layers": 48,
-        "connector_num_layers": 2, "connector_num_attention_heads": 30, "connector_attention_head_dim": 128,
-        "connector_num_learnable_registers": 128, "connector_positional_embedding_max_pos": [4096],
-        "use_embeddings_connector": True, "connector_norm_output": True, "dropout": 0.0,
+        "rope_type": "split",
+        "frequencies_precision": "float64",
+        "caption_channels": 3840,
+        "num_layers": 48,
+        "connector_num_layers": 2,
+        "connector_num_attention_heads": 30,
+        "connector_attention_head_dim": 128,
+        "connector_num_learnable_registers": 128,
+        "connector_positional_embedding_max_pos": [4096],
+        "use_embeddings_connector": True,
+        "connector_norm_output": True,
+        "dropout": 0.0,
     },
 }
 PUBLISHED["2.3"] = PUBLISHED["2.0"] | {
-    "connector_num_layers": 8, "connector_num_attention_heads": 32, "audio_connector_num_attention_heads": 32,
-    "audio_connector_attention_head_dim": 64, "connector_apply_gated_attention": True,
-    "text_encoder_norm_type": "per_token_rms", "connector_learnable_registers_std": 1,
-    "caption_proj_before_connector": True, "caption_projection_first_linear": False,
-    "caption_proj_input_norm": False, "caption_projection_second_linear": False,
+    "connector_num_layers": 8,
+    "connector_num_attention_heads": 32,
+    "audio_connector_num_attention_heads": 32,
+    "audio_connector_attention_head_dim": 64,
+    "connector_apply_gated_attention": True,
+    "text_encoder_norm_type": "per_token_rms",
+    "connector_learnable_registers_std": 1,
+    "caption_proj_before_connector": True,
+    "caption_projection_first_linear": False,
+    "caption_proj_input_norm": False,
+    "caption_projection_second_linear": False,
 }
 
 
