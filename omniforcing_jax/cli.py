@@ -3,6 +3,7 @@
     python -m omniforcing_jax stream --prompt TEXT --seconds S --out FILE.mp4 [--save-state DIR]
     python -m omniforcing_jax stream --resume DIR --seconds MORE --out FILE.mp4
     python -m omniforcing_jax sample --prompt TEXT --seconds S --out FILE.mp4
+    python -m omniforcing_jax contexts --prompts FILE --weights DIR --out FILE.safetensors
     python -m omniforcing_jax bench stream --blocks K --json FILE
     python -m omniforcing_jax judge FILE.mp4 --json FILE
 
@@ -48,7 +49,8 @@ class Stream:
     dtype: DType = "float32"
     """Type to compute in."""
     contexts: Path | None = None
-    """Safetensors file of text contexts (video, audio, mask) instead of the weights' own text encoder."""
+    """Safetensors file of text contexts instead of the weights' own text encoder: what the command `contexts` wrote,
+    looked up by prompt, or the tensors video, audio and mask of this prompt."""
     save_state: Path | None = None
     """Folder to save the stream to, at its end or at Ctrl-C, so that it can go on."""
     resume: Path | None = None
@@ -100,7 +102,21 @@ class Sample:
     contexts: Path | None = None
     """Safetensors file of text contexts instead of the weights' own text encoder."""
     negative_contexts: Path | None = None
-    """The same for the negative prompt."""
+    """The same for the negative prompt; by default the empty one, where --contexts has it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contexts:
+    """Compute the text contexts of many prompts once, so that streams and trainings need no text encoder in memory."""
+
+    prompts: Path
+    """Text file with a prompt per line; empty lines do not count. The empty prompt, for guidance, is always added."""
+    weights: Path
+    """Weights folder with a text encoder: words, or Gemma (text) and connectors; nothing else of it is needed."""
+    out: Path
+    """Safetensors file to write, for --contexts of other commands and for trainings."""
+    dtype: DType = "float32"
+    """Type to compute in, and of the contexts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,8 +169,14 @@ class Judge:
     """Frames of the first block."""
 
 
-COMMANDS: dict[str, type] = {"stream": Stream, "sample": Sample, "bench": Bench, "judge": Judge}
-Command = Stream | Sample | Bench | Judge
+COMMANDS: dict[str, type] = {
+    "stream": Stream,
+    "sample": Sample,
+    "contexts": Contexts,
+    "bench": Bench,
+    "judge": Judge,
+}
+Command = Stream | Sample | Contexts | Bench | Judge
 
 
 def parse(arguments: Sequence[str]) -> Command:
@@ -183,13 +205,15 @@ def prepare(command: Command) -> Callable[[], None]:
     Raises:
         ValueError: in one line, whatever is wrong with it.
     """
-    from omniforcing_jax import bench, commands, machine
+    from omniforcing_jax import bench, commands, encode, machine
 
     machine.use_compilation_cache()
     if isinstance(command, Stream):
         return commands.prepare_stream(command)
     if isinstance(command, Sample):
         return commands.prepare_sample(command)
+    if isinstance(command, Contexts):
+        return encode.prepare(command)
     if isinstance(command, Judge):
         return commands.prepare_judge(command)
     return bench.prepare(command)

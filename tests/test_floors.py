@@ -13,11 +13,11 @@ FLOORS = {
     3: ["rollout", "guidance", "pipeline", "presets", "judge"],
     4: ["stream", "distill"],
     5: ["train"],
-    6: ["bench", "cli", "commands", "__main__"],
+    6: ["bench", "cli", "commands", "encode", "__main__"],
 }
 FLOOR_OF = {f"omniforcing_jax.{room}": floor for floor, rooms in FLOORS.items() for room in rooms}
 FLOOR_OF |= {"converters": 3, "experiments": 7}
-HEAVY = {"av", "librosa", "grain", "matplotlib", "orbax", "torch", "tyro", "tensorboardX"}
+HEAVY = {"av", "librosa", "grain", "matplotlib", "orbax", "torch", "tyro", "tensorboardX", "tokenizers"}
 NETWORK = ["omniforcing_jax.rollout", "omniforcing_jax.guidance", "omniforcing_jax.weights", "omniforcing_jax.pipeline"]
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int
-from tokenizers import Tokenizer
 
 FILE = "tokenizer.json"
 PAD, START = "<pad>", "<bos>"
@@ -33,6 +32,8 @@ class GemmaTokenizer:
         Raises:
             ValueError: in one line, if the file is missing, is no tokenizer, or is one without start or padding.
         """
+        from tokenizers import Tokenizer  # where no Gemma is read, nobody waits for it
+
         path = Path(folder) / FILE
         if not path.is_file():
             raise ValueError(f"{path}: no such file; it comes with Gemma and belongs beside its weights")
