@@ -4,6 +4,7 @@
     python -m converters export --from DIR --to ltx2|diffusers|omniforcing --out PATH
     python -m converters inspect PATH
     python -m converters diff PATH PATH
+    python -m converters check --weights DIR --case PATH/NAME
     python -m converters bench [--layers L] [--json FILE]
 
 Bad input is one line on stderr and exit code 2.
@@ -99,6 +100,16 @@ class Diff:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Check:
+    """Run a converted transformer on recorded activations; the exit code is 1 where an output is beyond its limit."""
+
+    weights: Path
+    """Weights folder."""
+    case: Path
+    """A recorded forward: its folder and name, without an ending."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Bench:
     """Measure a conversion beside a plain copy of the same synthetic checkpoint, at LTX-2.3's full widths."""
 
@@ -112,8 +123,8 @@ class Bench:
     """File for the figures."""
 
 
-COMMANDS: dict[str, type] = {each.__name__.lower(): each for each in (Convert, Export, Inspect, Diff, Bench)}
-Command = Convert | Export | Inspect | Diff | Bench
+COMMANDS: dict[str, type] = {each.__name__.lower(): each for each in (Convert, Export, Inspect, Diff, Check, Bench)}
+Command = Convert | Export | Inspect | Diff | Check | Bench
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from converters import bench, convert, diff, export, inspect
+from converters import bench, check, convert, diff, export, inspect
 from converters.choices import Choices
-from converters.cli import Bench, Convert, Diff, Export, Inspect
+from converters.cli import Bench, Check, Convert, Diff, Export, Inspect
 from converters.swap import check_space
 from omniforcing_jax.config import CrossTimestep, GridPrecision, RotaryKind, require
 from omniforcing_jax.weights import write_json
@@ -89,6 +89,16 @@ def prepare_diff(command: Diff) -> Callable[[], int]:
     """
     lines = diff.diff(command.first, command.second, Choices(state=command.state))
     return _print(lines or ["the same"], 1 if lines else 0)
+
+
+def prepare_check(command: Check) -> Callable[[], int]:
+    """Run the case; what comes back prints how far each output is off.
+
+    Raises:
+        ValueError: In one line, whatever is wrong.
+    """
+    findings, left = check.check(command.weights, command.case)
+    return _print(list(check.lines(findings, left)), 0 if all(finding.within for finding in findings) else 1)
 
 
 def prepare_bench(command: Bench) -> Callable[[], int]:
