@@ -6,6 +6,7 @@ are the model's. Whose sigma drives the crossings is in no case, so a wrong choi
 """
 
 import fnmatch
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +22,12 @@ from omniforcing_jax.config import ModelConfig, require
 from omniforcing_jax.layout import Block
 from omniforcing_jax.model.place import clip_block, place, rotaries
 from omniforcing_jax.model.transformer import Transformer, predict, text_kv, transformer_spec
-from omniforcing_jax.model.view import Sigmas, View, bidirectional, masked, one_sigma
+from omniforcing_jax.model.view import Sigmas, View, bidirectional, masked
 from omniforcing_jax.nn.spec import abstract
 from omniforcing_jax.schedule import to_x0
 from omniforcing_jax.tensor_file import open_tensors
 
+QUICK = {"xla_backend_optimization_level": 0}  # halves the time to compile what runs once or twice
 NOT_A_CLIP = ("partial",)  # variants with inputs of their own
 
 
@@ -161,50 +163,47 @@ def _refuse(case: Case, variant: str, words: Any, config: ModelConfig) -> str | 
 
 def _run(case: Case, variant: str, words: Any, config: ModelConfig, params: Transformer) -> dict[str, np.ndarray]:
     """Run one variant; returns velocities and clean estimates as they are recorded."""
+    video, audio = case["in.video_latent"], case["in.audio_latent"]
+    tokens = _as_tokens(video)
     frames, audio_frames, grid = (case.settings[key] for key in ("frames", "audio_frames", "grid"))
     tables = rotaries(config, place(config, clip_block(frames, audio_frames), tuple(grid)))
     shown = words.get("text_mask", True) if isinstance(words, dict) else case.settings.get("text_mask", False)
     mask = jnp.asarray(case["in.text_mask"], jnp.int32) if shown else None
     if isinstance(words, dict):
-        sigmas = _teacher_sigmas(case, str(words.get("timesteps", "")))
+        sigmas = _spread(_teacher_sigmas(case, str(words.get("timesteps", ""))), tokens.shape[1], audio.shape[1])
         view = bidirectional(config, tables, sigmas)
     else:
-        sigmas = _student_sigmas(case, variant)
+        sigmas = _spread(_student_sigmas(case, variant), tokens.shape[1], audio.shape[1])
         blocks = tuple(Block(*block) for block in case.settings["blocks"])
         is_free = variant == "no_mask"
         view = bidirectional(config, tables, sigmas) if is_free else masked(config, tables, sigmas, blocks)
-    video, audio = case["in.video_latent"], case["in.audio_latent"]
-    tokens = _as_tokens(video)
-    velocities = _forward(params, config, tokens, audio, view, case["in.video_context"], case["in.audio_context"], mask)
+    contexts = (jnp.asarray(case["in.video_context"]), jnp.asarray(case["in.audio_context"]))
+    velocities = _forward(params, config, jnp.asarray(tokens), jnp.asarray(audio), view, contexts, mask)
     result = {}
     for stream, x, levels, velocity in (
         ("video", tokens, sigmas.video, velocities[0]),
         ("audio", audio, sigmas.audio, velocities[1]),
     ):
-        each = jnp.repeat(levels, x.shape[1] // levels.shape[1], axis=1)
         like = video if stream == "video" else audio
-        x0 = to_x0(jnp.asarray(x), velocity, jnp.broadcast_to(each, x.shape[:2]))
+        x0 = to_x0(jnp.asarray(x), velocity, jnp.broadcast_to(levels, x.shape[:2]))
         result[f"out.{variant}.{stream}_velocity"] = _as_latents(np.asarray(velocity), like)
         result[f"out.{variant}.{stream}_x0"] = _as_latents(np.asarray(x0), like)
     return result
 
 
+@functools.partial(jax.jit, static_argnames=("config",), compiler_options=QUICK)
 def _forward(
     params: Transformer,
     config: ModelConfig,
-    video: np.ndarray,
-    audio: np.ndarray,
+    video: jax.Array,
+    audio: jax.Array,
     view: View,
-    context_v: np.ndarray,
-    context_a: np.ndarray,
+    contexts: tuple[jax.Array, jax.Array],
     mask: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Run text attention's keys and values and one forward, compiled without much optimisation: it runs once."""
-    quick = {"xla_backend_optimization_level": 0}
-    read = jax.jit(text_kv, compiler_options=quick)
-    text = read(params, jnp.asarray(context_v), jnp.asarray(context_a), mask)
-    run = jax.jit(predict, static_argnames=("config",), compiler_options=quick)
-    prediction = run(params, config, jnp.asarray(video), jnp.asarray(audio), view, text)
+    """Run one forward, with the text that it reads."""
+    text = text_kv(params, *contexts, mask)
+    prediction = predict(params, config, video, audio, view, text)
     return prediction.video, prediction.audio
 
 
@@ -221,8 +220,18 @@ def _teacher_sigmas(case: Case, words: str) -> Sigmas:
 
 def _student_sigmas(case: Case, variant: str) -> Sigmas:
     if variant == "scalar":
-        return one_sigma(jnp.asarray(case["in.scalar_sigma"]))
+        sigma = jnp.asarray(case["in.scalar_sigma"])
+        return Sigmas(sigma[:, None], sigma[:, None], sigma, sigma)
     return Sigmas(jnp.asarray(case["in.video_sigma"]), jnp.asarray(case["in.audio_sigma"]))
+
+
+def _spread(sigmas: Sigmas, tokens: int, audio_frames: int) -> Sigmas:
+    """Say a level for every token, so that variants with fewer levels are the same compiled program."""
+    video, audio = (
+        jnp.repeat(levels, count // levels.shape[1], axis=1)
+        for levels, count in ((sigmas.video, tokens), (sigmas.audio, audio_frames))
+    )
+    return Sigmas(video, audio, sigmas.scalar_video, sigmas.scalar_audio)
 
 
 def _as_tokens(video: np.ndarray) -> np.ndarray:
