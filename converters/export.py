@@ -5,6 +5,7 @@ What the format cannot express is refused; what it has no word for (whose sigma,
 """
 
 import os
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from converters.meter import Meter
 from converters.own import Own, open_own, rename_out, turn_rotary
 from converters.piece import Piece, chunks
 from converters.registry import CLASSES, FOLDERS, PREFIXES
+from converters.sources import TOKENIZERS
 from converters.swap import check_space, staging
 from omniforcing_jax import weights
 from omniforcing_jax.config import CrossTimestep, ModelConfig, RotaryKind, require
@@ -62,7 +64,7 @@ class Output:
         tensors: By key.
         metadata: Of each file's header.
         model_config: What goes into config.json; None for formats without one.
-        files: Further files to copy, by path relative to the output.
+        tokenizer: Files for the folder `tokenizer`.
     """
 
     folder: str
@@ -70,7 +72,7 @@ class Output:
     tensors: Mapping[str, Piece]
     metadata: Mapping[str, str]
     model_config: Mapping[str, Any] | None = None
-    files: tuple[tuple[str, Path], ...] = ()
+    tokenizer: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,7 +210,10 @@ def _diffusers(own: Own, tensors: Mapping[str, Piece], fresh: bool) -> Output:
             values = (saved or {}) | table.write_config(own.config)
     stem = "model" if own.name == "text" else "diffusion_pytorch_model"
     metadata = own.metadata or PLAIN if own.naming == naming else PLAIN
-    return Output(folder=folder, stem=stem, tensors=tensors, metadata=metadata, model_config=values)
+    beside = [own.place / name for name in TOKENIZERS if own.name == "text" and (own.place / name).is_file()]
+    return Output(
+        folder=folder, stem=stem, tensors=tensors, metadata=metadata, model_config=values, tokenizer=tuple(beside)
+    )
 
 
 def run(export: Export) -> str:
@@ -223,6 +228,9 @@ def run(export: Export) -> str:
         with staging(export.out.parent if single else export.out) as stage, Meter("exporting", total) as meter:
             for output in export.outputs:
                 _write(stage / output.folder, output, total if single else export.shard_bytes, meter)
+                for file in output.tokenizer:
+                    (stage / "tokenizer").mkdir(exist_ok=True)
+                    shutil.copyfile(file, stage / "tokenizer" / file.name)
             if any(output.folder for output in export.outputs):
                 weights.write_json(stage / "model_index.json", _model_index(export.outputs))
             for entry in sorted(stage.iterdir()):
