@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+STAGE = ".new."  # and the process that writes there
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux
 
 
@@ -19,7 +20,8 @@ def staging(folder: Path) -> Iterator[Path]:
     """
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    stage = folder / f".new.{os.getpid()}"
+    _sweep(folder)
+    stage = folder / f"{STAGE}{os.getpid()}"
     try:
         stage.mkdir()
         yield stage
@@ -28,6 +30,18 @@ def staging(folder: Path) -> Iterator[Path]:
         for path in missing:
             with contextlib.suppress(OSError):
                 path.rmdir()
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a process that was killed has left."""
+    for stage in folder.glob(f"{STAGE}*"):
+        number = stage.name.removeprefix(STAGE).partition(".")[0]
+        try:
+            os.kill(int(number), 0)
+        except ProcessLookupError:
+            shutil.rmtree(stage, ignore_errors=True)
+        except (ValueError, PermissionError):
+            continue  # not ours, or somebody else's who is still at it
 
 
 def swap_in(new: Path, place: Path) -> None:
