@@ -18,7 +18,7 @@ from converters.component import DIFFUSERS, HUGGING_FACE, LTX2
 from converters.headers import contradiction, merge_header
 from converters.meter import Meter
 from converters.own import Own, open_own, rename_out, turn_rotary
-from converters.piece import Piece, chunks
+from converters.piece import Piece, blocks
 from converters.registry import CLASSES, FOLDERS, PREFIXES
 from converters.sources import TOKENIZERS
 from converters.swap import check_space, staging
@@ -273,9 +273,9 @@ def _cut(tensors: Mapping[str, Piece], shard_bytes: int) -> list[list[str]]:
 
 
 def _read(piece: Piece, told: Callable[[int], None]) -> Iterable[np.ndarray]:
-    for chunk in chunks(piece.load()):
-        yield chunk
-        told(chunk.nbytes)
+    for block in blocks(piece.load()):
+        yield block
+        told(block.nbytes)
 
 
 def _model_index(outputs: Sequence[Output]) -> dict[str, Any]:

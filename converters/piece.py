@@ -4,8 +4,11 @@ From a safetensors file it is mapped, so looking at it costs no memory of ours; 
 dequantised or fused matrix, a permuted one) is a piece as well.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +16,8 @@ import numpy as np
 from omniforcing_jax.tensor_file import TensorFile
 
 CHUNK = 1 << 20  # bytes looked at in one go: stays in a core's cache
+BLOCK = 8 * CHUNK  # bytes handed on in one go
+T = TypeVar("T")
 FLOATS = {  # an exponent of ones is infinity or NaN: the bits of a value without its sign, and of its exponent
     np.dtype(np.float16): (np.uint16, 0x7FFF, 0x7C00),
     np.dtype(jnp.bfloat16): (np.uint16, 0x7FFF, 0x7F80),
@@ -56,24 +61,35 @@ def is_float(dtype: np.dtype) -> bool:
     return dtype in FLOATS
 
 
-def chunks(array: np.ndarray) -> Iterator[np.ndarray]:
-    """Cut an array into pieces that stay in the cache, in memory order."""
+def blocks(array: np.ndarray) -> Iterator[np.ndarray]:
+    """Cut an array into blocks, in memory order."""
     flat = np.ascontiguousarray(array).reshape(-1)
-    step = max(1, CHUNK // flat.itemsize)
+    step = max(1, BLOCK // flat.itemsize)
     for begin in range(0, flat.size, step):
         yield flat[begin : begin + step]
 
 
-def finite_chunks(array: np.ndarray, name: str, where: str) -> Iterator[np.ndarray]:
-    """Cut an array as `chunks` does and look at every value.
+def finite_blocks(array: np.ndarray, name: str, where: str) -> Iterator[np.ndarray]:
+    """Cut an array as `blocks` does and look at every value.
 
     Raises:
         ValueError: It holds a NaN or an infinity; names tensor and file.
     """
     integer, magnitude, exponent = FLOATS[array.dtype]
     scratch = np.empty(CHUNK // array.itemsize, integer)
-    for chunk in chunks(array):
-        bits = np.bitwise_and(chunk.view(integer), integer(magnitude), out=scratch[: chunk.size])
-        if bits.size and bits.max() >= exponent:
-            raise ValueError(f"{where}: {name} has values that are not finite")
-        yield chunk
+    for block in blocks(array):
+        bits = block.view(integer)
+        for begin in range(0, bits.size, scratch.size):
+            chunk = bits[begin : begin + scratch.size]
+            if np.bitwise_and(chunk, integer(magnitude), out=scratch[: chunk.size]).max() >= exponent:
+                raise ValueError(f"{where}: {name} has values that are not finite")
+        yield block
+
+
+def ahead(items: Iterator[T], depth: int = 2) -> Iterator[T]:
+    """Make items in a thread while earlier ones are used: looking at values and writing them overlap."""
+    with ThreadPoolExecutor(1) as worker:
+        coming = deque(worker.submit(next, items, None) for _ in range(depth))
+        while (item := coming.popleft().result()) is not None:
+            coming.append(worker.submit(next, items, None))
+            yield item

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from converters.part import Part
-from converters.piece import FLOATS, Piece, chunks, finite_chunks, is_float
+from converters.piece import BLOCK, FLOATS, Piece, ahead, blocks, finite_blocks, is_float
 from converters.rules import Placement
 from omniforcing_jax.weights import compare_shapes
 
@@ -56,17 +56,18 @@ class Plan:
         """
         for run in self.runs[name]:
             value = run.placement.to_ours(run.piece.load())
-            for chunk in finite_chunks(value, run.placement.theirs, run.piece.where):
-                yield chunk
-                told(chunk.nbytes)
+            looked = finite_blocks(value, run.placement.theirs, run.piece.where)
+            for block in ahead(looked) if value.nbytes > BLOCK else looked:
+                yield block
+                told(block.nbytes)
 
     def pass_on(self, key: str, told: Told) -> Iterator[np.ndarray]:
         """Read one tensor that goes through; its values are checked as well, where they can be infinite."""
         piece = self.passed[key]
         value = piece.load()
-        for chunk in finite_chunks(value, key, piece.where) if piece.dtype in FLOATS else chunks(value):
-            yield chunk
-            told(chunk.nbytes)
+        for block in finite_blocks(value, key, piece.where) if piece.dtype in FLOATS else blocks(value):
+            yield block
+            told(block.nbytes)
 
 
 def plan_part(part: Part) -> Plan:
