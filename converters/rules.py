@@ -1,10 +1,10 @@
 """Rule tables: names of ours beside names elsewhere, and what follows from such a table.
 
 A rule pairs one tensor of ours with one of theirs; `{i}` in their name is the layer, and all
-layers of a rule lie stacked on a leading axis of ours. Nothing is transposed: one tensor of
-theirs is one run of bytes of ours. The tables are total: a key that is unknown, missing,
-given twice or mis-shaped is an error that names it. Pure NumPy; a table per format lies
-beside this file.
+layers of a rule lie stacked on a leading axis of ours. Without `axes` nothing is transposed: one
+tensor of theirs is one run of bytes of ours. The tables are total: a key that is unknown, missing,
+given twice or mis-shaped is an error that names it. Pure NumPy; what a component exports is
+in component.py, and a table per component lies beside this file.
 """
 
 from collections import Counter
@@ -17,24 +17,47 @@ from omniforcing_jax.weights import compare_shapes
 
 LAYER = "{i}"
 Shape = tuple[int, ...]
+Axes = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One tensor of ours and its name elsewhere; `{i}` there means one tensor per layer."""
+    """One tensor of ours and its name elsewhere; `{i}` there means one tensor per layer.
+
+    Attributes:
+        ours: Path of our leaf.
+        theirs: Their key.
+        axes: Ours (one layer of it) is theirs.transpose(axes), as a convolution's kernel needs; None where the bytes
+            are the same.
+    """
 
     ours: str
     theirs: str
+    axes: Axes | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """One tensor of theirs: its shape, and where in which tensor of ours it lies."""
+    """One tensor of theirs: its shape, and where in which tensor of ours it lies (see `Rule` for `axes`)."""
 
     theirs: str
     ours: str
     layer: int | None
     shape: Shape
+    axes: Axes | None = None
+
+    @property
+    def own_shape(self) -> Shape:
+        """Shape of its place in ours, without the layer axis."""
+        return self.shape if self.axes is None else tuple(self.shape[axis] for axis in self.axes)
+
+    def to_ours(self, value: np.ndarray) -> np.ndarray:
+        """Turn a tensor of theirs as ours lies; a view."""
+        return value if self.axes is None else value.transpose(self.axes)
+
+    def to_theirs(self, value: np.ndarray) -> np.ndarray:
+        """Turn one layer of ours as theirs lies; a view."""
+        return value if self.axes is None else value.transpose(np.argsort(self.axes).tolist())
 
 
 def check_rules(rules: Iterable[Rule]) -> tuple[Rule, ...]:
@@ -59,19 +82,28 @@ def place(rules: Sequence[Rule], shapes: Mapping[str, Shape]) -> tuple[Placement
         shapes: Shapes of all tensors of ours; layers on the leading axis of stacked ones.
 
     Raises:
-        ValueError: No rule covers a tensor of ours.
+        ValueError: No rule covers a tensor of ours, or its axes are not those of the tensor.
     """
-    theirs = {rule.ours: rule.theirs for rule in rules}
+    by_ours = {rule.ours: rule for rule in rules}
     placements = []
     for ours, shape in shapes.items():
-        if ours not in theirs:
+        if ours not in by_ours:
             raise ValueError(f"no rule for '{ours}'")
-        if LAYER not in theirs[ours]:
-            placements.append(Placement(theirs=theirs[ours], ours=ours, layer=None, shape=shape))
-            continue
+        rule = by_ours[ours]
+        stacked = LAYER in rule.theirs
+        own = shape[1:] if stacked else shape
+        if rule.axes is not None and sorted(rule.axes) != list(range(len(own))):
+            raise ValueError(f"axes={rule.axes}: must order the {len(own)} axes of '{ours}'")
+        theirs = own if rule.axes is None else tuple(own[rule.axes.index(axis)] for axis in range(len(own)))
         placements += [
-            Placement(theirs=theirs[ours].replace(LAYER, str(i)), ours=ours, layer=i, shape=shape[1:])
-            for i in range(shape[0])
+            Placement(
+                theirs=rule.theirs if i is None else rule.theirs.replace(LAYER, str(i)),
+                ours=ours,
+                layer=i,
+                shape=theirs,
+                axes=rule.axes,
+            )
+            for i in (range(shape[0]) if stacked else [None])
         ]
     return tuple(placements)
 
@@ -95,10 +127,10 @@ def gather(tensors: Mapping[str, np.ndarray], placements: Sequence[Placement], w
         source = tensors[p.theirs]
         if p.ours not in result:
             stack = () if p.layer is None else (depth[p.ours],)
-            result[p.ours] = np.empty(stack + p.shape, source.dtype)
+            result[p.ours] = np.empty(stack + p.own_shape, source.dtype)
         if source.dtype != result[p.ours].dtype:
             raise ValueError(f"{where}: {p.theirs} is {source.dtype}, its other layers are {result[p.ours].dtype}")
-        result[p.ours][... if p.layer is None else p.layer] = source
+        result[p.ours][... if p.layer is None else p.layer] = p.to_ours(source)
     return result
 
 
@@ -109,9 +141,11 @@ def scatter(tensors: Mapping[str, np.ndarray], placements: Sequence[Placement], 
         ValueError: Names the tensors of ours that are missing, unknown or mis-shaped.
     """
     depth = Counter(p.ours for p in placements)
-    wanted = {p.ours: p.shape if p.layer is None else (depth[p.ours], *p.shape) for p in placements}
+    wanted = {p.ours: p.own_shape if p.layer is None else (depth[p.ours], *p.own_shape) for p in placements}
     compare_shapes(_shapes(tensors), wanted, where)
-    return {p.theirs: tensors[p.ours] if p.layer is None else tensors[p.ours][p.layer, ...] for p in placements}
+    return {
+        p.theirs: p.to_theirs(tensors[p.ours] if p.layer is None else tensors[p.ours][p.layer, ...]) for p in placements
+    }
 
 
 def _shapes(tensors: Mapping[str, np.ndarray]) -> dict[str, Shape]:

@@ -52,8 +52,8 @@ from omniforcing_jax.stream import request
 from omniforcing_jax.stream.chunk import Chunk
 from omniforcing_jax.stream.mux import Mp4Writer, Overlapped, check_writable
 from omniforcing_jax.stream.open import StreamPlan, plan_stream, start_stream
-from omniforcing_jax.stream.request import Contexts
 from omniforcing_jax.stream.sampler import ChunkStream, Trace
+from omniforcing_jax.text.contexts import Contexts
 from omniforcing_jax.weights import write_json
 
 PROMPT = "a red ball and a blue ball"

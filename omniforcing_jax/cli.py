@@ -3,18 +3,13 @@
     python -m omniforcing_jax stream --prompt TEXT --seconds S --out FILE.mp4 [--save-state DIR]
     python -m omniforcing_jax stream --resume DIR --seconds MORE --out FILE.mp4
     python -m omniforcing_jax sample --prompt TEXT --seconds S --out FILE.mp4
+    python -m omniforcing_jax contexts --prompts FILE --weights DIR --out FILE.safetensors
     python -m omniforcing_jax bench stream --blocks K --json FILE
     python -m omniforcing_jax judge FILE.mp4 --json FILE
 
 Bad input is one line on stderr and exit code 2. JAX is imported only when a request has been understood.
 """
 
-import contextlib
-import dataclasses
-import difflib
-import io
-import itertools
-import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +17,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+
+from omniforcing_jax.arguments import read_command
 
 CHIME = Path(__file__).parent / "assets" / "chime"
 DType = Literal["float32", "bfloat16"]
@@ -52,7 +49,8 @@ class Stream:
     dtype: DType = "float32"
     """Type to compute in."""
     contexts: Path | None = None
-    """Safetensors file of text contexts (video, audio, mask) instead of the weights' own text encoder."""
+    """Safetensors file of text contexts instead of the weights' own text encoder: what the command `contexts` wrote,
+    looked up by prompt, or the tensors video, audio and mask of this prompt."""
     save_state: Path | None = None
     """Folder to save the stream to, at its end or at Ctrl-C, so that it can go on."""
     resume: Path | None = None
@@ -104,7 +102,21 @@ class Sample:
     contexts: Path | None = None
     """Safetensors file of text contexts instead of the weights' own text encoder."""
     negative_contexts: Path | None = None
-    """The same for the negative prompt."""
+    """The same for the negative prompt; by default the empty one, where --contexts has it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contexts:
+    """Compute the text contexts of many prompts once, so that streams and trainings need no text encoder in memory."""
+
+    prompts: Path
+    """Text file with a prompt per line; empty lines do not count. The empty prompt, for guidance, is always added."""
+    weights: Path
+    """Weights folder with a text encoder: words, or Gemma (text) and connectors; nothing else of it is needed."""
+    out: Path
+    """Safetensors file to write, for --contexts of other commands and for trainings."""
+    dtype: DType = "float32"
+    """Type to compute in, and of the contexts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,54 +169,19 @@ class Judge:
     """Frames of the first block."""
 
 
-COMMANDS: dict[str, type] = {"stream": Stream, "sample": Sample, "bench": Bench, "judge": Judge}
-Command = Stream | Sample | Bench | Judge
+COMMANDS: dict[str, type] = {
+    "stream": Stream,
+    "sample": Sample,
+    "contexts": Contexts,
+    "bench": Bench,
+    "judge": Judge,
+}
+Command = Stream | Sample | Contexts | Bench | Judge
 
 
 def parse(arguments: Sequence[str]) -> Command:
-    """Read the command line.
-
-    Raises:
-        ValueError: in one line, if it cannot be read; unknown names are answered with the nearest.
-        SystemExit: after printing the help that was asked for.
-    """
-    name, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
-    if name in ("-h", "--help"):
-        print(__doc__)
-        print("\n".join(f"{command}: {kind.__doc__}" for command, kind in COMMANDS.items()))
-        raise SystemExit(0)
-    if name not in COMMANDS:
-        raise ValueError(f"unknown command {name}{_nearest(name, COMMANDS)}")
-    kind = COMMANDS[name]
-    _refuse_unknown_flags(kind, rest)
-    answer = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(answer):
-            return tyro.cli(kind, prog=f"omniforcing_jax {name}", args=rest)
-    except SystemExit as end:
-        if not end.code:
-            raise
-        raise ValueError(_one_line(answer.getvalue())) from None
-
-
-def _refuse_unknown_flags(kind: type, arguments: Sequence[str]) -> None:
-    names = [field.name.strip("_").replace("_", "-") for field in dataclasses.fields(kind)]
-    known = ["--help", *(f"--{name}" for name in names), *(f"--no-{name}" for name in names)]
-    for flag in (argument.partition("=")[0] for argument in arguments):
-        if flag.startswith("--") and flag.replace("_", "-") not in known:
-            raise ValueError(f"unknown flag {flag}{_nearest(flag, known)}")
-
-
-def _nearest(name: str, known: Sequence[str] | dict[str, type]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0)
-    return f"; did you mean {near[0]}?"
-
-
-def _one_line(message: str) -> str:
-    """Flatten tyro's message, boxed on a terminal and not elsewhere: frames, rules and the help at its end go."""
-    lines = (line.strip(" │╭╮╰╯─") for line in message.splitlines())
-    told = itertools.takewhile(lambda line: not re.match("(For full|Argument) helptext", line), lines)
-    return " ".join(line for line in told if line.strip("- "))
+    """Read the command line; raises as `read_command`."""
+    return read_command("omniforcing_jax", __doc__, COMMANDS, arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -228,7 +205,7 @@ def prepare(command: Command) -> Callable[[], None]:
     Raises:
         ValueError: in one line, whatever is wrong with it.
     """
-    from omniforcing_jax import bench, commands, machine
+    from omniforcing_jax import bench, commands, encode, machine
 
     machine.use_compilation_cache()
     machine.use_one_heap()
@@ -236,6 +213,8 @@ def prepare(command: Command) -> Callable[[], None]:
         return commands.prepare_stream(command)
     if isinstance(command, Sample):
         return commands.prepare_sample(command)
+    if isinstance(command, Contexts):
+        return encode.prepare(command)
     if isinstance(command, Judge):
         return commands.prepare_judge(command)
     return bench.prepare(command)

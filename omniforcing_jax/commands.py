@@ -26,7 +26,7 @@ from omniforcing_jax.judge.seams import Blocks
 from omniforcing_jax.layout import FRAME_RATE
 from omniforcing_jax.stream import request
 from omniforcing_jax.stream.chunk import Chunk
-from omniforcing_jax.stream.clip import plan_clip, sample_planned
+from omniforcing_jax.stream.clip import plan_clip, read_prompts, sample_planned
 from omniforcing_jax.stream.condition import Condition, continue_file
 from omniforcing_jax.stream.cues import ChangeWatch, Cue, follow, plan_cues
 from omniforcing_jax.stream.mux import Mp4Writer, Overlapped, check_writable, write_mp4
@@ -90,7 +90,7 @@ def prepare_stream(command: Stream) -> Callable[[], None]:
 
 def _open(command: Stream) -> tuple[ChunkStream, Sequence[Cue]]:
     require(command.prompt is not None, "prompt", None, "give --prompt, or --resume with a saved state")
-    prompt, dtype = str(command.prompt), jnp.dtype(command.dtype)
+    prompt, dtype, source = str(command.prompt), jnp.dtype(command.dtype), request.open_source(command.contexts)
     plan = plan_stream(
         command.weights,
         prompt,
@@ -100,7 +100,7 @@ def _open(command: Stream) -> tuple[ChunkStream, Sequence[Cue]]:
         window=command.window,
         steps=command.steps,
         dtype=dtype,
-        contexts=command.contexts,
+        contexts=source,
         history=None if command.recompute is None else command.recompute - 1,
         start=_start_of(command),
         drive=Condition(picture=command.picture, sound=command.sound),
@@ -108,12 +108,14 @@ def _open(command: Stream) -> tuple[ChunkStream, Sequence[Cue]]:
     check_recompute(plan.setting.sampler, plan.history, command.recompute)
     cues = plan_cues(plan.setting.sampler, command.prompt_at, command.seconds)
     if cues:
-        rule = "needs the weights' own text encoder, not --contexts"
-        require(command.contexts is None, "prompt-at", command.prompt_at[:1], rule)
-        request.check_text(plan.config, [cue.prompt for cue in cues], None)
+        rule = "needs the weights' own text encoder, or --contexts by prompt as the command `contexts` writes them"
+        require(not isinstance(source, Path), "prompt-at", command.prompt_at[:1], rule)
+        request.check_text(plan.config, [cue.prompt for cue in cues], source, command.weights)
+    texts = [prompt, *(cue.prompt for cue in cues)]
+    source = request.read_prompts(command.weights, plan.config, texts, source, dtype)
     pipeline = load(command.weights, plan.config, dtype)
-    stream = start_stream(pipeline, plan, prompt, command.seed, command.contexts, ChangeWatch())
-    return stream, cues
+    stream = start_stream(pipeline, plan, prompt, command.seed, source, ChangeWatch())
+    return stream, [cue._replace(contexts=source) for cue in cues]
 
 
 def _start_of(command: Stream) -> Condition:
@@ -140,13 +142,16 @@ def _resume(command: Stream, folder: Path) -> tuple[ChunkStream, Sequence[Cue]]:
     for cue in cues:
         passed = saved.sampler.layout.start_seconds(saved.block)
         require(cue.block >= saved.block, "prompt-at", cue.prompt, f"the state in {folder} is at {passed} s already")
-    if cues:
-        request.check_text(request.config_of(command.weights), [cue.prompt for cue in cues], None)
     check_recompute(saved.sampler, saved.history, command.recompute)
+    source = None
+    if cues:
+        config, texts = request.config_of(command.weights), [cue.prompt for cue in cues]
+        request.check_text(config, texts, None, command.weights)
+        source = request.read_prompts(command.weights, config, texts, None, jnp.dtype(saved.weights_dtype))
     stream = resume(folder, command.weights, command.seconds, trace=ChangeWatch())
     if not isinstance(stream, ChunkStream):
         raise ValueError(f"{folder}: holds a batch of {stream.rows} streams, one file takes one stream")
-    return stream, cues
+    return stream, [cue._replace(contexts=source) for cue in cues]
 
 
 def run_stream(stream: ChunkStream, command: Stream, cues: Sequence[Cue]) -> None:
@@ -275,6 +280,7 @@ def prepare_sample(command: Sample) -> Callable[[], None]:
         negative_contexts=command.negative_contexts,
         renewal=command.renewal,
     )
+    plan = read_prompts(command.weights, plan)
     pipeline = load(command.weights, plan.config, dtype)
 
     def work() -> None:

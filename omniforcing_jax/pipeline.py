@@ -1,7 +1,8 @@
 """Everything between a prompt and its pixels as one value, and the weights folder that holds it.
 
 A `Pipeline` is the network, the text encoder and the codecs with their configs. Here it is declared, checked against
-itself, drawn at random, saved and loaded; nothing is generated. Source: DESIGN 6.
+itself, drawn at random, saved and loaded; nothing is generated. A text encoder as large as Gemma is no part of the
+value: it stays on disk (`find_encoder`), and what it gives goes in as contexts. Source: DESIGN 6.
 
     config.json   {"format": 1, "name": ..., "resolution": [H, W], "sampler": {...}, "components": {...}}
 
@@ -33,6 +34,9 @@ from omniforcing_jax.config import ModelConfig, SamplerConfig, require
 from omniforcing_jax.model.transformer import Transformer, transformer_spec
 from omniforcing_jax.nn import spec
 from omniforcing_jax.tensor_file import open_tensors
+from omniforcing_jax.text.connector import ConnectorsConfig
+from omniforcing_jax.text.encoder import Encoder, EncoderConfig
+from omniforcing_jax.text.gemma import GemmaConfig
 from omniforcing_jax.text.words import Words, WordsConfig, init_words
 
 FORMAT = 1
@@ -51,7 +55,8 @@ class PipelineConfig:
         sampler: What makes the network a causal student; None for a bidirectional teacher.
         resolution: Height and width, in pixels, that the weights were trained at.
         video_vae, audio_vae, vocoder: The codecs.
-        words: The text encoder; None where contexts come from elsewhere.
+        words: The text encoder of a small world; None where contexts come from elsewhere.
+        encoder: Gemma and the connectors, where the folder has them; then there are no words.
     """
 
     name: str
@@ -62,6 +67,7 @@ class PipelineConfig:
     audio_vae: AudioVAEConfig
     vocoder: VocoderConfig
     words: WordsConfig | None
+    encoder: EncoderConfig | None = None
 
     def __post_init__(self) -> None:
         """Refuse components that do not fit together."""
@@ -75,7 +81,18 @@ class PipelineConfig:
         _same("vocoder.row_rate", vocoder.row_rate, "layout", layout.ROW_RATE)
         if self.words is not None:
             _same("text.channels", self.words.channels, "transformer.caption_channels", model.caption_channels)
+        if self.encoder is not None:
+            connectors, widths = self.encoder.connectors, self.context_widths
+            _same("connectors.video.width", connectors.video.width, "transformer's video context", widths[0])
+            _same("connectors.audio.width", connectors.audio.width, "transformer's audio context", widths[1])
+            require(self.words is None, "words", self.words, "must be None beside an encoder")
         self.grid(*self.resolution)
+
+    @property
+    def context_widths(self) -> tuple[int, int]:
+        """Channels of the text contexts of video and audio."""
+        captions = self.model.caption_channels
+        return captions or self.model.video.width, captions or self.model.audio.width
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Return latent rows and columns of a picture.
@@ -160,8 +177,8 @@ def abstract_pipeline(config: PipelineConfig, dtype: DTypeLike = jnp.float32) ->
         "audio_vae": jax.eval_shape(lambda: _init_audio(config.audio_vae, jax.random.key(0))),
         "vocoder": jax.eval_shape(lambda: _init_vocoder(config.vocoder, jax.random.key(0))),
     }
-    if (words := config.words) is not None:
-        parts["text"] = jax.eval_shape(lambda: init_words(words, jax.random.key(0)))
+    if config.words is not None:
+        parts["text"] = _abstract_words(config.words)
     return assemble(config, parts)
 
 
@@ -227,7 +244,8 @@ def save_pipeline(
     Args:
         folder: Made if absent.
         pipeline: What to write.
-        shared: Components that are not written, because they already lie at these paths relative to the folder.
+        shared: Components that are not written, because they already lie at these paths relative to the folder; Gemma
+            and connectors are never written, only shared.
         dtype: Type on disk; None keeps each leaf's own.
     """
     config, shared = pipeline.config, dict(shared or {})
@@ -255,6 +273,7 @@ def read_pipeline_config(folder: weights.Folder) -> PipelineConfig:
         return kind(weights.read_config(*places[name]))
 
     try:
+        text = _read_text(places)
         return PipelineConfig(
             name=str(top.get("name", Path(folder).name)),
             model=read("transformer", ModelConfig.from_dict),
@@ -263,10 +282,50 @@ def read_pipeline_config(folder: weights.Folder) -> PipelineConfig:
             video_vae=read("video_vae", VideoVAEConfig.from_dict),
             audio_vae=read("audio_vae", AudioVAEConfig.from_dict),
             vocoder=read("vocoder", VocoderConfig.from_dict),
-            words=read("text", WordsConfig.from_json) if _is_there(*places["text"]) else None,
+            words=text if isinstance(text, WordsConfig) else None,
+            encoder=text.config if isinstance(text, Encoder) else None,
         )
     except ValueError as error:
         raise ValueError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
+
+
+def find_text(folder: weights.Folder) -> WordsConfig | Encoder | None:
+    """Read which text encoder a weights folder has, which needs nothing else for this; None if it has none.
+
+    Raises:
+        ValueError: in one line, if a config is missing, damaged or contradicts another.
+    """
+    _, places = _read_top(folder)
+    try:
+        return _read_text(places)
+    except ValueError as error:
+        raise ValueError(str(error) if str(error).startswith(str(folder)) else f"{folder}: {error}") from None
+
+
+def load_words(folder: weights.Folder, config: WordsConfig) -> Words:
+    """Load the word vectors of a weights folder, and nothing else.
+
+    Raises:
+        ValueError: as `load_pipeline`.
+    """
+    _, places = _read_top(folder)
+    return weights.load_component(*places["text"], _abstract_words(config))
+
+
+def _abstract_words(config: WordsConfig) -> Any:
+    return jax.eval_shape(lambda: init_words(config, jax.random.key(0)))
+
+
+def _read_text(places: Mapping[str, tuple[Path, str]]) -> WordsConfig | Encoder | None:
+    """Read the config of the text encoder: words if it has a vocabulary of words, else Gemma."""
+    if not _is_there(*places["text"]):
+        return None
+    values = weights.read_config(*places["text"])
+    if isinstance(values.get("vocabulary"), list):
+        return WordsConfig.from_json(values)
+    connectors = ConnectorsConfig.from_dict(weights.read_config(*places["connectors"]))
+    config = EncoderConfig(gemma=GemmaConfig.from_dict(values), connectors=connectors)
+    return Encoder(config=config, text=places["text"], connectors=places["connectors"])
 
 
 def load_pipeline(folder: weights.Folder, config: PipelineConfig, dtype: DTypeLike = jnp.float32) -> Pipeline:
@@ -295,7 +354,7 @@ def _read_top(folder: weights.Folder) -> tuple[dict[str, Any], dict[str, tuple[P
     if top.get("format") != FORMAT:
         raise ValueError(f"{folder / weights.CONFIG}: format={top.get('format')!r}: must be {FORMAT}")
     named = top.get("components", {})
-    names = ("transformer", "video_vae", "audio_vae", "vocoder", "text")
+    names = ("transformer", "video_vae", "audio_vae", "vocoder", "text", "connectors")
     if unknown := sorted(set(named) - set(names)):
         raise ValueError(f"{folder / weights.CONFIG}: unknown components {unknown}")
     paths = {name: Path(os.path.normpath(folder / named.get(name, name))) for name in names}

@@ -6,8 +6,10 @@ memory to write it, hence this page. What the tensors mean is weights.py's and c
 Source: the safetensors format (8 bytes of length, JSON, little-endian row-major data).
 """
 
+import io
 import json
 import math
+import mmap
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -35,6 +37,7 @@ DTYPES: dict[str, np.dtype] = {
     "BOOL": np.dtype(np.bool_),
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
+LARGEST_POPULATED = 1 << 28  # bytes; what is mapped counts as the process's memory
 LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors package
 
 Index = tuple[slice, ...]
@@ -83,6 +86,31 @@ class TensorFile:
             return np.zeros(entry.shape, entry.dtype)[index]
         return np.array(np.memmap(self.path, entry.dtype, "r", entry.offset, entry.shape)[index])
 
+    def view(self, name: str, row: int | None = None) -> np.ndarray:
+        """Map one tensor, or one row of its leading axis, to be looked at whole; it goes with the array.
+
+        Its pages are mapped in one call where the system can: touched one by one they take longer than copying them.
+
+        Args:
+            name: The tensor.
+            row: Place on the leading axis.
+
+        Returns:
+            A read-only array in the dtype of the file.
+        """
+        entry = self.entries[name]
+        shape = entry.shape if row is None else entry.shape[1:]
+        count = math.prod(shape)
+        if count == 0:
+            return np.zeros(shape, entry.dtype)
+        begin = entry.offset + (row or 0) * count * entry.dtype.itemsize
+        skip = begin % mmap.ALLOCATIONGRANULARITY
+        size = skip + count * entry.dtype.itemsize
+        flags = mmap.MAP_SHARED | (getattr(mmap, "MAP_POPULATE", 0) if size <= LARGEST_POPULATED else 0)
+        with self.path.open("rb") as file:
+            pages = mmap.mmap(file.fileno(), size, flags=flags, prot=mmap.PROT_READ, offset=begin - skip)
+        return np.frombuffer(pages, entry.dtype, count, skip).reshape(shape)
+
 
 def open_tensors(path: str | os.PathLike[str]) -> TensorFile:
     """Read and check the header of a safetensors file.
@@ -97,6 +125,8 @@ def open_tensors(path: str | os.PathLike[str]) -> TensorFile:
             size = os.fstat(file.fileno()).st_size
             header, start = _read_header(file.read, size)
         metadata = header.pop("__metadata__", {})
+        if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+            raise ValueError("__metadata__ is not an object of strings; the file is damaged")
         return TensorFile(path=path, entries=_read_entries(header, start, size), metadata=metadata)
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}") from None
@@ -111,7 +141,7 @@ def _read_header(read: Callable[[int], bytes], size: int) -> tuple[dict[str, Any
         raise ValueError(f"not a safetensors file, or cut off in its header ({size} bytes)")
     try:
         header = json.loads(read(length), object_pairs_hook=_unique)
-    except (json.JSONDecodeError, UnicodeDecodeError):
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
         raise ValueError("the header is not JSON; the file is damaged") from None
     if not isinstance(header, dict):
         raise ValueError("the header is not a JSON object; the file is damaged")
@@ -138,7 +168,7 @@ def _read_entries(header: Mapping[str, Any], start: int, size: int) -> dict[str,
             raise ValueError(f"'{name}' lacks dtype, shape or data_offsets; the file is damaged") from None
         if not all(isinstance(number, int) and number >= 0 for number in (*shape, begin, end)):
             raise ValueError(f"'{name}' has a shape or data_offsets that are not counts; the file is damaged")
-        if dtype not in DTYPES:
+        if not isinstance(dtype, str) or dtype not in DTYPES:
             raise ValueError(f"'{name}' has dtype {dtype}, which is not one of {', '.join(DTYPES)}")
         entries[name] = Entry(dtype=DTYPES[dtype], shape=shape, offset=start + begin)
         if end - begin != entries[name].nbytes:
@@ -171,6 +201,26 @@ def write_tensors(
     Raises:
         ValueError: A dtype that the format lacks; names the tensor.
     """
+    write_runs(path, layout, lambda name: [get(name)], metadata)
+
+
+def write_runs(
+    path: str | os.PathLike[str],
+    layout: Mapping[str, tuple[np.dtype, tuple[int, ...]]],
+    runs: Callable[[str], Iterable[np.ndarray]],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write a safetensors file whose tensors come in runs of bytes, one after the other.
+
+    Args:
+        path: As in `write_tensors`.
+        layout: As in `write_tensors`.
+        runs: Returns arrays that follow each other in memory order and fill the tensor of a name.
+        metadata: As in `write_tensors`.
+
+    Raises:
+        ValueError: A dtype that the format lacks, or runs that do not fill their tensor; names the tensor.
+    """
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     position = 0
     for name, (dtype, shape) in layout.items():
@@ -179,10 +229,25 @@ def write_tensors(
         end = position + math.prod(shape) * dtype.itemsize
         header[name] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [position, end]}
         position = end
-    text = json.dumps(header, separators=(",", ":")).encode()
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # data begins on a multiple of 8, so every dtype is aligned
-    with Path(path).open("wb") as file:
-        file.write(len(text).to_bytes(8, "little"))
-        file.write(text)
+    with Path(path).open("wb", buffering=0) as file:
+        _write_all(file, len(text).to_bytes(8, "little") + text)
         for name in layout:
-            file.write(np.ascontiguousarray(get(name)).tobytes())
+            begin, end = header[name]["data_offsets"]
+            written = sum(_write_all(file, as_bytes(run)) for run in runs(name))
+            if written != end - begin:
+                raise ValueError(f"'{name}' got {written} bytes, expected {end - begin}")
+
+
+def as_bytes(array: np.ndarray) -> memoryview:
+    """Look at an array as the bytes that a file holds, row-major; a copy only where it lies otherwise."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+def _write_all(file: io.FileIO, data: bytes | memoryview) -> int:
+    """Write without a buffer in between; the system may take less at a time than it is given."""
+    left = memoryview(data)
+    while left.nbytes:
+        left = left[file.write(left) :]
+    return len(data)

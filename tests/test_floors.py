@@ -7,17 +7,18 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = {
-    0: ["layout", "config", "schedule", "tensor_file", "machine"],
+    0: ["layout", "config", "schedule", "tensor_file", "machine", "arguments"],
     1: ["nn"],
     2: ["cache", "weights", "model", "codecs", "text"],
     3: ["rollout", "guidance", "pipeline", "presets", "judge"],
     4: ["stream", "distill"],
     5: ["train"],
-    6: ["bench", "cli", "commands", "__main__"],
+    6: ["bench", "cli", "commands", "encode", "__main__"],
 }
 FLOOR_OF = {f"omniforcing_jax.{room}": floor for floor, rooms in FLOORS.items() for room in rooms}
 FLOOR_OF |= {"converters": 3, "experiments": 7}
 HEAVY = {"av", "librosa", "grain", "array_record", "lmdb", "matplotlib", "orbax", "torch", "tyro", "tensorboardX"}
+HEAVY |= {"tokenizers"}
 NETWORK = ["omniforcing_jax.rollout", "omniforcing_jax.guidance", "omniforcing_jax.weights", "omniforcing_jax.pipeline"]
 
 

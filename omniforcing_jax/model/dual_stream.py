@@ -6,27 +6,18 @@ modulation. Order of operations: specs/ltx2.md 2.7.
 
 from typing import NamedTuple
 
-import jax
 from flax import struct
 from jaxtyping import Array, Float
 
 from omniforcing_jax.config import ModelConfig, StreamConfig
 from omniforcing_jax.nn.attention import KV, Attention, Site, Sites, attend, attention_spec, project_kv, read
-from omniforcing_jax.nn.linear import Linear, linear_spec, project
+from omniforcing_jax.nn.mlp import Mlp, apply_mlp, mlp_spec
 from omniforcing_jax.nn.modulation import Shifted, add_gated, add_table, modulate, modulated_norm
 from omniforcing_jax.nn.norm import rms_norm
 from omniforcing_jax.nn.spec import Leaf, Spec, normal
 
 MLP_RATIO = 4
 TABLE_SCALE = 0.02
-
-
-@struct.dataclass
-class Mlp:
-    """Two linear maps with a GELU (tanh) between."""
-
-    up: Linear
-    down: Linear
 
 
 @struct.dataclass
@@ -109,11 +100,6 @@ class CrossRows(NamedTuple):
     gate: Array
 
 
-def mlp_spec(inputs: int, hidden: int, outputs: int) -> Mlp:
-    """Declare an mlp."""
-    return Mlp(up=linear_spec(inputs, hidden, ("mlp", "embed")), down=linear_spec(hidden, outputs, ("embed", "mlp")))
-
-
 def stream_layer_spec(config: ModelConfig, stream: StreamConfig) -> StreamLayer:
     """Declare one stream's part of a layer."""
     width, gated = stream.width, config.gated_attention
@@ -138,11 +124,6 @@ def dual_stream_layer_spec(config: ModelConfig) -> DualStreamLayer:
         cross_table_video=Spec((5, video.width), (None, None), normal(TABLE_SCALE)),
         cross_table_audio=Spec((5, audio.width), (None, None), normal(TABLE_SCALE)),
     )
-
-
-def apply_mlp(p: Mlp, x: Float[Array, "B T D"]) -> Float[Array, "B T E"]:
-    """Expand, GELU (tanh), contract."""
-    return project(p.down, jax.nn.gelu(project(p.up, x), approximate=True))
 
 
 def dual_stream_layer(

@@ -17,18 +17,16 @@ from omniforcing_jax.config import ModelConfig, StreamConfig
 from omniforcing_jax.model.dual_stream import (
     DualStreamLayer,
     Keep,
-    Mlp,
     Rows,
     Text,
-    apply_mlp,
     dual_stream_layer,
     dual_stream_layer_spec,
-    mlp_spec,
     text_kv_of_layer,
 )
 from omniforcing_jax.model.view import Times, View
 from omniforcing_jax.nn.attention import KV, NO_PAST, Site, Sites
 from omniforcing_jax.nn.linear import Linear, linear_spec, project
+from omniforcing_jax.nn.mlp import Mlp, apply_mlp, mlp_spec
 from omniforcing_jax.nn.modulation import (
     TIME_SCALE,
     Shifted,

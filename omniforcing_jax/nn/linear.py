@@ -19,9 +19,11 @@ class Linear:
     b: Leaf  # [out] or None
 
 
-def linear_spec(inputs: int, outputs: int, axes: tuple[str | None, str | None] = (None, None)) -> Linear:
-    """Declare a linear map with a bias; `axes` names (out, in)."""
-    return Linear(w=Spec((outputs, inputs), axes, fan_in), b=Spec((outputs,), axes[:1], zeros))
+def linear_spec(
+    inputs: int, outputs: int, axes: tuple[str | None, str | None] = (None, None), *, bias: bool = True
+) -> Linear:
+    """Declare a linear map; `axes` names (out, in)."""
+    return Linear(w=Spec((outputs, inputs), axes, fan_in), b=Spec((outputs,), axes[:1], zeros) if bias else None)
 
 
 def project(p: Linear, x: Float[Array, "*batch I"]) -> Float[Array, "*batch O"]:

@@ -25,7 +25,7 @@ from omniforcing_jax.schedule import add_noise, euler_step, fresh_shares, ltx2_s
 from omniforcing_jax.stream import request
 from omniforcing_jax.stream.chunk import Chunk
 from omniforcing_jax.stream.decode import decode_clip
-from omniforcing_jax.stream.request import Contexts
+from omniforcing_jax.text.contexts import Contexts
 
 STEPS = 40
 GUIDANCE = 3.0
@@ -155,7 +155,7 @@ def plan_clip(
     Raises:
         ValueError: in one line, whatever is wrong with it.
     """
-    config, guidance = request.config_of(weights), as_guidance(guidance)
+    config, guidance, contexts = request.config_of(weights), as_guidance(guidance), request.open_source(contexts)
     require(renewal >= 0, "renewal", renewal, "must not be negative")
     sigmas = tuple(ltx2_schedule(steps).tolist())
     request.refuse_student(config)
@@ -170,12 +170,13 @@ def plan_clip(
         shares=tuple(fresh_shares(sigmas, renewal).tolist()) if renewal else None,
         prompts=tuple(prompts),
         contexts=contexts,
-        negative_contexts=negative_contexts,
+        negative_contexts=_negative_of(contexts) if negative_contexts is None else negative_contexts,
     )
-    request.check_text(config, prompts, contexts)
-    if Pass.NEGATIVE in guidance.passes and contexts is not None:
-        require(negative_contexts is not None, "negative_contexts", None, "cfg other than 1 needs them beside contexts")
-        request.check_text(config, prompts, negative_contexts)
+    request.check_text(config, prompts, plan.contexts, weights)
+    if Pass.NEGATIVE in guidance.passes and plan.contexts is not None:
+        negative = plan.negative_contexts
+        require(negative is not None, "negative_contexts", None, "cfg other than 1 needs them beside contexts")
+        request.check_text(config, [""] * len(prompts), negative)
     scores = request.score_bytes(config, len(prompts) * len(guidance.passes), plan.tokens[0], plan.tokens[0])
     request.check_memory(config, dtype, isinstance(weights, Pipeline), {"attention": scores})
     return plan
@@ -209,7 +210,8 @@ def sample_clip(
         width: Of the picture, in pixels; by default what the weights were trained at.
         dtype: Type to compute in.
         contexts: Text contexts, or a file of them, instead of the weights' own encoder.
-        negative_contexts: The same for the negative prompt; with the weights' own encoder that is the empty prompt.
+        negative_contexts: The same for the negative prompt; with the weights' own encoder, or contexts by prompt, that
+            is the empty prompt.
         renewal: How much fresh noise a step draws, see `schedule.fresh_shares`: 0 makes Euler's steps, 1 those of a
             diffusion run backwards, which forgive a network its errors but want more steps.
 
@@ -232,7 +234,25 @@ def sample_clip(
         negative_contexts=negative_contexts,
         renewal=renewal,
     )
+    plan = read_prompts(weights, plan)
     return sample_planned(request.load(weights, plan.config, dtype), plan, seed)
+
+
+def read_prompts(weights: request.Weights, plan: ClipPlan) -> ClipPlan:
+    """Let a text encoder that lies on disk read a plan's prompts, before anything else is in memory.
+
+    Raises:
+        ValueError: as `request.read_prompts`.
+    """
+    texts = (*plan.prompts, *([""] if Pass.NEGATIVE in plan.setting.guidance.passes else []))
+    contexts = request.read_prompts(weights, plan.config, texts, plan.contexts, plan.setting.dtype)
+    negative = plan.negative_contexts
+    return plan._replace(contexts=contexts, negative_contexts=_negative_of(contexts) if negative is None else negative)
+
+
+def _negative_of(contexts: request.TextSource) -> request.TextSource:
+    """Where contexts are looked up by prompt, the empty prompt is among them."""
+    return contexts if isinstance(contexts, request.ContextStore) else None
 
 
 def sample_planned(

@@ -13,6 +13,7 @@ import jax
 from jaxtyping import PyTree
 
 from omniforcing_jax.config import SamplerConfig, require
+from omniforcing_jax.stream import request
 from omniforcing_jax.stream.chunk import Chunk
 from omniforcing_jax.stream.sampler import ChunkStream
 
@@ -20,10 +21,11 @@ log = logging.getLogger(__name__)
 
 
 class Cue(NamedTuple):
-    """A prompt that begins with a block."""
+    """A prompt that begins with a block, and where its contexts come from (None: the pipeline's own text encoder)."""
 
     block: int
     prompt: str
+    contexts: request.TextSource = None
 
 
 def plan_cues(
@@ -71,13 +73,13 @@ def follow(stream: ChunkStream, cues: Sequence[Cue], recompute: int | None = Non
 
     What the changes need is compiled before the first chunk: a start that is later is better than a gap.
     """
-    prompts = {cue.block: cue.prompt for cue in cues}
-    if prompts:
+    waiting = {cue.block: cue for cue in cues}
+    if waiting:
         stream.rehearse_change(recompute, fade)
     while True:
-        prompt = prompts.pop(stream.state.block, None)
-        if prompt is not None:
-            stream.set_prompt(prompt, recompute, fade)
+        cue = waiting.pop(stream.state.block, None)
+        if cue is not None:
+            stream.set_prompt(cue.prompt, recompute, fade, contexts=cue.contexts)
         chunk = next(stream, None)
         if chunk is None:
             return

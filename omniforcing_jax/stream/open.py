@@ -65,7 +65,7 @@ def plan_stream(
     sampler = request.adjust_sampler(request.student_sampler(config), window, steps)
     grid = config.grid(height or config.resolution[0], width or config.resolution[1])
     blocks = None if seconds is None else count_blocks(sampler, seconds)
-    request.check_text(config, list_rows(prompt), contexts)
+    request.check_text(config, list_rows(prompt), contexts, weights)
     setting = Setting(config.model, sampler, grid, jnp.dtype(dtype))
     depth = max(sampler.past_blocks, history or 0)
     loaded = isinstance(weights, Pipeline)
@@ -199,6 +199,7 @@ def open_stream(
         start=start,
         drive=drive,
     )
+    contexts = request.read_prompts(weights, plan.config, rows, contexts, dtype)
     stream = _start_rows(request.load(weights, plan.config, dtype), plan, rows, seeds, contexts, trace)
     return stream if isinstance(prompt, str) else BatchStream(stream)
 

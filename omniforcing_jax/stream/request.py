@@ -7,12 +7,11 @@ ValueError of one line that names the culprit.
 import dataclasses
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, DTypeLike, Float, Int, PyTree
+from jaxtyping import DTypeLike, PyTree
 
 from omniforcing_jax import machine
 from omniforcing_jax.config import SamplerConfig, require
@@ -20,10 +19,14 @@ from omniforcing_jax.pipeline import (
     Pipeline,
     PipelineConfig,
     abstract_pipeline,
+    find_text,
     load_pipeline,
     read_pipeline_config,
 )
 from omniforcing_jax.tensor_file import open_tensors
+from omniforcing_jax.text.contexts import Contexts
+from omniforcing_jax.text.encoder import Encoder
+from omniforcing_jax.text.store import ContextStore, is_store, keep, open_store
 from omniforcing_jax.text.words import encode, tokenise
 
 Weights = str | os.PathLike[str] | Pipeline
@@ -31,16 +34,8 @@ Path = str | os.PathLike[str]
 GIB, MIB = 2**30, 2**20
 
 
-class Contexts(NamedTuple):
-    """Features of prompts for both streams, and which tokens may be seen (None: all)."""
-
-    video: Float[Array, "B X Cv"]
-    audio: Float[Array, "B X Ca"]
-    mask: Int[Array, "B X"] | None
-
-
-TextSource = Path | Contexts | None
-"""A safetensors file of contexts, contexts as arrays, or None: the weights' own text encoder."""
+TextSource = Path | Contexts | ContextStore | None
+"""Contexts as arrays or by prompt, a file of either, or None: the weights' own text encoder."""
 
 
 def config_of(weights: Weights) -> PipelineConfig:
@@ -98,16 +93,38 @@ def adjust_sampler(sampler: SamplerConfig, window: int | None, steps: int | None
     return sampler
 
 
-def check_text(config: PipelineConfig, prompts: Sequence[str], source: TextSource) -> None:
+def open_source(source: TextSource) -> TextSource:
+    """Open a file that is a store of contexts by prompt; anything else comes back as it is."""
+    if source is None or isinstance(source, Contexts | ContextStore) or not is_store(open_tensors(source)):
+        return source
+    return open_store(source)
+
+
+def check_text(
+    config: PipelineConfig, prompts: Sequence[str], source: TextSource, weights: Weights | None = None
+) -> None:
     """Check that there is a text encoder that knows every word, or contexts that fit.
 
+    Args:
+        config: The weights' configs.
+        prompts: What is to be read.
+        source: Contexts in place of the text encoder.
+        weights: Where the text encoder lies, if it lies on disk.
+
     Raises:
-        ValueError: if not; unknown words are named with the nearest known ones.
+        ValueError: if not; unknown words and prompts are named with the nearest known ones.
     """
-    if source is not None:
+    source = open_source(source)
+    if isinstance(source, ContextStore):
+        rule = f"{config.name!r} reads contexts of {config.context_widths} channels"
+        require(source.widths == config.context_widths, source.where, source.widths, rule)
+        source.check(prompts)
+    elif source is not None:
         given = source._asdict() if isinstance(source, Contexts) else open_tensors(source).entries
         where = "contexts" if isinstance(source, Contexts) else str(source)
         _check_shapes(config, {name: x.shape for name, x in given.items() if x is not None}, len(prompts), where)
+    elif config.encoder is not None:
+        _encoder_of(config, weights).check()
     elif config.words is None:
         raise ValueError(_no_text(config))
     else:
@@ -116,9 +133,7 @@ def check_text(config: PipelineConfig, prompts: Sequence[str], source: TextSourc
 
 
 def _check_shapes(config: PipelineConfig, shapes: dict[str, tuple[int, ...]], rows: int, where: str) -> None:
-    model = config.model
-    for name, stream in (("video", model.video), ("audio", model.audio)):
-        width = model.caption_channels or stream.width
+    for name, width in zip(("video", "audio"), config.context_widths, strict=True):
         shape = shapes.pop(name, None)
         fits = shape is not None and len(shape) == 3 and (shape[0], shape[2]) == (rows, width)
         require(fits, f"{where}: {name}", shape, f"must be [{rows}, tokens, {width}]")
@@ -130,10 +145,42 @@ def _no_text(config: PipelineConfig) -> str:
     return f"{config.name!r} has no text encoder: give its contexts as a file (--contexts)"
 
 
+def _encoder_of(config: PipelineConfig, weights: Weights | None) -> Encoder:
+    """Find the encoder on disk; a loaded pipeline has none."""
+    encoder = None if weights is None or isinstance(weights, Pipeline) else find_text(weights)
+    if not isinstance(encoder, Encoder):
+        raise ValueError(
+            f"the text encoder of {config.name!r} is on disk and no part of a loaded pipeline: give contexts"
+        )
+    return encoder
+
+
+def read_prompts(
+    weights: Weights, config: PipelineConfig, prompts: Sequence[str], source: TextSource, dtype: DTypeLike
+) -> TextSource:
+    """Let an encoder that lies on disk read all prompts of a request, before anything else is in memory.
+
+    Returns:
+        The contexts by prompt; `source` itself where there is one, or where the encoder is part of the pipeline.
+
+    Raises:
+        ValueError: with the figures, if more memory is needed than free; else as `check_text`.
+    """
+    if source is not None or config.encoder is None:
+        return source
+    encoder = _encoder_of(config, weights)
+    check_free(encoder.count_bytes(dtype))
+    distinct = tuple(dict.fromkeys(prompts))
+    return keep(distinct, list(encoder.encode(distinct, dtype)), "the request")
+
+
 def encode_text(pipeline: Pipeline, prompts: Sequence[str], source: TextSource) -> Contexts:
-    """Return the contexts of prompts: from the text encoder, from a file, or as they are."""
+    """Return the contexts of prompts: from the text encoder, from a store or a file, or as they are."""
+    source = open_source(source)
     if isinstance(source, Contexts):
         return source
+    if isinstance(source, ContextStore):
+        return source.read(prompts)
     if source is not None:
         file = open_tensors(source)
         video, audio = (jnp.asarray(file.read(name).astype(np.float32)) for name in ("video", "audio"))
@@ -163,7 +210,15 @@ def check_memory(config: PipelineConfig, dtype: DTypeLike, loaded: bool, working
     Raises:
         ValueError: with the figures, if more memory is needed than free.
     """
-    needed = dict(working) if loaded else {"weights": count_bytes(abstract_pipeline(config, dtype)), **working}
+    check_free(dict(working) if loaded else {"weights": count_bytes(abstract_pipeline(config, dtype)), **working})
+
+
+def check_free(needed: dict[str, int]) -> None:
+    """Refuse what needs more memory than is free: bytes, by what they are for.
+
+    Raises:
+        ValueError: with the figures.
+    """
     free = machine.free_bytes()
     total = sum(needed.values())
     if free is not None and total > free:

@@ -18,7 +18,7 @@ from omniforcing_jax.config import require
 from omniforcing_jax.model.transformer import Transformer
 from omniforcing_jax.rollout import Prompt, Setting, make_prompt
 from omniforcing_jax.stream.replay import History, replay
-from omniforcing_jax.stream.request import Contexts
+from omniforcing_jax.text.contexts import Contexts
 
 
 @struct.dataclass

@@ -107,3 +107,23 @@ def test_ours_is_checked_as_strictly_as_theirs():
 def test_a_table_with_two_rules_for_a_name_is_refused(rule):
     with pytest.raises(ValueError, match=r"two rules for 'head[/.]w"):
         check_rules([*RULES, rule])
+
+
+TURNED = check_rules([Rule("layers/kernel", "blocks.{i}.weight", (2, 3, 1, 0)), Rule("kernel", "weight", (2, 0, 1))])
+
+
+@pytest.mark.parametrize("name", ["layers/kernel", "kernel"])
+def test_a_turned_tensor_lies_as_its_axes_say_and_comes_back_bit_exact(name):
+    rng = np.random.default_rng(0)
+    ours = {"layers/kernel": rng.normal(size=(2, 3, 5, 7, 11)), "kernel": rng.normal(size=(3, 5, 7))}
+    placements = place(TURNED, {key: value.shape for key, value in ours.items()})
+    theirs = scatter(ours, placements, "ours")
+    assert theirs["blocks.1.weight"].shape == (11, 7, 3, 5)
+    assert theirs["weight"].shape == (5, 7, 3)
+    assert theirs["blocks.1.weight"][10, 6, 2, 4] == ours["layers/kernel"][1, 2, 4, 6, 10]
+    np.testing.assert_array_equal(gather(theirs, placements, "file")[name], ours[name])
+
+
+def test_axes_that_are_not_the_tensor_s_are_refused():
+    with pytest.raises(ValueError, match=r"axes=\(2, 0, 1\): must order the 2 axes of 'kernel'"):
+        place(TURNED, {"kernel": (3, 4)})

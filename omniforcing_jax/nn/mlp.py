@@ -1,0 +1,25 @@
+"""The feed-forward part of a layer: expand, GELU (tanh), contract."""
+
+import jax
+from flax import struct
+from jaxtyping import Array, Float
+
+from omniforcing_jax.nn.linear import Linear, linear_spec, project
+
+
+@struct.dataclass
+class Mlp:
+    """Two linear maps with a GELU (tanh) between."""
+
+    up: Linear
+    down: Linear
+
+
+def mlp_spec(inputs: int, hidden: int, outputs: int) -> Mlp:
+    """Declare an mlp."""
+    return Mlp(up=linear_spec(inputs, hidden, ("mlp", "embed")), down=linear_spec(hidden, outputs, ("embed", "mlp")))
+
+
+def apply_mlp(p: Mlp, x: Float[Array, "B T D"]) -> Float[Array, "B T E"]:
+    """Expand, GELU (tanh), contract."""
+    return project(p.down, jax.nn.gelu(project(p.up, x), approximate=True))

@@ -1,0 +1,189 @@
+"""The connectors: from features of a prompt to the text contexts of both streams.
+
+A small bidirectional transformer per stream, in which learned registers take the places that the prompt leaves free, so
+that every place of a context may be seen. Source: specs/ltx2.md 8.3.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from omniforcing_jax.config import Config, GridPrecision, RotaryConfig, RotaryKind, require
+from omniforcing_jax.nn.attention import Attention, Site, attend, attention_spec
+from omniforcing_jax.nn.mlp import Mlp, apply_mlp, mlp_spec
+from omniforcing_jax.nn.norm import rms_norm
+from omniforcing_jax.nn.rope import Rotary, angles, combine, frequencies
+from omniforcing_jax.nn.spec import Leaf, Spec, normal, stacked
+from omniforcing_jax.text.contexts import Contexts
+from omniforcing_jax.text.features import FeatureNorm, Features, extract_features, features_spec
+
+MLP_RATIO = 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConnectorConfig(Config):
+    """One stream's connector.
+
+    Attributes:
+        layers, heads, head_size: Of its transformer.
+        registers: Learned vectors; the tokens of a context must be a multiple of them.
+    """
+
+    layers: int
+    heads: int
+    head_size: int
+    registers: int
+
+    def __post_init__(self):
+        for field in ("layers", "heads", "head_size", "registers"):
+            require(getattr(self, field) >= 1, field, getattr(self, field), "must be at least 1")
+        require(self.head_size % 2 == 0, "head_size", self.head_size, "must be even, rotation pairs channels")
+
+    @property
+    def width(self) -> int:
+        """Channels of a context."""
+        return self.heads * self.head_size
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConnectorsConfig(Config):
+    """What stands between a text model and the streams.
+
+    Attributes:
+        text_width, text_states: Channels of a hidden state, and states per token, of the text model.
+        norm: How the states are normalised; with that of LTX-2 2.0 both streams have features of the text's width.
+        video, audio: The connectors.
+        gated_attention: Every attention has a gate per head (LTX-2.3).
+        tokens: Places of a context: a prompt is padded, or cut, to so many tokens.
+        rotary, theta, grid: Position embedding, as `RotaryConfig` has it.
+        max_position: Places are scaled so that 0 .. max becomes -1 .. 1.
+    """
+
+    text_width: int
+    text_states: int
+    norm: FeatureNorm
+    video: ConnectorConfig
+    audio: ConnectorConfig
+    gated_attention: bool = False
+    tokens: int = 1024
+    rotary: RotaryKind = RotaryKind.SPLIT
+    theta: float = 10_000.0
+    grid: GridPrecision = GridPrecision.FLOAT64
+    max_position: int = 4096
+
+    def __post_init__(self):
+        for field in ("text_width", "text_states", "tokens", "max_position"):
+            require(getattr(self, field) >= 1, field, getattr(self, field), "must be at least 1")
+        for name, stream in (("video", self.video), ("audio", self.audio)):
+            rule = f"must be a multiple of {name}.registers={stream.registers}"
+            require(self.tokens % stream.registers == 0, "tokens", self.tokens, rule)
+            if self.norm is FeatureNorm.PER_PROMPT:
+                rule = f"must be text_width={self.text_width}, both streams share one projection"
+                require(stream.width == self.text_width, f"{name}.width", stream.width, rule)
+
+
+@struct.dataclass
+class ConnectorLayer:
+    """One layer; its norms have no weights."""
+
+    attn: Attention
+    mlp: Mlp
+
+
+@struct.dataclass
+class Connector:
+    """One stream's connector."""
+
+    registers: Leaf  # [R, C]
+    layers: ConnectorLayer  # every leaf [L, ...]
+
+
+@struct.dataclass
+class Connectors:
+    """All parameters between a text model and the streams."""
+
+    features: Features
+    video: Connector
+    audio: Connector
+
+
+def connectors_spec(config: ConnectorsConfig) -> Connectors:
+    """Declare the weights."""
+    inputs = config.text_width * config.text_states
+    return Connectors(
+        features=features_spec(config.norm, inputs, config.video.width, config.audio.width),
+        video=_connector_spec(config, config.video),
+        audio=_connector_spec(config, config.audio),
+    )
+
+
+def _connector_spec(config: ConnectorsConfig, stream: ConnectorConfig) -> Connector:
+    width = stream.width
+    layer = ConnectorLayer(
+        attn=attention_spec(width, width, stream.heads, stream.head_size, gated=config.gated_attention),
+        mlp=mlp_spec(width, MLP_RATIO * width, width),
+    )
+    return Connector(
+        registers=Spec((stream.registers, width), (None, None), normal(1.0)),
+        layers=stacked(layer, stream.layers),
+    )
+
+
+def connector_rotary(config: ConnectorsConfig, stream: ConnectorConfig, tokens: int) -> Rotary:
+    """Return the rotations of so many places, counted from 0."""
+    grid = frequencies(RotaryConfig(theta=config.theta, grid=config.grid), 1, stream.width)
+    fractions = np.arange(tokens, dtype=np.float64) / config.max_position
+    return combine((angles(grid, fractions),), stream.width, stream.heads, config.rotary)
+
+
+def make_contexts(
+    config: ConnectorsConfig, params: Connectors, states: Float[Array, "K B X D"], mask: Int[Array, "B X"]
+) -> Contexts:
+    """Turn all hidden states of prompts into text contexts, in the states' type.
+
+    Args:
+        config: What the connectors are.
+        params: Their parameters, in any floating type.
+        states: Hidden states of the text model, X = `config.tokens`.
+        mask: 1 = a token, 0 = padding.
+
+    Returns:
+        Contexts all of whose places may be seen: the tokens, moved to the front, then registers.
+    """
+    features = extract_features(config.norm, params.features, states, mask)
+    tokens = mask.shape[1]
+    video, audio = (
+        connect(p, x, mask, connector_rotary(config, stream, tokens))
+        for p, x, stream in zip((params.video, params.audio), features, (config.video, config.audio), strict=True)
+    )
+    return Contexts(video, audio, jnp.ones_like(mask))
+
+
+def connect(
+    p: Connector, features: Float[Array, "B X C"], mask: Int[Array, "B X"], rotary: Rotary
+) -> Float[Array, "B X C"]:
+    """Run one stream's connector on features; X is a multiple of the registers."""
+
+    def body(x: Array, layer: ConnectorLayer) -> tuple[Array, None]:
+        normed = rms_norm(x)
+        x = x + attend(layer.attn, normed, normed, Site(rotary, rotary))[0]
+        return x + apply_mlp(layer.mlp, rms_norm(x)), None
+
+    x, _ = jax.lax.scan(body, fill_with_registers(p.registers, features, mask), p.layers)
+    return rms_norm(x)
+
+
+def fill_with_registers(
+    registers: Leaf, features: Float[Array, "B X C"], mask: Int[Array, "B X"]
+) -> Float[Array, "B X C"]:
+    """Move tokens to the front, in order, and fill place p behind them with register p modulo R."""
+    places, is_token = jnp.arange(mask.shape[1]), mask != 0
+    order = jnp.argsort(~is_token, axis=1, stable=True)
+    front = jnp.take_along_axis(features, order[:, :, None], axis=1)
+    taken = places[None, :] < jnp.sum(is_token, axis=1, keepdims=True)
+    behind = registers.astype(features.dtype)[places % registers.shape[0]]
+    return jnp.where(taken[:, :, None], front, behind[None])

@@ -1,0 +1,122 @@
+"""Gemma and the connectors as one text encoder that lies on disk and is in memory only while it works."""
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, DTypeLike, Int
+
+from omniforcing_jax import weights
+from omniforcing_jax.config import Config, require
+from omniforcing_jax.nn import spec
+from omniforcing_jax.tensor_file import open_tensors
+from omniforcing_jax.text.connector import Connectors, ConnectorsConfig, connectors_spec, make_contexts
+from omniforcing_jax.text.contexts import Contexts
+from omniforcing_jax.text.gemma import Gemma, GemmaConfig, gemma_spec, hidden_states
+from omniforcing_jax.text.tokenizer import GemmaTokenizer
+
+log = logging.getLogger(__name__)
+Place = tuple[Path, str]  # weights folder and component
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EncoderConfig(Config):
+    """A text model and what stands between it and the streams."""
+
+    gemma: GemmaConfig
+    connectors: ConnectorsConfig
+
+    def __post_init__(self):
+        gemma, connectors = self.gemma, self.connectors
+        require(connectors.text_width == gemma.width, "connectors.text_width", connectors.text_width, _has(gemma.width))
+        states = connectors.text_states
+        require(states == gemma.states, "connectors.text_states", states, _has(gemma.states))
+
+
+def _has(value: int) -> str:
+    return f"the text model has {value}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Encoder:
+    """A text encoder on disk.
+
+    Attributes:
+        config: What it is.
+        text: Where the text model lies, with its tokenizer.json.
+        connectors: Where the connectors lie.
+    """
+
+    config: EncoderConfig
+    text: Place
+    connectors: Place
+
+    def check(self) -> GemmaTokenizer:
+        """Check names and shapes of all weights, and read the tokenizer; no tensor is read.
+
+        Raises:
+            ValueError: in one line, whatever is missing or does not fit.
+        """
+        for place, tree in ((self.text, self._gemma()), (self.connectors, self._connectors())):
+            file = open_tensors(Path(*place) / weights.MODEL)
+            shapes = {name: tuple(leaf.shape) for name, leaf in weights.name_leaves(tree).items()}
+            weights.compare_shapes(file.shapes, shapes, str(file.path))
+        tokenizer = GemmaTokenizer(Path(*self.text), self.config.connectors.tokens)
+        rule = f"the tokenizer beside it gives ids up to {tokenizer.rows - 1}"
+        require(tokenizer.rows <= self.config.gemma.vocabulary, "text.vocabulary", self.config.gemma.vocabulary, rule)
+        return tokenizer
+
+    def count_bytes(self, dtype: DTypeLike) -> dict[str, int]:
+        """Count the memory that it needs while it works, by what it is."""
+        connectors, size = self.config.connectors, jnp.dtype(dtype).itemsize
+        states = connectors.tokens * connectors.text_states * connectors.text_width * size
+        parts = {"Gemma": self._gemma(), "connectors": self._connectors()}
+        return {**{name: size * spec.count(tree) for name, tree in parts.items()}, "hidden states": 3 * states}
+
+    def encode(self, prompts: Sequence[str], dtype: DTypeLike = jnp.float32) -> Iterator[Contexts]:
+        """Load the encoder, yield the contexts of each prompt, and let it go.
+
+        Args:
+            prompts: What to read, one at a time: a prompt's contexts do not depend on its neighbours.
+            dtype: Type to load and to compute in, and of the contexts.
+
+        Yields:
+            Batches of one.
+
+        Raises:
+            ValueError: as `check`.
+        """
+        tokenizer, limit = self.check(), self.config.connectors.tokens
+        gemma = weights.load_component(*self.text, self._gemma(dtype))
+        connectors = weights.load_component(*self.connectors, self._connectors(dtype))
+        for prompt in prompts:
+            if (count := tokenizer.count(prompt)) > limit:
+                log.warning("the prompt %.40r... has %d tokens, the last %d are cut", prompt, count, count - limit)
+            ids, mask = (jnp.asarray(x) for x in tokenizer([prompt]))
+            yield encode_ids(gemma, connectors, ids, mask, config=self.config, dtype=jnp.dtype(dtype))
+
+    def _gemma(self, dtype: DTypeLike = jnp.float32) -> Any:
+        return spec.abstract(gemma_spec(self.config.gemma), dtype)
+
+    def _connectors(self, dtype: DTypeLike = jnp.float32) -> Any:
+        return spec.abstract(connectors_spec(self.config.connectors), dtype)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "dtype"))
+def encode_ids(
+    gemma: Gemma,
+    connectors: Connectors,
+    ids: Int[Array, "B X"],
+    mask: Int[Array, "B X"],
+    *,
+    config: EncoderConfig,
+    dtype: DTypeLike,
+) -> Contexts:
+    """Make the contexts of token ids."""
+    states = hidden_states(config.gemma, gemma, ids, mask, dtype)
+    return make_contexts(config.connectors, connectors, states, mask)

@@ -1,0 +1,232 @@
+"""Gemma 3 as a text encoder: token ids to the hidden states of every layer.
+
+Any size of the family. Layers are stacked and scanned; whether a layer slides (sees `window` tokens, turned by the
+local rotation) or is global is data of the layer. The vision tower and the language head are not here.
+Source: specs/ltx2.md 8.1; Gemma 3 technical report, sec. 2.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Bool, DTypeLike, Float, Int
+
+from omniforcing_jax.config import Config, RotaryKind, require
+from omniforcing_jax.nn.attention import Part, attend_parts
+from omniforcing_jax.nn.linear import Linear, linear_spec, project
+from omniforcing_jax.nn.norm import rms_norm
+from omniforcing_jax.nn.rope import Rotary, rotate
+from omniforcing_jax.nn.sight import hide
+from omniforcing_jax.nn.spec import Leaf, Spec, normal, stacked, zeros
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GemmaConfig(Config):
+    """A Gemma 3 text model.
+
+    Attributes:
+        vocabulary: Rows of the embedding table.
+        width: Channels of a hidden state.
+        mlp_width: Channels inside the feed-forward part.
+        heads, kv_heads, head_size: Of the attention; every key head serves heads / kv_heads query heads.
+        query_scale: Scores are divided by its square root; the head size, but for the largest model.
+        window: Tokens that a sliding layer sees, the current one included.
+        is_global: Of each layer, whether it sees all tokens before it.
+        local_theta, global_theta: Longest over shortest period of the rotations of both kinds of layer.
+        global_stretch: Positions of global layers are divided by it.
+    """
+
+    vocabulary: int
+    width: int
+    mlp_width: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    query_scale: float
+    window: int
+    is_global: tuple[bool, ...]
+    local_theta: float = 10_000.0
+    global_theta: float = 1_000_000.0
+    global_stretch: float = 1.0
+
+    def __post_init__(self):
+        for field in ("vocabulary", "width", "mlp_width", "heads", "kv_heads", "head_size", "window"):
+            require(getattr(self, field) >= 1, field, getattr(self, field), "must be at least 1")
+        for field in ("query_scale", "local_theta", "global_theta", "global_stretch"):
+            require(getattr(self, field) > 0, field, getattr(self, field), "must be positive")
+        require(self.heads % self.kv_heads == 0, "heads", self.heads, f"must be a multiple of kv_heads={self.kv_heads}")
+        require(self.head_size % 2 == 0, "head_size", self.head_size, "must be even, rotation pairs channels")
+        require(len(self.is_global) >= 1, "is_global", self.is_global, "must have an entry for each layer")
+
+    @property
+    def layers(self) -> int:
+        """L, the number of layers."""
+        return len(self.is_global)
+
+    @property
+    def states(self) -> int:
+        """Hidden states per token: the embeddings and one for each layer."""
+        return 1 + self.layers
+
+
+def every_sixth(layers: int) -> tuple[bool, ...]:
+    """Return the family's own pattern: five sliding layers, then a global one."""
+    return tuple(i % 6 == 5 for i in range(layers))
+
+
+GEMMA_3_12B = GemmaConfig(
+    vocabulary=262_208,
+    width=3840,
+    mlp_width=15_360,
+    heads=16,
+    kv_heads=8,
+    head_size=256,
+    query_scale=256.0,
+    window=1024,
+    is_global=every_sixth(48),
+    global_stretch=8.0,
+)
+
+
+@struct.dataclass
+class GemmaLayer:
+    """One layer; norm weights are counted from 1, as they rest on disk."""
+
+    before_attn_norm: Leaf  # [D]
+    q: Linear
+    k: Linear
+    v: Linear
+    o: Linear
+    q_norm: Leaf  # [H]
+    k_norm: Leaf  # [H]
+    after_attn_norm: Leaf  # [D]
+    before_mlp_norm: Leaf  # [D]
+    gate: Linear
+    up: Linear
+    down: Linear
+    after_mlp_norm: Leaf  # [D]
+
+
+@struct.dataclass
+class Gemma:
+    """All parameters of a text model."""
+
+    embedding: Leaf  # [V, D]
+    layers: GemmaLayer  # every leaf [L, ...]
+    norm: Leaf  # [D]
+
+
+@struct.dataclass
+class _Kind:
+    """What differs between sliding and global layers; as a pair, every leaf has a leading axis: sliding, global."""
+
+    rotary: Rotary
+    bias: Leaf  # [B, 1, X, X]
+
+
+def gemma_spec(config: GemmaConfig) -> Gemma:
+    """Declare the weights of a text model."""
+    return Gemma(
+        embedding=Spec((config.vocabulary, config.width), ("vocabulary", "embed"), normal(config.width**-0.5)),
+        layers=stacked(_layer_spec(config), config.layers),
+        norm=Spec((config.width,), (None,), zeros),
+    )
+
+
+def _layer_spec(config: GemmaConfig) -> GemmaLayer:
+    width, queries, keys = config.width, config.heads * config.head_size, config.kv_heads * config.head_size
+
+    def norm(size: int) -> Spec:
+        return Spec((size,), (None,), zeros)
+
+    return GemmaLayer(
+        before_attn_norm=norm(width),
+        q=linear_spec(width, queries, ("heads", "embed"), bias=False),
+        k=linear_spec(width, keys, ("heads", "embed"), bias=False),
+        v=linear_spec(width, keys, ("heads", "embed"), bias=False),
+        o=linear_spec(queries, width, ("embed", "heads"), bias=False),
+        q_norm=norm(config.head_size),
+        k_norm=norm(config.head_size),
+        after_attn_norm=norm(width),
+        before_mlp_norm=norm(width),
+        gate=linear_spec(width, config.mlp_width, ("mlp", "embed"), bias=False),
+        up=linear_spec(width, config.mlp_width, ("mlp", "embed"), bias=False),
+        down=linear_spec(config.mlp_width, width, ("embed", "mlp"), bias=False),
+        after_mlp_norm=norm(width),
+    )
+
+
+def embed(params: Gemma, ids: Int[Array, "B X"], dtype: DTypeLike = jnp.float32) -> Float[Array, "B X D"]:
+    """Look tokens up, times sqrt(D).
+
+    The factor is rounded to `dtype` as in the reference: 62 in bfloat16 for D = 3840, which is what LTX-2 saw.
+    """
+    rows = params.embedding[ids].astype(dtype)
+    return rows * jnp.asarray(math.sqrt(rows.shape[-1]), dtype)
+
+
+def hidden_states(
+    config: GemmaConfig,
+    params: Gemma,
+    ids: Int[Array, "B X"],
+    mask: Int[Array, "B X"],
+    dtype: DTypeLike = jnp.float32,
+) -> Float[Array, "K B X D"]:
+    """Return the K = L + 1 hidden states of every token.
+
+    State 0 is what `embed` gives, state i the output of layer i, and the last one has gone through the final norm.
+
+    Args:
+        config: What model it is.
+        params: Its parameters, in any floating type.
+        ids: Token ids.
+        mask: 1 = a token, 0 = padding, on either side; states of padding mean nothing.
+        dtype: Type to compute in; norms, rotations and softmax are float32.
+    """
+    x = embed(params, ids, dtype)
+    kinds = _kinds(config, mask != 0)
+
+    def body(x: Array, layer: tuple[GemmaLayer, Array]) -> tuple[Array, Array]:
+        p, is_global = layer
+        kind = jax.tree.map(lambda pair: jax.lax.dynamic_index_in_dim(pair, is_global, 0, keepdims=False), kinds)
+        x = _layer(config, p, x, kind)
+        return x, x
+
+    _, after = jax.lax.scan(body, x, (params.layers, jnp.array(config.is_global, jnp.int32)))
+    return jnp.concatenate([x[None], after[:-1], _norm(after[-1:], params.norm)])
+
+
+def _kinds(config: GemmaConfig, is_token: Bool[Array, "B X"]) -> _Kind:
+    """Make rotations and sights of sliding and global layers, stacked in this order."""
+    places = np.arange(is_token.shape[1])
+    distance = places[:, None] - places[None, :]
+    seen = np.stack([(distance >= 0) & (distance < config.window), distance >= 0])
+    exponents = np.arange(0, config.head_size, 2) / config.head_size
+    grids = [config.local_theta**-exponents, config.global_theta**-exponents / config.global_stretch]
+    angle = (places[:, None] * np.stack(grids)[:, None, :])[:, None, :, None, :]
+    rotary = Rotary(cos=np.cos(angle).astype(np.float32), sin=np.sin(angle).astype(np.float32), kind=RotaryKind.SPLIT)
+    bias = hide(jnp.asarray(seen)[:, None, None] & is_token[None, :, None, None, :])
+    return jax.tree.map(jnp.asarray, _Kind(rotary=rotary, bias=bias))
+
+
+def _layer(config: GemmaConfig, p: GemmaLayer, x: Float[Array, "B X D"], kind: _Kind) -> Float[Array, "B X D"]:
+    x = x + _norm(_attend(config, p, _norm(x, p.before_attn_norm), kind), p.after_attn_norm)
+    y = _norm(x, p.before_mlp_norm)
+    y = project(p.down, jax.nn.gelu(project(p.gate, y), approximate=True) * project(p.up, y))
+    return x + _norm(y, p.after_mlp_norm)
+
+
+def _attend(config: GemmaConfig, p: GemmaLayer, x: Float[Array, "B X D"], kind: _Kind) -> Float[Array, "B X D"]:
+    q, k, v = (project(linear, x).reshape(*x.shape[:2], -1, config.head_size) for linear in (p.q, p.k, p.v))
+    q, k = rotate(_norm(q, p.q_norm), kind.rotary), rotate(_norm(k, p.k_norm), kind.rotary)
+    q = q * jnp.asarray(math.sqrt(config.head_size / config.query_scale), q.dtype)  # attend_parts divides by head size
+    k, v = (jnp.repeat(y, config.heads // config.kv_heads, axis=2) for y in (k, v))
+    y = attend_parts(q, [Part(k, v, kind.bias)])
+    return project(p.o, y.reshape(*y.shape[:2], -1))
+
+
+def _norm(x: Float[Array, "*batch D"], weight: Leaf) -> Float[Array, "*batch D"]:
+    return rms_norm(x, 1 + weight.astype(jnp.float32))

@@ -1,0 +1,189 @@
+"""Text contexts of many prompts, looked up by prompt: a file of them, or those that were just made.
+
+With such a file neither streams nor trainings have a text encoder in memory. One safetensors file holds
+
+    metadata   "contexts": JSON {"format": 1, "prompts": [...], ...}, free values beside them
+    tensors    "<row>/video" [X, Cv], "<row>/audio" [X, Ca], "<row>/mask" [X] int32 (absent: all may be seen)
+
+A row is written when it is made, so a file may be larger than memory.
+"""
+
+import difflib
+import functools
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from omniforcing_jax.tensor_file import TensorFile, open_tensors, write_tensors
+from omniforcing_jax.text.contexts import Contexts
+
+FORMAT, METADATA = 1, "contexts"
+NAMED_LENGTH = 60  # characters of a prompt in a message
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextStore:
+    """Contexts of known prompts.
+
+    Attributes:
+        where: What it is called in messages.
+        prompts: All of them, each once.
+        read_row: Returns the contexts of prompt i, a batch of one, in any floating type.
+        widths: Channels of the video's and of the audio's contexts.
+        about: What the file says of itself beside the prompts.
+    """
+
+    where: str
+    prompts: tuple[str, ...]
+    read_row: Callable[[int], Contexts]
+    widths: tuple[int, int]
+    about: Mapping[str, Any]
+
+    @functools.cached_property
+    def _rows(self) -> dict[str, int]:
+        return {prompt: row for row, prompt in enumerate(self.prompts)}
+
+    def check(self, prompts: Sequence[str]) -> None:
+        """Check that prompts are known.
+
+        Raises:
+            ValueError: in one line, naming the first that is not, and the nearest that is.
+        """
+        for prompt in prompts:
+            if prompt not in self._rows:
+                near = difflib.get_close_matches(prompt, self.prompts, n=1)
+                hint = f"; did you mean {_short(near[0])}?" if near else f", only {len(self.prompts)} others"
+                raise ValueError(f"{self.where}: has no contexts of the prompt {_short(prompt)}{hint}")
+
+    def read(self, prompts: Sequence[str]) -> Contexts:
+        """Return the contexts of prompts, as float32, one row each.
+
+        Raises:
+            ValueError: as `check`, or if rows have different numbers of tokens.
+        """
+        self.check(prompts)
+        rows = [self.read_row(self._rows[prompt]) for prompt in prompts]
+        if len({row.video.shape for row in rows}) > 1:
+            raise ValueError(f"{self.where}: the prompts have different numbers of tokens, they make no batch")
+        video, audio = (
+            jnp.concatenate([jnp.asarray(part).astype(jnp.float32) for part in parts])
+            for parts in ([row.video for row in rows], [row.audio for row in rows])
+        )
+        if all(row.mask is None for row in rows):
+            return Contexts(video, audio, None)
+        masks = [np.ones(row.video.shape[:2], np.int32) if row.mask is None else row.mask for row in rows]
+        return Contexts(video, audio, jnp.concatenate([jnp.asarray(mask, jnp.int32) for mask in masks]))
+
+
+def _short(prompt: str) -> str:
+    return repr(prompt if len(prompt) <= NAMED_LENGTH else prompt[: NAMED_LENGTH - 3] + "...")
+
+
+def keep(prompts: Sequence[str], contexts: Sequence[Contexts], where: str) -> ContextStore:
+    """Make a store of contexts in memory, one row each."""
+    widths = contexts[0].video.shape[-1], contexts[0].audio.shape[-1]
+    return ContextStore(where=where, prompts=tuple(prompts), read_row=contexts.__getitem__, widths=widths, about={})
+
+
+def is_store(file: TensorFile) -> bool:
+    """Whether a safetensors file is a store, and not the contexts of one batch."""
+    return METADATA in file.metadata
+
+
+def open_store(path: str | os.PathLike[str]) -> ContextStore:
+    """Open a file of contexts; a row is read when it is asked for.
+
+    Raises:
+        ValueError: in one line, if the file is missing, damaged or no store.
+    """
+    file = open_tensors(path)
+    if not is_store(file):
+        raise ValueError(f"{file.path}: not a store of contexts: its metadata have no {METADATA!r}")
+    try:
+        about = json.loads(file.metadata[METADATA])
+        form, prompts = about.pop("format"), about.pop("prompts")
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise ValueError(f"{file.path}: metadata {METADATA!r} are no JSON object with format and prompts") from None
+    if form != FORMAT:
+        raise ValueError(f"{file.path}: format={form!r}: must be {FORMAT}")
+    if not isinstance(prompts, list) or not prompts or len(set(map(str, prompts))) != len(prompts):
+        raise ValueError(f"{file.path}: prompts must be a list of distinct strings, at least one")
+
+    def read_row(row: int) -> Contexts:
+        video, audio = (jnp.asarray(file.read(f"{row}/{name}"))[None] for name in ("video", "audio"))
+        name = f"{row}/mask"
+        return Contexts(video, audio, jnp.asarray(file.read(name))[None] if name in file.entries else None)
+
+    return ContextStore(
+        where=str(file.path),
+        prompts=tuple(map(str, prompts)),
+        read_row=read_row,
+        widths=_check_rows(file, len(prompts)),
+        about=about,
+    )
+
+
+def _check_rows(file: TensorFile, rows: int) -> tuple[int, int]:
+    """Check that there are just the tensors of so many rows; return the widths of both streams."""
+    shapes, widths = file.shapes, set()
+    for row in range(rows):
+        video, audio = (shapes.pop(f"{row}/{name}", ()) for name in ("video", "audio"))
+        mask = shapes.pop(f"{row}/mask", video[:1])
+        if not (len(video) == len(audio) == 2 and video[0] == audio[0] and mask == video[:1]):
+            raise ValueError(f"{file.path}: row {row} has video {video} and audio {audio}, expected [tokens, channels]")
+        widths.add((video[1], audio[1]))
+    if shapes or len(widths) != 1:
+        raise ValueError(f"{file.path}: unknown tensors {sorted(shapes)} or rows of different widths {sorted(widths)}")
+    return widths.pop()
+
+
+def write_store(
+    path: str | os.PathLike[str], prompts: Sequence[str], contexts: Iterator[Contexts], about: Mapping[str, Any]
+) -> None:
+    """Write contexts as they come, under a temporary name, then rename the file into place.
+
+    Args:
+        path: The file.
+        prompts: One for each row, each once.
+        contexts: One batch of one per prompt; all of the same shapes and types.
+        about: JSON values to keep beside the prompts.
+
+    Raises:
+        ValueError: There are no prompts, one is given twice, or a row has another shape or type than the first.
+    """
+    path = Path(path)
+    if not prompts or len(set(prompts)) != len(prompts):
+        raise ValueError(f"{path}: prompts must be distinct, and at least one")
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    current = _as_tensors(next(contexts))
+    first = {name: (value.dtype, value.shape) for name, value in current.items()}
+    layout = {f"{row}/{name}": form for row in range(len(prompts)) for name, form in first.items()}
+    at = 0
+
+    def get(name: str) -> np.ndarray:
+        nonlocal at, current
+        row, _, part = name.partition("/")
+        if int(row) != at:
+            at, current = int(row), _as_tensors(next(contexts))
+        value = current.get(part)
+        if value is None or (value.dtype, value.shape) != first[part]:
+            raise ValueError(f"{path}: the {part} of prompt {row} has another shape or type than that of the first")
+        return value
+
+    text = json.dumps({**about, "format": FORMAT, "prompts": list(prompts)}, ensure_ascii=False)
+    try:
+        write_tensors(new, layout, get, {METADATA: text})
+        os.replace(new, path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def _as_tensors(contexts: Contexts) -> dict[str, np.ndarray]:
+    named = {name: np.asarray(value)[0] for name, value in contexts._asdict().items() if value is not None}
+    return {name: value.astype(np.int32) if name == "mask" else value for name, value in named.items()}

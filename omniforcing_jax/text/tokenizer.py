@@ -1,0 +1,69 @@
+"""Prompts to token ids, by the tokenizer.json of a Gemma folder.
+
+No chat template: the start token and the prompt, padded on the left. Source: specs/ltx2.md 8.1.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+
+FILE = "tokenizer.json"
+PAD, START = "<pad>", "<bos>"
+
+
+class GemmaTokenizer:
+    """A tokenizer that gives a fixed number of ids.
+
+    Attributes:
+        tokens: X, ids per prompt.
+        rows: Ids that it may give are below this.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], tokens: int):
+        """Read a tokenizer.
+
+        Args:
+            folder: Has the file tokenizer.json.
+            tokens: Ids per prompt.
+
+        Raises:
+            ValueError: in one line, if the file is missing, is no tokenizer, or is one without start or padding.
+        """
+        from tokenizers import Tokenizer  # where no Gemma is read, nobody waits for it
+
+        path = Path(folder) / FILE
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file; it comes with Gemma and belongs beside its weights")
+        try:
+            self._tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # tokenizers 0.23 raises bare Exceptions
+            raise ValueError(f"{path}: not a tokenizer: {error}") from None
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        pad, start = (self._tokenizer.token_to_id(token) for token in (PAD, START))
+        if pad is None or start is None:
+            raise ValueError(f"{path}: has no token {PAD if pad is None else START}, expected a tokenizer of Gemma 3")
+        self._pad, self._start = pad, start
+        self.tokens = tokens
+        self.rows = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
+
+    def __call__(self, prompts: Sequence[str]) -> tuple[Int[np.ndarray, "B X"], Int[np.ndarray, "B X"]]:
+        """Turn prompts into token ids and a mask (1 = a token, 0 = padding), both int32.
+
+        White space around a prompt does not count, and what is longer than X is cut at its end. The empty prompt is the
+        start token alone.
+        """
+        found = self._tokenizer.encode_batch([prompt.strip() for prompt in prompts], add_special_tokens=False)
+        ids = np.full((len(prompts), self.tokens), self._pad, np.int32)
+        mask = np.zeros_like(ids)
+        for row, encoding in enumerate(found):
+            kept = [self._start, *encoding.ids][: self.tokens]
+            ids[row, -len(kept) :], mask[row, -len(kept) :] = kept, 1
+        return ids, mask
+
+    def count(self, prompt: str) -> int:
+        """Count the tokens of a prompt, the start token included, before any is cut."""
+        return 1 + len(self._tokenizer.encode(prompt.strip(), add_special_tokens=False).ids)

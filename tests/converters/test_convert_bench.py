@@ -1,0 +1,39 @@
+"""The bench measures what it says; at full width the conversion keeps up with a copy in little memory."""
+
+import json
+
+import pytest
+from published import NEWER
+from run import refused, run
+
+from converters import bench
+from omniforcing_jax.tensor_file import open_tensors
+
+
+def test_the_synthetic_checkpoint_has_the_full_network_s_widths(tmp_path):
+    config = bench.full_width(4)
+    assert (config.video.width, config.audio.width, config.layers) == (4096, 2048, 4)
+    size = bench.make_checkpoint(tmp_path / "small.safetensors", NEWER)
+    assert open_tensors(tmp_path / "small.safetensors").shapes
+    assert size == (tmp_path / "small.safetensors").stat().st_size
+
+
+def test_a_conversion_is_measured_in_a_process_of_its_own(tmp_path):
+    figures = bench.measure(tmp_path, NEWER, repeats=1)
+    assert 0 < figures.before <= figures.peak
+    assert min(figures.copy_s, figures.convert_s) > 0
+    assert "% of the copy's speed" in str(figures)
+
+
+def test_a_bench_that_cannot_run_is_refused(tmp_path, capsys):
+    assert "layers=0" in refused(capsys, "bench", "--layers", 0)
+    assert "no such folder" in refused(capsys, "bench", "--folder", tmp_path / "nothing")
+
+
+@pytest.mark.long
+def test_at_full_width_it_is_as_fast_as_seven_tenths_of_a_copy_in_less_than_a_gigabyte(tmp_path, capsys):
+    run("bench", "--folder", tmp_path, "--json", tmp_path / "figures.json")
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["share"] >= 0.7
+    assert figures["peak"] - figures["before"] < 1e9
+    capsys.readouterr()

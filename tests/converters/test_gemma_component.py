@@ -1,0 +1,125 @@
+"""Gemma 3's config through every form of config.json, and its names at full size."""
+
+import dataclasses
+
+import pytest
+import torch
+from transformers import Gemma3Config, Gemma3ForCausalLM, Gemma3ForConditionalGeneration, Gemma3TextConfig
+
+from converters.component import HUGGING_FACE
+from converters.gemma import COMPONENT, CURRENT, TEXT_ONLY, find_naming, read_config
+from omniforcing_jax.text.gemma import GEMMA_3_12B, every_sixth
+
+# As published with the multimodal 12B model: what is not said is what transformers' class supposes.
+PUBLISHED = {
+    "architectures": ["Gemma3ForConditionalGeneration"],
+    "boi_token_index": 255999,
+    "model_type": "gemma3",
+    "text_config": {
+        "hidden_size": 3840,
+        "intermediate_size": 15360,
+        "model_type": "gemma3_text",
+        "num_attention_heads": 16,
+        "num_hidden_layers": 48,
+        "num_key_value_heads": 8,
+        "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+        "sliding_window": 1024,
+    },
+    "torch_dtype": "bfloat16",
+    "vision_config": {"hidden_size": 1152, "model_type": "siglip_vision_model"},
+}
+TINY_VISION = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 8,
+    "image_size": 28,
+    "patch_size": 14,
+}
+SMALL = dataclasses.replace(
+    GEMMA_3_12B, width=32, heads=4, kv_heads=1, head_size=16, query_scale=24.0, global_stretch=1.0, window=512
+)
+UNUSUAL = dataclasses.replace(
+    SMALL, is_global=(True, False, True), local_theta=500.0, global_theta=7000.0, global_stretch=2.0
+)
+
+
+def build(naming, config):
+    """Transformers' own model without memory, from the config that we write; its keys as a file has them."""
+    values = COMPONENT.namings[naming].write_config(config)
+    with torch.device("meta"):
+        if naming == TEXT_ONLY:
+            return Gemma3ForCausalLM(Gemma3TextConfig(**values)).state_dict()
+        return Gemma3ForConditionalGeneration(Gemma3Config(**values, vision_config=TINY_VISION)).state_dict()
+
+
+def published(key):
+    """The older name of a key, which hub files have."""
+    key = key.replace("model.language_model.", "language_model.model.").replace("lm_head", "language_model.lm_head")
+    return key.removeprefix("model.") if key.startswith(("model.vision", "model.multi")) else key
+
+
+@pytest.mark.parametrize("naming", [HUGGING_FACE, CURRENT, TEXT_ONLY])
+def test_at_full_size_keys_and_shapes_are_those_of_transformers(naming):
+    table = COMPONENT.namings[naming]
+    found = {key: tuple(value.shape) for key, value in build(naming, GEMMA_3_12B).items()}
+    if naming == HUGGING_FACE:
+        found = {published(key): shape for key, shape in found.items()}
+    used = {key: shape for key, shape in found.items() if not table.is_passed(key)}
+    assert used == {p.theirs: p.shape for p in COMPONENT.place(GEMMA_3_12B, naming)}
+    assert len(used) == 2 + 48 * 13
+    assert len(found) > len(used)
+    assert find_naming(found) == naming
+
+
+def test_keys_of_another_model_are_refused():
+    with pytest.raises(ValueError, match=r"^file: no text model of Gemma 3, expected .*language_model\.model\.embed"):
+        find_naming(["encoder.embed_tokens.weight", "model.layers.0.input_layernorm.weight"], "file")
+
+
+def test_the_published_config_is_gemma_3_12b():
+    assert read_config(PUBLISHED) == GEMMA_3_12B
+
+
+@pytest.mark.parametrize("naming", [HUGGING_FACE, TEXT_ONLY])
+@pytest.mark.parametrize("config", [GEMMA_3_12B, SMALL, UNUSUAL])
+def test_a_config_comes_back_as_transformers_writes_it(naming, config):
+    values = COMPONENT.namings[naming].write_config(config)
+    assert read_config(values) == config
+    again = Gemma3TextConfig(**values) if naming == TEXT_ONLY else Gemma3Config(**values)
+    assert read_config(again.to_dict()) == config
+    assert COMPONENT.read_own(COMPONENT.write_own(config)) == config
+
+
+def test_an_older_config_with_a_pattern_is_understood():
+    older = {
+        "model_type": "gemma3_text",
+        "num_hidden_layers": 8,
+        "sliding_window_pattern": 3,
+        "rope_local_base_freq": 500.0,
+        "rope_theta": 7000,
+        "rope_scaling": None,
+    }
+    config = read_config(older)
+    assert config.is_global == (False, False, True, False, False, True, False, False)
+    assert (config.local_theta, config.global_theta, config.global_stretch) == (500.0, 7000.0, 1.0)
+    assert read_config({"model_type": "gemma3_text"}).is_global == every_sixth(26)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"model_type": "gemma2"}, "model_type='gemma2'"),
+        ({"hidden_activation": "relu"}, "hidden_activation='relu'"),
+        ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
+        ({"use_bidirectional_attention": True}, "use_bidirectional_attention=True"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 8.0}}, "rope_type='yarn'"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 8.0, "beta": 1}}, "unknown keys ['beta']"),
+        ({"num_hidden_layers": 2, "layer_types": ["full_attention"]}, "layer_types"),
+        ({"hidden_size": "wide"}, "hidden_size='wide'"),
+    ],
+)
+def test_what_is_not_supported_is_named(change, named):
+    with pytest.raises(ValueError) as caught:
+        read_config({"model_type": "gemma3_text"} | change)
+    assert named in str(caught.value)

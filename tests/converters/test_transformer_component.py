@@ -1,0 +1,85 @@
+"""The transformer's config through an LTX-2 header and diffusers' config.json, and both namings at full size."""
+
+import dataclasses
+
+import pytest
+import torch
+from diffusers import LTX2VideoTransformer3DModel
+from ltx_core.model.transformer.model_configurator import LTXModelConfigurator
+
+from converters.component import DIFFUSERS, LTX2
+from converters.ltx2_transformer import PREFIX
+from converters.transformer import COMPONENT
+from omniforcing_jax.config import LTX2_19B, TINY, CrossTimestep, GridPrecision, RotaryConfig, RotaryKind
+
+CROSS = dataclasses.replace(LTX2_19B, cross_timestep=CrossTimestep.CROSS)
+NEWER = {"caption_channels": None, "gated_attention": True, "text_adaln": True}
+FULL = {"2.0": CROSS, "2.3": dataclasses.replace(CROSS, **NEWER)}
+SMALL = dataclasses.replace(TINY, cross_timestep=CrossTimestep.CROSS)
+UNUSUAL = dataclasses.replace(
+    SMALL,
+    **NEWER,
+    gate_multiplier=1.0,
+    rotary=RotaryConfig(
+        kind=RotaryKind.INTERLEAVED, theta=500.0, max_seconds=10.0, max_pixels=512.0, grid=GridPrecision.FLOAT32
+    ),
+)
+COUNTS = {"2.0": 3510, "2.3": 4186}
+
+
+def build(naming, config):
+    """The peer's own model at full size, without memory, from the config that we write."""
+    values = COMPONENT.namings[naming].write_config(config)
+    with torch.device("meta"):
+        if naming == LTX2:
+            return LTXModelConfigurator.from_config(values)
+        return LTX2VideoTransformer3DModel.from_config(values)
+
+
+@pytest.mark.parametrize("generation", FULL)
+@pytest.mark.parametrize("naming", [LTX2, DIFFUSERS])
+def test_at_full_size_the_peer_s_keys_and_shapes_are_ours(naming, generation):
+    theirs = {name: tuple(value.shape) for name, value in build(naming, FULL[generation]).state_dict().items()}
+    ours = {p.theirs: p.shape for p in COMPONENT.place(FULL[generation], naming)}
+    assert len(theirs) == COUNTS[generation]
+    assert ours == {(PREFIX if naming == LTX2 else "") + name: shape for name, shape in theirs.items()}
+
+
+@pytest.mark.parametrize("config", [*FULL.values(), SMALL, UNUSUAL])
+@pytest.mark.parametrize("naming", [LTX2, DIFFUSERS])
+def test_a_config_comes_back_as_it_was_written(naming, config):
+    table = COMPONENT.namings[naming]
+    assert table.read_config(table.write_config(config)) == config
+
+
+@pytest.mark.parametrize("naming", [LTX2, DIFFUSERS])
+@pytest.mark.parametrize("change", [{"sinks": 2}, {"log_ratio": True}])
+def test_what_a_format_cannot_express_is_refused(naming, change):
+    (name,) = change
+    with pytest.raises(ValueError, match=f"^{name}="):
+        COMPONENT.namings[naming].write_config(dataclasses.replace(SMALL, **change))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"qk_norm": "layer_norm"}, r"transformer\.qk_norm='layer_norm': must be 'rms_norm'"),
+        ({"ff_bias": False}, r"transformer\.ff_bias=False: must be True"),
+        ({"num_layers": "48"}, r"transformer\.num_layers='48': must be of type int"),
+        ({"new_idea": 1}, r"transformer: unknown keys \['new_idea'\]"),
+        ({"audio_positional_embedding_max_pos": [10]}, r"audio_positional_embedding_max_pos=\[10\]: must be \[20\]"),
+        ({"positional_embedding_max_pos": [20]}, r"positional_embedding_max_pos=\[20\]: must be \[seconds, rows"),
+        ({"rope_type": "spiral"}, r"transformer\.rope_type='spiral': must be one of \['split', 'interleaved'\]"),
+    ],
+)
+def test_a_header_of_another_network_is_refused_by_key(change, message):
+    table = COMPONENT.namings[LTX2]
+    header = table.write_config(SMALL)
+    header["transformer"] |= change
+    with pytest.raises(ValueError, match=message):
+        table.read_config(header)
+
+
+def test_a_header_without_its_section_is_refused():
+    with pytest.raises(ValueError, match=r"header config=\['vae'\]: must have a transformer section"):
+        COMPONENT.namings[LTX2].read_config({"vae": {}})

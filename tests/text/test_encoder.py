@@ -1,0 +1,124 @@
+"""The text encoder on disk: what it gives, what is checked before a tensor is read, and that it goes away again."""
+
+import gc
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import compiled
+from tiny_text import ENCODER, build_tokenizer, folders, params
+
+from omniforcing_jax.pipeline import find_text
+from omniforcing_jax.text.connector import make_contexts
+from omniforcing_jax.text.gemma import hidden_states
+from omniforcing_jax.text.tokenizer import GemmaTokenizer
+from omniforcing_jax.weights import read_config, write_json
+
+PROMPTS = ["a red ball", "", "a blue ball and a red ball and a Zeppelin"]
+
+
+def encoder(folder=None):
+    return find_text(folder or folders() / "text")
+
+
+def test_contexts_are_those_of_the_parts_whatever_the_neighbours():
+    gemma, connectors = params()
+    ids, mask = (jnp.asarray(x) for x in GemmaTokenizer(folders() / "text" / "text", 16)(PROMPTS))
+
+    @compiled
+    def together(ids, mask):
+        return make_contexts(ENCODER.connectors, connectors, hidden_states(ENCODER.gemma, gemma, ids, mask), mask)
+
+    wanted = together(ids, mask)
+    for name in ("video", "audio"):
+        ours = np.concatenate([np.asarray(getattr(each, name)) for each in encoder().encode(PROMPTS)])
+        assert ours.std(axis=(1, 2)).min() > 0.5
+        assert np.abs(ours[0] - ours[2]).max() > 0.1
+        np.testing.assert_allclose(ours, getattr(wanted, name), atol=1e-4, rtol=1e-4)
+
+
+def test_contexts_come_in_the_type_that_is_asked_for():
+    (wide,), (narrow,) = (list(encoder().encode(PROMPTS[:1], dtype)) for dtype in (jnp.float32, jnp.bfloat16))
+    assert narrow.video.dtype == narrow.audio.dtype == jnp.bfloat16
+    error = np.asarray(narrow.video.astype(jnp.float32) - wide.video)
+    assert 0 < np.sqrt(np.mean(error**2)) < 0.05
+
+
+def test_a_prompt_that_is_cut_is_logged(caplog):
+    list(encoder().encode(["a ball " * 20]))
+    assert "the last" in caplog.text
+    assert "are cut" in caplog.text
+
+
+def test_nothing_of_it_is_in_memory_when_all_is_read():
+    size = (ENCODER.gemma.vocabulary, ENCODER.gemma.width)
+
+    def tables():
+        gc.collect()
+        return sum(x.shape == size for x in jax.live_arrays())
+
+    before, reading = tables(), encoder().encode(PROMPTS[:2])
+    next(reading)
+    assert tables() == before + 1
+    assert len(list(reading)) == 1
+    assert tables() == before
+
+
+def broken(tmp_path, change):
+    folder = tmp_path / "text"
+    shutil.copytree(folders() / "text", folder)
+    change(folder)
+    return folder
+
+
+def change_config(component, **values):
+    return lambda folder: write_json(folder / component / "config.json", read_config(folder, component) | values)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda folder: shutil.rmtree(folder / "connectors"), "connectors/config.json: No such file"),
+        (change_config("text", width=16), "connectors.text_width=24: the text model has 16"),
+        (change_config("connectors", text_states=4), "connectors.text_states=4: the text model has 3"),
+        (change_config("connectors", tokens=12), "tokens=12: must be a multiple of video.registers=8"),
+        (change_config("connectors", norm="per_day"), "norm='per_day'"),
+        (change_config("text", depth=3), "unknown keys ['depth']"),
+    ],
+)
+def test_configs_that_do_not_fit_are_refused(tmp_path, change, named):
+    folder = broken(tmp_path, change)
+    with pytest.raises(ValueError) as caught:
+        encoder(folder)
+    assert str(folder) in str(caught.value)
+    assert named in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda folder: (folder / "text" / "tokenizer.json").unlink(), "tokenizer.json: no such file"),
+        (lambda folder: (folder / "text" / "model.safetensors").unlink(), "model.safetensors: No such file"),
+        (change_config("text", vocabulary=330), "mis-shaped embedding: (320, 24) instead of (330, 24)"),
+        (change_config("connectors", gated_attention=True), "missing video/layers/attn/gate/"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused_before_any_is_read(tmp_path, monkeypatch, change, named):
+    def load(*arguments):
+        raise AssertionError("weights were loaded")
+
+    monkeypatch.setattr("omniforcing_jax.weights.load_component", load)
+    reading = encoder(broken(tmp_path, change)).encode(PROMPTS)
+    with pytest.raises(ValueError) as caught:
+        next(reading)
+    assert named in str(caught.value)
+
+
+def test_a_tokenizer_of_a_larger_vocabulary_is_refused(tmp_path):
+    larger = build_tokenizer()
+    larger.add_tokens([f"<unused{i}>" for i in range(100)])
+    folder = broken(tmp_path, lambda folder: larger.save(str(folder / "text" / "tokenizer.json")))
+    with pytest.raises(ValueError, match=r"^text\.vocabulary=320: the tokenizer beside it gives ids up to"):
+        encoder(folder).check()
