@@ -25,7 +25,7 @@ import tyro
 from experiments.chime import latents, pairs, samples, train_teacher
 from omniforcing_jax import config as configs
 from omniforcing_jax.config import SamplerConfig
-from omniforcing_jax.distill.dmd import Contexts, DmdConfig
+from omniforcing_jax.distill.dmd import DmdConfig
 from omniforcing_jax.distill.stage3 import Stage3, Stage3Config
 from omniforcing_jax.guidance import GuidanceConfig, StreamGuidance
 from omniforcing_jax.model.transformer import Transformer, keep_projections, transformer_spec
@@ -34,6 +34,7 @@ from omniforcing_jax.pipeline import load_pipeline
 from omniforcing_jax.presets import CHIME_STREAM, RELEASED_SIGMAS
 from omniforcing_jax.rollout import Setting
 from omniforcing_jax.text import words
+from omniforcing_jax.text.contexts import Contexts
 from omniforcing_jax.train import checkpoint, data, gradient, loop, optimiser, state, step
 from omniforcing_jax.train.optimiser import OptimiserConfig
 

@@ -14,11 +14,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Int
 
 from omniforcing_jax.config import ModelConfig
-from omniforcing_jax.distill.dmd import Contexts, whole_clip_x0
+from omniforcing_jax.distill.dmd import whole_clip_x0
 from omniforcing_jax.model.place import Rotaries
 from omniforcing_jax.model.transformer import Transformer
 from omniforcing_jax.rollout import Latents
 from omniforcing_jax.schedule import add_noise
+from omniforcing_jax.text.contexts import Contexts
 
 
 def simulate(

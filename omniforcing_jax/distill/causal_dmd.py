@@ -11,13 +11,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float
 
 from omniforcing_jax.config import ModelConfig
-from omniforcing_jax.distill.dmd import Contexts
 from omniforcing_jax.layout import Block, block_of_frames
 from omniforcing_jax.model.place import Rotaries
 from omniforcing_jax.model.transformer import Transformer, predict, text_kv
 from omniforcing_jax.model.view import Sigmas, masked
 from omniforcing_jax.rollout import Latents
 from omniforcing_jax.schedule import add_noise, to_x0
+from omniforcing_jax.text.contexts import Contexts
 
 
 def draw_levels(key: Array, batch: int, blocks: int, sigmas: Float[Array, " K"]) -> Float[Array, "B k"]:

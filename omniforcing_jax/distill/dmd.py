@@ -9,7 +9,7 @@ import dataclasses
 import enum
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ from omniforcing_jax.model.transformer import KEEP_ALL, Transformer, predict, te
 from omniforcing_jax.model.view import bidirectional, one_sigma
 from omniforcing_jax.rollout import Latents
 from omniforcing_jax.schedule import add_noise, sigma_lookup, to_x0
+from omniforcing_jax.text.contexts import Contexts
 
 TINY = 1e-8  # keeps the normaliser from zero, as the reference has it
 
@@ -60,14 +61,6 @@ class DmdConfig(Config):
     def __post_init__(self):
         require(0 < self.first <= self.last <= 1000, "first", self.first, f"must lie between 1 and last={self.last}")
         require(0 <= self.ramp_from <= 1, "ramp_from", self.ramp_from, "must be in [0, 1]")
-
-
-class Contexts(NamedTuple):
-    """Text features of a batch of prompts as they come from the text encoder, batch first."""
-
-    video: Float[Array, "B X Cv"]
-    audio: Float[Array, "B X Ca"]
-    mask: Int[Array, "B X"]
 
 
 @struct.dataclass

@@ -25,12 +25,12 @@ from jaxtyping import Array, Int, Key
 
 from omniforcing_jax import rollout
 from omniforcing_jax.cache import Cache
-from omniforcing_jax.distill.dmd import Contexts
 from omniforcing_jax.layout import Block
 from omniforcing_jax.model.dual_stream import Text
 from omniforcing_jax.model.transformer import Transformer
 from omniforcing_jax.nn.spec import Leaf
 from omniforcing_jax.rollout import Latents, Prompt, Setting, Tables
+from omniforcing_jax.text.contexts import Contexts
 
 Draw = Callable[[Array, Array | int, Tables], Latents]  # (block, denoise step, tables) -> noise of the block
 

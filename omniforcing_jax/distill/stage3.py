@@ -13,11 +13,12 @@ from jaxtyping import Array
 
 from omniforcing_jax.config import Config, ModelConfig
 from omniforcing_jax.distill import dmd, self_forcing
-from omniforcing_jax.distill.dmd import Contexts, DmdConfig, Scorer
+from omniforcing_jax.distill.dmd import DmdConfig, Scorer
 from omniforcing_jax.layout import latent_frames
 from omniforcing_jax.model.place import clip_block, place, rotaries
 from omniforcing_jax.model.transformer import Transformer
 from omniforcing_jax.rollout import Latents, Setting, make_prompt
+from omniforcing_jax.text.contexts import Contexts
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -11,9 +11,9 @@ import tiny
 
 from omniforcing_jax.config import ModelConfig, SamplerConfig
 from omniforcing_jax.distill import self_forcing
-from omniforcing_jax.distill.dmd import Contexts
 from omniforcing_jax.layout import FUSED, PREFIX
 from omniforcing_jax.rollout import Latents, Setting, make_prompt, rollout
+from omniforcing_jax.text.contexts import Contexts
 from omniforcing_jax.weights import name_leaves
 
 SINKS = dataclasses.replace(tiny.SINKS, layers=2)

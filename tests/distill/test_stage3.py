@@ -11,6 +11,7 @@ from omniforcing_jax.distill import dmd
 from omniforcing_jax.distill.stage3 import Stage3, Stage3Config
 from omniforcing_jax.model.place import rotaries
 from omniforcing_jax.rollout import Latents, Setting
+from omniforcing_jax.text.contexts import Contexts
 
 STUDENT, TEACHER = tiny.SINKS, tiny.TINY
 SAMPLER = SamplerConfig(sigmas=(1.0, 0.6, 0.0), horizon_seconds=2, context_noise=0.1)
@@ -18,10 +19,10 @@ SETTING = Setting(STUDENT, SAMPLER, (1, 2))
 PLAYERS = Stage3(SETTING, TEACHER, Stage3Config(seconds=2))
 
 
-def contexts(seed: int) -> dmd.Contexts:
+def contexts(seed: int) -> Contexts:
     rng = np.random.default_rng(seed)
     video, audio = (jnp.asarray(rng.normal(size=(tiny.BATCH, 4, TEACHER.caption_channels)), jnp.float32) for _ in "va")
-    return dmd.Contexts(video, audio, jnp.ones((tiny.BATCH, 4), jnp.int32))
+    return Contexts(video, audio, jnp.ones((tiny.BATCH, 4), jnp.int32))
 
 
 @pytest.fixture(scope="module")

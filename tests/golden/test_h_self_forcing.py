@@ -13,6 +13,7 @@ from converters.ltx2_transformer import Checkpoint, to_original
 from omniforcing_jax.config import SamplerConfig
 from omniforcing_jax.distill import dmd, self_forcing
 from omniforcing_jax.rollout import Latents, Setting
+from omniforcing_jax.text.contexts import Contexts
 
 pytestmark = [needs_golden]
 NAME, SCORES, TEXT, NETWORK = "h_self_forcing_step", "g_dmd_math", "d_rollout_v2", "b_causal_v2_masked"
@@ -65,7 +66,7 @@ def test_a_whole_generator_step_is_the_reference_s(of):
     config = config_of(case, network)
     setting = Setting(config, sampler, tuple(network["grid"]))
     mask = text["in.text_mask"] if case.config["text_mask"] else np.ones_like(text["in.text_mask"])
-    contexts = dmd.Contexts(
+    contexts = Contexts(
         *(jnp.asarray(text[f"in.{s}_context"]) for s in ("video", "audio")), jnp.asarray(mask, jnp.int32)
     )
     scores = Case(SCORES)

@@ -8,9 +8,9 @@ from golden_case import Case, needs_golden
 from golden_network import as_latents, as_tokens, config_of, load_params, own_rotaries
 
 from omniforcing_jax.distill import backward_simulation
-from omniforcing_jax.distill.dmd import Contexts
 from omniforcing_jax.rollout import Latents
 from omniforcing_jax.schedule import ltx2_schedule, snap
+from omniforcing_jax.text.contexts import Contexts
 
 pytestmark = [needs_golden]
 NAME, TEXT, SCHEDULE = "i_stage1_backward_simulation", "d_rollout_v2", "e_sigmas"
