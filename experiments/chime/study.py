@@ -1,0 +1,212 @@
+"""What the method's claims come to on chime: a table of cells, each a JSON file that is not made again.
+
+  sinks    0, 1, 4 or 16 sinks x layout, three seeds: loss and gradient norm over the first 300 steps after the switch
+           from the bidirectional to the causal network (noisy context, as the reference trains)
+  stages   students of each stage: synchrony, adherence and drift after 5, 20 and 60 s, three seeds
+  windows  1, 2, 4 blocks against the full horizon, 20 s streams
+  steps    1, 2, 3, 4 denoise steps: quality against speed
+
+`windows` and `steps` are of one student; stages are weights folders given by name.
+
+Hardware: two CPU cores; sinks 1.5 h, the others minutes each.
+Commands:
+  python -m experiments.chime.study --parts windows steps --student omniforcing_jax/assets/chime/student
+  python -m experiments.chime.study --parts stages --stages stage2=FOLDER stage3=FOLDER
+  python -m experiments.chime.study --parts sinks
+  python -m experiments.chime.study --parts --table     # print what there is
+"""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from experiments import mains
+from experiments.chime import latents, metrics, train_student, train_teacher
+from experiments.chime.evaluate import media_of
+from experiments.chime.prompts import parse, sample_prompts
+from omniforcing_jax import config as configs
+from omniforcing_jax import machine
+from omniforcing_jax.distill.ode import Context, Error, ode_loss
+from omniforcing_jax.layout import FUSED, PREFIX, Layout, latent_frames
+from omniforcing_jax.model.place import clip_block, place, rotaries
+from omniforcing_jax.model.transformer import keep_projections, text_kv, transformer_spec
+from omniforcing_jax.nn import spec
+from omniforcing_jax.pipeline import Pipeline, load_pipeline, read_pipeline_config
+from omniforcing_jax.schedule import ltx2_schedule, snap
+from omniforcing_jax.stream import open_stream
+from omniforcing_jax.stream.request import student_sampler
+from omniforcing_jax.text import words
+from omniforcing_jax.train import data, gradient, optimiser, state, step
+from omniforcing_jax.train.optimiser import OptimiserConfig
+from omniforcing_jax.weights import write_json
+
+Part = Literal["sinks", "stages", "windows", "steps"]
+SINKS, LAYOUTS, SEEDS = (0, 1, 4, 16), {"prefix": PREFIX, "fused": FUSED}, (0, 1, 2)
+LENGTHS, WINDOWS = (5, 20, 60), (1, 2, 4, 0)
+STEP_LISTS = {1: (1000, 0), 2: (1000, 725, 0), 3: (1000, 750, 500, 0), 4: (1000, 909, 725, 421, 0)}
+SWITCH_STEPS, SWITCH_BATCH, SWITCH_SECONDS = 300, 4, 5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Which cells to make."""
+
+    parts: tuple[Part, ...] = ("steps", "windows")
+    """Parts of the study."""
+    folder: Path = Path("runs/study")
+    """One JSON file per cell."""
+    student: Path = train_teacher.ASSETS / "student"
+    """Weights folder whose steps and windows are varied."""
+    stages: tuple[str, ...] = ()
+    """NAME=FOLDER of the students to compare."""
+    prompts: int = 16
+    """Clips per cell; those of 60 s are a quarter of it."""
+    data_file: Path = latents.FILE
+    """Clips to train on."""
+    table: bool = False
+    """Print all cells that there are."""
+
+
+Cell = tuple[str, Callable[[], dict[str, Any]]]
+
+
+def cells(arguments: Arguments) -> Iterator[Cell]:
+    """List the cells of the parts asked for.
+
+    Raises:
+      ValueError: if a stage is not NAME=FOLDER.
+    """
+    if "sinks" in arguments.parts:
+        for name, layout in LAYOUTS.items():
+            for sinks in SINKS:
+                for seed in SEEDS:
+                    yield f"sinks-{name}-{sinks}-seed{seed}", partial(switch, arguments, layout, sinks, seed)
+    if "stages" in arguments.parts:
+        for stage in arguments.stages:
+            name, found, folder = stage.partition("=")
+            if not found:
+                raise ValueError(f"--stages {stage}: must be NAME=FOLDER")
+            for seconds in LENGTHS:
+                count = arguments.prompts if seconds < 60 else max(1, arguments.prompts // 4)
+                for seed in SEEDS:
+                    make = partial(stream_and_judge, Path(folder), {}, count, seconds, seed)
+                    yield f"stages-{name}-{seconds}s-seed{seed}", make
+    if "windows" in arguments.parts:
+        for window in WINDOWS:
+            change = {"window": window}
+            yield (
+                f"windows-{window or 'horizon'}",
+                partial(stream_and_judge, arguments.student, change, arguments.prompts, 20, 0),
+            )
+    if "steps" in arguments.parts:
+        for count, timesteps in STEP_LISTS.items():
+            change = {"sigmas": snap(timesteps, ltx2_schedule(40))[1], "renewal": None}
+            yield f"steps-{count}", partial(stream_and_judge, arguments.student, change, arguments.prompts, 5, 0)
+
+
+def stream_and_judge(folder: Path, change: dict[str, Any], count: int, seconds: int, seed: int) -> dict[str, Any]:
+    """Stream `count` prompts with a student whose sampler is changed, and judge them; speed is of the streams alone."""
+    pipeline = load_pipeline(folder, read_pipeline_config(folder))
+    sampler = dataclasses.replace(student_sampler(pipeline.config), **change)
+    pipeline = dataclasses.replace(pipeline, config=dataclasses.replace(pipeline.config, sampler=sampler))
+    judged, spent, frames = [], 0.0, 0
+    for index, prompt in enumerate(sample_prompts(count, seed)):
+        video, audio, rate, took = _stream(pipeline, prompt, seconds, seed + 1000 * index)
+        judged.append(metrics.perceive((video, audio, rate), parse(prompt)))
+        if index:  # the first one compiles
+            spent, frames = spent + took, frames + len(video)
+    return {**metrics.judge(judged), "clips": count, "frames_per_second": frames / spent if spent else None}
+
+
+def _stream(pipeline: Pipeline, prompt: str, seconds: int, seed: int) -> tuple[np.ndarray, np.ndarray, int, float]:
+    begun = time.perf_counter()
+    chunks = list(open_stream(pipeline, prompt=prompt, seconds=seconds, seed=seed))
+    took = time.perf_counter() - begun
+    return *media_of(chunks), took
+
+
+def switch(arguments: Arguments, layout: Layout, sinks: int, seed: int) -> dict[str, Any]:
+    """Train the teacher's weights as a causal network for the first steps; returns loss and gradient norm of each."""
+    model = dataclasses.replace(configs.CHIME, sinks=sinks)
+    frames = latent_frames(layout.frames_for(SWITCH_SECONDS))
+    blocks = layout.blocks(frames)
+    places = place(model, clip_block(frames, blocks[-1].audio_end), (4, 4))
+    vectors, levels = train_teacher.word_vectors(), jnp.asarray(snap(STEP_LISTS[4], ltx2_schedule(40))[1], jnp.float32)
+
+    def loss(params: Any, batch: dict, key: jax.Array, extra: None):
+        for_noise, for_levels = jax.random.split(key)
+        context = words.embed(vectors, batch["ids"])
+        text = text_kv(params, context, context, batch["ids"] != words.PAD)
+        trajectory = train_student.straight(batch, levels, for_noise)
+        value, parts = ode_loss(
+            params,
+            model,
+            trajectory,
+            text,
+            rotaries(model, places),
+            blocks,
+            for_levels,
+            context=Context.NOISY,
+            error=Error.X0,
+            remat=keep_projections,
+        )
+        return value, (parts, extra)
+
+    teacher = train_teacher.exported(train_teacher.ASSETS / "teacher", configs.CHIME_TEACHER)
+    fresh = spec.init(transformer_spec(model), jax.random.key(seed))
+    rule = optimiser.optimiser(
+        OptimiserConfig(kind="adam", learning_rate=2e-4, steps=SWITCH_STEPS, warmup=0, decay_from=1.0, b2=0.999)
+    )
+    trainer = state.create(dataclasses.replace(teacher, sinks=fresh.sinks), rule, seed, ema=False)
+    update = step.make_step(gradient.of_loss(loss), rule)
+    rows = train_teacher.by_balls(latents.read(arguments.data_file))
+    batches = data.batches(data.ArraySource(rows), SWITCH_BATCH, seed)
+    lines = []
+    for _ in range(SWITCH_STEPS):
+        trainer, report = update(trainer, next(batches))
+        lines.append([float(report.metrics[name]) for name in ("loss", "video", "audio", "grad_norm")])
+    columns = np.asarray(lines)
+    return {
+        "loss": columns[:, 0].tolist(),
+        "grad_norm": columns[:, 3].tolist(),
+        "first_grad_norm": float(columns[0, 3]),
+        "largest_grad_norm": float(columns[:, 3].max()),
+        "loss_last_50": float(columns[-50:, 0].mean()),
+        "audio_last_50": float(columns[-50:, 2].mean()),
+    }
+
+
+def table(folder: Path) -> str:
+    """Write every cell's scalars as a line of Markdown, in the order of their names."""
+    lines = []
+    for path in sorted(folder.glob("*.json")):
+        figures = {k: v for k, v in json.loads(path.read_text()).items() if isinstance(v, int | float)}
+        lines.append(f"| {path.stem} | " + " | ".join(f"{k} {v:.4g}" for k, v in figures.items()) + " |")
+    return "\n".join(lines)
+
+
+def main(arguments: Arguments) -> None:
+    """Make the cells that are missing, one after the other; bad input is one line on stderr and exit code 2."""
+    machine.use_compilation_cache()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    with mains.refusing(arguments.folder / "cell.json"):
+        for name, make in list(cells(arguments)):
+            path = arguments.folder / f"{name}.json"
+            if not path.exists():
+                write_json(path, make())
+                print(f"{path}: made", flush=True)
+    if arguments.table:
+        print(table(arguments.folder))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments))
