@@ -142,7 +142,8 @@ def _check_shapes(config: PipelineConfig, shapes: dict[str, tuple[int, ...]], ro
 
 
 def _no_text(config: PipelineConfig) -> str:
-    return f"{config.name!r} has no text encoder: give its contexts as a file (--contexts)"
+    missing = "has no text encoder (words, or Gemma and connectors)"
+    return f"{config.name!r} {missing}: give its contexts as a file (--contexts)"
 
 
 def _encoder_of(config: PipelineConfig, weights: Weights | None) -> Encoder:

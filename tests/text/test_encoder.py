@@ -10,9 +10,12 @@ import pytest
 from tiny import compiled
 from tiny_text import ENCODER, build_tokenizer, folders, params
 
+from omniforcing_jax.nn.spec import count
 from omniforcing_jax.pipeline import find_text
-from omniforcing_jax.text.connector import make_contexts
-from omniforcing_jax.text.gemma import hidden_states
+from omniforcing_jax.text.connector import ConnectorConfig, ConnectorsConfig, connectors_spec, make_contexts
+from omniforcing_jax.text.encoder import EncoderConfig
+from omniforcing_jax.text.features import FeatureNorm
+from omniforcing_jax.text.gemma import GEMMA_3_12B, gemma_spec, hidden_states
 from omniforcing_jax.text.tokenizer import GemmaTokenizer
 from omniforcing_jax.weights import read_config, write_json
 
@@ -80,7 +83,7 @@ def change_config(component, **values):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (lambda folder: shutil.rmtree(folder / "connectors"), "connectors/config.json: No such file"),
+        (lambda folder: (folder / "connectors" / "config.json").unlink(), "connectors/config.json: No such file"),
         (change_config("text", width=16), "connectors.text_width=24: the text model has 16"),
         (change_config("connectors", text_states=4), "connectors.text_states=4: the text model has 3"),
         (change_config("connectors", tokens=12), "tokens=12: must be a multiple of video.registers=8"),
@@ -94,6 +97,25 @@ def test_configs_that_do_not_fit_are_refused(tmp_path, change, named):
         encoder(folder)
     assert str(folder) in str(caught.value)
     assert named in str(caught.value)
+
+
+def test_gemma_without_connectors_is_no_text_encoder(tmp_path):
+    assert encoder(broken(tmp_path, lambda folder: shutil.rmtree(folder / "connectors"))) is None
+
+
+def test_at_full_size_there_are_as_many_parameters_as_published():
+    assert count(gemma_spec(GEMMA_3_12B)) == 11_766_034_176
+    sizes = {"older": ((2, 30, 128),) * 2, "newer": ((8, 32, 128), (8, 32, 64))}
+    norms = {"older": FeatureNorm.PER_PROMPT, "newer": FeatureNorm.PER_TOKEN}
+    wanted = {"older": 722_534_400 + 2 * 354_470_400, "newer": 1_156_061_184 + 1_612_546_304 + 403_620_096}
+    for name, streams in sizes.items():
+        video, audio = (ConnectorConfig(layers=a, heads=b, head_size=c, registers=128) for a, b, c in streams)
+        gated = name == "newer"
+        config = ConnectorsConfig(
+            text_width=3840, text_states=49, norm=norms[name], video=video, audio=audio, gated_attention=gated
+        )
+        assert count(connectors_spec(config)) == wanted[name]
+        EncoderConfig(gemma=GEMMA_3_12B, connectors=config)
 
 
 @pytest.mark.parametrize(
