@@ -66,10 +66,7 @@ class Encoder:
             file = open_tensors(Path(*place) / weights.MODEL)
             shapes = {name: tuple(leaf.shape) for name, leaf in weights.name_leaves(tree).items()}
             weights.compare_shapes(file.shapes, shapes, str(file.path))
-        tokenizer = GemmaTokenizer(Path(*self.text), self.config.connectors.tokens)
-        rule = f"the tokenizer beside it gives ids up to {tokenizer.rows - 1}"
-        require(tokenizer.rows <= self.config.gemma.vocabulary, "text.vocabulary", self.config.gemma.vocabulary, rule)
-        return tokenizer
+        return GemmaTokenizer(Path(*self.text), self.config.connectors.tokens)
 
     def count_bytes(self, dtype: DTypeLike) -> dict[str, int]:
         """Count the memory that it needs while it works, by what it is."""
@@ -89,16 +86,28 @@ class Encoder:
             Batches of one.
 
         Raises:
-            ValueError: as `check`.
+            ValueError: as `check`; or a prompt has a token that the text model lacks.
         """
-        tokenizer, limit = self.check(), self.config.connectors.tokens
+        read = self._tokenise(prompts)
         gemma = weights.load_component(*self.text, self._gemma(dtype))
         connectors = weights.load_component(*self.connectors, self._connectors(dtype))
+        for ids, mask in read:
+            row = jnp.asarray(ids)[None], jnp.asarray(mask)[None]
+            yield encode_ids(gemma, connectors, *row, config=self.config, dtype=jnp.dtype(dtype))
+
+    def _tokenise(self, prompts: Sequence[str]) -> list[tuple[Any, Any]]:
+        """Turn prompts into ids and masks; a prompt that is cut is logged."""
+        tokenizer, vocabulary = self.check(), self.config.gemma.vocabulary
         for prompt in prompts:
-            if (count := tokenizer.count(prompt)) > limit:
-                log.warning("the prompt %.40r... has %d tokens, the last %d are cut", prompt, count, count - limit)
-            ids, mask = (jnp.asarray(x) for x in tokenizer([prompt]))
-            yield encode_ids(gemma, connectors, ids, mask, config=self.config, dtype=jnp.dtype(dtype))
+            if (cut := tokenizer.count(prompt) - tokenizer.tokens) > 0:
+                log.warning("the prompt %.40r... is longer than %d tokens, %d are cut", prompt, tokenizer.tokens, cut)
+        ids, masks = tokenizer(prompts)
+        for prompt, row in zip(prompts, ids, strict=True):
+            # A tokenizer may know more than its model: that of Gemma 3 1B has a token for images.
+            require(
+                int(row.max()) < vocabulary, "prompt", prompt, f"has a token that the text model's {vocabulary} lack"
+            )
+        return list(zip(ids, masks, strict=True))
 
     def _gemma(self, dtype: DTypeLike = jnp.float32) -> Any:
         return spec.abstract(gemma_spec(self.config.gemma), dtype)
