@@ -32,7 +32,7 @@ def prepare(command: Command) -> Callable[[], None]:
     check_writable(command.out)
     text, dtype = find_text(command.weights), jnp.dtype(command.dtype)
     if isinstance(text, Encoder):
-        text.check()
+        text.check(prompts)
         check_free(text.count_bytes(dtype))
         about = {"encoder": text.config.to_dict()}
         contexts = text.encode(prompts, dtype)

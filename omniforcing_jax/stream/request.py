@@ -124,7 +124,7 @@ def check_text(
         where = "contexts" if isinstance(source, Contexts) else str(source)
         _check_shapes(config, {name: x.shape for name, x in given.items() if x is not None}, len(prompts), where)
     elif config.encoder is not None:
-        _encoder_of(config, weights).check()
+        _encoder_of(config, weights).check(prompts)
     elif config.words is None:
         raise ValueError(_no_text(config))
     else:

@@ -56,17 +56,26 @@ class Encoder:
     text: Place
     connectors: Place
 
-    def check(self) -> GemmaTokenizer:
-        """Check names and shapes of all weights, and read the tokenizer; no tensor is read.
+    def check(self, prompts: Sequence[str] = ()) -> GemmaTokenizer:
+        """Check names and shapes of all weights, the tokenizer and prompts; no tensor is read.
 
         Raises:
-            ValueError: in one line, whatever is missing or does not fit.
+            ValueError: in one line, whatever is missing or does not fit, or a prompt with a token that the text model
+                lacks.
         """
         for place, tree in ((self.text, self._gemma()), (self.connectors, self._connectors())):
             file = open_tensors(Path(*place) / weights.MODEL)
             shapes = {name: tuple(leaf.shape) for name, leaf in weights.name_leaves(tree).items()}
             weights.compare_shapes(file.shapes, shapes, str(file.path))
-        return GemmaTokenizer(Path(*self.text), self.config.connectors.tokens)
+        tokenizer, vocabulary = (
+            GemmaTokenizer(Path(*self.text), self.config.connectors.tokens),
+            self.config.gemma.vocabulary,
+        )
+        for prompt, ids in zip(prompts, tokenizer(prompts)[0], strict=True):
+            # A tokenizer may know more than its model: that of Gemma 3 1B has a token for images.
+            rule = f"has a token that the text model's {vocabulary} lack"
+            require(int(ids.max()) < vocabulary, "prompt", prompt, rule)
+        return tokenizer
 
     def count_bytes(self, dtype: DTypeLike) -> dict[str, int]:
         """Count the memory that it needs while it works, by what it is."""
@@ -86,28 +95,17 @@ class Encoder:
             Batches of one.
 
         Raises:
-            ValueError: as `check`; or a prompt has a token that the text model lacks.
+            ValueError: as `check`.
         """
-        read = self._tokenise(prompts)
-        gemma = weights.load_component(*self.text, self._gemma(dtype))
-        connectors = weights.load_component(*self.connectors, self._connectors(dtype))
-        for ids, mask in read:
-            row = jnp.asarray(ids)[None], jnp.asarray(mask)[None]
-            yield encode_ids(gemma, connectors, *row, config=self.config, dtype=jnp.dtype(dtype))
-
-    def _tokenise(self, prompts: Sequence[str]) -> list[tuple[Any, Any]]:
-        """Turn prompts into ids and masks; a prompt that is cut is logged."""
-        tokenizer, vocabulary = self.check(), self.config.gemma.vocabulary
+        tokenizer = self.check(prompts)
         for prompt in prompts:
             if (cut := tokenizer.count(prompt) - tokenizer.tokens) > 0:
                 log.warning("the prompt %.40r... is longer than %d tokens, %d are cut", prompt, tokenizer.tokens, cut)
-        ids, masks = tokenizer(prompts)
-        for prompt, row in zip(prompts, ids, strict=True):
-            # A tokenizer may know more than its model: that of Gemma 3 1B has a token for images.
-            require(
-                int(row.max()) < vocabulary, "prompt", prompt, f"has a token that the text model's {vocabulary} lack"
-            )
-        return list(zip(ids, masks, strict=True))
+        gemma = weights.load_component(*self.text, self._gemma(dtype))
+        connectors = weights.load_component(*self.connectors, self._connectors(dtype))
+        for ids, mask in zip(*tokenizer(prompts), strict=True):
+            row = jnp.asarray(ids)[None], jnp.asarray(mask)[None]
+            yield encode_ids(gemma, connectors, *row, config=self.config, dtype=jnp.dtype(dtype))
 
     def _gemma(self, dtype: DTypeLike = jnp.float32) -> Any:
         return spec.abstract(gemma_spec(self.config.gemma), dtype)
