@@ -4,6 +4,8 @@
     python -m converters export --from DIR --to ltx2|diffusers|omniforcing --out PATH
     python -m converters inspect PATH
     python -m converters diff PATH PATH
+    python -m converters check --weights DIR --case PATH/NAME
+    python -m converters bench [--layers L] [--json FILE]
 
 Bad input is one line on stderr and exit code 2.
 """
@@ -97,8 +99,32 @@ class Diff:
     """Of training checkpoints that have both: the averaged weights, or those last trained."""
 
 
-COMMANDS: dict[str, type] = {"convert": Convert, "export": Export, "inspect": Inspect, "diff": Diff}
-Command = Convert | Export | Inspect | Diff
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """Run a converted transformer on recorded activations; the exit code is 1 where an output is beyond its limit."""
+
+    weights: Path
+    """Weights folder."""
+    case: Path
+    """A recorded forward: its folder and name, without an ending."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Measure a conversion beside a plain copy of the same synthetic checkpoint, at LTX-2.3's full widths."""
+
+    layers: int = 4
+    """Layers of the checkpoint; each is 0.8 GB."""
+    repeats: int = 3
+    """Runs of each kind; the fastest counts."""
+    folder: Path | None = None
+    """Where the files go for the time being; by default the system's temporary folder."""
+    json: Path | None = None
+    """File for the figures."""
+
+
+COMMANDS: dict[str, type] = {each.__name__.lower(): each for each in (Convert, Export, Inspect, Diff, Check, Bench)}
+Command = Convert | Export | Inspect | Diff | Check | Bench
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -121,10 +147,4 @@ def prepare(command: Command) -> Callable[[], int]:
     """
     from converters import commands
 
-    if isinstance(command, Export):
-        return commands.prepare_export(command)
-    if isinstance(command, Inspect):
-        return commands.prepare_inspect(command)
-    if isinstance(command, Diff):
-        return commands.prepare_diff(command)
-    return commands.prepare_convert(command)
+    return getattr(commands, f"prepare_{type(command).__name__.lower()}")(command)

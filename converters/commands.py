@@ -1,12 +1,19 @@
 """The converters' commands: from a request that was understood to files and a few lines."""
 
+import dataclasses
+import tempfile
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
-from converters import convert, diff, export, inspect
+from converters import bench, check, convert, diff, export, inspect
 from converters.choices import Choices
-from converters.cli import Convert, Diff, Export, Inspect
+from converters.cli import Bench, Check, Convert, Diff, Export, Inspect
+from converters.swap import check_space
 from omniforcing_jax.config import CrossTimestep, GridPrecision, RotaryKind, require
+from omniforcing_jax.weights import write_json
+
+BYTES_PER_LAYER = 850_000_000  # at full width in bfloat16, with a share of what is not in layers
 
 
 def prepare_convert(command: Convert) -> Callable[[], int]:
@@ -82,6 +89,42 @@ def prepare_diff(command: Diff) -> Callable[[], int]:
     """
     lines = diff.diff(command.first, command.second, Choices(state=command.state))
     return _print(lines or ["the same"], 1 if lines else 0)
+
+
+def prepare_check(command: Check) -> Callable[[], int]:
+    """Run the case; what comes back prints how far each output is off.
+
+    Raises:
+        ValueError: In one line, whatever is wrong.
+    """
+    findings, left = check.check(command.weights, command.case)
+    return _print(list(check.lines(findings, left)), 0 if all(finding.within for finding in findings) else 1)
+
+
+def prepare_bench(command: Bench) -> Callable[[], int]:
+    """Check that it fits; what comes back measures.
+
+    Raises:
+        ValueError: In one line, whatever is wrong.
+    """
+    config = bench.full_width(command.layers)
+    require(command.repeats >= 1, "repeats", command.repeats, "must be at least 1")
+    place = Path(command.folder or tempfile.gettempdir())
+    if not place.is_dir():
+        raise ValueError(f"{place}: no such folder")
+    if command.json is not None and not command.json.parent.is_dir():
+        raise ValueError(f"{command.json.parent}: no such folder")
+    check_space(place, 2 * BYTES_PER_LAYER * command.layers)
+
+    def work() -> int:
+        with tempfile.TemporaryDirectory(dir=place) as folder:
+            figures = bench.measure(Path(folder), config, command.repeats)
+        print(figures)
+        if command.json is not None:
+            write_json(command.json, dataclasses.asdict(figures) | {"share": figures.share})
+        return 0
+
+    return work
 
 
 def _print(lines: Sequence[str], code: int) -> Callable[[], int]:

@@ -123,8 +123,7 @@ def rename_out(own: Own, naming: str) -> dict[str, Piece]:
 
 def _piece(file: TensorFile, placement: Placement) -> Piece:
     def load() -> np.ndarray:
-        value = file.view(placement.ours)
-        return placement.to_theirs(value if placement.layer is None else value[placement.layer])
+        return placement.to_theirs(file.view(placement.ours, placement.layer))
 
     entry = file.entries[placement.ours]
     return Piece(dtype=entry.dtype, shape=placement.shape, where=str(file.path), load=load)

@@ -3,12 +3,11 @@
 A component without a table is known by name and prefix only: its tensors go through untouched.
 """
 
-from converters import connectors, gemma, transformer
+from converters import audio_vae, connectors, gemma, transformer, video_vae, vocoder
 from converters.component import Component
 
-COMPONENTS: dict[str, Component] = {
-    each.name: each for each in (transformer.COMPONENT, connectors.COMPONENT, gemma.COMPONENT)
-}
+_TABLES = (transformer, connectors, gemma, video_vae, audio_vae, vocoder)
+COMPONENTS: dict[str, Component] = {each.COMPONENT.name: each.COMPONENT for each in _TABLES}
 
 # Where an LTX-2 file keeps every component; the longest prefix that fits wins.
 PREFIXES = {

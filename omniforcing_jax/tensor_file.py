@@ -9,6 +9,7 @@ Source: the safetensors format (8 bytes of length, JSON, little-endian row-major
 import io
 import json
 import math
+import mmap
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ DTYPES: dict[str, np.dtype] = {
     "BOOL": np.dtype(np.bool_),
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
+LARGEST_POPULATED = 1 << 28  # bytes; what is mapped counts as the process's memory
 LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors package
 
 Index = tuple[slice, ...]
@@ -79,14 +81,35 @@ class TensorFile:
         Returns:
             A writable array of its own, in the dtype of the file.
         """
-        return np.array(self.view(name)[index])
-
-    def view(self, name: str) -> np.ndarray:
-        """Map one tensor, read only: its bytes come when they are looked at, and go with the array."""
         entry = self.entries[name]
         if entry.nbytes == 0:
-            return np.zeros(entry.shape, entry.dtype)
-        return np.memmap(self.path, entry.dtype, "r", entry.offset, entry.shape)
+            return np.zeros(entry.shape, entry.dtype)[index]
+        return np.array(np.memmap(self.path, entry.dtype, "r", entry.offset, entry.shape)[index])
+
+    def view(self, name: str, row: int | None = None) -> np.ndarray:
+        """Map one tensor, or one row of its leading axis, to be looked at whole; it goes with the array.
+
+        Its pages are mapped in one call where the system can: touched one by one they take longer than copying them.
+
+        Args:
+            name: The tensor.
+            row: Place on the leading axis.
+
+        Returns:
+            A read-only array in the dtype of the file.
+        """
+        entry = self.entries[name]
+        shape = entry.shape if row is None else entry.shape[1:]
+        count = math.prod(shape)
+        if count == 0:
+            return np.zeros(shape, entry.dtype)
+        begin = entry.offset + (row or 0) * count * entry.dtype.itemsize
+        skip = begin % mmap.ALLOCATIONGRANULARITY
+        size = skip + count * entry.dtype.itemsize
+        flags = mmap.MAP_SHARED | (getattr(mmap, "MAP_POPULATE", 0) if size <= LARGEST_POPULATED else 0)
+        with self.path.open("rb") as file:
+            pages = mmap.mmap(file.fileno(), size, flags=flags, prot=mmap.PROT_READ, offset=begin - skip)
+        return np.frombuffer(pages, entry.dtype, count, skip).reshape(shape)
 
 
 def open_tensors(path: str | os.PathLike[str]) -> TensorFile:

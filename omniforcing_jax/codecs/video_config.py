@@ -146,6 +146,11 @@ def compress(kind: BlockKind, multiplier: int = 2) -> Block:
     return Block(kind=kind, multiplier=multiplier, residual=True)
 
 
+def expand(kind: BlockKind, multiplier: int = 2) -> Block:
+    """Spell a plain resampling, as LTX-2.3's decoder has."""
+    return Block(kind=kind, multiplier=multiplier)
+
+
 SPACE, TIME, ALL = BlockKind.SPACE, BlockKind.TIME, BlockKind.ALL
 
 LTX2_VIDEO_VAE = VideoVAEConfig(
@@ -159,6 +164,23 @@ LTX2_VIDEO_VAE = VideoVAEConfig(
     ),
     decoder_blocks=(res(5), compress(ALL), res(5), compress(ALL), res(5), compress(ALL), res(5)),
     causal_decoder=False,
+)
+
+LTX23_VIDEO_VAE = VideoVAEConfig(
+    latent_channels=128,
+    patch_size=4,
+    encoder_base_channels=128,
+    decoder_base_channels=128,
+    encoder_blocks=(
+        *(res(4), compress(SPACE), res(6), compress(TIME), res(4)),
+        *(compress(ALL), res(2), compress(ALL, 1), res(2)),
+    ),
+    decoder_blocks=(
+        *(res(4), expand(SPACE), res(6), expand(TIME), res(4)),
+        *(expand(ALL, 1), res(2), expand(ALL), res(2)),
+    ),
+    causal_decoder=False,
+    decoder_padding=SpatialPadding.ZEROS,
 )
 
 CHIME_VIDEO_VAE = VideoVAEConfig(

@@ -19,6 +19,7 @@ from omniforcing_jax.codecs.folding import fold, patchify, unfold, unpatchify
 from omniforcing_jax.codecs.video_config import (
     CHIME_VIDEO_VAE,
     LTX2_VIDEO_VAE,
+    LTX23_VIDEO_VAE,
     Block,
     BlockKind,
     Stride,
@@ -28,6 +29,7 @@ from omniforcing_jax.codecs.video_config import (
 __all__ = [
     "CHIME_VIDEO_VAE",
     "LTX2_VIDEO_VAE",
+    "LTX23_VIDEO_VAE",
     "Moments",
     "VideoVAE",
     "VideoVAEConfig",

@@ -7,8 +7,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import compiled
 
-from omniforcing_jax.codecs.vocoder import CHIME_VOCODER, LTX2_VOCODER, Vocoder, VocoderConfig, flush, push
+from omniforcing_jax.codecs.bandwidth import ExtensionConfig, fourier_basis
+from omniforcing_jax.codecs.generator import Activation, Final, GeneratorConfig
+from omniforcing_jax.codecs.snake import low_pass
+from omniforcing_jax.codecs.vocoder import (
+    CHIME_VOCODER,
+    LTX2_VOCODER,
+    LTX23_VOCODER,
+    Vocoder,
+    VocoderConfig,
+    flush,
+    push,
+)
 
 TINY = VocoderConfig(
     mel_bins=4,
@@ -17,6 +29,25 @@ TINY = VocoderConfig(
     kernels=(7, 6),
     resblock_kernels=(3, 5),
     resblock_dilations=((1, 3), (1,)),
+)
+SNAKES = {
+    "activation": Activation.SNAKE,
+    "final_bias": False,
+    "resblock_kernels": (3,),
+    "resblock_dilations": ((1, 2),),
+}
+EXTENDED = VocoderConfig(
+    mel_bins=4,
+    channels=(6, 4),
+    rates=(8,),
+    kernels=(10,),
+    final=Final.CLAMP,
+    **SNAKES,
+    extension=ExtensionConfig(
+        generator=GeneratorConfig(mel_bins=3, channels=(4, 3), rates=(8,), kernels=(12,), final=Final.NONE, **SNAKES),
+        window=32,
+        hop=4,
+    ),
 )
 ROWS = 40
 
@@ -30,35 +61,57 @@ def abstract(config):
     return jax.eval_shape(Vocoder(config).init, jax.random.key(0), mel)
 
 
-@pytest.fixture(scope="module")
-def variables():
-    leaves, tree = jax.tree.flatten(abstract(TINY))
+def draw(config):
+    leaves, tree = jax.tree.flatten(abstract(config)["params"])
     scales = [np.prod(leaf.shape[:-1]) ** -0.5 if leaf.ndim > 1 else 0.2 for leaf in leaves]
     return tree.unflatten([normal(i, *x.shape) * s for i, (x, s) in enumerate(zip(leaves, scales, strict=True))])
+
+
+@pytest.fixture(scope="module")
+def variables():
+    return {"params": draw(TINY)}
+
+
+@pytest.fixture(scope="module")
+def extended():
+    """Variables with random weights beside the filters and bases that belong to them."""
+    constants = {
+        "forward_basis": fourier_basis(EXTENDED.extension.window),
+        "mel_basis": abs(np.random.default_rng(0).normal(size=(3, EXTENDED.extension.window // 2 + 1))),
+        **dict.fromkeys(("upsample", "downsample"), low_pass()),
+    }
+    fill = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jnp.asarray(constants[path[-1].key], leaf.dtype), abstract(EXTENDED)["constants"]
+    )
+    return {"params": draw(EXTENDED), "constants": fill}
 
 
 whole = jax.jit(Vocoder(TINY).apply)
 push_next = jax.jit(functools.partial(push, TINY), donate_argnums=2)
 flush_last = jax.jit(functools.partial(flush, TINY))
+whole_extended = compiled(Vocoder(EXTENDED).apply)
+push_extended = compiled(functools.partial(push, EXTENDED), donate_argnums=2)
+flush_extended = compiled(functools.partial(flush, EXTENDED))
 
 
-def in_pieces(step, variables, mel, sizes):
+def in_pieces(step, variables, mel, sizes, config=TINY, last=flush_last):
     """Stream and return everything that came out, the silence before the start included."""
     carry, start, pieces = None, 0, []
     for size in sizes:
         samples, carry = step(variables, mel[:, start : start + size], carry)
-        assert samples.shape[1] == size * TINY.samples_per_row
+        assert samples.shape[1] == size * config.samples_per_row
         pieces.append(samples)
         start += size
     assert start == mel.shape[1]
-    return jnp.concatenate([*pieces, flush_last(variables, carry)], axis=1)
+    return jnp.concatenate([*pieces, last(variables, carry)], axis=1)
 
 
 def test_the_full_size_has_the_references_parameter_count():
     assert sum(leaf.size for leaf in jax.tree.leaves(abstract(LTX2_VOCODER))) == 55_592_802
 
 
-def test_both_presets_make_24_khz_from_100_rows_a_second():
+def test_the_presets_make_24_and_48_khz_from_100_rows_a_second():
+    assert (LTX23_VOCODER.first_rate, LTX23_VOCODER.sample_rate) == (16_000, 48_000)
     assert (LTX2_VOCODER.sample_rate, CHIME_VOCODER.sample_rate) == (24_000, 24_000)
 
 
@@ -85,6 +138,23 @@ def test_a_stream_equals_the_whole_clip_once_its_delay_is_dropped(variables, siz
     mel = normal(2, 1, ROWS, 4, 2)
     streamed = in_pieces(push_next, variables, mel, sizes)
     np.testing.assert_allclose(streamed[:, TINY.delay :], whole(variables, mel), atol=1e-4)
+
+
+@pytest.mark.parametrize("sizes", [(1, 13, 13, 13), (14, 13, 13)])
+def test_an_extended_stream_equals_the_whole_clip_once_its_delay_is_dropped(extended, sizes, strict):
+    mel = normal(2, 1, ROWS, 4, 2)
+    streamed = in_pieces(push_extended, extended, mel, sizes, EXTENDED, flush_extended)
+    expected = whole_extended(extended, mel)
+    np.testing.assert_allclose(streamed[:, EXTENDED.delay :], expected, atol=1e-4)
+    np.testing.assert_array_equal(streamed[:, : EXTENDED.delay], 0)
+    assert jnp.std(expected) > 0.05
+
+
+def test_an_extended_sample_depends_on_no_row_behind_its_delay(extended):
+    known, mel = 20, normal(1, 1, ROWS, 4, 2)
+    final = known * EXTENDED.samples_per_row - EXTENDED.delay
+    changed = whole_extended(extended, mel.at[:, known:].add(1.0)) != whole_extended(extended, mel)
+    assert int(jnp.flatnonzero(changed.any((0, 2))).min()) >= final > 0
 
 
 def test_a_clip_shorter_than_the_look_ahead_streams_as_well(variables):
@@ -119,7 +189,8 @@ def test_a_log_mel_with_other_bands_is_refused(variables):
 
 
 def test_a_config_survives_json():
-    assert VocoderConfig.from_json(TINY.to_json()) == TINY
+    for config in (TINY, EXTENDED, LTX23_VOCODER):
+        assert VocoderConfig.from_json(config.to_json()) == config
 
 
 @pytest.mark.parametrize(
@@ -129,6 +200,7 @@ def test_a_config_survives_json():
         ({"kernels": (7, 5)}, "kernel 5 at rate 2"),
         ({"resblock_kernels": (3,)}, "resblock_dilations"),
         ({"resblock_kernels": (3, 4)}, "odd"),
+        ({"extension": dataclasses.replace(EXTENDED.extension, hop=8)}, "hop=8: must divide the 6"),
     ],
 )
 def test_a_config_that_makes_no_sense_names_the_rule(change, rule):

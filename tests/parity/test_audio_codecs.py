@@ -1,77 +1,45 @@
-"""Log-mel, audio VAE and vocoder against the peers: ltx-core's AudioProcessor and diffusers, random weights.
-
-torchaudio is not installed; the one class of it that ltx-core's AudioProcessor needs is stood in for by torch.stft and
-transformers' mel filterbank, so that the processor's own arguments and code are what is compared.
-"""
-
-import re
-import sys
-import types
+"""Log-mel, audio VAE and vocoders against the peers, ltx-core and diffusers: random weights at small widths."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from codec_peers import normal, randomise, to_ours, to_peer
 from diffusers import AutoencoderKLLTX2Audio
-from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder
+from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder, LTX2VocoderWithBWE
+from ltx_core.types import Audio
+from ltx_core_audio import model_configurator, ops
+from random_weights import fill
 from transformers.audio_utils import mel_filter_bank
 
+from converters import audio_vae, vocoder
+from converters.component import DIFFUSERS, LTX2
 from omniforcing_jax.codecs.audio_vae import AudioVAE, AudioVAEConfig
+from omniforcing_jax.codecs.bandwidth import ExtensionConfig, fourier_basis, resampling_taps
+from omniforcing_jax.codecs.generator import Activation, Final, GeneratorConfig
 from omniforcing_jax.codecs.mel import LTX2_MEL, filterbank, log_mel
+from omniforcing_jax.codecs.snake import low_pass
 from omniforcing_jax.codecs.vocoder import Vocoder, VocoderConfig
 
 VAE = AudioVAEConfig(base_channels=32, z_channels=2)
 VOCODER = VocoderConfig(channels=(64, 32, 16, 8, 4, 2))
-
-VAE_NAMES = (
-    (r"^(encoder\.down|decoder\.up)\.(\d)\.block\.(\d)\.", r"\1_\2_block_\3."),
-    (r"^(encoder\.down|decoder\.up)\.(\d)\.(down|up)sample\.", r"\1_\2_\3sample."),
-    (r"\.mid\.block_", r".mid_block_"),
-    (r"\.nin_shortcut\.conv\.", r".shortcut."),
-    (r"\.weight$", r".kernel"),
-)
-VOCODER_NAMES = (
-    (
-        r"^resnets\.(\d+)\.convs(\d)\.(\d)\.",
-        lambda m: f"stage_{int(m[1]) // 3}_block_{int(m[1]) % 3}.conv{m[2]}_{m[3]}.conv.",
+SNAKES = {"resblock_kernels": (3,), "resblock_dilations": ((1, 3, 5),), "activation": Activation.SNAKE}
+EXTENDED = VocoderConfig(
+    channels=(16, 8, 4),
+    rates=(5, 2),
+    kernels=(11, 4),
+    final=Final.CLAMP,
+    final_bias=False,
+    **SNAKES,
+    extension=ExtensionConfig(
+        generator=GeneratorConfig(
+            channels=(12, 6, 3), rates=(5, 3), kernels=(11, 5), final=Final.NONE, final_bias=False, **SNAKES
+        ),
+        window=256,
+        hop=5,
     ),
-    (r"^upsamplers\.(\d)\.", r"up_\1."),
-    (r"^conv_(in|out)\.", r"conv_\1.conv."),
-    (r"\.weight$", r".kernel"),
 )
-
-
-def randomise(module, seed):
-    """Give every parameter a random value that matters: kernels of unit gain, biases of a tenth."""
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in module.parameters():
-        scale = 0.1 if parameter.ndim == 1 else parameter[0].numel() ** -0.5
-        parameter.data = torch.randn(parameter.shape, generator=generator) * scale
-    return module.eval()
-
-
-def to_flax(module, names):
-    """Rename and transpose a torch module's parameters to our tree."""
-    tree = {}
-    for name, value in module.named_parameters():
-        kernel = value.detach().numpy()
-        if name.startswith("upsamplers") and kernel.ndim == 3:
-            kernel = kernel.transpose(2, 0, 1)
-        elif kernel.ndim > 1:
-            kernel = np.moveaxis(kernel, (0, 1), (-1, -2))
-        for pattern, replacement in names:
-            name = re.sub(pattern, replacement, name)
-        *folders, leaf = name.split(".")
-        node = tree
-        for folder in folders:
-            node = node.setdefault(folder, {})
-        node[leaf] = jnp.asarray(kernel)
-    return tree
-
-
-def normal(seed, *shape):
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
 def to_torch(x):
@@ -81,16 +49,10 @@ def to_torch(x):
 
 @pytest.fixture(scope="module")
 def vaes():
-    peer = randomise(AutoencoderKLLTX2Audio(base_channels=32, latent_channels=2), 1)
-    size = VAE.latent_size
-    stats = {"mean": jnp.asarray(normal(2, size)), "std": jnp.asarray(0.5 + np.abs(normal(3, size)))}
-    return peer, {"params": to_flax(peer, VAE_NAMES), "stats": stats}
-
-
-def test_every_weight_of_the_audio_vae_has_its_place(vaes):
-    _, variables = vaes
-    ours = jax.eval_shape(AudioVAE(VAE).init, jax.random.key(0), jnp.zeros((1, 5, 64, 2)))
-    assert jax.tree.map(jnp.shape, variables["params"]) == jax.tree.map(jnp.shape, ours["params"])
+    peer = AutoencoderKLLTX2Audio.from_config(audio_vae.COMPONENT.namings[DIFFUSERS].write_config(VAE))
+    peer.latents_mean.data = torch.from_numpy(normal(2, VAE.latent_size))
+    peer.latents_std.data = torch.from_numpy(0.5 + np.abs(normal(3, VAE.latent_size)))
+    return peer, to_ours(audio_vae.COMPONENT, DIFFUSERS, VAE, randomise(peer, 1).state_dict())
 
 
 def test_the_audio_encoder_equals_diffusers(vaes, strict):
@@ -117,13 +79,54 @@ def test_the_audio_decoder_equals_diffusers_after_its_statistics(vaes, strict):
 
 
 def test_the_vocoder_equals_diffusers(strict):
-    peer = randomise(LTX2Vocoder(hidden_channels=64), 6)
+    peer = randomise(LTX2Vocoder.from_config(vocoder.COMPONENT.namings[DIFFUSERS].write_config(VOCODER)), 6)
     mel = normal(7, 2, 25, 64, 2)
-    samples = jax.jit(Vocoder(VOCODER).apply)({"params": to_flax(peer, VOCODER_NAMES)}, mel)
+    samples = jax.jit(Vocoder(VOCODER).apply)(
+        to_ours(vocoder.COMPONENT, DIFFUSERS, VOCODER, dict(peer.named_parameters())), mel
+    )
     with torch.no_grad():
         expected = peer(to_torch(mel)).numpy()
     np.testing.assert_allclose(samples, expected.swapaxes(1, 2), atol=1e-4, rtol=0)
     assert np.std(expected) > 0.05
+
+
+def build_extended(naming):
+    """The peer's vocoder of 2.3, from the config that we write."""
+    values = vocoder.COMPONENT.namings[naming].write_config(EXTENDED)
+    if naming == DIFFUSERS:
+        return LTX2VocoderWithBWE.from_config(values).eval()
+    return model_configurator.VocoderConfigurator.from_config(values).eval()
+
+
+extended = jax.jit(Vocoder(EXTENDED).apply)
+
+
+@pytest.mark.parametrize(("naming", "loudness"), [(DIFFUSERS, 1), (LTX2, 1), (LTX2, 20)])
+def test_the_extended_vocoder_equals_the_peers_also_where_it_clips(naming, loudness, strict):
+    variables = fill(vocoder.COMPONENT.abstract(EXTENDED))
+    bases = {"forward_basis": jnp.asarray(fourier_basis(256)), "mel_basis": jnp.abs(jnp.asarray(normal(9, 64, 129)))}
+    variables["constants"]["extension"]["mel"] = bases
+    variables["params"]["conv_out"]["conv"]["kernel"] *= loudness
+    peer, mel = build_extended(naming), normal(8, 2, 11, 64, 2)
+    own = to_peer(vocoder.COMPONENT, naming, EXTENDED, variables)
+    own = {name.removeprefix(vocoder.PREFIX) if naming == LTX2 else name: own[name] for name in own}
+    peer.load_state_dict(own | {vocoder.UNUSED: peer.state_dict()[vocoder.UNUSED]}, strict=True)
+    with torch.no_grad():
+        low = peer.vocoder(to_torch(mel)).numpy()
+        expected = peer(to_torch(mel)).numpy().swapaxes(1, 2)
+    assert (np.abs(low).max() >= 1) == (loudness > 1)
+    np.testing.assert_allclose(extended(variables, mel), expected, atol=1e-4, rtol=0)
+    assert np.std(expected) > 0.05
+
+
+def test_filters_that_we_make_are_the_peers():
+    peer = build_extended(DIFFUSERS)
+    for name in ("upsample", "downsample"):
+        theirs = getattr(peer.vocoder.act_out, name).filter.numpy()
+        np.testing.assert_allclose(low_pass().ravel(), theirs.ravel(), atol=1e-7, rtol=0)
+    taps = resampling_taps(3)[::-1].ravel()
+    np.testing.assert_allclose(taps[: 2 * 21 + 1] / 3, peer.resampler.filter.numpy().ravel(), atol=1e-7, rtol=0)
+    np.testing.assert_allclose(taps[2 * 21 + 1 :], 0, atol=1e-30)
 
 
 def test_the_filterbank_equals_transformers():
@@ -131,33 +134,10 @@ def test_the_filterbank_equals_transformers():
     np.testing.assert_allclose(filterbank(LTX2_MEL), expected.T, atol=1e-7, rtol=0)
 
 
-class TorchMelSpectrogram(torch.nn.Module):
-    """What torchaudio's class of this name computes, for the arguments that ltx-core passes."""
-
-    def __init__(self, *, sample_rate, n_fft, win_length, hop_length, power, window_fn, center, pad_mode, **mel):
-        super().__init__()
-        self.power, self.window = power, window_fn(win_length)
-        self.options = {"n_fft": n_fft, "hop_length": hop_length, "center": center, "pad_mode": pad_mode}
-        edges = mel["f_min"], mel["f_max"], sample_rate
-        bank = mel_filter_bank(n_fft // 2 + 1, mel["n_mels"], *edges, norm=mel["norm"], mel_scale=mel["mel_scale"])
-        self.bank = torch.from_numpy(bank).float()
-
-    def forward(self, waveform):
-        flat = waveform.flatten(0, -2)
-        spectrum = torch.stft(flat, **self.options, window=self.window, return_complex=True).abs() ** self.power
-        return (spectrum.mT @ self.bank).mT.unflatten(0, waveform.shape[:-1])
-
-
-def test_the_log_mel_equals_ltx_core(monkeypatch, strict):
-    torchaudio = types.ModuleType("torchaudio")
-    torchaudio.transforms = types.SimpleNamespace(MelSpectrogram=TorchMelSpectrogram)
-    monkeypatch.setitem(sys.modules, "torchaudio", torchaudio)
-    from ltx_core.model.audio_vae.ops import AudioProcessor
-    from ltx_core.types import Audio
-
+def test_the_log_mel_equals_ltx_core(strict):
     t = np.arange(16000) / 16000
     waveform = np.stack([0.5 * np.sin(2 * np.pi * 440 * t), 0.1 * normal(8, 16000)], -1)[None].astype(np.float32)
-    processor = AudioProcessor(target_sample_rate=16000, mel_bins=64, mel_hop_length=160, n_fft=1024)
+    processor = ops.AudioProcessor(target_sample_rate=16000, mel_bins=64, mel_hop_length=160, n_fft=1024)
     expected = processor.waveform_to_mel(Audio(waveform=torch.from_numpy(waveform.swapaxes(1, 2)), sampling_rate=16000))
     mel = jax.jit(log_mel)(waveform)
     assert mel.shape == (1, 101, 64, 2)

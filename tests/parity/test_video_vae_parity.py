@@ -1,23 +1,21 @@
 """The video VAE against ltx-core and diffusers: tiny, random weights, both causal flags."""
 
 import dataclasses
-import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from codec_peers import to_peer
 from diffusers import AutoencoderKLLTX2Video
 from ltx_core.model.video_vae.model_configurator import VideoDecoderConfigurator, VideoEncoderConfigurator
 
+from converters.component import DIFFUSERS, LTX2
+from converters.video_vae import COMPONENT
 from omniforcing_jax.codecs.conv import SpatialPadding
-from omniforcing_jax.codecs.video_config import ALL, SPACE, TIME, Block, BlockKind, VideoVAEConfig, compress, res
+from omniforcing_jax.codecs.video_config import ALL, SPACE, TIME, VideoVAEConfig, compress, expand, res
 from omniforcing_jax.codecs.video_vae import VideoVAE
-
-
-def plain(kind, multiplier):
-    return Block(kind=kind, multiplier=multiplier)
 
 
 def config_20(layers, causal):
@@ -38,7 +36,7 @@ def config_20(layers, causal):
 def config_23(causal):
     """LTX-2.3's decoder: plain upsamplers of every kind, zeros outside."""
     one = res(1)
-    decoder = (one, plain(SPACE, 2), one, plain(TIME, 2), one, plain(ALL, 1), one, plain(ALL, 2), one)
+    decoder = (one, expand(SPACE, 2), one, expand(TIME, 2), one, expand(ALL, 1), one, expand(ALL, 2), one)
     encoder = (one, compress(SPACE), one, compress(TIME), one, compress(ALL), one, compress(ALL, 1), one)
     return dataclasses.replace(
         config_20(1, causal),
@@ -48,51 +46,13 @@ def config_23(causal):
     )
 
 
-DIFFUSERS_20 = {
-    "block_out_channels": (16, 32, 64, 128),
-    "decoder_block_out_channels": (8, 16, 32),
-    "upsample_type": ("spatiotemporal",) * 3,
-    "upsample_residual": (True,) * 3,
-    "upsample_factor": (2, 2, 2),
-    "decoder_spatial_padding_mode": "reflect",
-}
-DIFFUSERS_23 = {
-    "block_out_channels": (16, 32, 64, 64),
-    "decoder_block_out_channels": (8, 16, 16, 32),
-    "upsample_type": ("spatiotemporal", "spatiotemporal", "temporal", "spatial"),
-    "upsample_residual": (False,) * 4,
-    "upsample_factor": (2, 2, 1, 2),
-    "decoder_spatio_temporal_scaling": (True,) * 4,
-    "decoder_inject_noise": (False,) * 5,
-    "decoder_spatial_padding_mode": "zeros",
-}
 CASES = {
-    "2.0": (config_20(1, causal=False), DIFFUSERS_20),
-    "2.0 deeper": (config_20(2, causal=False), DIFFUSERS_20),
-    "2.0 causal": (config_20(1, causal=True), DIFFUSERS_20),
-    "2.3": (config_23(causal=False), DIFFUSERS_23),
-    "2.3 causal": (config_23(causal=True), DIFFUSERS_23),
+    "2.0": config_20(1, causal=False),
+    "2.0 deeper": config_20(2, causal=False),
+    "2.0 causal": config_20(1, causal=True),
+    "2.3": config_23(causal=False),
+    "2.3 causal": config_23(causal=True),
 }
-
-
-def original_name(path):
-    """Spell a path of ours as LTX-2's checkpoint does: encoder/down_blocks_0/conv/kernel -> ...0.conv.conv.weight."""
-    name = re.sub(r"_(\d+)", r".\1", "/".join(key.key for key in path)).replace("/", ".")
-    return name.replace(".kernel", ".conv.weight").replace(".bias", ".conv.bias")
-
-
-def diffusers_name(original, stages):
-    """Spell an original name as diffusers does (specs/ltx2.md 9.2); `stages` resamplings in that half."""
-    half, blocks, number, rest = re.fullmatch(r"(\w+)\.(?:(down_blocks|up_blocks)\.(\d+)\.)?(.*)", original).groups()
-    rest = rest.replace("res_blocks", "resnets")
-    if blocks is None:
-        return f"{half}.{rest}"
-    i, resampled = divmod(int(number), 2)
-    if not resampled:
-        if int(number) == (2 * stages if blocks == "down_blocks" else 0):
-            return f"{half}.mid_block.{rest}"
-        return f"{half}.{blocks}.{i - (blocks == 'up_blocks')}.{rest}"
-    return f"{half}.{blocks}.{i}.{blocks.removesuffix('_blocks')}samplers.0.{rest}"
 
 
 def random_variables(config):
@@ -108,70 +68,23 @@ def random_variables(config):
     return jax.tree.unflatten(tree, [np.asarray(leaf, np.float32) for leaf in drawn])
 
 
-def original_weights(variables):
-    """Return the tensors under their names in a checkpoint, without its prefix `vae.`."""
-    return {
-        original_name(path): torch.tensor(leaf.transpose(4, 3, 0, 1, 2) if leaf.ndim == 5 else leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(variables["params"])
-    }
-
-
-def header(config):
-    """Return the config as the `vae` section of LTX-2's header."""
-
-    def spell(block, suffix):
-        if block.kind is BlockKind.RES:
-            return [block.kind.value, {"num_layers": block.layers}]
-        return [block.kind.value + suffix, {"multiplier": block.multiplier, "residual": block.residual}]
-
-    return {
-        "latent_channels": config.latent_channels,
-        "decoder_base_channels": config.decoder_base_channels,
-        "patch_size": config.patch_size,
-        "norm_layer": "pixel_norm",
-        "latent_log_var": "uniform",
-        "causal_decoder": config.causal_decoder,
-        "timestep_conditioning": False,
-        "encoder_blocks": [spell(block, "_res") for block in config.encoder_blocks],
-        "decoder_blocks": [spell(block, "") for block in config.decoder_blocks],
-    } | ({"spatial_padding_mode": "zeros"} if config.decoder_padding is SpatialPadding.ZEROS else {})
-
-
 def ltx_core(config, variables):
     """Return the reference's encoder and decoder with these weights."""
-    weights, halves = original_weights(variables), []
+    header, halves = COMPONENT.namings[LTX2].write_config(config), []
+    weights = to_peer(COMPONENT, LTX2, config, variables)
     for half, configurator in (("encoder", VideoEncoderConfigurator), ("decoder", VideoDecoderConfigurator)):
-        module = configurator.from_config({"vae": header(config)})
-        own = {name.removeprefix(f"{half}."): w for name, w in weights.items() if name.startswith(half)}
-        own["per_channel_statistics.mean-of-means"] = torch.tensor(variables["stats"]["latents_mean"])
-        own["per_channel_statistics.std-of-means"] = torch.tensor(variables["stats"]["latents_std"])
+        module = configurator.from_config(header)
+        own = {name.removeprefix(f"vae.{half}."): weights[name] for name in weights if half in name}
+        own |= {name.removeprefix("vae."): weights[name] for name in weights if "statistics" in name}
         module.load_state_dict(own, strict=True)
         halves.append(module.eval())
     return halves
 
 
-def diffusers(config, arguments, variables):
+def diffusers(config, variables):
     """Return diffusers' model with these weights."""
-    layers = [
-        tuple(block.layers for block in blocks if block.kind is BlockKind.RES)
-        for blocks in (config.encoder_blocks, config.decoder_blocks)
-    ]
-    model = AutoencoderKLLTX2Video(
-        latent_channels=8,
-        layers_per_block=layers[0],
-        decoder_layers_per_block=layers[1],
-        encoder_causal=True,
-        decoder_causal=config.causal_decoder,
-        encoder_spatial_padding_mode="zeros",
-        timestep_conditioning=False,
-        spatial_compression_ratio=32,
-        temporal_compression_ratio=8,
-        **arguments,
-    )
-    stages = {"encoder": len(layers[0]) - 1, "decoder": len(layers[1]) - 1}
-    weights = {diffusers_name(n, stages[n.split(".")[0]]): w for n, w in original_weights(variables).items()}
-    weights |= {name: torch.tensor(value) for name, value in variables["stats"].items()}
-    model.load_state_dict(weights, strict=True)
+    model = AutoencoderKLLTX2Video.from_config(COMPONENT.namings[DIFFUSERS].write_config(config))
+    model.load_state_dict(to_peer(COMPONENT, DIFFUSERS, config, variables), strict=True)
     return model.eval()
 
 
@@ -186,10 +99,10 @@ def from_torch(x):
 @pytest.fixture(scope="module", params=CASES, ids=str)
 def case(request):
     """One configuration: config, variables, both peers, and ours compiled."""
-    config, arguments = CASES[request.param]
+    config = CASES[request.param]
     variables, vae = random_variables(config), VideoVAE(config)
     run = jax.jit(lambda x, method: vae.apply(variables, x, method=method), static_argnums=1)
-    return variables["stats"], ltx_core(config, variables), diffusers(config, arguments, variables), run
+    return variables["stats"], ltx_core(config, variables), diffusers(config, variables), run
 
 
 PIXELS = np.random.default_rng(1).uniform(-1, 1, (1, 17, 64, 96, 3)).astype(np.float32)

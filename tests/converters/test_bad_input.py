@@ -1,0 +1,234 @@
+"""Whatever is wrong with a source is said in one line that names file and key, and nothing is left behind."""
+
+import errno
+import json
+import shutil
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from published import FORCED, SMALL, draw_network, save_ltx2, without_tables
+from run import refused, run
+from safetensors.numpy import save_file
+
+from converters import swap
+from converters.cli import main
+from converters.ltx2_transformer import PREFIX
+
+KEY = f"{PREFIX}transformer_blocks.1.attn1.to_q.weight"
+
+
+@pytest.fixture(autouse=True)
+def _quiet(capsys, monkeypatch):
+    without_tables(monkeypatch)
+    yield
+    capsys.readouterr()
+
+
+@pytest.fixture
+def damaged(tmp_path, capsys):
+    """Change the tensors of a small file, convert it, and give the line of the refusal; nothing may be left."""
+
+    def try_it(change, **header):
+        tensors = draw_network(SMALL)
+        change(tensors)
+        save_ltx2(tmp_path / "bad.safetensors", tensors=tensors, extra=header)
+        before = sorted(tmp_path.rglob("*"))
+        line = refused(capsys, "convert", "--from", tmp_path / "bad.safetensors", "--out", tmp_path / "ours" / "deep")
+        assert sorted(tmp_path.rglob("*")) == before
+        return line.removeprefix(f"error: {tmp_path}/")
+
+    return try_it
+
+
+def put(key, value):
+    return lambda tensors: tensors.__setitem__(key, value)
+
+
+def test_a_missing_key_is_named(damaged):
+    assert damaged(lambda tensors: tensors.pop(KEY)) == f"bad.safetensors: missing {KEY}"
+
+
+def test_an_unknown_key_is_named(damaged):
+    assert damaged(put(f"{PREFIX}new.weight", np.zeros(1))) == f"bad.safetensors: unknown {PREFIX}new.weight"
+
+
+def test_a_key_of_nobody_is_named(damaged):
+    assert damaged(put("new.weight", np.zeros(1))).startswith("bad.safetensors: unknown new.weight, no component's key")
+
+
+def test_a_wrong_shape_is_named(damaged):
+    line = damaged(put(KEY, np.zeros((64, 65), ml_dtypes.bfloat16)))
+    assert line == f"bad.safetensors: mis-shaped {KEY}: (64, 65) instead of (64, 64)"
+
+
+def test_a_wrong_type_is_named(damaged):
+    line = damaged(put(KEY, np.zeros((64, 64), np.int32)))
+    assert line.startswith(f"bad.safetensors: {KEY} is int32, expected one of float16, bfloat16")
+
+
+def test_layers_of_different_types_are_named(damaged):
+    line = damaged(put(KEY, np.zeros((64, 64), np.float32)))
+    assert line == f"bad.safetensors: {KEY} is float32, its other layers are bfloat16"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float32, np.float16, np.float64])
+def test_a_value_that_is_not_finite_is_named(damaged, value, dtype):
+    matrix = np.zeros(64, dtype)
+    matrix[-1] = value
+    key = f"{PREFIX}patchify_proj.bias"
+    assert damaged(put(key, matrix)) == f"bad.safetensors: {key} has values that are not finite"
+
+
+def test_a_header_that_contradicts_the_tensors_is_named(damaged):
+    assert "missing model.diffusion_model.transformer_blocks.2." in damaged(lambda tensors: None, num_layers=3)
+    line = damaged(lambda tensors: None, qk_norm="layer_norm")
+    assert line.startswith("bad.safetensors: header config, transformer.qk_norm='layer_norm': must be 'rms_norm'")
+
+
+def test_a_network_that_is_given_twice_is_named(tmp_path, capsys):
+    tensors = draw_network(FORCED)
+    twice = {f"{mark}.{key.removeprefix(PREFIX)}": value for mark in "ab" for key, value in tensors.items()}
+    save_file(twice, tmp_path / "bad.safetensors")
+    line = refused(capsys, "convert", "--from", tmp_path / "bad.safetensors", "--out", tmp_path / "ours")
+    assert "audio_patchify_proj.weight is given twice: a.audio_patchify_proj.weight, b.audio" in line
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """A folder of two shards with its index."""
+    tensors, folder = draw_network(FORCED), tmp_path / "shards"
+    folder.mkdir()
+    halves = {"a.safetensors": list(tensors)[::2], "b.safetensors": list(tensors)[1::2]}
+    for name, keys in halves.items():
+        save_file({key: tensors[key] for key in keys}, folder / name)
+    places = {key: name for name, keys in halves.items() for key in keys}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    return folder, places
+
+
+def test_a_folder_without_an_index_is_named(shards, tmp_path, capsys):
+    (shards[0] / "model.safetensors.index.json").unlink()
+    line = refused(capsys, "convert", "--from", shards[0], "--out", tmp_path / "ours")
+    assert line.endswith("shards: 2 safetensors files and no *.safetensors.index.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda places, key: places.pop(key), "is not placed there by model.safetensors.index.json"),
+        (
+            lambda places, key: places.update({"x": "b.safetensors"}),
+            "b.safetensors: missing x, which model.safetensors.index.json places there",
+        ),
+        (lambda places, key: places.update({"x": "0.safetensors"}), "0.safetensors: No such file"),
+        (lambda places, key: places.update({key: "../c.safetensors"}), "../c.safetensors is not a file beside it"),
+    ],
+)
+def test_an_index_that_contradicts_its_shards_is_named(shards, tmp_path, capsys, change, complaint):
+    folder, places = shards
+    change(places, next(iter(places)))
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    assert complaint in refused(capsys, "convert", "--from", folder, "--heads", 2, "--out", tmp_path / "ours")
+
+
+def test_no_space_left_is_said_before_any_work(tmp_path, capsys, monkeypatch):
+    save_ltx2(tmp_path / "ltx.safetensors")
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(swap.shutil, "disk_usage", lambda place: usage)
+    line = refused(capsys, "convert", "--from", tmp_path / "ltx.safetensors", "--out", tmp_path / "ours")
+    assert f"{tmp_path}/ours: no space left" in line
+    assert not (tmp_path / "ours").exists()
+
+
+def test_space_that_runs_out_on_the_way_leaves_what_was_there(tmp_path, capsys, monkeypatch):
+    save_ltx2(tmp_path / "ltx.safetensors")
+    run("convert", "--from", tmp_path / "ltx.safetensors", "--out", tmp_path / "ours")
+    before = {path: path.read_bytes() for path in (tmp_path / "ours").rglob("*") if path.is_file()}
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("omniforcing_jax.tensor_file._write_all", full)
+    line = refused(capsys, "convert", "--from", tmp_path / "ltx.safetensors", "--out", tmp_path / "ours")
+    assert line == f"error: {tmp_path}/ours: No space left on device"
+    assert {path: path.read_bytes() for path in (tmp_path / "ours").rglob("*") if path.is_file()} == before
+    assert not list((tmp_path / "ours").glob(".*"))
+
+
+@pytest.mark.parametrize("name", ["nothing.safetensors", "nothing.pt", "nothing"])
+def test_a_path_that_is_not_there_is_named(tmp_path, capsys, name):
+    assert f"{tmp_path}/{name}: " in refused(capsys, "convert", "--from", tmp_path / name, "--out", tmp_path / "ours")
+
+
+def test_other_people_s_folders_are_not_written_into(tmp_path, capsys):
+    save_ltx2(tmp_path / "ltx.safetensors")
+    line = refused(capsys, "convert", "--from", tmp_path / "ltx.safetensors", "--out", tmp_path)
+    assert line == f"error: {tmp_path}: is neither empty nor a weights folder"
+
+
+def test_an_output_that_exists_is_not_written_over(tmp_path, capsys):
+    save_ltx2(tmp_path / "ltx.safetensors")
+    run("convert", "--from", tmp_path / "ltx.safetensors", "--out", tmp_path / "ours")
+    command = ("export", "--from", tmp_path / "ours", "--to", "ltx2", "--out", tmp_path / "ltx.safetensors")
+    assert refused(capsys, *command) == f"error: {tmp_path}/ltx.safetensors: exists already"
+
+
+@pytest.mark.parametrize(("flag", "near"), [("--form", "--from"), ("--rotery", "--rotary")])
+def test_an_unknown_flag_is_answered_with_the_nearest(capsys, flag, near):
+    assert refused(capsys, "convert", flag, "x") == f"error: unknown flag {flag}; did you mean {near}?"
+
+
+VALUES = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4) | st.lists(st.integers(), max_size=3)
+)
+
+
+@st.composite
+def mutations(draw_):
+    """A way to damage a file so that it can never be right: its length, its size, or a field of its header."""
+    kind = draw_(st.sampled_from(["cut", "grown", "length", "header", "field"]))
+    place, value = draw_(st.floats(0, 1, exclude_max=True)), draw_(VALUES)
+    return kind, place, value, draw_(st.sampled_from(["dtype", "shape", "data_offsets"]))
+
+
+def mutate(data, kind, place, value, field):
+    length = int.from_bytes(data[:8], "little")
+    if kind == "cut":
+        return data[: int(place * len(data))]
+    if kind == "grown":
+        return data + bytes(1 + int(place * 100))
+    if kind == "length":
+        other = (length + 1 + int(place * 2**40)) % 2**63
+        return other.to_bytes(8, "little") + data[8:]
+    if kind == "header":
+        spot = 8 + int(place * length)
+        return data[:spot] + b"\x00" + data[spot + 1 :]
+    header = json.loads(data[8 : 8 + length])
+    name = sorted(set(header) - {"__metadata__"})[int(place * (len(header) - 1))]
+    header[name][field] = value
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data[8 + length :]
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    path = tmp_path_factory.mktemp("good") / "good.safetensors"
+    save_file(draw_network(FORCED), path)
+    return path.read_bytes()
+
+
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(mutation=mutations())
+def test_any_mutation_of_length_header_or_size_is_refused_in_one_line(good, tmp_path, capsys, mutation):
+    data = mutate(good, *mutation)
+    path, out = tmp_path / "bad.safetensors", tmp_path / "ours"
+    path.write_bytes(data)
+    assert data != good
+    line = refused(capsys, "convert", "--from", path, "--heads", 2, "--out", out)
+    assert "bad.safetensors: " in line
+    assert not out.exists()
+    assert main(["inspect", str(path)]) == 2
