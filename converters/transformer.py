@@ -166,11 +166,15 @@ def write_header(config: ModelConfig) -> dict[str, Any]:
         "rope_type": config.rotary.kind.value,
         "frequencies_precision": config.rotary.grid.value,
         "av_ca_timestep_scale_multiplier": config.gate_multiplier,
-        "caption_proj_before_connector": config.caption_channels is None,
     }
     if config.caption_channels is not None:
         section["caption_channels"] = config.caption_channels
-    flags = {"apply_gated_attention": config.gated_attention, "cross_attention_adaln": config.text_adaln}
+    flags = {
+        "apply_gated_attention": config.gated_attention,
+        "cross_attention_adaln": config.text_adaln,
+        # ltx-core's loader of the connectors takes it, even when false, for a part of LTX-2.3's text path.
+        "caption_proj_before_connector": config.caption_channels is None,
+    }
     return {"transformer": section | {name: True for name, value in flags.items() if value}}
 
 

@@ -32,7 +32,7 @@ def prepare(command: Command) -> Callable[[], None]:
     check_writable(command.out)
     text, dtype = find_text(command.weights), jnp.dtype(command.dtype)
     if isinstance(text, Encoder):
-        text.check()
+        text.check(prompts)
         check_free(text.count_bytes(dtype))
         about = {"encoder": text.config.to_dict()}
         contexts = text.encode(prompts, dtype)
@@ -41,7 +41,7 @@ def prepare(command: Command) -> Callable[[], None]:
             tokenise(text, prompt)
         about, contexts = {"encoder": text.to_json()}, _encode_words(command.weights, text, prompts)
     else:
-        raise ValueError(f"{command.weights}: has no text encoder: expected the component text")
+        raise ValueError(f"{command.weights}: has no text encoder: expected text and, where that is Gemma, connectors")
 
     def work() -> None:
         write_store(command.out, prompts, _watched(contexts, len(prompts)), {**about, "weights": command.weights.name})

@@ -317,12 +317,14 @@ def _abstract_words(config: WordsConfig) -> Any:
 
 
 def _read_text(places: Mapping[str, tuple[Path, str]]) -> WordsConfig | Encoder | None:
-    """Read the config of the text encoder: words if it has a vocabulary of words, else Gemma."""
+    """Read the config of the text encoder: words where the vocabulary is words, else Gemma if it has connectors."""
     if not _is_there(*places["text"]):
         return None
     values = weights.read_config(*places["text"])
     if isinstance(values.get("vocabulary"), list):
         return WordsConfig.from_json(values)
+    if not _is_there(*places["connectors"]):
+        return None
     connectors = ConnectorsConfig.from_dict(weights.read_config(*places["connectors"]))
     config = EncoderConfig(gemma=GemmaConfig.from_dict(values), connectors=connectors)
     return Encoder(config=config, text=places["text"], connectors=places["connectors"])

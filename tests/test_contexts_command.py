@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiny_stream
 from refusal import refusal
-from tiny_text import ENCODER, WITHOUT_WORDS, folders
+from tiny_text import ENCODER, WITHOUT_WORDS, build_tokenizer, folders
 
 from omniforcing_jax import commands, machine
 from omniforcing_jax.cli import main
@@ -91,6 +91,15 @@ def test_files_that_are_no_prompts_are_refused(capsys, prompts):
 
 def test_a_word_that_is_unknown_to_words_is_refused_before_any_is_read(capsys, prompts):
     assert "unknown word 'zoë'" in refusal(capsys, contexts(prompts, tiny_stream.folders() / "student"))
+
+
+def test_a_token_that_gemma_lacks_is_refused_before_any_is_read(capsys, prompts, tmp_path):
+    folder = without_tokenizer(tmp_path).parent / "text"
+    larger = build_tokenizer()
+    larger.add_tokens([f"<unused{i}>" for i in range(100)])
+    larger.save(str(folder / "text" / "tokenizer.json"))
+    prompts.write_text("a red ball\na <unused99>\n")
+    assert "prompt='a <unused99>': has a token" in refusal(capsys, contexts(prompts, folder))
 
 
 def test_more_memory_than_is_free_is_refused(capsys, prompts, monkeypatch, tmp_path):

@@ -124,7 +124,7 @@ def check_text(
         where = "contexts" if isinstance(source, Contexts) else str(source)
         _check_shapes(config, {name: x.shape for name, x in given.items() if x is not None}, len(prompts), where)
     elif config.encoder is not None:
-        _encoder_of(config, weights).check()
+        _encoder_of(config, weights).check(prompts)
     elif config.words is None:
         raise ValueError(_no_text(config))
     else:
@@ -142,7 +142,8 @@ def _check_shapes(config: PipelineConfig, shapes: dict[str, tuple[int, ...]], ro
 
 
 def _no_text(config: PipelineConfig) -> str:
-    return f"{config.name!r} has no text encoder: give its contexts as a file (--contexts)"
+    missing = "has no text encoder (words, or Gemma and connectors)"
+    return f"{config.name!r} {missing}: give its contexts as a file (--contexts)"
 
 
 def _encoder_of(config: PipelineConfig, weights: Weights | None) -> Encoder:

@@ -56,19 +56,25 @@ class Encoder:
     text: Place
     connectors: Place
 
-    def check(self) -> GemmaTokenizer:
-        """Check names and shapes of all weights, and read the tokenizer; no tensor is read.
+    def check(self, prompts: Sequence[str] = ()) -> GemmaTokenizer:
+        """Check names and shapes of all weights, the tokenizer and prompts; no tensor is read.
 
         Raises:
-            ValueError: in one line, whatever is missing or does not fit.
+            ValueError: in one line, whatever is missing or does not fit, or a prompt with a token that the text model
+                lacks.
         """
         for place, tree in ((self.text, self._gemma()), (self.connectors, self._connectors())):
             file = open_tensors(Path(*place) / weights.MODEL)
             shapes = {name: tuple(leaf.shape) for name, leaf in weights.name_leaves(tree).items()}
             weights.compare_shapes(file.shapes, shapes, str(file.path))
-        tokenizer = GemmaTokenizer(Path(*self.text), self.config.connectors.tokens)
-        rule = f"the tokenizer beside it gives ids up to {tokenizer.rows - 1}"
-        require(tokenizer.rows <= self.config.gemma.vocabulary, "text.vocabulary", self.config.gemma.vocabulary, rule)
+        tokenizer, vocabulary = (
+            GemmaTokenizer(Path(*self.text), self.config.connectors.tokens),
+            self.config.gemma.vocabulary,
+        )
+        for prompt, ids in zip(prompts, tokenizer(prompts)[0], strict=True):
+            # A tokenizer may know more than its model: that of Gemma 3 1B has a token for images.
+            rule = f"has a token that the text model's {vocabulary} lack"
+            require(int(ids.max()) < vocabulary, "prompt", prompt, rule)
         return tokenizer
 
     def count_bytes(self, dtype: DTypeLike) -> dict[str, int]:
@@ -91,14 +97,15 @@ class Encoder:
         Raises:
             ValueError: as `check`.
         """
-        tokenizer, limit = self.check(), self.config.connectors.tokens
+        tokenizer = self.check(prompts)
+        for prompt in prompts:
+            if (cut := tokenizer.count(prompt) - tokenizer.tokens) > 0:
+                log.warning("the prompt %.40r... is longer than %d tokens, %d are cut", prompt, tokenizer.tokens, cut)
         gemma = weights.load_component(*self.text, self._gemma(dtype))
         connectors = weights.load_component(*self.connectors, self._connectors(dtype))
-        for prompt in prompts:
-            if (count := tokenizer.count(prompt)) > limit:
-                log.warning("the prompt %.40r... has %d tokens, the last %d are cut", prompt, count, count - limit)
-            ids, mask = (jnp.asarray(x) for x in tokenizer([prompt]))
-            yield encode_ids(gemma, connectors, ids, mask, config=self.config, dtype=jnp.dtype(dtype))
+        for ids, mask in zip(*tokenizer(prompts), strict=True):
+            row = jnp.asarray(ids)[None], jnp.asarray(mask)[None]
+            yield encode_ids(gemma, connectors, *row, config=self.config, dtype=jnp.dtype(dtype))
 
     def _gemma(self, dtype: DTypeLike = jnp.float32) -> Any:
         return spec.abstract(gemma_spec(self.config.gemma), dtype)

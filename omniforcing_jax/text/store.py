@@ -29,7 +29,7 @@ NAMED_LENGTH = 60  # characters of a prompt in a message
 
 @dataclass(frozen=True, kw_only=True)
 class ContextStore:
-    """Contexts of known prompts.
+    """Contexts of known prompts; white space around a prompt does not count.
 
     Attributes:
         where: What it is called in messages.
@@ -47,7 +47,7 @@ class ContextStore:
 
     @functools.cached_property
     def _rows(self) -> dict[str, int]:
-        return {prompt: row for row, prompt in enumerate(self.prompts)}
+        return {prompt.strip(): row for row, prompt in enumerate(self.prompts)}
 
     def check(self, prompts: Sequence[str]) -> None:
         """Check that prompts are known.
@@ -56,7 +56,7 @@ class ContextStore:
             ValueError: in one line, naming the first that is not, and the nearest that is.
         """
         for prompt in prompts:
-            if prompt not in self._rows:
+            if prompt.strip() not in self._rows:
                 near = difflib.get_close_matches(prompt, self.prompts, n=1)
                 hint = f"; did you mean {_short(near[0])}?" if near else f", only {len(self.prompts)} others"
                 raise ValueError(f"{self.where}: has no contexts of the prompt {_short(prompt)}{hint}")
@@ -68,7 +68,7 @@ class ContextStore:
             ValueError: as `check`, or if rows have different numbers of tokens.
         """
         self.check(prompts)
-        rows = [self.read_row(self._rows[prompt]) for prompt in prompts]
+        rows = [self.read_row(self._rows[prompt.strip()]) for prompt in prompts]
         if len({row.video.shape for row in rows}) > 1:
             raise ValueError(f"{self.where}: the prompts have different numbers of tokens, they make no batch")
         video, audio = (

@@ -19,7 +19,6 @@ class GemmaTokenizer:
 
     Attributes:
         tokens: X, ids per prompt.
-        rows: Ids that it may give are below this.
     """
 
     def __init__(self, folder: str | os.PathLike[str], tokens: int):
@@ -48,7 +47,6 @@ class GemmaTokenizer:
             raise ValueError(f"{path}: has no token {PAD if pad is None else START}, expected a tokenizer of Gemma 3")
         self._pad, self._start = pad, start
         self.tokens = tokens
-        self.rows = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
 
     def __call__(self, prompts: Sequence[str]) -> tuple[Int[np.ndarray, "B X"], Int[np.ndarray, "B X"]]:
         """Turn prompts into token ids and a mask (1 = a token, 0 = padding), both int32.

@@ -7,9 +7,10 @@ import torch
 from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
 from ltx_core.text_encoders.gemma.encoders.encoder_configurator import EmbeddingsProcessorConfigurator
 
+from converters import transformer
 from converters.component import DIFFUSERS, LTX2
 from converters.connectors import COMPONENT
-from omniforcing_jax.config import GridPrecision, RotaryKind
+from omniforcing_jax.config import LTX2_19B, GridPrecision, RotaryKind
 from omniforcing_jax.text.connector import ConnectorConfig, ConnectorsConfig
 from omniforcing_jax.text.features import FeatureNorm
 
@@ -93,6 +94,16 @@ def test_at_full_size_the_peer_s_keys_and_shapes_are_ours(naming, generation):
     theirs = {original(key): shape for key, shape in theirs.items()} if naming == LTX2 else theirs
     assert theirs == {p.theirs: p.shape for p in COMPONENT.place(FULL[generation], naming)}
     assert naming == DIFFUSERS or all(key.startswith(COMPONENT.namings[LTX2].prefixes) for key in theirs)
+
+
+@pytest.mark.parametrize("generation", FULL)
+def test_beside_the_transformer_s_part_of_the_header_ltx_core_takes_the_same_generation(generation):
+    newer = {"caption_channels": None, "gated_attention": True, "text_adaln": True} if generation == "2.3" else {}
+    network = transformer.COMPONENT.namings[LTX2].write_config(dataclasses.replace(LTX2_19B, **newer))
+    header = network["transformer"] | COMPONENT.namings[LTX2].write_config(FULL[generation])["transformer"]
+    with torch.device("meta"):
+        theirs = EmbeddingsProcessorConfigurator.from_config({"transformer": header}).state_dict()
+    assert theirs.keys() == build(LTX2, FULL[generation]).keys()
 
 
 @pytest.mark.parametrize("generation", FULL)

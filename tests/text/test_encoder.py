@@ -10,9 +10,12 @@ import pytest
 from tiny import compiled
 from tiny_text import ENCODER, build_tokenizer, folders, params
 
+from omniforcing_jax.nn.spec import count
 from omniforcing_jax.pipeline import find_text
-from omniforcing_jax.text.connector import make_contexts
-from omniforcing_jax.text.gemma import hidden_states
+from omniforcing_jax.text.connector import ConnectorConfig, ConnectorsConfig, connectors_spec, make_contexts
+from omniforcing_jax.text.encoder import EncoderConfig
+from omniforcing_jax.text.features import FeatureNorm
+from omniforcing_jax.text.gemma import GEMMA_3_12B, gemma_spec, hidden_states
 from omniforcing_jax.text.tokenizer import GemmaTokenizer
 from omniforcing_jax.weights import read_config, write_json
 
@@ -48,8 +51,7 @@ def test_contexts_come_in_the_type_that_is_asked_for():
 
 def test_a_prompt_that_is_cut_is_logged(caplog):
     list(encoder().encode(["a ball " * 20]))
-    assert "the last" in caplog.text
-    assert "are cut" in caplog.text
+    assert "is longer than 16 tokens, 25 are cut" in caplog.text
 
 
 def test_nothing_of_it_is_in_memory_when_all_is_read():
@@ -66,6 +68,14 @@ def test_nothing_of_it_is_in_memory_when_all_is_read():
     assert tables() == before
 
 
+@pytest.fixture
+def no_weights(monkeypatch):
+    def load(*arguments):
+        raise AssertionError("weights were loaded")
+
+    monkeypatch.setattr("omniforcing_jax.weights.load_component", load)
+
+
 def broken(tmp_path, change):
     folder = tmp_path / "text"
     shutil.copytree(folders() / "text", folder)
@@ -80,7 +90,7 @@ def change_config(component, **values):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (lambda folder: shutil.rmtree(folder / "connectors"), "connectors/config.json: No such file"),
+        (lambda folder: (folder / "connectors" / "config.json").unlink(), "connectors/config.json: No such file"),
         (change_config("text", width=16), "connectors.text_width=24: the text model has 16"),
         (change_config("connectors", text_states=4), "connectors.text_states=4: the text model has 3"),
         (change_config("connectors", tokens=12), "tokens=12: must be a multiple of video.registers=8"),
@@ -96,6 +106,25 @@ def test_configs_that_do_not_fit_are_refused(tmp_path, change, named):
     assert named in str(caught.value)
 
 
+def test_gemma_without_connectors_is_no_text_encoder(tmp_path):
+    assert encoder(broken(tmp_path, lambda folder: shutil.rmtree(folder / "connectors"))) is None
+
+
+def test_at_full_size_there_are_as_many_parameters_as_published():
+    assert count(gemma_spec(GEMMA_3_12B)) == 11_766_034_176
+    sizes = {"older": ((2, 30, 128),) * 2, "newer": ((8, 32, 128), (8, 32, 64))}
+    norms = {"older": FeatureNorm.PER_PROMPT, "newer": FeatureNorm.PER_TOKEN}
+    wanted = {"older": 722_534_400 + 2 * 354_470_400, "newer": 1_156_061_184 + 1_612_546_304 + 403_620_096}
+    for name, streams in sizes.items():
+        video, audio = (ConnectorConfig(layers=a, heads=b, head_size=c, registers=128) for a, b, c in streams)
+        gated = name == "newer"
+        config = ConnectorsConfig(
+            text_width=3840, text_states=49, norm=norms[name], video=video, audio=audio, gated_attention=gated
+        )
+        assert count(connectors_spec(config)) == wanted[name]
+        EncoderConfig(gemma=GEMMA_3_12B, connectors=config)
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -105,20 +134,17 @@ def test_configs_that_do_not_fit_are_refused(tmp_path, change, named):
         (change_config("connectors", gated_attention=True), "missing video/layers/attn/gate/"),
     ],
 )
-def test_weights_that_do_not_fit_are_refused_before_any_is_read(tmp_path, monkeypatch, change, named):
-    def load(*arguments):
-        raise AssertionError("weights were loaded")
-
-    monkeypatch.setattr("omniforcing_jax.weights.load_component", load)
+def test_weights_that_do_not_fit_are_refused_before_any_is_read(tmp_path, no_weights, change, named):
     reading = encoder(broken(tmp_path, change)).encode(PROMPTS)
     with pytest.raises(ValueError) as caught:
         next(reading)
     assert named in str(caught.value)
 
 
-def test_a_tokenizer_of_a_larger_vocabulary_is_refused(tmp_path):
+def test_a_token_that_the_text_model_lacks_is_refused_before_it_is_loaded(tmp_path, no_weights):
     larger = build_tokenizer()
     larger.add_tokens([f"<unused{i}>" for i in range(100)])
     folder = broken(tmp_path, lambda folder: larger.save(str(folder / "text" / "tokenizer.json")))
-    with pytest.raises(ValueError, match=r"^text\.vocabulary=320: the tokenizer beside it gives ids up to"):
-        encoder(folder).check()
+    reading = encoder(folder).encode(["a red ball", "a <unused99>"])
+    with pytest.raises(ValueError, match=r"^prompt='a <unused99>': has a token that the text model's 320 lack"):
+        next(reading)

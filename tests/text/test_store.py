@@ -33,7 +33,7 @@ def test_contexts_come_back_by_prompt_in_the_order_asked_for(tmp_path, dtype):
     assert store.widths == (4, 2)
     assert store.about == {"weights": "tiny"}
     for source in (store, keep(PROMPTS, made, "the request")):
-        found = source.read([PROMPTS[2], PROMPTS[0]])
+        found = source.read([f" {PROMPTS[2]}\n", PROMPTS[0]])
         for name in Contexts._fields:
             wanted = [np.asarray(getattr(made[i], name).astype(jnp.float32)) for i in (2, 0)]
             np.testing.assert_array_equal(getattr(found, name), np.concatenate(wanted))
