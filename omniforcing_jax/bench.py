@@ -131,6 +131,8 @@ def prepare(command: Bench) -> Callable[[], None]:
         ValueError: in one line, whatever is wrong with the request.
     """
     check_writable(command.json)
+    if command.blocks is None:
+        raise ValueError("give --blocks: how long the stream is that is measured")
     if command.blocks < 3:
         raise ValueError(f"blocks={command.blocks}: must be at least 3, speeds are taken after the second block")
     if command.random_weights != (command.preset is not None):
@@ -188,7 +190,7 @@ def load_subject(command: Bench) -> Subject:
         dtype=dtype,
         contexts=contexts,
     )
-    return Subject(pipeline=pipeline, plan=plan, blocks=command.blocks, contexts=contexts, seed=command.seed)
+    return Subject(pipeline=pipeline, plan=plan, blocks=command.blocks or 0, contexts=contexts, seed=command.seed)
 
 
 def random_contexts(config: PipelineConfig) -> Contexts:

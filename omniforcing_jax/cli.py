@@ -5,6 +5,7 @@
     python -m omniforcing_jax sample --prompt TEXT --seconds S --out FILE.mp4
     python -m omniforcing_jax contexts --prompts FILE --weights DIR --out FILE.safetensors
     python -m omniforcing_jax bench stream --blocks K --json FILE
+    python -m omniforcing_jax bench decode --json FILE
     python -m omniforcing_jax judge FILE.mp4 --json FILE
 
 Bad input is one line on stderr and exit code 2. JAX is imported only when a request has been understood.
@@ -71,6 +72,8 @@ class Stream:
     """File to go on from: one frame and whole seconds; --seconds counts them, and --out begins with them."""
     drop_past: bool = False
     """Leave what --continue was given out of --out."""
+    lookahead: int | None = None
+    """Latent frames, a third of a second each, that the picture is held back for a decoder that is not causal."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,14 +124,14 @@ class Contexts:
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """Measure a stream: see omniforcing_jax.bench for what each figure means."""
+    """Measure a stream, or its decoders: see omniforcing_jax.bench and bench_decode for what each figure means."""
 
-    what: Annotated[Literal["stream"], tyro.conf.Positional]
+    what: Annotated[Literal["stream", "decode"], tyro.conf.Positional]
     """What to measure."""
-    blocks: int
-    """Length of the stream."""
     json: Path
     """File for the figures."""
+    blocks: int | None = None
+    """Length of the stream; `decode` has a default."""
     weights: Path | None = None
     """Weights folder of a causal student; by default the shipped one."""
     preset: str | None = None
@@ -205,7 +208,7 @@ def prepare(command: Command) -> Callable[[], None]:
     Raises:
         ValueError: in one line, whatever is wrong with it.
     """
-    from omniforcing_jax import bench, commands, encode, machine
+    from omniforcing_jax import bench, bench_decode, commands, encode, machine
 
     machine.use_compilation_cache()
     machine.use_one_heap()
@@ -217,4 +220,4 @@ def prepare(command: Command) -> Callable[[], None]:
         return encode.prepare(command)
     if isinstance(command, Judge):
         return commands.prepare_judge(command)
-    return bench.prepare(command)
+    return (bench_decode if command.what == "decode" else bench).prepare(command)

@@ -40,7 +40,7 @@ from omniforcing_jax.weights import write_json
 PLAIN_LINE_EVERY_S = 5.0
 SAVED_WITH_THE_STATE = (
     *("prompt", "seed", "height", "width", "window", "steps", "dtype", "contexts"),
-    *("sound", "picture", "from_image", "continue_", "drop_past"),
+    *("sound", "picture", "from_image", "continue_", "drop_past", "lookahead"),
 )
 
 
@@ -104,6 +104,7 @@ def _open(command: Stream) -> tuple[ChunkStream, Sequence[Cue]]:
         history=None if command.recompute is None else command.recompute - 1,
         start=_start_of(command),
         drive=Condition(picture=command.picture, sound=command.sound),
+        lookahead=command.lookahead,
     )
     check_recompute(plan.setting.sampler, plan.history, command.recompute)
     cues = plan_cues(plan.setting.sampler, command.prompt_at, command.seconds)

@@ -13,7 +13,7 @@ FLOORS = {
     3: ["rollout", "guidance", "pipeline", "presets", "judge"],
     4: ["stream", "distill"],
     5: ["train"],
-    6: ["bench", "cli", "commands", "encode", "__main__"],
+    6: ["bench", "bench_decode", "cli", "commands", "encode", "__main__"],
 }
 FLOOR_OF = {f"omniforcing_jax.{room}": floor for floor, rooms in FLOORS.items() for room in rooms}
 FLOOR_OF |= {"converters": 3, "experiments": 7}

@@ -73,13 +73,16 @@ class TemporalConv(nn.Module):
     """A 3x3x3 convolution whose time border repeats edge frames.
 
     Causal: two copies of the first frame in front, or, later in a stream, the two frames kept in
-    `carry`. Not causal: one copy of the first frame in front and one of the last behind.
+    `carry`. Not causal: one copy of the first frame in front, or the frame kept in `carry`, and one
+    of the last behind. The last `ahead` frames of a call are only looked at: they come again at the
+    beginning of the next one, so what is kept stands in front of them.
 
     Attributes:
         features: width of the output; None: that of the input.
         padding: what is outside of the picture.
         causal: whether it sees only the past.
         kernel_init: initialiser of the kernel.
+        ahead: frames at the end of a call that will come again; of a causal one none.
 
     Source: LTX-2 CausalConv3d.
     """
@@ -88,6 +91,7 @@ class TemporalConv(nn.Module):
     padding: SpatialPadding
     causal: bool = True
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    ahead: int = 0
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T H W C_in"]) -> Float[Array, "B T H W C_out"]:
@@ -103,14 +107,13 @@ class TemporalConv(nn.Module):
         return convolve(x, jnp.asarray(kernel, x.dtype), border) + jnp.asarray(bias, x.dtype)[None, None, None, None]
 
     def _extend_in_time(self, x: Array) -> Array:
-        first = x[:, :1]
-        if not self.causal:
-            return jnp.concatenate([first, x, x[:, -1:]], axis=1)
-        past = [first] * REACH if is_first_call(self) else [self.get_variable(COLLECTION, "past")]
+        kept = REACH if self.causal else 1
+        past = [x[:, :1]] * kept if is_first_call(self) else [self.get_variable(COLLECTION, "past")]
         x = jnp.concatenate([*past, x], axis=1)
         if self.is_mutable_collection(COLLECTION) and not self.is_initializing():
-            self.put_variable(COLLECTION, "past", x[:, -REACH:])
-        return x
+            end = x.shape[1] - self.ahead
+            self.put_variable(COLLECTION, "past", x[:, end - kept : end])
+        return x if self.causal else jnp.concatenate([x, x[:, -1:]], axis=1)
 
 
 def pixel_norm(x: Float[Array, "... C"], eps: float = 1e-8) -> Float[Array, "... C"]:

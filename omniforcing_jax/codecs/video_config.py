@@ -117,6 +117,16 @@ class VideoVAEConfig(Config):
         return 8 * self.decoder_base_channels
 
     @property
+    def decoder_reach(self) -> int:
+        """Latent frames after its own on which a frame depends; 0 of a causal decoder."""
+        if self.causal_decoder:
+            return 0
+        frames = 1  # of the last convolution; from there on towards the latents
+        for block in self.decoder_blocks:
+            frames = -(-frames // block.stride[0]) + (2 * block.layers or 1)
+        return frames + 1
+
+    @property
     def temporal_compression(self) -> int:
         """Pixel frames per latent frame, after the first of a clip."""
         return math.prod(block.stride[0] for block in self.encoder_blocks)

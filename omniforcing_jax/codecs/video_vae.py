@@ -48,11 +48,12 @@ class ResBlock(nn.Module):
 
     padding: SpatialPadding
     causal: bool
+    ahead: int
 
     def setup(self) -> None:
         """Take the width from the input: it does not change."""
-        self.conv1 = TemporalConv(None, self.padding, self.causal)
-        self.conv2 = TemporalConv(None, self.padding, self.causal, QUIET)
+        self.conv1 = TemporalConv(None, self.padding, self.causal, ahead=self.ahead)
+        self.conv2 = TemporalConv(None, self.padding, self.causal, QUIET, self.ahead)
 
     def __call__(self, x: Float[Array, "B T H W C"]) -> Float[Array, "B T H W C"]:
         """Refine."""
@@ -66,10 +67,11 @@ class ResStage(nn.Module):
     layers: int
     padding: SpatialPadding
     causal: bool = True
+    ahead: int = 0
 
     def setup(self) -> None:
         """Make the blocks."""
-        self.res_blocks = [ResBlock(self.padding, self.causal) for _ in range(self.layers)]
+        self.res_blocks = [ResBlock(self.padding, self.causal, self.ahead) for _ in range(self.layers)]
 
     def __call__(self, x: Float[Array, "B T H W C"]) -> Float[Array, "B T H W C"]:
         """Refine, block after block."""
@@ -115,12 +117,13 @@ class Upsample(nn.Module):
     residual: bool
     padding: SpatialPadding
     causal: bool
+    ahead: int
 
     @nn.compact
     def __call__(self, x: Float[Array, "B t h w D"]) -> Float[Array, "B T H W C"]:
         """Grow."""
         width = x.shape[-1] // self.multiplier
-        conv = TemporalConv(width * math.prod(self.stride), self.padding, self.causal, name="conv")
+        conv = TemporalConv(width * math.prod(self.stride), self.padding, self.causal, ahead=self.ahead, name="conv")
         dropped = 1 if self.stride[0] == 2 and is_first_call(conv) else 0
         y = unfold(conv(x), self.stride)
         if self.residual:
@@ -160,30 +163,37 @@ class VideoEncoder(nn.Module):
 class VideoDecoder(nn.Module):
     """Raw latents to pixels, without timestep conditioning or noise, as released.
 
+    Attributes:
+        config: Its shape.
+        ahead: Latent frames at the end of a call that are only looked at, see `TemporalConv`; their frames are not
+            returned.
+
     Source: LTX-2 VideoDecoder.
     """
 
     config: VideoVAEConfig
+    ahead: int = 0
 
     def setup(self) -> None:
         """Make the parts."""
-        rules = self.config.decoder_padding, self.config.causal_decoder
-        self.conv_in = TemporalConv(self.config.decoder_width, *rules)
-        self.up_blocks = [self._part(block) for block in reversed(self.config.decoder_blocks)]
-        self.conv_out = TemporalConv(3 * self.config.patch_size**2, *rules)
-
-    def _part(self, block: Block) -> nn.Module:
-        rules = self.config.decoder_padding, self.config.causal_decoder
-        if block.kind is BlockKind.RES:
-            return ResStage(block.layers, *rules)
-        return Upsample(block.stride, block.multiplier, block.residual, *rules)
+        rules, ahead, parts = (self.config.decoder_padding, self.config.causal_decoder), self.ahead, []
+        self.conv_in = TemporalConv(self.config.decoder_width, *rules, ahead=ahead)
+        for block in reversed(self.config.decoder_blocks):
+            if block.kind is BlockKind.RES:
+                parts.append(ResStage(block.layers, *rules, ahead))
+            else:
+                parts.append(Upsample(block.stride, block.multiplier, block.residual, *rules, ahead))
+            ahead *= block.stride[0]
+        self.up_blocks = parts
+        self.conv_out = TemporalConv(3 * self.config.patch_size**2, *rules, ahead=ahead)
 
     def __call__(self, latents: Float[Array, "B F h w C"]) -> Float[Array, "B T H W 3"]:
         """Render."""
         x = self.conv_in(latents)
         for block in self.up_blocks:
             x = block(x)
-        return unpatchify(self.conv_out(nn.silu(pixel_norm(x))), self.config.patch_size)
+        y = self.conv_out(nn.silu(pixel_norm(x)))
+        return unpatchify(y[:, : y.shape[1] - self.conv_out.ahead], self.config.patch_size)
 
 
 class Moments(NamedTuple):
@@ -197,15 +207,16 @@ class VideoVAE(nn.Module):
     """Encoder, decoder and the statistics between raw latents and those the diffusion model sees.
 
     Variables: `params` (encoder, decoder), `stats` (latents_mean, latents_std: one entry per channel,
-    measured on data and not trained) and, in a stream, `carry`.
+    measured on data and not trained) and, in a stream, `carry`. `ahead` is the decoder's.
     """
 
     config: VideoVAEConfig
+    ahead: int = 0
 
     def setup(self) -> None:
         """Make the parts."""
         self.encoder = VideoEncoder(self.config)
-        self.decoder = VideoDecoder(self.config)
+        self.decoder = VideoDecoder(self.config, self.ahead)
         self.latents_mean = self.variable("stats", "latents_mean", jnp.zeros, (self.config.latent_channels,))
         self.latents_std = self.variable("stats", "latents_std", jnp.ones, (self.config.latent_channels,))
 
@@ -280,37 +291,53 @@ def encode_next(
 
 
 def decode_first(
-    config: VideoVAEConfig, variables: VariableDict, latents: Float[Array, "B F h w C"]
+    config: VideoVAEConfig, variables: VariableDict, latents: Float[Array, "B F h w C"], ahead: int = 0
 ) -> tuple[Float[Array, "B T H W 3"], VariableDict]:
-    """Decode the first F latent frames of a stream into 8F - 7 frames; return them and the decoder's memory.
+    """Decode the first latent frames of a stream; return frames and the decoder's memory.
+
+    Args:
+        config: The VAE.
+        variables: Its variables.
+        latents: F latent frames, of which the last `ahead` are only looked at: they come again in the next call.
+            The others become 8 (F - ahead) - 7 frames.
+        ahead: What a decoder that is not causal looks ahead. With few latents what it returns is near the whole
+            clip's decoding, with its receptive field (22 latents of 2.0, 14 of 2.3) equal to it.
 
     Raises:
-        ValueError: If the decoder is not causal.
+        ValueError: If nothing but look-ahead is there, or if a causal decoder is to look ahead.
     """
-    _require_causal(config)
-    return _step(config, variables, latents, {}, VideoVAE.decode)
+    _check_ahead(config, latents.shape[1], ahead)
+    return _step(config, variables, latents, {}, VideoVAE.decode, ahead)
 
 
 def decode_next(
-    config: VideoVAEConfig, variables: VariableDict, latents: Float[Array, "B F h w C"], carry: VariableDict
+    config: VideoVAEConfig,
+    variables: VariableDict,
+    latents: Float[Array, "B F h w C"],
+    carry: VariableDict,
+    ahead: int = 0,
 ) -> tuple[Float[Array, "B T H W 3"], VariableDict]:
-    """Decode the next F latent frames of a stream into 8F frames; the memory keeps its shapes.
+    """Decode the next latent frames of a stream into 8 (F - ahead) frames; the memory keeps its shapes.
+
+    Arguments as `decode_first`; `latents` begin with what was only looked at in the call before.
 
     Raises:
-        ValueError: If the decoder is not causal.
+        ValueError: As `decode_first`.
     """
-    _require_causal(config)
-    return _step(config, variables, latents, {COLLECTION: carry}, VideoVAE.decode)
+    _check_ahead(config, latents.shape[1], ahead)
+    return _step(config, variables, latents, {COLLECTION: carry}, VideoVAE.decode, ahead)
 
 
-def _step(config, variables, x, past, method):
-    y, updated = VideoVAE(config).apply({**variables, **past}, x, method=method, mutable=[COLLECTION])
+def _step(config, variables, x, past, method, ahead=0):
+    y, updated = VideoVAE(config, ahead).apply({**variables, **past}, x, method=method, mutable=[COLLECTION])
     return y, updated[COLLECTION]
 
 
-def _require_causal(config: VideoVAEConfig) -> None:
-    if not config.causal_decoder:
-        raise ValueError("causal_decoder=False: this decoder looks ahead and cannot stream; decode the whole clip")
+def _check_ahead(config: VideoVAEConfig, frames: int, ahead: int) -> None:
+    if ahead and config.causal_decoder:
+        raise ValueError(f"ahead={ahead}: a causal decoder looks at nothing ahead")
+    if not 0 <= ahead < frames:
+        raise ValueError(f"ahead={ahead}: must be from 0 to {frames - 1}, fewer than the {frames} latent frames given")
 
 
 def _per_channel(stat: nn.Variable, like: Array) -> Float[Array, "1 1 1 1 C"]:

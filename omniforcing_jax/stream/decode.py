@@ -29,17 +29,105 @@ class SoundCarry:
     vocoder: VocoderCarry
 
 
-@partial(jax.jit, static_argnames=("grid", "dtype"), donate_argnames="carry")
+@struct.dataclass
+class PictureCarry:
+    """What the video decoder remembers between blocks.
+
+    Attributes:
+        decoder: Its memory; None as long as nothing could be decoded.
+        held: Latents that were only looked at, [B, F, h, w, C]; None where nothing is looked at ahead.
+    """
+
+    decoder: VariableDict | None
+    held: Any
+
+
 def decode_video(
-    codecs: Codecs, tokens: Float[Array, "B T C"], carry: VariableDict | None, *, grid: tuple[int, int], dtype: Any
-) -> tuple[UInt8[Array, "B frames H W 3"], VariableDict]:
-    """Render the next latents of a stream; `carry` is None for block 0, and what came back afterwards."""
+    codecs: Codecs,
+    tokens: Float[Array, "B T C"],
+    carry: PictureCarry | None,
+    *,
+    grid: tuple[int, int],
+    dtype: Any,
+    lookahead: int = 0,
+) -> tuple[UInt8[Array, "B frames H W 3"], PictureCarry]:
+    """Render the next latents of a stream, `lookahead` latents late.
+
+    Args:
+        codecs: The codecs.
+        tokens: The latents of a block.
+        carry: None for block 0, and what came back afterwards.
+        grid: Latent rows and columns.
+        dtype: Type to compute in.
+        lookahead: Latent frames that a decoder that is not causal sees after those that it renders; of a causal one 0.
+
+    Returns:
+        Frames, at first perhaps none, and the next carry; `flush_video` has what it holds back.
+    """
+    carry = PictureCarry(decoder=None, held=None) if carry is None else carry
+    frames, decoder, held = _render(
+        codecs, tokens, carry.decoder, carry.held, grid=grid, dtype=dtype, lookahead=lookahead
+    )
+    return frames, PictureCarry(decoder=decoder, held=held)
+
+
+@partial(jax.jit, static_argnames=("grid", "dtype", "lookahead"), donate_argnames="decoder")
+def _render(
+    codecs: Codecs,
+    tokens: Float[Array, "B T C"],
+    decoder: VariableDict | None,
+    held: Float[Array, "B F_held h w C"] | None,
+    *,
+    grid: tuple[int, int],
+    dtype: Any,
+    lookahead: int,
+) -> tuple[UInt8[Array, "B frames H W 3"], VariableDict | None, Float[Array, "B F_next h w C"] | None]:
+    """Render what can be; the memory is donated, what is held is not, because its length changes at first."""
     latents = to_frames(tokens, grid).astype(dtype)
-    if carry is None:
-        pixels, carry = video_vae.decode_first(codecs.video_config, codecs.video, latents)
-    else:
-        pixels, carry = video_vae.decode_next(codecs.video_config, codecs.video, latents, carry)
-    return to_bytes(pixels), carry
+    if held is not None:
+        latents = jnp.concatenate([held, latents], axis=1)
+    if latents.shape[1] <= lookahead:
+        return _no_frames(codecs, latents), None, latents
+    pixels, decoder = _decode(codecs, latents, decoder, lookahead)
+    return to_bytes(pixels), decoder, latents[:, latents.shape[1] - lookahead :] if lookahead else None
+
+
+@jax.jit
+def flush_video(codecs: Codecs, carry: PictureCarry) -> UInt8[Array, "B frames H W 3"]:
+    """Return the frames that still wait for latents that will not come."""
+    assert carry.held is not None, "nothing is held back without a look-ahead"
+    return to_bytes(_decode(codecs, carry.held, carry.decoder, 0)[0])
+
+
+def _decode(codecs: Codecs, latents: Array, decoder: VariableDict | None, ahead: int) -> tuple[Array, VariableDict]:
+    if decoder is None:
+        return video_vae.decode_first(codecs.video_config, codecs.video, latents, ahead)
+    return video_vae.decode_next(codecs.video_config, codecs.video, latents, decoder, ahead)
+
+
+def _no_frames(codecs: Codecs, latents: Array) -> UInt8[Array, "B 0 H W 3"]:
+    side, (batch, _, rows, columns) = codecs.video_config.spatial_compression, latents.shape[:4]
+    return jnp.zeros((batch, 0, rows * side, columns * side, 3), jnp.uint8)
+
+
+def rehearse_video(
+    codecs: Codecs,
+    tokens: Float[Array, "B T C"],
+    carry: PictureCarry,
+    *,
+    grid: tuple[int, int],
+    dtype: Any,
+    lookahead: int,
+) -> None:
+    """Compile what the blocks after this carry will need, and their end, on copies; `tokens` are any later block's."""
+    if not lookahead:
+        return
+    seen: list[Any] = []
+    while (kind := jax.tree.map(jnp.shape, carry)) not in seen:
+        seen.append(kind)
+        copied = jax.tree.map(jnp.copy, carry)
+        _, carry = decode_video(codecs, tokens, copied, grid=grid, dtype=dtype, lookahead=lookahead)
+    jax.block_until_ready(flush_video(codecs, carry))
 
 
 @partial(jax.jit, donate_argnames="carry")

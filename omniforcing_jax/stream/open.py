@@ -1,12 +1,14 @@
 """From a request to a stream: check everything, load, project the text."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple, TypedDict, Unpack, overload
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import DTypeLike
 
+from omniforcing_jax.codecs.video_config import VideoVAEConfig
 from omniforcing_jax.config import SamplerConfig, require
 from omniforcing_jax.layout import latent_frames
 from omniforcing_jax.pipeline import Pipeline, PipelineConfig, abstract_pipeline
@@ -28,6 +30,7 @@ class StreamPlan(NamedTuple):
         blocks: Length of the stream; None is endless.
         history: Later blocks whose latents are kept.
         given: What the stream begins from, and what drives it.
+        lookahead: Latent frames that the picture is held back.
     """
 
     config: PipelineConfig
@@ -35,7 +38,11 @@ class StreamPlan(NamedTuple):
     blocks: int | None
     history: int = 0
     given: ConditionPlan = ConditionPlan()
+    lookahead: int = 0
 
+
+LOOKAHEAD = 3
+"""Latent frames, one second: the default for decoders that are not causal (experiments/LOG.md has the errors)."""
 
 Prompts = str | Sequence[str]
 """What to show: one prompt, or one for each row of a batch."""
@@ -55,6 +62,7 @@ def plan_stream(
     history: int | None = None,
     start: Condition = NO_CONDITION,
     drive: Condition = NO_CONDITION,
+    lookahead: int | None = None,
 ) -> StreamPlan:
     """Check a request, without loading any weights; arguments as `open_stream`.
 
@@ -73,8 +81,23 @@ def plan_stream(
     rows = len(list_rows(prompt))
     is_given = given.picture_blocks or given.sound_blocks
     require(rows == 1 or not is_given, "prompt", list_rows(prompt), "must be one: given latents are those of one row")
-    request.check_memory(config, dtype, loaded, working_bytes(config, setting, rows, depth))
-    return StreamPlan(config, setting, blocks, depth, given)
+    ahead = choose_lookahead(config.video_vae, lookahead)
+    request.check_memory(config, dtype, loaded, working_bytes(config, setting, rows, depth, ahead))
+    return StreamPlan(config, setting, blocks, depth, given, ahead)
+
+
+def choose_lookahead(config: VideoVAEConfig, lookahead: int | None) -> int:
+    """Choose how many latent frames the picture is held back: what was asked for, or what suits the decoder.
+
+    Raises:
+        ValueError: if it is negative, or not 0 where a causal decoder has no use for it.
+    """
+    if lookahead is None:
+        return 0 if config.causal_decoder else LOOKAHEAD
+    require(lookahead >= 0, "lookahead", lookahead, "must not be negative")
+    rule = "must be 0, the picture's decoder is causal and looks at nothing ahead"
+    require(lookahead == 0 or not config.causal_decoder, "lookahead", lookahead, rule)
+    return lookahead
 
 
 def count_blocks(sampler: SamplerConfig, seconds: int | float) -> int:
@@ -120,6 +143,7 @@ class Options(TypedDict, total=False):
     history: int | None
     start: Condition
     drive: Condition
+    lookahead: int | None
     trace: Trace
 
 
@@ -158,6 +182,7 @@ def open_stream(
     history: int | None = None,
     start: Condition = NO_CONDITION,
     drive: Condition = NO_CONDITION,
+    lookahead: int | None = None,
     trace: Trace = lambda step, block, outputs: None,
 ) -> ChunkStream | BatchStream:
     """Open a stream of chunks; the first block is made when the first chunk is asked for.
@@ -178,6 +203,8 @@ def open_stream(
             window. `replay.exact_depth` says from how many on a recomputed past is exact.
         start: Picture, sound or both that the stream begins from: one frame and whole seconds. `seconds` counts them.
         drive: Picture or sound that the whole stream is made to.
+        lookahead: Latent frames (a third of a second each) that the picture is held back, so that a decoder that is
+            not causal can see them; by default `LOOKAHEAD`, and none for a causal one.
         trace: Called after each dispatch, see `sampler.Trace`; also with "text".
 
     Raises:
@@ -198,6 +225,7 @@ def open_stream(
         history=history,
         start=start,
         drive=drive,
+        lookahead=lookahead,
     )
     contexts = request.read_prompts(weights, plan.config, rows, contexts, dtype)
     stream = _start_rows(request.load(weights, plan.config, dtype), plan, rows, seeds, contexts, trace)
@@ -229,17 +257,18 @@ def _start_rows(
     trace("text", 0, text)
     state = start_state(plan.setting, text, seeds, features, plan.history, prompts)
     guide = make_guide(pipeline, plan.setting, plan.given)
-    return ChunkStream(pipeline, plan.setting, state, plan.blocks, trace, guide)
+    return ChunkStream(pipeline, plan.setting, state, plan.blocks, trace, guide, plan.lookahead)
 
 
-def working_bytes(config: PipelineConfig, setting: Setting, rows: int, history: int) -> dict[str, int]:
+def working_bytes(config: PipelineConfig, setting: Setting, rows: int, history: int, lookahead: int) -> dict[str, int]:
     """Count what a stream holds besides its weights: shapes only, nothing is computed."""
     shapes = abstract_pipeline(config, setting.dtype)
     cache = jax.eval_shape(lambda: make_cache(setting, rows))
     step = setting.sampler.layout.step_v * setting.grid[0] * setting.grid[1]
-    tokens = jax.ShapeDtypeStruct((rows, step, setting.config.video.latent_channels), jnp.float32)
+    seen = step + lookahead * setting.grid[0] * setting.grid[1]
+    tokens = jax.ShapeDtypeStruct((rows, seen, setting.config.video.latent_channels), jnp.float32)
     pixels, carry = jax.eval_shape(
-        lambda codecs, tokens: decode_video(codecs, tokens, None, grid=setting.grid, dtype=setting.dtype),
+        partial(decode_video, carry=None, grid=setting.grid, dtype=setting.dtype, lookahead=lookahead),
         shapes.codecs,
         tokens,
     )

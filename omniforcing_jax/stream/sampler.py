@@ -33,7 +33,15 @@ from omniforcing_jax.rollout import (
 )
 from omniforcing_jax.stream import request
 from omniforcing_jax.stream.chunk import Chunk
-from omniforcing_jax.stream.decode import SoundCarry, decode_audio, decode_video, flush_audio
+from omniforcing_jax.stream.decode import (
+    PictureCarry,
+    SoundCarry,
+    decode_audio,
+    decode_video,
+    flush_audio,
+    flush_video,
+    rehearse_video,
+)
 from omniforcing_jax.stream.given import NO_GUIDE, Guide
 from omniforcing_jax.stream.replay import History, check_recompute, keep, make_history
 from omniforcing_jax.stream.steer import Script, aim, change, start_script
@@ -61,7 +69,7 @@ class StreamState:
     cache: Cache
     prompt: Prompt
     keys: Leaf
-    picture: Any
+    picture: PictureCarry | None
     sound: SoundCarry | None
     block: int
     script: Script
@@ -117,6 +125,8 @@ class ChunkStream(Iterator[Chunk]):
         trace: See `Trace`; steps are "denoise" ("given" where nothing is left to make), "decode video", "decode
             audio", "commit" and "copy".
         guide: Latents that are given, not made; a stream that goes on from a `state` needs the guide that it had.
+        lookahead: Latent frames that the picture is held back, so that a decoder that is not causal can see them; a
+            stream that goes on from a `state` needs the number that it had.
     """
 
     def __init__(
@@ -127,9 +137,10 @@ class ChunkStream(Iterator[Chunk]):
         blocks: int | None = None,
         trace: Trace = lambda step, block, outputs: None,
         guide: Guide = NO_GUIDE,
+        lookahead: int = 0,
     ) -> None:
         self.pipeline, self.setting, self.state, self.blocks, self.trace = pipeline, setting, state, blocks, trace
-        self.guide = guide
+        self.guide, self.lookahead = guide, lookahead
         self._is_closed, self._made = False, 0
 
     @property
@@ -161,13 +172,10 @@ class ChunkStream(Iterator[Chunk]):
             return tails
         while self.state.block < self.guide.dropped:
             self._advance()
-        chunks = self._advance()
-        if chunks[0].index == self.guide.dropped > 0:
-            return tuple(_from_its_picture_on(chunk) for chunk in chunks)
-        return chunks
+        return self._advance()
 
     def close(self) -> Chunk | None:
-        """End the stream and return the sound that the vocoder still held back, as a chunk without frames.
+        """End the stream and return what the decoders still held back: a little sound, and frames after a look-ahead.
 
         None if the stream had ended before, or never began.
         """
@@ -180,21 +188,21 @@ class ChunkStream(Iterator[Chunk]):
             self._is_closed = True
             return None
         self._is_closed = True
-        audio = flush_audio(self.pipeline.codecs, self.state.sound)
+        codecs, picture = self.pipeline.codecs, self.state.picture
+        audio = np.asarray(flush_audio(codecs, self.state.sound))
         block = self.setting.sampler.layout.block(self.state.block - 1)
-        height, width = self.picture_size
+        if picture is None or picture.held is None:
+            video = np.zeros((len(audio), 0, *self.picture_size, 3), np.uint8)
+        else:
+            video = np.asarray(flush_video(codecs, picture))
         return self._chunks(
-            self.state.block,
-            np.zeros((len(audio), 0, height, width, 3), np.uint8),
-            pixel_frames(block.video_end),
-            np.asarray(audio),
-            self._samples(block.audio_end),
+            self.state.block, video, self._frames(block.video_end), audio, self._samples(block.audio_end)
         )
 
     def fork(self) -> "ChunkStream":
         """Return an independent stream that goes on from here."""
         state = jax.tree.map(lambda x: x if isinstance(x, int) else x.copy(), self.state)
-        return ChunkStream(self.pipeline, self.setting, state, self.blocks, self.trace, self.guide)
+        return ChunkStream(self.pipeline, self.setting, state, self.blocks, self.trace, self.guide, self.lookahead)
 
     def set_prompt(
         self,
@@ -288,11 +296,13 @@ class ChunkStream(Iterator[Chunk]):
         self._made += 1
         if self._made == 2:  # nothing is compiled after the second block, not even what the end will need
             flush_audio(codecs, sound)
+            if k + 1 != self.blocks:
+                rehearse_video(codecs, latents.video, picture, **self._rendering)
         block = setting.sampler.layout.block(k)
         chunks = self._chunks(
             k,
             np.asarray(pixels),
-            pixel_frames(block.video_start) if k else 0,
+            self._frames(block.video_start),
             np.asarray(samples),
             self._samples(block.audio_start) if k else 0,
         )
@@ -301,9 +311,7 @@ class ChunkStream(Iterator[Chunk]):
 
     def _decode(self, codecs: Codecs, latents: Latents, k: int) -> tuple[Any, Any, Any, SoundCarry]:
         """Dispatch both decoders and the copies of what they give."""
-        pixels, picture = decode_video(
-            codecs, latents.video, self.state.picture, grid=self.setting.grid, dtype=self.setting.dtype
-        )
+        pixels, picture = decode_video(codecs, latents.video, self.state.picture, **self._rendering)
         self.trace("decode video", k, pixels)
         samples, sound = decode_audio(codecs, latents.audio, self.state.sound)
         self.trace("decode audio", k, samples)
@@ -312,9 +320,10 @@ class ChunkStream(Iterator[Chunk]):
         return pixels, picture, samples, sound
 
     def _chunks(self, index: int, video: np.ndarray, frames: int, audio: np.ndarray, samples: int) -> tuple[Chunk, ...]:
-        """Stamp the chunks of all rows; sound that stands before the start of the stream is cut off."""
+        """Stamp the chunks of all rows; what stands before the start of the stream, or is unwanted, is cut off."""
         start = samples - self.pipeline.codecs.vocoder_config.delay
-        return tuple(
+        wanted = self.setting.sampler.layout.block(self.guide.dropped).video_start if self.guide.dropped else 0
+        chunks = (
             Chunk(
                 index=index,
                 video=row_video,
@@ -325,6 +334,16 @@ class ChunkStream(Iterator[Chunk]):
             )
             for row_video, row_audio in zip(video, audio, strict=True)
         )
+        return tuple(_cut(chunk, pixel_frames(wanted) / FRAME_RATE) if wanted else chunk for chunk in chunks)
+
+    @property
+    def _rendering(self) -> dict[str, Any]:
+        return {"grid": self.setting.grid, "dtype": self.setting.dtype, "lookahead": self.lookahead}
+
+    def _frames(self, video_latents: int) -> int:
+        """Count the frames that are out when so many video latents are known."""
+        rendered = video_latents - self.lookahead
+        return pixel_frames(rendered) if rendered > 0 else 0
 
     def _samples(self, audio_latents: int) -> int:
         """Count the samples that so many audio latents become."""
@@ -332,8 +351,14 @@ class ChunkStream(Iterator[Chunk]):
         return codecs.audio_config.mel_rows(audio_latents) * codecs.vocoder_config.samples_per_row
 
 
-def _from_its_picture_on(chunk: Chunk) -> Chunk:
-    """Cut off the sound before the first frame: it belongs to blocks that nobody wants."""
-    late = max(0, round((chunk.video_start_s - chunk.audio_start_s) * chunk.sample_rate))
-    start = chunk.audio_start_s + late / chunk.sample_rate
-    return dataclasses.replace(chunk, audio=chunk.audio[late:], audio_start_s=start)
+def _cut(chunk: Chunk, start_s: float) -> Chunk:
+    """Cut off what comes before a time: it belongs to blocks that nobody wants."""
+    frames = max(0, round((start_s - chunk.video_start_s) * FRAME_RATE))
+    samples = max(0, round((start_s - chunk.audio_start_s) * chunk.sample_rate))
+    return dataclasses.replace(
+        chunk,
+        video=chunk.video[frames:],
+        video_start_s=chunk.video_start_s + frames / FRAME_RATE,
+        audio=chunk.audio[samples:],
+        audio_start_s=chunk.audio_start_s + samples / chunk.sample_rate,
+    )

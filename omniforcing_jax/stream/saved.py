@@ -13,6 +13,7 @@ import dataclasses
 import json
 import os
 import uuid
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from omniforcing_jax.weights import compare_shapes, fill_tree, name_leaves, writ
 
 Folder = str | os.PathLike[str]
 
-FORMAT = 1
+FORMAT = 2
 STATE = "state.json"
 TENSORS = "state-{}.safetensors"
 TEXT_KEYS = "prompt/clean/video/k"  # [L, B, X, N, H]
@@ -64,6 +65,7 @@ class Saved(Config):
         blocks: Blocks after which the stream was to end; None is endless.
         key_kind: JAX's name of the random numbers.
         history: Later blocks whose latents are kept.
+        lookahead: Latent frames that the picture is held back.
         left, recompute: Of the script of its text: border changes to come, and clean passes at each.
     """
 
@@ -81,6 +83,7 @@ class Saved(Config):
     blocks: int | None
     key_kind: str
     history: int
+    lookahead: int
     left: int
     recompute: int
 
@@ -140,6 +143,7 @@ def save(stream: ChunkStream | BatchStream, folder: Folder) -> None:
         blocks=chunks.blocks,
         key_kind=str(jax.random.key_impl(state.keys)),
         history=state.history.depth,
+        lookahead=chunks.lookahead,
         left=state.script.left,
         recompute=state.script.recompute,
     )
@@ -219,7 +223,7 @@ def resume(
     setting = Setting(config.model, saved.sampler, (saved.grid[0], saved.grid[1]), jnp.dtype(saved.dtype))
     blocks = saved.blocks if seconds is None else saved.block + _count_more(saved, seconds)
     file, abstract = _open_state(Path(folder), saved, config, setting)
-    needed = working_bytes(config, setting, len(saved.prompts), saved.history)
+    needed = working_bytes(config, setting, len(saved.prompts), saved.history, saved.lookahead)
     request.check_memory(config, jnp.dtype(saved.weights_dtype), isinstance(weights, Pipeline), needed)
     pipeline = request.load(weights, config, jnp.dtype(saved.weights_dtype))
     if pipeline.fingerprint != saved.fingerprint:
@@ -227,7 +231,9 @@ def resume(
             f"{folder}: the state belongs to other weights ({saved.name!r}, {saved.fingerprint[:12]}) than given "
             f"({config.name!r}, {pipeline.fingerprint[:12]})"
         )
-    stream = ChunkStream(pipeline, setting, _read_state(file, abstract, saved), blocks, trace)
+    stream = ChunkStream(
+        pipeline, setting, _read_state(file, abstract, saved), blocks, trace, lookahead=saved.lookahead
+    )
     return BatchStream(stream) if saved.is_batch else stream
 
 
@@ -311,17 +317,17 @@ def _abstract_state(config: PipelineConfig, setting: Setting, saved: Saved, toke
         state = start_state(setting, prompt, range(rows), words, saved.history)
         return state.cache, state.prompt, jax.random.key_data(state.keys), state.history
 
-    def decode(codecs: Any, video: Any, audio: Any) -> tuple[Any, ...]:
-        picture = decode_video(codecs, video, None, grid=setting.grid, dtype=setting.dtype)[1]
-        return picture, decode_audio(codecs, audio, None)[1]
-
     cache, prompt, keys, history = jax.eval_shape(begin, shapes.transformer, words)
     script = Script(now=words, goal=words, left=saved.left, recompute=saved.recompute)
     picture = sound = None
     if saved.block:
-        video = _floats(rows, layout.first_v * setting.grid[0] * setting.grid[1], model.video.latent_channels)
         audio = _floats(rows, layout.first_a, model.audio.latent_channels)
-        picture, sound = jax.eval_shape(decode, shapes.codecs, video, audio)
+        sound = jax.eval_shape(decode_audio, shapes.codecs, audio, None)[1]
+    for k in range(min(saved.block, 2 + saved.lookahead)):  # by then as many latents are held as ever
+        tokens = layout.block(k).video_frames * setting.grid[0] * setting.grid[1]
+        render = partial(decode_video, grid=setting.grid, dtype=setting.dtype, lookahead=saved.lookahead)
+        video = _floats(rows, tokens, model.video.latent_channels)
+        picture = jax.eval_shape(render, shapes.codecs, video, picture)[1]
     return StreamState(cache, prompt, keys, picture, sound, saved.block, script, history, saved.prompts)
 
 

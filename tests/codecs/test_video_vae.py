@@ -1,6 +1,7 @@
 """The video VAE: its shapes and sizes, its orders, its memory in a stream, its refusals."""
 
 import dataclasses
+import itertools
 
 import chex
 import einops
@@ -15,6 +16,7 @@ from omniforcing_jax.codecs.video_config import ALL, TIME, Block, BlockKind, com
 from omniforcing_jax.codecs.video_vae import (
     CHIME_VIDEO_VAE,
     LTX2_VIDEO_VAE,
+    LTX23_VIDEO_VAE,
     VideoVAE,
     VideoVAEConfig,
     decode_first,
@@ -179,6 +181,11 @@ def test_the_full_size_has_the_reference_s_parameter_counts_and_compression():
     assert (config.temporal_compression, config.spatial_compression) == (8, 32)
 
 
+def test_the_decoders_reach_is_the_reference_s():
+    reaches = [config.decoder_reach for config in (LTX2_VIDEO_VAE, LTX23_VIDEO_VAE, CHIME_VIDEO_VAE)]
+    assert reaches == [22, 14, 0]
+
+
 def test_chime_compresses_8_times_in_time_and_16_times_in_space():
     pixels = jax.ShapeDtypeStruct((1, 25, 64, 64, 3), jnp.float32)
     vae = VideoVAE(CHIME_VIDEO_VAE)
@@ -188,7 +195,7 @@ def test_chime_compresses_8_times_in_time_and_16_times_in_space():
     assert (CHIME_VIDEO_VAE.temporal_compression, CHIME_VIDEO_VAE.spatial_compression) == (8, 16)
 
 
-@pytest.mark.parametrize("config", [CONFIG, LTX2_VIDEO_VAE, CHIME_VIDEO_VAE])
+@pytest.mark.parametrize("config", [CONFIG, LTX2_VIDEO_VAE, LTX23_VIDEO_VAE, CHIME_VIDEO_VAE])
 def test_a_config_survives_json(config):
     assert VideoVAEConfig.from_json(config.to_json()) == config
 
@@ -212,12 +219,45 @@ def test_a_later_block_with_a_first_frame_is_refused():
         encode_next(CONFIG, VARIABLES, PIXELS[:, :5], carry)
 
 
-def test_a_decoder_that_looks_ahead_refuses_to_stream():
-    config = dataclasses.replace(CONFIG, causal_decoder=False)
-    with pytest.raises(ValueError, match="causal_decoder=False"):
-        decode_first(config, VARIABLES, RAW)
-    with pytest.raises(ValueError, match="causal_decoder=False"):
-        decode_next(config, VARIABLES, RAW, {})
+BOTH_WAYS = dataclasses.replace(CONFIG, causal_decoder=False)
+LONG = jax.random.normal(jax.random.key(8), (1, 12, 2, 3, 3))
+EXACT = BOTH_WAYS.decoder_reach
+both_ways = jax.jit(lambda latents: VideoVAE(BOTH_WAYS).apply(VARIABLES, latents, method="decode"))
+ahead_first = jax.jit(lambda x, ahead: decode_first(BOTH_WAYS, VARIABLES, x, ahead), static_argnums=1)
+ahead_next = jax.jit(lambda x, carry, ahead: decode_next(BOTH_WAYS, VARIABLES, x, carry, ahead), static_argnums=2)
+
+
+def looking_ahead(latents, ahead):
+    """Decode in calls of two new latents each, and the rest as the end of the clip."""
+    y, carry = ahead_first(latents[:, : 2 + ahead], ahead)
+    out, done = [y], 2
+    while done + 2 + ahead < latents.shape[1]:
+        y, carry = ahead_next(latents[:, done : done + 2 + ahead], carry, ahead)
+        out, done = [*out, y], done + 2
+    return jnp.concatenate([*out, ahead_next(latents[:, done:], carry, 0)[0]], axis=1)
+
+
+def test_a_decoder_that_sees_both_sides_streams_the_whole_clip_once_it_looks_far_enough_ahead(strict):
+    assert_close(looking_ahead(LONG, EXACT), both_ways(LONG))
+
+
+def test_the_error_of_looking_less_far_ahead_shrinks():
+    errors = [float(jnp.abs(looking_ahead(LONG, ahead) - both_ways(LONG)).max()) for ahead in (0, 2, EXACT)]
+    assert all(more > 4 * less for more, less in itertools.pairwise(errors))
+    assert errors[0] > 0.1
+
+
+def test_what_is_kept_while_looking_ahead_keeps_its_shapes():
+    _, carry = ahead_first(LONG[:, :4], 2)
+    _, after = ahead_next(LONG[:, 2:6], carry, 2)
+    assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, carry)
+
+
+def test_a_look_ahead_that_cannot_be_is_refused():
+    with pytest.raises(ValueError, match="ahead=1: a causal decoder looks at nothing ahead"):
+        decode_first(CONFIG, VARIABLES, RAW, 1)
+    with pytest.raises(ValueError, match="ahead=2: must be from 0 to 1, fewer than the 2 latent frames given"):
+        decode_first(BOTH_WAYS, VARIABLES, RAW[:, :2], 2)
 
 
 def test_latents_that_cannot_be_decoded_are_refused():
