@@ -18,6 +18,7 @@ Latents are random with unit variance, as a generator's are; nothing else of the
 The frames that the end of a stream gives back at once are left out: they are exact ends.
 """
 
+import logging
 import math
 import statistics
 import time
@@ -40,6 +41,8 @@ from omniforcing_jax.pipeline import Codecs
 from omniforcing_jax.stream import request
 from omniforcing_jax.stream.mux import check_writable
 from omniforcing_jax.weights import write_json
+
+log = logging.getLogger(__name__)
 
 BLOCKS = 12
 LOOKAHEADS = (0, 1, 2, 3, 4, 6, 8, 12, 22)
@@ -111,6 +114,7 @@ def measure_picture(
         error = _compare(pixels, whole[:, : pixels.shape[1]])
         lag = ahead * PIXELS_PER_LATENT / FRAME_RATE
         rows.append({"lookahead": ahead, "lag_s": round(lag, 3), "block_ms": _median_ms(times), **error})
+        log.info("%s", rows[-1])
     return {"causal": config.causal_decoder, "reach": config.decoder_reach, "rows": rows}
 
 
@@ -140,7 +144,6 @@ def measure_sound(codecs: Codecs, layout: Layout, blocks: int, seed: int, rows: 
     mel = jax.jit(partial(_whole, AudioVAE(audio), "decode"))(codecs.audio, latents)
     run = jax.jit(partial(_whole, Vocoder(config), None))
     whole = np.asarray(run(codecs.vocoder, mel))
-    samples, times = _stream_sound(codecs, mel[:1], [audio.mel_rows(end) for end in ends])
     cut, each = mel.shape[1] - max(rows) - 1, config.samples_per_row
     short = np.asarray(run(codecs.vocoder, mel[:, :cut]))
     losses = [
@@ -153,6 +156,8 @@ def measure_sound(codecs: Codecs, layout: Layout, blocks: int, seed: int, rows: 
         for row in rows
         if row < cut
     ]
+    log.info("%s", losses)
+    samples, times = _stream_sound(codecs, mel[:1], [audio.mel_rows(end) for end in ends])
     return {
         "delay_rows": round(config.delay / each, 2),
         "lag_s": round(config.delay / config.sample_rate, 3),
