@@ -88,6 +88,8 @@ class Sample:
     """MP4 file to write."""
     steps: int = 40
     """Denoise steps."""
+    sigmas: Literal["schedule", "distilled"] = "schedule"
+    """Noise levels: of the schedule with so many steps, or the eight that LTX-2's distilled weights were made for."""
     renewal: float = 0.0
     """How much fresh noise a step draws: 0 makes Euler's steps, 1 those of a diffusion run backwards."""
     guidance: tuple[str, ...] = ("3",)

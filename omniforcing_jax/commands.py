@@ -24,6 +24,7 @@ from omniforcing_jax.judge.agree import measure_agreement
 from omniforcing_jax.judge.read import Media, check_readable, read_media
 from omniforcing_jax.judge.seams import Blocks
 from omniforcing_jax.layout import FRAME_RATE
+from omniforcing_jax.schedule import DISTILLED
 from omniforcing_jax.stream import request
 from omniforcing_jax.stream.chunk import Chunk
 from omniforcing_jax.stream.clip import plan_clip, read_prompts, sample_planned
@@ -280,6 +281,7 @@ def prepare_sample(command: Sample) -> Callable[[], None]:
         contexts=command.contexts,
         negative_contexts=command.negative_contexts,
         renewal=command.renewal,
+        sigmas=DISTILLED if command.sigmas == "distilled" else None,
     )
     plan = read_prompts(command.weights, plan)
     pipeline = load(command.weights, plan.config, dtype)
@@ -287,7 +289,7 @@ def prepare_sample(command: Sample) -> Callable[[], None]:
     def work() -> None:
         console = Console(stderr=True)
         with Progress(console=console, disable=not console.is_terminal) as progress:
-            task = progress.add_task("sampling", total=command.steps)
+            task = progress.add_task("sampling", total=len(plan.sigmas) - 1)
             (clip,) = sample_planned(pipeline, plan, command.seed, lambda step: progress.update(task, completed=step))
         write_mp4(command.out, clip.video, clip.audio, frame_rate=FRAME_RATE, sample_rate=clip.sample_rate)
         print(f"{command.out}: {len(clip.video)} frames, {machine.process_seconds():.2f} s after start")

@@ -149,6 +149,7 @@ def plan_clip(
     contexts: request.TextSource = None,
     negative_contexts: request.TextSource = None,
     renewal: int | float = 0.0,
+    sigmas: Sequence[float] | None = None,
 ) -> ClipPlan:
     """Check a request, without loading any weights; arguments as `sample_clip`.
 
@@ -157,7 +158,9 @@ def plan_clip(
     """
     config, guidance, contexts = request.config_of(weights), as_guidance(guidance), request.open_source(contexts)
     require(renewal >= 0, "renewal", renewal, "must not be negative")
-    sigmas = tuple(ltx2_schedule(steps).tolist())
+    levels = tuple(ltx2_schedule(steps).tolist() if sigmas is None else sigmas)
+    falls = all(a > b for a, b in itertools.pairwise(levels))
+    require(falls and levels[0] <= 1 and levels[-1] == 0, "sigmas", levels, "must fall from at most 1 to 0")
     request.refuse_student(config)
     for layer in guidance.stg_layers:
         require(0 <= layer < config.model.layers, "layers", layer, f"must be below {config.model.layers}")
@@ -166,8 +169,8 @@ def plan_clip(
         setting=ClipSetting(config.model, guidance, jnp.dtype(dtype)),
         grid=config.grid(height or config.resolution[0], width or config.resolution[1]),
         frames=layout.latent_frames(layout.PREFIX.frames_for(seconds)),
-        sigmas=sigmas,
-        shares=tuple(fresh_shares(sigmas, renewal).tolist()) if renewal else None,
+        sigmas=levels,
+        shares=tuple(fresh_shares(levels, renewal).tolist()) if renewal else None,
         prompts=tuple(prompts),
         contexts=contexts,
         negative_contexts=_negative_of(contexts) if negative_contexts is None else negative_contexts,
@@ -196,6 +199,7 @@ def sample_clip(
     contexts: request.TextSource = None,
     negative_contexts: request.TextSource = None,
     renewal: int | float = 0.0,
+    sigmas: Sequence[float] | None = None,
 ) -> list[Chunk]:
     """Make one clip per prompt with a bidirectional teacher, all in one batch.
 
@@ -214,6 +218,8 @@ def sample_clip(
             is the empty prompt.
         renewal: How much fresh noise a step draws, see `schedule.fresh_shares`: 0 makes Euler's steps, 1 those of a
             diffusion run backwards, which forgive a network its errors but want more steps.
+        sigmas: Noise levels from 1 to 0 instead of those of the schedule with so many steps, such as
+            `schedule.DISTILLED` for LTX-2's distilled weights.
 
     Returns:
         A chunk per prompt that holds its whole clip; its index is the prompt's place.
@@ -233,6 +239,7 @@ def sample_clip(
         contexts=contexts,
         negative_contexts=negative_contexts,
         renewal=renewal,
+        sigmas=sigmas,
     )
     plan = read_prompts(weights, plan)
     return sample_planned(request.load(weights, plan.config, dtype), plan, seed)
