@@ -345,6 +345,15 @@ def load_pipeline(folder: weights.Folder, config: PipelineConfig, dtype: DTypeLi
     return assemble(config, {name: weights.load_component(*places[name], tree) for name, tree in wanted.items()})
 
 
+def component_places(folder: weights.Folder) -> dict[str, tuple[Path, str]]:
+    """Say where each component of a weights folder lies, there or not: folder and name, as `load_component` takes them.
+
+    Raises:
+        ValueError: in one line, if there is no such folder or its config is damaged.
+    """
+    return _read_top(folder)[1]
+
+
 def _read_top(folder: weights.Folder) -> tuple[dict[str, Any], dict[str, tuple[Path, str]]]:
     """Read the top-level config; also returns folder and name of every component."""
     folder = Path(folder)

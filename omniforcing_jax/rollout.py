@@ -7,8 +7,9 @@ Source: specs/omniforcing.md 6.3, 6.4.
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -180,9 +181,14 @@ def denoise_step(
     sigma: Float[Array, ""],
     tables: Tables,
     setting: Setting,
+    *,
+    remat: Callable[..., Any] | None = None,
 ) -> Estimate:
-    """Predict a block once, both streams at one noise level, against the cache, which is only read."""
-    prediction = _predict(params, cache, text, noisy, one_sigma(sigma[None]), tables, setting)
+    """Predict a block once, both streams at one noise level, against the cache, which is only read.
+
+    `remat` wraps the body of the scan over layers, where the step is differentiated.
+    """
+    prediction = _predict(params, cache, text, noisy, one_sigma(sigma[None]), tables, setting, remat=remat)
     return read_velocity(noisy, Latents(prediction.video, prediction.audio), sigma, NONE_GIVEN)
 
 
@@ -345,13 +351,14 @@ def _predict(
     tables: Tables,
     setting: Setting,
     bias: Sites | None = None,
+    remat: Callable[..., Any] | None = None,
 ) -> Prediction:
     config, is_first = setting.config, _is_first(setting, tables)
     turned = rotaries(config, tables.places)
     readable = past_bias(cache) if bias is None else bias
     view = streaming(config, turned, sigmas, None if is_first else readable)
     past = NO_PAST if is_first else cache.past
-    return predict(params, config, *latents, view, text, past=past, dtype=setting.dtype)
+    return predict(params, config, *latents, view, text, past=past, dtype=setting.dtype, remat=remat)
 
 
 def _is_first(setting: Setting, tables: Tables) -> bool:

@@ -26,7 +26,7 @@ from experiments.chime import latents, pairs, samples, train_teacher
 from omniforcing_jax import config as configs
 from omniforcing_jax.config import SamplerConfig
 from omniforcing_jax.distill.dmd import DmdConfig
-from omniforcing_jax.distill.stage3 import Stage3, Stage3Config
+from omniforcing_jax.distill.players import SelfForcing, SelfForcingConfig
 from omniforcing_jax.guidance import GuidanceConfig, StreamGuidance
 from omniforcing_jax.model.transformer import Transformer, keep_projections, transformer_spec
 from omniforcing_jax.nn import spec
@@ -45,13 +45,13 @@ class Config:
 
     Attributes:
       sampler: the student's, fresh noise at each level: the nine that stage 2 was trained at.
-      stage3: see Stage3Config.
+      stage3: see SelfForcingConfig.
       ratio: critic updates per update of the generator.
       ema_decay, ema_from: of the generator's average, which is what ships.
     """
 
     sampler: SamplerConfig = SamplerConfig(sigmas=pairs.student_sigmas(), horizon_seconds=5, context_noise=0.1)
-    stage3: Stage3Config = Stage3Config(
+    stage3: SelfForcingConfig = SelfForcingConfig(
         dmd=DmdConfig(guidance=GuidanceConfig(video=StreamGuidance(cfg=3.0), audio=StreamGuidance(cfg=3.0)))
     )
     batch: int = 8
@@ -77,7 +77,7 @@ FOUR = dataclasses.replace(  # the reference's list: four calls per block
 def make_gradients(config: Config, vectors: words.Words) -> tuple[gradient.Gradient, gradient.Gradient]:
     """Build what the trainer asks of the generator and of the critic."""
     setting = Setting(configs.CHIME, config.sampler, CHIME_STREAM.grid(*CHIME_STREAM.resolution))
-    players = Stage3(setting, configs.CHIME_TEACHER, config.stage3, remat=keep_projections)
+    players = SelfForcing(setting, configs.CHIME_TEACHER, config.stage3, remat=keep_projections)
 
     def contexts(ids: jax.Array) -> Contexts:
         embedded = words.embed(vectors, ids)

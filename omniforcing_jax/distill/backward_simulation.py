@@ -7,6 +7,7 @@ carries no gradient (a defect of the reference, specs/omniforcing.md 8.2, 8).
 Source: specs/omniforcing.md 7.2.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -74,8 +75,9 @@ def predict_from(
     rotaries: Rotaries,
     *,
     dtype: DTypeLike = jnp.float32,
+    remat: Callable | None = None,
 ) -> Latents:
     """Predict the clip from one entry of each sample's trajectory: what the generator's loss differentiates."""
     rows = jnp.arange(len(entry))
     noisy = jax.lax.stop_gradient(Latents(*(x[entry, rows] for x in trajectory)))
-    return whole_clip_x0(params, model, noisy, sigmas[entry], contexts, rotaries, dtype=dtype)
+    return whole_clip_x0(params, model, noisy, sigmas[entry], contexts, rotaries, dtype=dtype, remat=remat)

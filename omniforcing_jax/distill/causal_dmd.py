@@ -6,6 +6,8 @@ cheap alternative to self-forcing that the study compares with. As in stage 1 th
 Source: the reference's causal-dmd branch, specs/omniforcing.md 7.5.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float
@@ -38,6 +40,7 @@ def predict_masked(
     window: int | None = None,
     pin_prefix: bool = False,
     dtype: DTypeLike = jnp.float32,
+    remat: Callable | None = None,
 ) -> Latents:
     """Predict every block of a clip from its noised self and its noised past: what the generator's loss differentiates.
 
@@ -53,6 +56,7 @@ def predict_masked(
       window: as in `view.masked`.
       pin_prefix: as there.
       dtype: type to compute in.
+      remat: wraps the scan over layers.
 
     Raises:
       ValueError: for a network with text AdaLN.
@@ -67,6 +71,7 @@ def predict_masked(
         *(add_noise(x, n, s) for x, n, s in zip(jax.lax.stop_gradient(clean), noise, per_token, strict=True))
     )
     view = masked(model, rotaries, sigmas, blocks, window=window, pin_prefix=pin_prefix)
-    prediction = predict(params, model, *noisy, view, text_kv(params, *contexts, dtype=dtype), dtype=dtype)
+    text = text_kv(params, *contexts, dtype=dtype)
+    prediction = predict(params, model, *noisy, view, text, dtype=dtype, remat=remat)
     velocity = (prediction.video, prediction.audio)
     return Latents(*(to_x0(x, v, s) for x, v, s in zip(noisy, velocity, per_token, strict=True)))

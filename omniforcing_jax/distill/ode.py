@@ -7,11 +7,12 @@ clean clip, which is what a stream will see. Both are the same loss over another
 
 import enum
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
 from omniforcing_jax.config import ModelConfig
 from omniforcing_jax.layout import Block, block_of_frames
@@ -118,6 +119,7 @@ def ode_loss(
     given: float = 0.0,
     since: Int[Array, " B"] | None = None,
     audio_weight: float = 1.0,
+    dtype: DTypeLike = jnp.float32,
     remat: Callable | None = None,
 ) -> tuple[Array, dict[str, Array]]:
     """Squared error over the blocks that are noisy, each at a level of its own.
@@ -139,6 +141,7 @@ def ode_loss(
       since: the first block of each sample that is learned; the ones before are context only, such as the past of a
         stream whose prompt has changed. None learns all.
       audio_weight: weight of the audio term.
+      dtype: type to compute in.
       remat: wraps the scan over layers.
 
     Source: OmniForcing stage 2, specs/omniforcing.md 7.3; the clean context (5.5 there), guidance and given streams
@@ -162,16 +165,17 @@ def ode_loss(
     sigma_v = _put(given_v, level[:, None], trajectory.sigmas[index_v])
     sigma_a = _put(given_a, level[:, None], trajectory.sigmas[index_a])
     sigmas = Sigmas(video=sigma_v, audio=sigma_a)
+    ask = partial(predict, dtype=dtype, remat=remat)
 
     def velocities(params: Transformer, text: Text) -> tuple[Array, Array]:
         if context is Context.NOISY:
             view = masked(config, rotaries, sigmas, blocks)
-            prediction = predict(params, config, noisy_v, noisy_a, view, text, remat=remat)
+            prediction = ask(params, config, noisy_v, noisy_a, view, text)
         else:
             clean = masked(config, rotaries, one_sigma(level), blocks)
-            past = predict(params, config, context_v, context_a, clean, text, remat=remat).fresh
+            past = ask(params, config, context_v, context_a, clean, text).fresh
             view = on_context(config, rotaries, sigmas, blocks)
-            prediction = predict(params, config, noisy_v, noisy_a, view, text, past=past, remat=remat)
+            prediction = ask(params, config, noisy_v, noisy_a, view, text, past=past)
         return prediction.video, prediction.audio
 
     velocity_v, velocity_a = velocities(params, text)

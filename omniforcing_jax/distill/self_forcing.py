@@ -147,6 +147,8 @@ def pull_back(
     draw: Draw,
     tables: ClipTables,
     setting: Setting,
+    *,
+    remat: Callable | None = None,
 ) -> tuple[Transformer, Prompt]:
     """Carry a gradient on the clip back to the parameters: the second pass.
 
@@ -159,6 +161,7 @@ def pull_back(
       draw: where noise comes from.
       tables: of the clip.
       setting: what is static.
+      remat: wraps the scan over layers of what is differentiated.
 
     Returns:
       The gradient with respect to the parameters (those that lie behind the prompt excepted), and the one with
@@ -171,7 +174,7 @@ def pull_back(
         tables, exit_step, noisy, x0, wanted = each
 
         def exit_x0(params: Transformer, prompt: Prompt) -> Latents:
-            return _exit(params, cache, prompt, exit_step, noisy, tables, setting)
+            return _exit(params, cache, prompt, exit_step, noisy, tables, setting, remat)
 
         _, pull = jax.vjp(exit_x0, params, prompt)
         sums = jax.tree.map(jnp.add, sums, pull(wanted))
@@ -196,6 +199,7 @@ def two_pass_gradient(
     setting: Setting,
     *,
     text_gradient: bool = True,
+    remat: Callable | None = None,
 ) -> tuple[Transformer, Latents, Any]:
     """Roll out, score, pull back.
 
@@ -210,6 +214,7 @@ def two_pass_gradient(
       setting: what is static.
       text_gradient: whether gradients go through text keys and values to the caption projections and the text
         attentions; off is the reference's reading.
+      remat: wraps the scan over layers of what is differentiated.
 
     Returns:
       The gradient of the parameters, the clip, and what else `score` gave.
@@ -218,7 +223,8 @@ def two_pass_gradient(
     made = roll_out(params, prompt, exits, draw, tables, setting, contexts.video.shape[0])
     clip = made.x0.joined()
     cotangent, extra = score(clip)
-    gradient, of_prompt = pull_back(params, prompt, made, split_blocks(cotangent, blocks), exits, draw, tables, setting)
+    wanted = split_blocks(cotangent, blocks)
+    gradient, of_prompt = pull_back(params, prompt, made, wanted, exits, draw, tables, setting, remat=remat)
     if text_gradient:
         gradient = jax.tree.map(jnp.add, gradient, pull_text(of_prompt)[0])
     return gradient, clip, extra
@@ -287,10 +293,11 @@ def _exit(
     noisy: Latents,
     tables: Tables,
     setting: Setting,
+    remat: Callable | None = None,
 ) -> Latents:
     sigma = rollout.levels(setting)[0][exit_step]
     text = _text_at(prompt, exit_step)
-    return rollout.denoise_step(params, cache, text, noisy, sigma, tables, setting).x0
+    return rollout.denoise_step(params, cache, text, noisy, sigma, tables, setting, remat=remat).x0
 
 
 def _commit(

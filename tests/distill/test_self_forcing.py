@@ -1,6 +1,7 @@
 """Stage 3 in two passes against the same in one graph, for every kind of rollout; and what its memory depends on."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ import tiny
 from omniforcing_jax.config import ModelConfig, SamplerConfig
 from omniforcing_jax.distill import self_forcing
 from omniforcing_jax.layout import FUSED, PREFIX
+from omniforcing_jax.model.transformer import keep_projections
 from omniforcing_jax.rollout import Latents, Setting, make_prompt, rollout
 from omniforcing_jax.text.contexts import Contexts
 from omniforcing_jax.weights import name_leaves
@@ -28,6 +30,7 @@ class Scene(NamedTuple):
     sampler: SamplerConfig
     exits: tuple[int, ...]
     text_gradient: bool = True
+    remat: Callable | None = None
 
 
 def sampler(layout=PREFIX, **options) -> SamplerConfig:
@@ -37,8 +40,8 @@ def sampler(layout=PREFIX, **options) -> SamplerConfig:
 
 SCENES = {
     "prefix, sinks, block 0 and a past block dropped": Scene(SINKS, sampler(window=2, pin_prefix=False), (0, 2, 1)),
-    "fused, context noise, kept noise, reference's text": Scene(
-        tiny.TINY, sampler(FUSED, context_noise=0.1, renewal=1.0), (2, 1), text_gradient=False
+    "fused, context noise, kept noise, reference's text, layers computed again": Scene(
+        tiny.TINY, sampler(FUSED, context_noise=0.1, renewal=1.0), (2, 1), text_gradient=False, remat=keep_projections
     ),
     "text keys per step, one exit": Scene(dataclasses.replace(tiny.MODERN, sinks=2), sampler(), (1, 1)),
 }
@@ -82,6 +85,7 @@ def test_two_passes_give_the_gradient_of_one_graph(name):
             blocks,
             setting,
             text_gradient=scene.text_gradient,
+            remat=scene.remat,
         )
 
     @tiny.compiled

@@ -1,4 +1,4 @@
-"""The players of stage 3 on a tiny pair of networks: what they need, and that each pulls where it should."""
+"""The players of every stage on a tiny pair of networks: what they need, and that each pulls where it should."""
 
 import jax
 import jax.numpy as jnp
@@ -7,8 +7,9 @@ import pytest
 import tiny
 
 from omniforcing_jax.config import SamplerConfig
-from omniforcing_jax.distill import dmd
-from omniforcing_jax.distill.stage3 import Stage3, Stage3Config
+from omniforcing_jax.distill import dmd, players
+from omniforcing_jax.distill.players import SelfForcing, SelfForcingConfig, WholeClip
+from omniforcing_jax.layout import PREFIX
 from omniforcing_jax.model.place import rotaries
 from omniforcing_jax.rollout import Latents, Setting
 from omniforcing_jax.text.contexts import Contexts
@@ -16,7 +17,14 @@ from omniforcing_jax.text.contexts import Contexts
 STUDENT, TEACHER = tiny.SINKS, tiny.TINY
 SAMPLER = SamplerConfig(sigmas=(1.0, 0.6, 0.0), horizon_seconds=2, context_noise=0.1)
 SETTING = Setting(STUDENT, SAMPLER, (1, 2))
-PLAYERS = Stage3(SETTING, TEACHER, Stage3Config(seconds=2))
+PLAYERS = SelfForcing(SETTING, TEACHER, SelfForcingConfig(seconds=2))
+
+BLOCKS = PREFIX.blocks(4)
+CLIPS = Latents(*tiny.random_latents(TEACHER, 4, 26))
+MAKERS = {
+    "stage 1": (TEACHER, players.from_simulation(TEACHER, SAMPLER.sigmas, BLOCKS, tiny.GRID), None),
+    "causal DMD": (STUDENT, players.from_clips(STUDENT, SAMPLER.sigmas, BLOCKS, tiny.GRID), CLIPS),
+}
 
 
 def contexts(seed: int) -> Contexts:
@@ -38,7 +46,7 @@ def generator():
 def test_the_clip_is_as_long_as_the_horizon():
     assert (PLAYERS.blocks[-1].video_end, PLAYERS.blocks[-1].audio_end) == (7, 51)
     with pytest.raises(ValueError, match="seconds=3: the student's horizon is 2 s"):
-        Stage3(SETTING, TEACHER, Stage3Config(seconds=3))
+        SelfForcing(SETTING, TEACHER, SelfForcingConfig(seconds=3))
 
 
 def test_a_generator_step_reaches_every_weight_and_depends_on_its_key_alone(networks, generator):
@@ -76,6 +84,33 @@ def test_the_critic_learns_from_clips_that_it_cannot_change(networks):
     through = jax.grad(lambda generator: PLAYERS.critic(critic, contexts(0), jax.random.key(5), generator)[0])
     blank = tiny.compiled(through)(student)
     assert not any(jnp.any(leaf) for leaf in jax.tree.leaves(blank))
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_clip_in_one_graph_reaches_every_weight(networks, name):
+    model, make_clip, clips = MAKERS[name]
+    student, critic, teacher = networks
+    generator = tiny.compiled(WholeClip(make_clip, TEACHER, BLOCKS, tiny.GRID, dmd.DmdConfig()).generator)
+    params = student if model is STUDENT else tiny.random_params(TEACHER, 3)
+    prompts = contexts(0), contexts(1)
+    loss, metrics, gradient = generator(params, *prompts, jax.random.key(3), critic, teacher, clips)
+    assert all(jnp.any(leaf) for leaf in jax.tree.leaves(gradient))
+    assert jax.tree.structure(gradient) == jax.tree.structure(params)
+    assert float(loss) == pytest.approx(float(metrics["dmd_video"] + metrics["dmd_audio"]))
+
+
+def test_the_critic_of_a_whole_clip_cannot_change_it(networks):
+    _, critic, generator = networks
+    whole = WholeClip(MAKERS["stage 1"][1], TEACHER, BLOCKS, tiny.GRID, dmd.DmdConfig())
+    pull = tiny.compiled(jax.grad(whole.critic, argnums=(0, 3), has_aux=True))
+    (gradient, through), _ = pull(critic, contexts(0), jax.random.key(5), generator)
+    assert all(jnp.any(leaf) for leaf in jax.tree.leaves(gradient))
+    assert not any(jnp.any(leaf) for leaf in jax.tree.leaves(through))
+
+
+def test_causal_dmd_needs_clips_to_begin_from(networks):
+    with pytest.raises(ValueError, match="clips=None"):
+        MAKERS["causal DMD"][1](networks[0], contexts(0), None, jax.random.key(0))
 
 
 def test_weights_of_blocks_and_streams_reach_the_gradient_on_the_clip():
