@@ -1,6 +1,14 @@
-"""The recipes for LTX-2 at the tiny preset's size: a step of each, traced; what begins them; refusals in one line."""
+"""The recipes for LTX-2 at the tiny preset's size: a step of each, traced; what begins them; refusals in one line.
+
+The long tests run each to its end, in a process of its own, as a person would.
+"""
 
 import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +19,9 @@ import tiny_stream
 from experiments import causal_dmd, full_size, stage1_dmd, stage2_ode, stage3_self_forcing
 from omniforcing_jax import weights
 from omniforcing_jax.layout import audio_latents, latent_frames
+from omniforcing_jax.model.transformer import transformer_spec
+from omniforcing_jax.nn import spec
+from omniforcing_jax.pipeline import read_pipeline_config
 from omniforcing_jax.presets import TINY_CLIP, TINY_STREAM
 from omniforcing_jax.train.contexts import contexts_header
 from omniforcing_jax.train.pairs import pairs_header
@@ -60,6 +71,23 @@ def told(stores, tmp_path):
         causal_dmd: {**scored, "student": tiny / "student", "pairs": stores / "pairs", "layout": "prefix"},
     }
     return lambda recipe, **other: recipe.Arguments(**{**by_recipe[recipe], **other})
+
+
+def run(recipe, arguments):
+    """Run a recipe to its end as a process; returns the names in its metrics, and the config of its weights."""
+    flags = [text for name, value in dataclasses.asdict(arguments).items() for text in (f"--{name}", str(value))]
+    root = Path(full_size.__file__).parent.parent
+    quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XDG_CACHE_HOME": str(arguments.folder.parent / "cache")}
+    command = [sys.executable, "-m", recipe.__name__, *flags]
+    done = subprocess.run(command, cwd=root, env={**os.environ, **quick}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (arguments.folder / "checkpoints" / str(arguments.steps) / "state").is_dir()
+    lines = (arguments.folder / "metrics.jsonl").read_text().splitlines()
+    return json.loads(lines[-1]).keys(), read_pipeline_config(arguments.folder / "weights")
+
+
+def transformer(folder, config):
+    return weights.load_component(folder, "transformer", spec.abstract(transformer_spec(config.model)))
 
 
 def refusal(capsys, recipe, arguments) -> str:
@@ -162,3 +190,39 @@ def test_numbers_that_make_no_sense_are_refused(told, capsys, no_loading):
     assert "batch=0" in refusal(capsys, stage3_self_forcing, told(stage3_self_forcing, batch=0))
     assert "steps=0" in refusal(capsys, stage1_dmd, told(stage1_dmd, steps=0))
     assert "batch=3: the source holds 2" in refusal(capsys, stage3_self_forcing, told(stage3_self_forcing, batch=3))
+
+
+@pytest.mark.long
+def test_stage_3_leaves_a_student_that_streams_what_it_was_trained_as(told):
+    arguments = told(stage3_self_forcing)
+    logged, config = run(stage3_self_forcing, arguments)
+    assert {"generator/dmd_video", "critic/critic_audio", "critic/grad_norm/layers/a2v"} <= logged
+    assert config.model == TINY_STREAM.model
+    assert config.sampler.sigmas == full_size.V2_SIGMAS
+    assert (config.sampler.horizon_seconds, config.words) == (5, TINY_STREAM.words)
+    before, after = (transformer(folder, config) for folder in (arguments.student, arguments.folder / "weights"))
+    # One update of at most about 2e-5, then bfloat16: the student it was, not the critic.
+    jax.tree.map(lambda old, new: np.testing.assert_allclose(new, old, rtol=2**-8, atol=5e-5), before, after)
+
+
+@pytest.mark.long
+def test_stage_1_leaves_a_bidirectional_network(told):
+    logged, config = run(stage1_dmd, told(stage1_dmd))
+    assert {"generator/dmd_video", "critic/critic_audio"} <= logged
+    assert config.model == TINY_CLIP.model
+    assert config.sampler is None
+
+
+@pytest.mark.long
+def test_stage_2_gives_a_bidirectional_network_sinks_and_makes_it_a_student(told):
+    logged, config = run(stage2_ode, told(stage2_ode))
+    assert {"video", "audio", "grad_norm/sinks"} <= logged
+    assert config.model == dataclasses.replace(TINY_CLIP.model, sinks=16)
+    assert config.sampler.layout == TINY_STREAM.sampler.layout
+
+
+@pytest.mark.long
+def test_causal_dmd_leaves_a_student_trained_on_clips_of_the_store(told):
+    logged, config = run(causal_dmd, told(causal_dmd))
+    assert {"generator/dmd_video", "critic/critic_audio"} <= logged
+    assert config.model == TINY_STREAM.model
