@@ -60,6 +60,7 @@ def test_the_length_of_a_measured_stream_has_to_be_given(capsys, tmp_path, no_wo
     assert "give --blocks" in refusal(capsys, ["bench", "stream", "--json", tmp_path / "a.json"])
 
 
+@pytest.mark.long
 def test_the_command_writes_and_prints_its_figures(capsys, tmp_path):
     file = tmp_path / "a.json"
     command = Bench(what="decode", json=file, blocks=3, weights=folders() / "student")

@@ -111,6 +111,7 @@ def no_loading(monkeypatch):
     monkeypatch.setattr(full_size, "load_network", load)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("recipe", [stage1_dmd, stage2_ode, stage3_self_forcing, causal_dmd])
 def test_a_step_of_every_recipe_fits_its_batches_and_networks(recipe, told, monkeypatch):
     logged = set()

@@ -69,7 +69,7 @@ def test_nothing_is_compiled_after_the_second_block():
     assert ready[1] == ready[-1]
 
 
-@pytest.mark.parametrize("blocks", [1, 4])
+@pytest.mark.parametrize("blocks", [1, pytest.param(4, marks=pytest.mark.long)])
 def test_a_resumed_stream_goes_on_with_the_latents_that_it_holds(blocks, tmp_path):
     stream = open_stream(looking(), PROMPT, SECONDS, seed=3, lookahead=EXACT)
     before = [next(stream) for _ in range(blocks)]
@@ -79,6 +79,7 @@ def test_a_resumed_stream_goes_on_with_the_latents_that_it_holds(blocks, tmp_pat
         assert one.video_start_s == other.video_start_s
 
 
+@pytest.mark.long
 def test_a_past_that_is_dropped_takes_its_late_frames_with_it():
     latents, whole = recorded()[1], recorded()[0]
     video, audio = (Track(iter([pair[i] for pair in latents[:3]]), 3) for i in range(2))

@@ -153,7 +153,8 @@ def compiled_by(stream, blocks):
     return counter.ready
 
 
-@pytest.mark.parametrize(("fade", "width"), [(0, 32), (2, 160)])  # sizes of no other test: nothing is compiled yet
+# Sizes of no other test: nothing is compiled yet.
+@pytest.mark.parametrize(("fade", "width"), [(0, 32), pytest.param(2, 160, marks=pytest.mark.long)])
 def test_a_rehearsed_change_compiles_nothing_in_mid_stream_and_changes_nothing(fade, width):
     stream, plain = (open_stream(student(), PROMPT, seed=6, height=32, width=width) for _ in range(2))
     stream.rehearse_change(fade=fade)
