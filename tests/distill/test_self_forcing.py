@@ -151,7 +151,7 @@ def test_one_block_is_no_clip():
 
 
 def test_the_second_pass_needs_the_memory_of_one_block_however_long_the_clip():
-    scene = Scene(dataclasses.replace(SINKS, layers=1), sampler(window=4, horizon_seconds=6), ())
+    scene = Scene(dataclasses.replace(SINKS, layers=1), sampler(window=5, horizon_seconds=6), ())
     setting, contexts = setting_of(scene), contexts_of(scene.config)
     params = tiny.random_params(scene.config)
 
