@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import datetime
-import json
 import logging
 import signal
 import time
@@ -14,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from omniforcing_jax import weights
 from omniforcing_jax.train import checkpoint
 from omniforcing_jax.train.compare import plain
 from omniforcing_jax.train.metrics import Recorder
@@ -154,15 +154,8 @@ def _begin(
     recorder = Recorder(config.folder, int(state.step), pending, tensorboard=config.tensorboard)
     stack.callback(recorder.close)
     if described is not None and jax.process_index() == 0:
-        write_atomically(config.folder / "config.json", json.dumps(described, indent=2))
+        weights.write_json(config.folder / "config.json", described)
     return state, manager, recorder
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file under another name first, so that it is there whole or not at all."""
-    new = path.with_name(path.name + ".new")
-    new.write_text(text)
-    new.rename(path)
 
 
 class _Guard:
