@@ -21,9 +21,10 @@ from omniforcing_jax import guidance, schedule, weights
 from omniforcing_jax.layout import PREFIX
 from omniforcing_jax.model.dual_stream import Keep
 from omniforcing_jax.model.place import Places, rotaries
-from omniforcing_jax.model.transformer import Transformer, predict, text_kv
-from omniforcing_jax.model.view import bidirectional, one_sigma
+from omniforcing_jax.model.transformer import Transformer
+from omniforcing_jax.model.whole_clip import predict_x0
 from omniforcing_jax.text import words
+from omniforcing_jax.text.contexts import Contexts
 from omniforcing_jax.train.pairs import Pairs, pairs_header
 from omniforcing_jax.train.store import Row, Writer
 
@@ -32,7 +33,9 @@ SHARDS = 4
 STEPS = 40
 STUDENT_STEPS = (1000, 966, 922, 864, 783, 665, 471, 234, 100, 0)
 SECONDS = 5
-GUIDANCE = guidance.GuidanceConfig()  # chime's teacher follows its prompts without
+# What its teacher is judged with; without guidance it shows the right balls half the time.
+BOTH = guidance.StreamGuidance(cfg=3.0)
+GUIDANCE = guidance.GuidanceConfig(video=BOTH, audio=BOTH)
 
 log = logging.getLogger(__name__)
 
@@ -48,15 +51,13 @@ def make_trajectory(model: configs.ModelConfig, places: Places, vectors: words.W
         rotation = rotaries(model, places)
         empty = jnp.broadcast_to(jnp.where(jnp.arange(ids.shape[1]) == 0, words.START, words.PAD), ids.shape)
 
-        def predict_x0(noisy: guidance.Latents, sigma: jax.Array, tokens_of_text: jax.Array, keep: Keep):
-            context = words.embed(vectors, tokens_of_text)
-            text = text_kv(params, context, context, tokens_of_text != words.PAD)
-            velocity = predict(params, model, *noisy, bidirectional(model, rotation, one_sigma(sigma)), text, keep=keep)
-            video, audio = noisy
-            return schedule.to_x0(video, velocity.video, sigma), schedule.to_x0(audio, velocity.audio, sigma)
+        def ask(noisy: guidance.Latents, sigma: jax.Array, tokens_of_text: jax.Array, keep: Keep):
+            features = words.embed(vectors, tokens_of_text)
+            contexts = Contexts(features, features, (tokens_of_text != words.PAD).astype(jnp.int32))
+            return predict_x0(params, model, noisy, sigma, contexts, rotation, keep)
 
         def guided(noisy: guidance.Latents, sigma: jax.Array):
-            return guidance.guided_x0(predict_x0, noisy, sigma, ids, empty, GUIDANCE, model.layers)
+            return guidance.guided_x0(ask, noisy, sigma, ids, empty, GUIDANCE, model.layers)
 
         def draw(seed: jax.Array):
             for_video, for_audio = jax.random.split(jax.random.key(seed))

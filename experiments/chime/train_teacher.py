@@ -33,10 +33,11 @@ from omniforcing_jax import weights
 from omniforcing_jax.distill.flow import draw_sigma, flow_loss
 from omniforcing_jax.layout import Block
 from omniforcing_jax.model.place import place, rotaries
-from omniforcing_jax.model.transformer import Transformer, keep_projections, predict, text_kv, transformer_spec
-from omniforcing_jax.model.view import bidirectional, one_sigma
+from omniforcing_jax.model.transformer import Transformer, keep_projections, transformer_spec
+from omniforcing_jax.model.whole_clip import predict_velocity
 from omniforcing_jax.nn import spec
 from omniforcing_jax.text import words
+from omniforcing_jax.text.contexts import Contexts
 from omniforcing_jax.train import checkpoint, data, gradient, loop, optimiser, state, step
 from omniforcing_jax.train.optimiser import OptimiserConfig
 
@@ -137,13 +138,12 @@ def make_loss(config: Config, vectors: words.Words):
             for_prompts, for_flow = jax.random.split(key)
             ids = drop_prompts(batch["ids"], for_prompts, config.empty_prompts)
             context = words.embed(vectors, ids)
-            text = text_kv(params, context, context, ids != words.PAD)
+            contexts = Contexts(context, context, (ids != words.PAD).astype(jnp.int32))
             rotation = rotaries(config.model, places)
 
             def velocities(video: jax.Array, audio: jax.Array, sigma: jax.Array):
-                view = bidirectional(config.model, rotation, one_sigma(sigma))
-                prediction = predict(params, config.model, video, audio, view, text, remat=keep_projections)
-                return prediction.video, prediction.audio
+                noisy = video, audio
+                return predict_velocity(params, config.model, noisy, sigma, contexts, rotation, remat=keep_projections)
 
             draw = partial(draw_sigma, mean=config.sigma_mean, spread=config.sigma_spread)
             value, metrics = flow_loss(velocities, *cut(batch, seconds), for_flow, draw)

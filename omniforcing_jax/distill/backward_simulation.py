@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Int
 
 from omniforcing_jax.config import ModelConfig
-from omniforcing_jax.distill.dmd import whole_clip_x0
 from omniforcing_jax.model.place import Rotaries
 from omniforcing_jax.model.transformer import Transformer
+from omniforcing_jax.model.whole_clip import predict_x0
 from omniforcing_jax.rollout import Latents
 from omniforcing_jax.schedule import add_noise
 from omniforcing_jax.text.contexts import Contexts
@@ -53,7 +53,7 @@ def simulate(
         sigma, fresh = inputs
         noisy = Latents(*map(partial(add_noise, sigma=sigma), x0, fresh))
         levels = jnp.broadcast_to(sigma, noisy.video.shape[:1])
-        return whole_clip_x0(params, model, noisy, levels, contexts, rotaries, dtype=dtype), noisy
+        return Latents(*predict_x0(params, model, noisy, levels, contexts, rotaries, dtype=dtype)), noisy
 
     nothing = jax.tree.map(lambda x: jnp.zeros_like(x[0]), noise)
     clip, inputs = jax.lax.scan(step, nothing, (sigmas[:-1], noise))
@@ -80,4 +80,4 @@ def predict_from(
     """Predict the clip from one entry of each sample's trajectory: what the generator's loss differentiates."""
     rows = jnp.arange(len(entry))
     noisy = jax.lax.stop_gradient(Latents(*(x[entry, rows] for x in trajectory)))
-    return whole_clip_x0(params, model, noisy, sigmas[entry], contexts, rotaries, dtype=dtype, remat=remat)
+    return Latents(*predict_x0(params, model, noisy, sigmas[entry], contexts, rotaries, dtype=dtype, remat=remat))

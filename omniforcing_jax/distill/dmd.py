@@ -18,14 +18,15 @@ from jaxtyping import Array, DTypeLike, Float, Int
 
 from omniforcing_jax import guidance
 from omniforcing_jax.config import Config, ModelConfig, require
+from omniforcing_jax.distill.flow import flow_loss
 from omniforcing_jax.guidance import GuidanceConfig, StreamGuidance, guided_x0
 from omniforcing_jax.layout import Block, block_of_frames
 from omniforcing_jax.model.dual_stream import Keep
 from omniforcing_jax.model.place import Rotaries
-from omniforcing_jax.model.transformer import KEEP_ALL, Transformer, predict, text_kv
-from omniforcing_jax.model.view import bidirectional, one_sigma
+from omniforcing_jax.model.transformer import KEEP_ALL, Transformer
+from omniforcing_jax.model.whole_clip import predict_velocity, predict_x0
 from omniforcing_jax.rollout import Latents
-from omniforcing_jax.schedule import add_noise, sigma_lookup, to_x0
+from omniforcing_jax.schedule import add_noise, sigma_lookup
 from omniforcing_jax.text.contexts import Contexts
 
 TINY = 1e-8  # keeps the normaliser from zero, as the reference has it
@@ -101,33 +102,6 @@ def draw_noise(key: Array, like: Latents) -> Latents:
 def noise_clip(clip: Latents, noise: Latents, sigma: Float[Array, " B"]) -> Latents:
     """Noise both streams to one level per sample."""
     return Latents(*map(partial(add_noise, sigma=sigma), clip, noise))
-
-
-def whole_clip_velocity(
-    params: Transformer,
-    model: ModelConfig,
-    noisy: Latents,
-    sigma: Float[Array, " B"],
-    contexts: Contexts,
-    rotaries: Rotaries,
-    keep: Keep = KEEP_ALL,
-    *,
-    dtype: DTypeLike = jnp.float32,
-    remat: Callable | None = None,
-) -> Latents:
-    """Predict the velocity of a whole clip, bidirectional, one noise level per sample."""
-    text = text_kv(params, *contexts, sigma=sigma, dtype=dtype)
-    view = bidirectional(model, rotaries, one_sigma(sigma))
-    prediction = predict(params, model, *noisy, view, text, keep=keep, dtype=dtype, remat=remat)
-    return Latents(prediction.video, prediction.audio)
-
-
-def whole_clip_x0(
-    params: Transformer, model: ModelConfig, noisy: Latents, sigma: Float[Array, " B"], *rest, **options
-) -> Latents:
-    """Predict the clean clip; arguments as `whole_clip_velocity`."""
-    velocity = whole_clip_velocity(params, model, noisy, sigma, *rest, **options)
-    return Latents(*(to_x0(x, v, sigma) for x, v in zip(noisy, velocity, strict=True)))
 
 
 def kl_gradient(
@@ -209,9 +183,8 @@ def dmd_gradient(
     noisy = noise_clip(clip, draw_noise(for_noise, clip), sigma)
 
     def ask(params: Transformer, latents: guidance.Latents, levels: Array, contexts: Contexts, keep: Keep) -> Latents:
-        return whole_clip_x0(
-            params, scorer.model, Latents(*latents), levels, contexts, scorer.rotaries, keep, dtype=scorer.dtype
-        )
+        x0 = predict_x0(params, scorer.model, latents, levels, contexts, scorer.rotaries, keep, dtype=scorer.dtype)
+        return Latents(*x0)
 
     real = guided_x0(partial(ask, scorer.teacher), noisy, sigma, prompt, negative, config.guidance, scorer.model.layers)
     fake = ask(scorer.critic, noisy, sigma, prompt, KEEP_ALL)
@@ -259,17 +232,6 @@ def one_graph_gradient(
     return pull(cotangent)[0], clip, extra
 
 
-def flow_error(
-    velocity: Latents, clip: Latents, noise: Latents, config: DmdConfig
-) -> tuple[Float[Array, ""], dict[str, Array]]:
-    """Mean squared error of predicted velocities, the streams weighted as the generator's loss weights them."""
-    video, audio = (
-        jnp.mean((v - (n - x)) ** 2) for v, x, n in zip(velocity, jax.lax.stop_gradient(clip), noise, strict=True)
-    )
-    total = config.video_weight * video + config.audio_weight * audio
-    return total, {"critic_video": video, "critic_audio": audio}
-
-
 def critic_loss(
     critic: Transformer,
     model: ModelConfig,
@@ -295,9 +257,10 @@ def critic_loss(
       dtype: type to compute in.
       remat: wraps the scan over layers.
     """
-    for_sigma, for_noise = jax.random.split(key)
-    sigma = draw_scoring_sigma(for_sigma, clip.video.shape[0], config=config)
-    noise = draw_noise(for_noise, clip)
-    noisy = noise_clip(jax.lax.stop_gradient(clip), noise, sigma)
-    velocity = whole_clip_velocity(critic, model, noisy, sigma, prompt, rotaries, dtype=dtype, remat=remat)
-    return flow_error(velocity, clip, noise, config)
+
+    def predict(video: Array, audio: Array, sigma: Array) -> tuple[Array, Array]:
+        return predict_velocity(critic, model, (video, audio), sigma, prompt, rotaries, dtype=dtype, remat=remat)
+
+    weights = (config.video_weight, config.audio_weight)
+    draw = partial(draw_scoring_sigma, config=config)
+    return flow_loss(predict, *jax.lax.stop_gradient(clip), key, draw, weights)

@@ -28,12 +28,24 @@ def draw_sigma(
     return jnp.where(jax.random.uniform(for_choice, (batch,)) < uniform, flat, normal)
 
 
+def flow_error(
+    velocity: tuple[Array, Array],
+    clean: tuple[Array, Array],
+    noise: tuple[Array, Array],
+    weights: tuple[float, float] = (1.0, 1.0),
+) -> tuple[Array, dict[str, Array]]:
+    """Mean squared error of predicted velocities of video and audio: their weighted sum, and each as a metric."""
+    loss_v, loss_a = (jnp.mean((v - (n - x)) ** 2) for v, x, n in zip(velocity, clean, noise, strict=True))
+    return weights[0] * loss_v + weights[1] * loss_a, {"video": loss_v, "audio": loss_a}
+
+
 def flow_loss(
     predict: Predict,
     video: Float[Array, "B T C"],
     audio: Float[Array, "B A E"],
     key: Array,
     draw: Callable[[Array, int], Float[Array, " B"]] = draw_sigma,
+    weights: tuple[float, float] = (1.0, 1.0),
 ) -> tuple[Array, dict[str, Array]]:
     """Squared error of the predicted velocities, both streams at one noise level per sample.
 
@@ -43,9 +55,10 @@ def flow_loss(
       audio: clean audio tokens.
       key: spent on levels and noise.
       draw: (key, batch) -> noise levels [B].
+      weights: of video and audio.
 
     Returns:
-      The sum of both streams' means, and each of them as metrics.
+      The weighted sum of both streams' means, and each of them as metrics.
 
     Source: rectified flow, specs/ltx2.md 2.9.
     """
@@ -53,9 +66,5 @@ def flow_loss(
     sigma = draw(for_sigma, video.shape[0])
     noise_v = jax.random.normal(for_video, video.shape, jnp.float32)
     noise_a = jax.random.normal(for_audio, audio.shape, jnp.float32)
-    velocity_v, velocity_a = predict(
-        schedule.add_noise(video, noise_v, sigma), schedule.add_noise(audio, noise_a, sigma), sigma
-    )
-    loss_v = jnp.mean((velocity_v - (noise_v - video)) ** 2)
-    loss_a = jnp.mean((velocity_a - (noise_a - audio)) ** 2)
-    return loss_v + loss_a, {"video": loss_v, "audio": loss_a}
+    noisy = schedule.add_noise(video, noise_v, sigma), schedule.add_noise(audio, noise_a, sigma)
+    return flow_error(predict(*noisy, sigma), (video, audio), (noise_v, noise_a), weights)

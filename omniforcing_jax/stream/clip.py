@@ -18,10 +18,10 @@ from omniforcing_jax.config import ModelConfig, require
 from omniforcing_jax.guidance import GuidanceConfig, Latents, Pass, StreamGuidance, guided_x0
 from omniforcing_jax.model.dual_stream import Keep
 from omniforcing_jax.model.place import Places, clip_block, place, rotaries
-from omniforcing_jax.model.transformer import Transformer, predict, text_kv
-from omniforcing_jax.model.view import bidirectional, one_sigma
+from omniforcing_jax.model.transformer import Transformer
+from omniforcing_jax.model.whole_clip import predict_x0
 from omniforcing_jax.pipeline import Pipeline, PipelineConfig
-from omniforcing_jax.schedule import add_noise, euler_step, fresh_shares, ltx2_schedule, renew, to_velocity, to_x0
+from omniforcing_jax.schedule import add_noise, euler_step, fresh_shares, ltx2_schedule, renew, to_velocity
 from omniforcing_jax.stream import request
 from omniforcing_jax.stream.chunk import Chunk
 from omniforcing_jax.stream.decode import decode_clip
@@ -73,13 +73,10 @@ def clip_step(
     """
     config, guidance, dtype = setting
 
-    def predict_x0(noisy: Latents, sigma: Array, context: Contexts, keep: Keep) -> Latents:
-        view = bidirectional(config, rotaries(config, places), one_sigma(sigma))
-        text = text_kv(params, *context, sigma=sigma, dtype=dtype)
-        velocity = predict(params, config, *noisy, view, text, keep=keep, dtype=dtype)
-        return to_x0(noisy[0], velocity.video, sigma), to_x0(noisy[1], velocity.audio, sigma)
+    def ask(noisy: Latents, sigma: Array, context: Contexts, keep: Keep) -> Latents:
+        return predict_x0(params, config, noisy, sigma, context, rotaries(config, places), keep, dtype=dtype)
 
-    x0 = guided_x0(predict_x0, latents, sigmas[0], prompt, negative, guidance, config.layers)
+    x0 = guided_x0(ask, latents, sigmas[0], prompt, negative, guidance, config.layers)
     if fresh is None:
         video, audio = (euler_step(x, clean, sigmas[0], sigmas[1]) for x, clean in zip(latents, x0, strict=True))
         return video, audio

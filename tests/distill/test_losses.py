@@ -168,6 +168,9 @@ def test_flow_loss_is_zero_for_the_true_velocity_only():
     assert right < 1e-9
     assert parts["video"] == pytest.approx(1.0, abs=0.35)  # 192 unit normals: the odds of missing are below 1e-3
     assert wrong == pytest.approx(parts["video"] + parts["audio"])
+    weighted, same = flow.flow_loss(lambda v, a, s: (v * 0, a * 0), video, audio, jax.random.key(0), weights=(0.5, 3.0))
+    assert weighted == pytest.approx(0.5 * parts["video"] + 3.0 * parts["audio"])
+    assert same == parts
 
 
 def test_noise_levels_lie_between_zero_and_one_and_favour_noise():
