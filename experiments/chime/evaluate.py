@@ -25,6 +25,7 @@ from experiments.chime import metrics, world
 from experiments.chime.metrics import Media
 from experiments.chime.prompts import COLOURS, VOCABULARY, Request, parse, sample_prompts
 from omniforcing_jax.codecs.mel import LTX2_MEL
+from omniforcing_jax.media_file import opened
 from omniforcing_jax.stream.chunk import Chunk, join_chunks
 from omniforcing_jax.text.words import WordsConfig, tokenise
 
@@ -204,18 +205,14 @@ def read_file(path: Path) -> Media:
         ValueError: it cannot be decoded, is not square at 24 frames per second, or lacks picture or stereo sound.
     """
     import av
-    from av.error import FFmpegError
 
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video or not container.streams.audio:
-                raise ValueError(f"{path}: needs a picture and a sound")
-            rate = container.streams.video[0].average_rate
-            pictures = list(container.decode(video=0))
-        with av.open(str(path)) as container:
-            sounds = list(container.decode(audio=0))
-    except FFmpegError as error:
-        raise ValueError(f"{path}: cannot be decoded ({error.strerror})") from None
+    with opened(path) as file:
+        if not file.streams.video or not file.streams.audio:
+            raise ValueError(f"{path}: needs a picture and a sound")
+        rate = file.streams.video[0].average_rate
+        pictures = list(file.decode(video=0))
+    with opened(path) as file:
+        sounds = list(file.decode(audio=0))
     if not pictures or not sounds:
         raise ValueError(f"{path}: needs a picture and a sound")
     if rate != world.FRAME_RATE or pictures[0].width != pictures[0].height or sounds[0].layout.nb_channels != 2:

@@ -11,10 +11,10 @@ from jaxtyping import UInt8
 
 from omniforcing_jax.judge.listen import RATE, Listener, Sound
 from omniforcing_jax.judge.look import Picture, Watcher
+from omniforcing_jax.media_file import opened
 
 if TYPE_CHECKING:
     import av
-    from av.container import InputContainer
 
 USUAL_RATE = 24  # frames per second of a file that does not say
 GAP = 0.02  # seconds that time stamps of sound may jump ahead before silence is put in
@@ -53,16 +53,6 @@ class Media:
         )
 
 
-def _open(path: str | os.PathLike[str]) -> "InputContainer":
-    import av
-    from av.error import FFmpegError
-
-    try:
-        return av.open(os.fspath(path))
-    except (OSError, FFmpegError) as error:
-        raise ValueError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
-
-
 def check_readable(path: str | os.PathLike[str]) -> float | None:
     """Refuse a file that cannot be judged, before any work is done for it; returns its length in seconds, if it says.
 
@@ -71,7 +61,7 @@ def check_readable(path: str | os.PathLike[str]) -> float | None:
     """
     import av
 
-    with _open(path) as file:
+    with opened(path) as file:
         if not (file.streams.video or file.streams.audio):
             raise ValueError(f"cannot judge {path}: it has neither picture nor sound")
         return None if file.duration is None else file.duration / av.time_base
@@ -140,7 +130,7 @@ def read_media(path: str | os.PathLike[str], progress: Callable[[float], None] =
     import av
     from av.error import FFmpegError
 
-    with _open(path) as file:
+    with opened(path) as file:
         video, audio = next(iter(file.streams.video), None), next(iter(file.streams.audio), None)
         watcher, clock = Watcher(), _Clock(video)
         ear = None if audio is None else _Ear(audio.codec_context.channels)
@@ -169,7 +159,7 @@ def decode_pictures(path: str | os.PathLike[str]) -> Iterator[UInt8[np.ndarray, 
     import av
     from av.error import FFmpegError
 
-    with _open(path) as file:
+    with opened(path) as file:
         size: dict[str, int] = {}
         for packet in file.demux(video=0):
             try:

@@ -5,13 +5,13 @@ Nothing is scaled and no frame rate is changed here; what does not fit is refuse
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 
 from omniforcing_jax.codecs.mel import resample
+from omniforcing_jax.media_file import opened
 
 Path = str | os.PathLike[str]
 
@@ -25,26 +25,13 @@ class PictureInfo(NamedTuple):
     rate: float
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """Open a file; whatever is wrong with it is a ValueError of one line."""
-    import av  # PyAV is imported where it is used: the network runs where it is absent
-    from av.error import FFmpegError
-
-    try:
-        with av.open(os.fspath(path)) as file:
-            yield file
-    except (FFmpegError, OSError) as error:
-        raise ValueError(f"{os.fspath(path)}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
-
-
 def has_sound(path: Path) -> bool:
     """Say whether a file has sound.
 
     Raises:
         ValueError: if the file cannot be read.
     """
-    with _opened(path) as file:
+    with opened(path) as file:
         return bool(file.streams.audio)
 
 
@@ -54,7 +41,7 @@ def read_picture_info(path: Path) -> PictureInfo:
     Raises:
         ValueError: if the file cannot be read or has no picture.
     """
-    with _opened(path) as file:
+    with opened(path) as file:
         if not file.streams.video:
             raise ValueError(f"{os.fspath(path)}: has no picture")
         video = file.streams.video[0]
@@ -68,7 +55,7 @@ def read_frames(path: Path, batches: Iterator[int]) -> Iterator[UInt8[np.ndarray
     Raises:
         ValueError: if the file cannot be read or ends within a batch.
     """
-    with _opened(path) as file:
+    with opened(path) as file:
         frames = (frame.to_ndarray(format="rgb24") for frame in file.decode(video=0))
         for size in batches:
             batch = [frame for _, frame in zip(range(size), frames, strict=False)]
@@ -85,7 +72,7 @@ def read_sound(path: Path, rate: int, channels: int) -> Float32[np.ndarray, "sam
     """
     import av
 
-    with _opened(path) as file:
+    with opened(path) as file:
         if not file.streams.audio:
             raise ValueError(f"{os.fspath(path)}: has no sound")
         source = file.streams.audio[0]

@@ -169,7 +169,7 @@ def test_the_teacher_is_asked_in_batches_and_judged_by_its_clips(tmp_path, monke
         (["--source", "truth", "--json", "no/such/folder/x.json"], "no/such/folder"),
         (["--source", "student", "--weights", "no/such/weights"], "no/such/weights"),
         (["--file", "missing.mp4"], "missing.mp4"),
-        (["--file", "EMPTY"], "cannot be decoded"),
+        (["--file", "EMPTY"], "cannot read"),
         ([], "one of --source and --file"),
         (["--source", "truth", "--file", "x.mp4"], "one of --source and --file"),
     ],

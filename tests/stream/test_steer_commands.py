@@ -93,8 +93,8 @@ def media() -> Path:
 @pytest.mark.parametrize(
     ("more", "named"),
     [
-        (["--sound", "nowhere.wav"], ["nowhere.wav", "cannot be read"]),
-        (["--sound", "broken.mp4"], ["broken.mp4", "cannot be read"]),
+        (["--sound", "nowhere.wav"], ["cannot read", "nowhere.wav"]),
+        (["--sound", "broken.mp4"], ["cannot read", "broken.mp4"]),
         (["--sound", "image.png"], ["image.png", "has no sound"]),
         (["--sound", "six.wav"], ["six.wav", "6 channels"]),
         (["--sound", "clip.mp4"], ["clip.mp4", "2.0", "shorter than the stream of 3 s"]),
