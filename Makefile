@@ -6,6 +6,9 @@ PIP := $(BIN)/pip --disable-pip-version-check --quiet
 # Large buffers on huge pages: a third off the time of a training step on CPU (glibc 2.35 or later; ignored elsewhere).
 export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
 
+# The tests compile in a hurry (tests/conftest.py) unless they are told to compile as users do: XLA's defaults.
+AS_USERS_DO := --xla_backend_optimization_level=3 --xla_cpu_use_fusion_emitters=true
+
 .PHONY: setup demo test test-long lint bench
 
 setup: $(VENV)/dev.stamp
@@ -30,7 +33,7 @@ test: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-long: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "long or not long"
+	XLA_FLAGS="$(AS_USERS_DO)" $(BIN)/python -m pytest -n 2 --dist loadfile -m "long or not long"
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .

@@ -1,4 +1,8 @@
-"""What every test runs under: CPU, eight fake devices, strict numbers.
+"""What every test runs under: CPU, eight fake devices, programs that are compiled in a hurry, strict numbers.
+
+Nearly all of the suite's time is compilation. In a hurry it goes without LLVM's optimisation and with the older
+emitters of fusions (a stage's gradient: 7 s instead of 34); what is computed stays. Flags in `$XLA_FLAGS` win: `make
+test-long` compiles as users do. Tests that look for copies in a compiled program take `tiny.AS_USERS_DO`.
 
 `strict` is for core and codec tests: implicit dtype promotion raises there. It is a
 context and not global, because optax relies on promotion.
@@ -7,7 +11,11 @@ context and not global, because optax relies on promotion.
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = (
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "  # in a hurry
+    + os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=8"
+)
 
 import jax
 import pytest

@@ -14,7 +14,18 @@ from omniforcing_jax.model.place import place, rotaries, turn_by, turning
 from omniforcing_jax.model.transformer import predict
 from omniforcing_jax.model.view import one_sigma, streaming
 from omniforcing_jax.nn.attention import KV, Sites
-from tests.tiny import BATCH, GRID, SINKS, TINY, TOKENS, compiled, random_latents, random_params, random_text
+from tests.tiny import (
+    AS_USERS_DO,
+    BATCH,
+    GRID,
+    SINKS,
+    TINY,
+    TOKENS,
+    compiled,
+    random_latents,
+    random_params,
+    random_text,
+)
 
 NAMES = ("video_self", "audio_self", "a2v", "v2a")
 
@@ -166,9 +177,9 @@ def test_compiled_steps_make_no_copy_of_the_cache():
     (step, clean), args = big_program(window=30)
     cache = args[1]
     smallest = min(leaf.size for leaf in jax.tree.leaves(cache.past))
-    read = jax.jit(step).lower(*args).compile()
+    read = jax.jit(step).lower(*args).compile(AS_USERS_DO)
     assert large_results(read.as_text(), smallest) == []
-    write = jax.jit(clean, donate_argnums=1).lower(*args).compile()
+    write = jax.jit(clean, donate_argnums=1).lower(*args).compile(AS_USERS_DO)
     assert large_results(write.as_text(), smallest) == []
     aliased = write.memory_analysis().alias_size_in_bytes
     assert aliased >= sum(leaf.nbytes for leaf in jax.tree.leaves(cache.past))

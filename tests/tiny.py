@@ -19,6 +19,7 @@ CAPTION_TOKENS = 5
 BATCH = 2
 
 QUICK = {"xla_backend_optimization_level": 0}  # compiles twice as fast
+AS_USERS_DO = {"xla_cpu_use_fusion_emitters": True}  # all of conftest's hurry that can change a program's buffers
 compiled = functools.partial(jax.jit, compiler_options=QUICK)
 
 SINKS = dataclasses.replace(TINY, sinks=3)

@@ -83,8 +83,9 @@ def cells(arguments: Arguments) -> Iterator[Cell]:
     """List the cells of the parts asked for.
 
     Raises:
-      ValueError: if a stage is not NAME=FOLDER.
+      ValueError: if a stage is not NAME=FOLDER, a name comes twice or a folder is missing, or if there are no clips.
     """
+    check(arguments)
     if "sinks" in arguments.parts:
         for name, layout in LAYOUTS.items():
             for sinks in SINKS:
@@ -92,9 +93,7 @@ def cells(arguments: Arguments) -> Iterator[Cell]:
                     yield f"sinks-{name}-{sinks}-seed{seed}", partial(switch, arguments, layout, sinks, seed)
     if "stages" in arguments.parts:
         for stage in arguments.stages:
-            name, found, folder = stage.partition("=")
-            if not found:
-                raise ValueError(f"--stages {stage}: must be NAME=FOLDER")
+            name, _, folder = stage.partition("=")
             for seconds in LENGTHS:
                 count = arguments.prompts if seconds < 60 else max(1, arguments.prompts // 4)
                 for seed in SEEDS:
@@ -111,6 +110,31 @@ def cells(arguments: Arguments) -> Iterator[Cell]:
         for count, timesteps in STEP_LISTS.items():
             change = {"sigmas": snap(timesteps, ltx2_schedule(40))[1], "renewal": None}
             yield f"steps-{count}", partial(stream_and_judge, arguments.student, change, arguments.prompts, 5, 0)
+
+
+def check(arguments: Arguments) -> None:
+    """Check what the parts asked for need, before the first cell: a cell takes minutes.
+
+    Raises:
+      ValueError: see `cells`.
+    """
+    if arguments.prompts < 1:
+        raise ValueError(f"--prompts {arguments.prompts}: must be at least 1")
+    if {"windows", "steps"} & set(arguments.parts) and not arguments.student.is_dir():
+        raise ValueError(f"--student {arguments.student}: no such folder")
+    if "stages" not in arguments.parts:
+        return
+    if not arguments.stages:
+        raise ValueError("--parts stages: needs --stages NAME=FOLDER")
+    names = [stage.partition("=")[0] for stage in arguments.stages]
+    for stage, name in zip(arguments.stages, names, strict=True):
+        _, found, folder = stage.partition("=")
+        if not (found and name and folder):
+            raise ValueError(f"--stages {stage}: must be NAME=FOLDER")
+        if names.count(name) > 1:
+            raise ValueError(f"--stages {stage}: there is another {name}")
+        if not Path(folder).is_dir():
+            raise ValueError(f"--stages {stage}: no such folder")
 
 
 def stream_and_judge(folder: Path, change: dict[str, Any], count: int, seconds: int, seed: int) -> dict[str, Any]:
@@ -197,9 +221,11 @@ def table(folder: Path) -> str:
 def main(arguments: Arguments) -> None:
     """Make the cells that are missing, one after the other; bad input is one line on stderr and exit code 2."""
     machine.use_compilation_cache()
-    arguments.folder.mkdir(parents=True, exist_ok=True)
+    with mains.refusing():
+        todo = list(cells(arguments))
+        arguments.folder.mkdir(parents=True, exist_ok=True)
     with mains.refusing(arguments.folder / "cell.json"):
-        for name, make in list(cells(arguments)):
+        for name, make in todo:
             path = arguments.folder / f"{name}.json"
             if not path.exists():
                 write_json(path, make())

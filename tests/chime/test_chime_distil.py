@@ -15,18 +15,37 @@ def steps(tmp_path):
     return distil.plan(distil.Arguments(folder=tmp_path, codecs="train"))
 
 
+def _options(step, *more) -> dict:
+    """What a step's module would be called with."""
+    module = importlib.import_module(f"experiments.chime.{step.module}")
+    taken = []
+
+    @functools.wraps(getattr(module, "Arguments", module.main), updated=())
+    def stand_in(*args, **options):
+        taken.append(options)
+
+    tyro.cli(stand_in, args=[*step.arguments, *more])
+    (options,) = taken
+    return options
+
+
 def test_every_step_is_a_command_that_its_module_takes(steps):
     for step in steps:
-        module = importlib.import_module(f"experiments.chime.{step.module}")
-        command = getattr(module, "Arguments", module.main)
-        taken = []
+        options = {name.replace("_", "-"): value for name, value in _options(step).items()}
+        given = [flag for flag in step.arguments if flag.startswith("--")]
+        assert given
+        for flag, text in zip(step.arguments[::2], step.arguments[1::2], strict=False):
+            if flag in given:
+                value = options[flag.removeprefix("--")]
+                assert text in map(str, value if isinstance(value, tuple) else (value,)), f"{step.name}: {flag}"
 
-        @functools.wraps(command, updated=())
-        def stand_in(*args, taken=taken, **options):
-            taken.append(options)
 
-        tyro.cli(stand_in, args=list(step.arguments))
-        assert len(taken) == 1
+def test_a_flag_that_a_module_does_not_take_is_refused(steps, capsys):
+    for step in steps:
+        for more in (["--data-fil", "x"], ["--no-such-flag"]):
+            with pytest.raises(SystemExit):
+                _options(step, *more)
+    assert "no-such-flag" in capsys.readouterr().err
 
 
 def test_what_a_step_reads_an_earlier_step_has_written(steps, tmp_path):
