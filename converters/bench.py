@@ -1,12 +1,15 @@
 """How fast a conversion is beside a plain copy, and how much memory it takes: measured on a synthetic checkpoint.
 
-The checkpoint has LTX-2.3's full widths and few layers, so its tensors are as large as the real ones. The conversion
-runs in a process of its own; its memory is compared with that of the same process before it opens the file.
+The checkpoint has LTX-2.3's full widths and few layers, so its tensors are as large as the real ones. Copies and
+conversions run in pairs in a process of its own, in turns first and second, on one file system and with the file in the
+system's cache; its memory is compared with that of the same process before it opens the file.
 """
 
 import json
 import os
+import resource
 import shutil
+import statistics
 import subprocess
 import sys
 import time
@@ -17,6 +20,8 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
+from converters import convert
+from converters.choices import Choices
 from converters.component import LTX2
 from converters.piece import CHUNK
 from converters.transformer import COMPONENT
@@ -24,47 +29,44 @@ from omniforcing_jax.config import LTX2_19B, CrossTimestep, ModelConfig, require
 from omniforcing_jax.tensor_file import write_runs
 
 BFLOAT16 = np.dtype(jnp.bfloat16)
-MEASURE = """
-import json, resource, sys, time
-from pathlib import Path
-from converters import convert
-from converters.choices import Choices
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-before, begin = peak(), time.monotonic()
-convert.run(convert.prepare([Path(sys.argv[1])], Path(sys.argv[2]), Choices()))
-print(json.dumps({"seconds": time.monotonic() - begin, "before": before, "peak": peak()}))
-"""
+MEASURE = "import sys; from converters import bench; bench.race(*sys.argv[1:])"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """What was measured; bytes and seconds, of each kind of run the fastest.
+    """What was measured; bytes and seconds.
 
     Attributes:
         size: Bytes of the checkpoint.
-        copy_s: Time to copy the file.
-        convert_s: Time to convert it.
+        copies_s: Times to copy the file.
+        conversions_s: Times to convert it, each of one pair with the copy.
         before: Peak resident bytes of the converting process before it opens the file.
         peak: Its peak in the end.
     """
 
     size: int
-    copy_s: float
-    convert_s: float
+    copies_s: tuple[float, ...]
+    conversions_s: tuple[float, ...]
     before: int
     peak: int
 
     @property
     def share(self) -> float:
-        """Speed of the conversion over the speed of the copy."""
-        return self.copy_s / self.convert_s
+        """Speed of the conversion over the speed of the copy: the median of all pairs."""
+        return statistics.median(copy / conversion for copy, conversion in zip(*self._times, strict=True))
+
+    @property
+    def _times(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        return self.copies_s, self.conversions_s
 
     def __str__(self) -> str:
         """Say it in three lines."""
-        copy, convert = (self.size / 1e9 / seconds for seconds in (self.copy_s, self.convert_s))
+        copy, convert = map(statistics.median, self._times)
+        size = self.size / 1e9
         return (
-            f"checkpoint of {self.size / 1e9:.2f} GB: copied in {self.copy_s:.2f} s, {copy:.2f} GB/s\n"
-            f"converted in {self.convert_s:.2f} s, {convert:.2f} GB/s, {self.share:.0%} of the copy's speed\n"
+            f"checkpoint of {size:.2f} GB: copied in {copy:.2f} s, {size / copy:.2f} GB/s\n"
+            f"converted in {convert:.2f} s, {size / convert:.2f} GB/s; {self.share:.0%} of the copy's speed, "
+            f"the median of {len(self.copies_s)} pairs\n"
             f"peak memory {(self.peak - self.before) / 1e6:.0f} MB over the interpreter's {self.before / 1e6:.0f} MB"
         )
 
@@ -94,46 +96,59 @@ def make_checkpoint(path: Path, config: ModelConfig) -> int:
 
 
 def measure(folder: Path, config: ModelConfig, repeats: int) -> Figures:
-    """Copy and convert a synthetic checkpoint in turns, and take the fastest of each.
+    """Copy and convert a synthetic checkpoint in turns.
 
     Args:
         folder: Empty folder for the files; twice the checkpoint must fit.
         config: The network.
-        repeats: Runs of each kind.
+        repeats: Pairs of runs.
 
     Raises:
         ValueError: The conversion failed.
     """
     require(repeats >= 1, "repeats", repeats, "must be at least 1")
-    source, copy, out = folder / "checkpoint.safetensors", folder / "copy.safetensors", folder / "converted"
+    source = folder / "checkpoint.safetensors"
     size = make_checkpoint(source, config)
-    copies, answers = [], []
-    for _ in range(repeats):
-        _flush()
-        begin = time.monotonic()
-        shutil.copyfile(source, copy)
-        copies.append(time.monotonic() - begin)
-        copy.unlink()
-        _flush()
-        answers.append(_convert(source, out))
-        shutil.rmtree(out)
-    return Figures(
-        size=size,
-        copy_s=min(copies),
-        convert_s=min(answer["seconds"] for answer in answers),
-        before=min(answer["before"] for answer in answers),
-        peak=max(answer["peak"] for answer in answers),
-    )
-
-
-def _flush() -> None:
-    """Let the system write what it holds, so that a run does not pay for the one before."""
-    os.sync()
-
-
-def _convert(source: Path, out: Path) -> dict[str, float]:
-    command = [sys.executable, "-c", MEASURE, str(source), str(out)]
+    command = [sys.executable, "-c", MEASURE, str(source), str(repeats)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ValueError(f"{source}: the conversion failed: {done.stderr.strip().splitlines()[-1]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    answer = json.loads(done.stdout.splitlines()[-1])
+    copies, conversions = (tuple(answer.pop(name)) for name in ("copies_s", "conversions_s"))
+    return Figures(size=size, copies_s=copies, conversions_s=conversions, **answer)
+
+
+def race(source: str, repeats: str) -> None:
+    """Run the pairs and print what a `Figures` needs as JSON; the whole of the measured process."""
+    path, times = Path(source), {"copies_s": [], "conversions_s": []}
+    kinds = {"copies_s": _copy, "conversions_s": _convert}
+    before = _peak()
+    for pair in range(int(repeats)):
+        for name in sorted(kinds, reverse=pair % 2 == 1):
+            _prepare(path)
+            begin = time.monotonic()
+            made = kinds[name](path)
+            times[name].append(time.monotonic() - begin)
+            shutil.rmtree(made) if made.is_dir() else made.unlink()
+    print(json.dumps({**times, "before": before, "peak": _peak()}))
+
+
+def _prepare(source: Path) -> None:
+    """Let the system write what it holds, and give it memory: a virtual machine has to fetch what lay idle."""
+    os.sync()
+    _copy(source).unlink()
+
+
+def _copy(source: Path) -> Path:
+    return Path(shutil.copyfile(source, source.with_name("copy.safetensors")))
+
+
+def _convert(source: Path) -> Path:
+    out = source.with_name("converted")
+    convert.run(convert.prepare([source], out, Choices()))
+    return out
+
+
+def _peak() -> int:
+    """Peak resident memory of this process, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -115,8 +115,8 @@ class Bench:
 
     layers: int = 4
     """Layers of the checkpoint; each is 0.8 GB."""
-    repeats: int = 3
-    """Runs of each kind; the fastest counts."""
+    repeats: int = 5
+    """Pairs of a copy and a conversion; the median counts."""
     folder: Path | None = None
     """Where the files go for the time being; by default the system's temporary folder."""
     json: Path | None = None

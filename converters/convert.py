@@ -16,6 +16,7 @@ from converters.choices import Choices, choose_sampler
 from converters.lora import fuse
 from converters.meter import Meter
 from converters.part import Part
+from converters.piece import read_ahead
 from converters.plan import Plan, plan_part
 from converters.sources import find_parts
 from converters.swap import check_space, staging, swap_in
@@ -141,11 +142,11 @@ def _write_component(place: Path, plan: Plan, told: Callable[[int], None]) -> No
     part = plan.part
     place.mkdir()
     if part.component is not None:
-        write_runs(place / weights.MODEL, plan.layout, lambda name: plan.write(name, told))
+        write_runs(place / weights.MODEL, plan.layout, read_ahead(plan.layout, plan.read, told))
         weights.write_json(place / weights.CONFIG, part.component.write_own(part.config))
     if plan.passed:
         layout = {key: (piece.dtype, piece.shape) for key, piece in plan.passed.items()}
-        write_runs(place / PASSED, layout, lambda key: plan.pass_on(key, told))
+        write_runs(place / PASSED, layout, read_ahead(layout, plan.read_passed, told))
     for file in part.files:
         shutil.copyfile(file, place / Path(file).name)
     weights.write_json(place / SOURCE, describe_source(part))

@@ -6,19 +6,17 @@ What the format cannot express is refused; what it has no word for (whose sigma,
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-
-import numpy as np
 
 from converters.checkpoint import SUPPOSED, read_header_config
 from converters.component import DIFFUSERS, HUGGING_FACE, LTX2
 from converters.headers import contradiction, merge_header
 from converters.meter import Meter
 from converters.own import Own, open_own, rename_out, turn_rotary
-from converters.piece import Piece, blocks
+from converters.piece import Piece, read_ahead
 from converters.registry import CLASSES, FOLDERS, PREFIXES
 from converters.sources import TOKENIZERS
 from converters.swap import check_space, staging
@@ -249,7 +247,8 @@ def _write(folder: Path, output: Output, shard_bytes: int, told: Callable[[int],
         name = f"{output.stem}{marks}.safetensors"
         places |= dict.fromkeys(keys, name)
         layout = {key: (output.tensors[key].dtype, output.tensors[key].shape) for key in keys}
-        write_runs(folder / name, layout, lambda key: _read(output.tensors[key], told), output.metadata)
+        runs = read_ahead(keys, lambda key: output.tensors[key].blocks(), told)
+        write_runs(folder / name, layout, runs, output.metadata)
     if len(shards) > 1:
         size = sum(piece.nbytes for piece in output.tensors.values())
         index = {"metadata": {"total_size": size}, "weight_map": places}
@@ -270,12 +269,6 @@ def _cut(tensors: Mapping[str, Piece], shard_bytes: int) -> list[list[str]]:
         shards[-1].append(key)
         filled += tensors[key].nbytes
     return shards
-
-
-def _read(piece: Piece, told: Callable[[int], None]) -> Iterable[np.ndarray]:
-    for block in blocks(piece.load()):
-        yield block
-        told(block.nbytes)
 
 
 def _model_index(outputs: Sequence[Output]) -> dict[str, Any]:

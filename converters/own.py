@@ -12,7 +12,7 @@ import numpy as np
 from converters.component import Component
 from converters.convert import PASSED, SOURCE
 from converters.files import read_json_object
-from converters.piece import Piece, pieces_of
+from converters.piece import Mapped, Piece, pieces_of
 from converters.registry import COMPONENTS, NAMES
 from converters.rules import Placement
 from omniforcing_jax import weights
@@ -122,10 +122,9 @@ def rename_out(own: Own, naming: str) -> dict[str, Piece]:
 
 
 def _piece(file: TensorFile, placement: Placement) -> Piece:
-    def load() -> np.ndarray:
-        return placement.to_theirs(file.view(placement.ours, placement.layer))
-
     entry = file.entries[placement.ours]
+    mapped = Mapped(file=file, name=placement.ours, row=placement.layer)
+    load = mapped if placement.axes is None else lambda: placement.to_theirs(mapped())
     return Piece(dtype=entry.dtype, shape=placement.shape, where=str(file.path), load=load)
 
 

@@ -4,18 +4,17 @@ Nothing is read here but headers; whatever is wrong with names, shapes and types
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from converters.part import Part
-from converters.piece import BLOCK, FLOATS, Piece, ahead, blocks, finite_blocks, is_float
+from converters.piece import FLOATS, Piece, blocks, finite, is_float
 from converters.rules import Placement
 from omniforcing_jax.weights import compare_shapes
 
 Layout = Mapping[str, tuple[np.dtype, tuple[int, ...]]]
-Told = Callable[[int], None]  # takes note of bytes that were written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,26 +47,21 @@ class Plan:
         pieces = [run.piece for runs in self.runs.values() for run in runs]
         return sum(piece.nbytes for piece in (*pieces, *self.passed.values()))
 
-    def write(self, name: str, told: Told) -> Iterator[np.ndarray]:
-        """Read and check one tensor of ours, in pieces that follow each other.
+    def read(self, name: str) -> Iterator[np.ndarray]:
+        """Read and check one tensor of ours, in blocks that follow each other.
 
         Raises:
             ValueError: A value is not finite; names tensor and file.
         """
         for run in self.runs[name]:
-            value = run.placement.to_ours(run.piece.load())
-            looked = finite_blocks(value, run.placement.theirs, run.piece.where)
-            for block in ahead(looked) if value.nbytes > BLOCK else looked:
-                yield block
-                told(block.nbytes)
+            placement, piece = run.placement, run.piece
+            values = piece.blocks() if placement.axes is None else blocks(placement.to_ours(piece.load()))
+            yield from finite(values, placement.theirs, piece.where)
 
-    def pass_on(self, key: str, told: Told) -> Iterator[np.ndarray]:
+    def read_passed(self, key: str) -> Iterator[np.ndarray]:
         """Read one tensor that goes through; its values are checked as well, where they can be infinite."""
         piece = self.passed[key]
-        value = piece.load()
-        for block in finite_blocks(value, key, piece.where) if piece.dtype in FLOATS else blocks(value):
-            yield block
-            told(block.nbytes)
+        return finite(piece.blocks(), key, piece.where) if piece.dtype in FLOATS else piece.blocks()
 
 
 def plan_part(part: Part) -> Plan:

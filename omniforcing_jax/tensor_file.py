@@ -6,12 +6,15 @@ memory to write it, hence this page. What the tensors mean is weights.py's and c
 Source: the safetensors format (8 bytes of length, JSON, little-endian row-major data).
 """
 
+import ctypes
+import errno
 import io
 import json
 import math
 import mmap
 import os
-from collections.abc import Callable, Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +42,7 @@ DTYPES: dict[str, np.dtype] = {
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 LARGEST_POPULATED = 1 << 28  # bytes; what is mapped counts as the process's memory
 LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors package
+WRITTEN_AT_ONCE = 1 << 16  # bytes; Linux keeps larger writes in larger pages, and to find those can take far longer
 
 Index = tuple[slice, ...]
 
@@ -98,18 +102,42 @@ class TensorFile:
         Returns:
             A read-only array in the dtype of the file.
         """
+        shape, begin, count = self._locate(name, row)
+        return self._map(self.entries[name].dtype, begin, count).reshape(shape)
+
+    def windows(self, name: str, row: int | None = None, *, nbytes: int) -> Iterator[np.ndarray]:
+        """Map one tensor, or one row of its leading axis, a little at a time: memory is that of the pieces in use.
+
+        Args:
+            name: The tensor.
+            row: Place on the leading axis.
+            nbytes: Bytes of a piece, at most.
+
+        Yields:
+            Flat read-only arrays in the dtype of the file, which follow each other; one at least.
+        """
+        dtype = self.entries[name].dtype
+        _, begin, count = self._locate(name, row)
+        step = max(1, nbytes // dtype.itemsize)
+        for first in range(0, max(count, 1), step):
+            yield self._map(dtype, begin + first * dtype.itemsize, min(step, count - first))
+
+    def _locate(self, name: str, row: int | None) -> tuple[tuple[int, ...], int, int]:
+        """Return shape, first byte in the file and number of values of a tensor or a row."""
         entry = self.entries[name]
         shape = entry.shape if row is None else entry.shape[1:]
         count = math.prod(shape)
+        return shape, entry.offset + (row or 0) * count * entry.dtype.itemsize, count
+
+    def _map(self, dtype: np.dtype, begin: int, count: int) -> np.ndarray:
         if count == 0:
-            return np.zeros(shape, entry.dtype)
-        begin = entry.offset + (row or 0) * count * entry.dtype.itemsize
+            return np.zeros(0, dtype)
         skip = begin % mmap.ALLOCATIONGRANULARITY
-        size = skip + count * entry.dtype.itemsize
+        size = skip + count * dtype.itemsize
         flags = mmap.MAP_SHARED | (getattr(mmap, "MAP_POPULATE", 0) if size <= LARGEST_POPULATED else 0)
         with self.path.open("rb") as file:
             pages = mmap.mmap(file.fileno(), size, flags=flags, prot=mmap.PROT_READ, offset=begin - skip)
-        return np.frombuffer(pages, entry.dtype, count, skip).reshape(shape)
+        return np.frombuffer(pages, dtype, count, skip)
 
 
 def open_tensors(path: str | os.PathLike[str]) -> TensorFile:
@@ -232,6 +260,7 @@ def write_runs(
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # data begins on a multiple of 8, so every dtype is aligned
     with Path(path).open("wb", buffering=0) as file:
+        _reserve(file, 8 + len(text) + position)
         _write_all(file, len(text).to_bytes(8, "little") + text)
         for name in layout:
             begin, end = header[name]["data_offsets"]
@@ -245,9 +274,25 @@ def as_bytes(array: np.ndarray) -> memoryview:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
+def _reserve(file: io.FileIO, nbytes: int) -> None:
+    """Ask the file system for the room at once, where it can be asked: it is found faster than piece by piece.
+
+    `os.posix_fallocate` would write into every page where the file system cannot.
+
+    Raises:
+        OSError: There is no space left.
+    """
+    fallocate = getattr(ctypes.CDLL(None, use_errno=True), "fallocate", None) if sys.platform == "linux" else None
+    if fallocate is None:
+        return
+    if fallocate(file.fileno(), 0, ctypes.c_int64(0), ctypes.c_int64(nbytes)) and ctypes.get_errno() == errno.ENOSPC:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
+
+
 def _write_all(file: io.FileIO, data: bytes | memoryview) -> int:
     """Write without a buffer in between; the system may take less at a time than it is given."""
-    left = memoryview(data)
+    left, position = memoryview(data), file.tell()
     while left.nbytes:
-        left = left[file.write(left) :]
+        taken = file.write(left[: WRITTEN_AT_ONCE - position % WRITTEN_AT_ONCE])
+        left, position = left[taken:], position + taken
     return len(data)

@@ -16,6 +16,8 @@ from safetensors.numpy import save_file
 from converters import swap
 from converters.cli import main
 from converters.ltx2_transformer import PREFIX
+from converters.piece import BLOCK, blocks, finite, pieces_of
+from omniforcing_jax.tensor_file import open_tensors
 
 KEY = f"{PREFIX}transformer_blocks.1.attn1.to_q.weight"
 
@@ -157,6 +159,19 @@ def test_space_that_runs_out_on_the_way_leaves_what_was_there(tmp_path, capsys, 
     assert line == f"error: {tmp_path}/ours: No space left on device"
     assert {path: path.read_bytes() for path in (tmp_path / "ours").rglob("*") if path.is_file()} == before
     assert not list((tmp_path / "ours").glob(".*"))
+
+
+def test_a_value_that_is_not_finite_is_found_in_the_last_block_of_a_large_tensor(tmp_path):
+    for value in (np.nan, -np.nan, np.inf, -np.inf):
+        for dtype, size in ((ml_dtypes.bfloat16, 2 * BLOCK), (np.float64, BLOCK // 4)):
+            large = np.full(size // 2 + 3, -1, dtype)
+            save_file({"large": large}, tmp_path / "large.safetensors")
+            (piece,) = pieces_of(open_tensors(tmp_path / "large.safetensors")).values()
+            joined = np.concatenate(list(finite(piece.blocks(), "large", "file")))
+            np.testing.assert_array_equal(joined, large)
+            large[-1] = value
+            with pytest.raises(ValueError, match="file: large has values that are not finite"):
+                list(finite(blocks(large), "large", "file"))
 
 
 @pytest.mark.parametrize("name", ["nothing.safetensors", "nothing.pt", "nothing"])

@@ -19,10 +19,17 @@ def test_the_synthetic_checkpoint_has_the_full_network_s_widths(tmp_path):
 
 
 def test_a_conversion_is_measured_in_a_process_of_its_own(tmp_path):
-    figures = bench.measure(tmp_path, NEWER, repeats=1)
+    figures = bench.measure(tmp_path, NEWER, repeats=2)
     assert 0 < figures.before <= figures.peak
-    assert min(figures.copy_s, figures.convert_s) > 0
-    assert "% of the copy's speed" in str(figures)
+    assert min(figures.copies_s + figures.conversions_s) > 0
+    assert len(figures.copies_s) == len(figures.conversions_s) == 2
+    assert "% of the copy's speed, the median of 2 pairs" in str(figures)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.safetensors"]
+
+
+def test_the_share_is_that_of_the_pairs_and_not_of_the_fastest():
+    figures = bench.Figures(size=1, copies_s=(1.0, 2.0, 9.0), conversions_s=(2.0, 2.5, 9.0), before=0, peak=0)
+    assert figures.share == 0.8
 
 
 def test_a_bench_that_cannot_run_is_refused(tmp_path, capsys):
