@@ -1,0 +1,235 @@
+"""Chime's teacher, exported, played by diffusers' own LTX-2 pipeline: the export proven with trained weights.
+
+The pipeline's loop, guidance, scheduler and transformer are diffusers'; the transformer reads the files that
+`converters export` wrote. Text contexts are passed in, as a pipeline without Gemma wants them. Chime's codecs are
+smaller than diffusers' classes can be, so ours stand in their places. Noise and noise levels are the same as in our own
+clip, and so should be what comes out: both clips are written as MP4 and judged as `evaluate --file` judges.
+
+Hardware: two CPU cores, a minute per prompt.
+Command: python -m experiments.chime.stock_pipeline --prompts 8 --json out/stock_pipeline.json
+Expect: figures alike, and hardly a pixel that differs by more than rounding.
+"""
+
+import dataclasses
+import tempfile
+import types
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+import tyro
+
+from converters import export
+from experiments import mains
+from experiments.chime import evaluate, metrics
+from omniforcing_jax.layout import FRAME_RATE
+from omniforcing_jax.pipeline import Codecs, Pipeline, load_pipeline, read_pipeline_config
+from omniforcing_jax.stream import clip, request
+from omniforcing_jax.stream.chunk import Chunk
+from omniforcing_jax.stream.decode import decode_clip
+from omniforcing_jax.stream.mux import Mp4Writer
+
+OTHER_GUIDANCE_OFF = {
+    **dict.fromkeys(("stg_scale", "audio_stg_scale", "guidance_rescale", "audio_guidance_rescale"), 0.0),
+    **dict.fromkeys(("modality_scale", "audio_modality_scale"), 1.0),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Let diffusers play the exported teacher, and compare with our own clips."""
+
+    weights: Path = evaluate.SHIPPED / "teacher"
+    """Folder of the teacher."""
+    prompts: str = "8"
+    """A text file with one prompt per line, or how many to draw."""
+    seconds: int = 5
+    """Length of each clip."""
+    steps: int = 40
+    """Euler steps."""
+    guidance: float = 3.0
+    """Classifier-free guidance of both streams."""
+    seed: int = 0
+    """Of the prompts drawn and of the noise."""
+    folder: Path = Path("out/stock_pipeline")
+    """Where the clips go."""
+    json: Path | None = None
+    """Where to write the figures."""
+
+
+class Substitute(torch.nn.Module):
+    """What stands in a place of the pipeline: it has no weights there, but says where they would be."""
+
+    device, dtype = torch.device("cpu"), torch.float32
+
+
+class PassContexts(Substitute):
+    """In the place of the connectors: contexts were made already, the same for both streams."""
+
+    def forward(
+        self, contexts: torch.Tensor, mask: torch.Tensor, padding_side: str
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return contexts [B, X, C] of picture and sound, and their mask [B, X]."""
+        return contexts, contexts, mask
+
+
+class OurVideo(Substitute):
+    """In the place of the video VAE: hands latents [B, C, F, h, w] on; its latents are of unit scale."""
+
+    def __init__(self, codecs: Codecs) -> None:
+        super().__init__()
+        channels = codecs.video_config.latent_channels
+        self.spatial_compression_ratio = codecs.video_config.spatial_compression
+        self.temporal_compression_ratio = 8
+        self.config = types.SimpleNamespace(scaling_factor=1.0)
+        self.latents_mean, self.latents_std = torch.zeros(channels), torch.ones(channels)
+
+
+class OurSound(Substitute):
+    """In the place of the audio VAE: hands latents [B, C, A, M] on; its latents are of unit scale."""
+
+    def __init__(self, codecs: Codecs) -> None:
+        super().__init__()
+        channels, bins = codecs.audio_config.z_channels, codecs.audio_config.mel_bins
+        self.mel_compression_ratio = self.temporal_compression_ratio = 4
+        self.config = types.SimpleNamespace(
+            sample_rate=16000, mel_hop_length=160, mel_bins=bins, latent_channels=channels
+        )
+        width = channels * bins // self.mel_compression_ratio
+        self.latents_mean, self.latents_std = torch.zeros(width), torch.ones(width)
+
+
+def open_stock(folder: Path, codecs: Codecs) -> Any:
+    """Open an exported transformer in diffusers' pipeline, our codecs and contexts in the other places.
+
+    Raises:
+        ValueError: if diffusers misses weights or finds more than it knows.
+    """
+    from diffusers.models.transformers.transformer_ltx2 import LTX2VideoTransformer3DModel
+    from diffusers.pipelines.ltx2.pipeline_ltx2 import LTX2Pipeline
+    from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+
+    load: Any = LTX2VideoTransformer3DModel.from_pretrained
+    transformer, report = load(folder, subfolder="transformer", low_cpu_mem_usage=False, output_loading_info=True)
+    wrong = {name: keys for name, keys in report.items() if keys}
+    if wrong:
+        raise ValueError(f"{folder}: diffusers does not read all of it: {wrong}")
+    places: dict[str, Any] = {
+        "scheduler": FlowMatchEulerDiscreteScheduler(),
+        "transformer": transformer.eval(),
+        "connectors": PassContexts(),
+        "vae": OurVideo(codecs),
+        "audio_vae": OurSound(codecs),
+    }
+    pipeline = LTX2Pipeline(**places, text_encoder=None, tokenizer=None, vocoder=None)  # pyright: ignore[reportArgumentType]
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def play_stock(folder: Path, pipeline: Pipeline, plan: clip.ClipPlan, noise: clip.Latents) -> list[Chunk]:
+    """Make a plan's clips by diffusers from the same noise, without renewal, and decode them by our codecs."""
+    batch, (rows, columns) = len(plan.prompts), plan.grid
+    prompt, empty = (request.encode_text(pipeline, texts, None) for texts in (plan.prompts, [""] * batch))
+    # [B, T, C] -> [B, C, F, h, w], and [B, A, c m] -> [B, c, A, m]
+    video = np.asarray(noise[0]).reshape(batch, plan.frames, rows, columns, -1).transpose(0, 4, 1, 2, 3)
+    audio = (
+        np.asarray(noise[1])
+        .reshape(batch, plan.tokens[1], pipeline.codecs.audio_config.z_channels, -1)
+        .transpose(0, 2, 1, 3)
+    )
+    stock = open_stock(folder, pipeline.codecs)
+    height, width = (side * pipeline.codecs.video_config.spatial_compression for side in plan.grid)
+    played = stock(
+        height=height,
+        width=width,
+        num_frames=1 + 8 * (plan.frames - 1),
+        frame_rate=float(FRAME_RATE),
+        sigmas=list(plan.sigmas[:-1]),
+        num_inference_steps=len(plan.sigmas) - 1,
+        guidance_scale=plan.setting.guidance.video.cfg,
+        audio_guidance_scale=plan.setting.guidance.audio.cfg,
+        **OTHER_GUIDANCE_OFF,
+        latents=_torch(video),
+        audio_latents=_torch(audio),
+        prompt_embeds=_torch(prompt.video),
+        prompt_attention_mask=_torch(prompt.mask),
+        negative_prompt_embeds=_torch(empty.video),
+        negative_prompt_attention_mask=_torch(empty.mask),
+        output_type="latent",
+    )
+    tokens = played.frames.numpy().transpose(0, 2, 3, 4, 1).reshape(noise[0].shape)
+    sound = played.audio.numpy().transpose(0, 2, 1, 3).reshape(noise[1].shape)
+    pixels, samples = decode_clip(
+        pipeline.codecs, jnp.asarray(tokens), jnp.asarray(sound), grid=plan.grid, dtype=jnp.float32
+    )
+    rate = pipeline.codecs.vocoder_config.sample_rate
+    return [
+        Chunk(index=index, video=pixels, video_start_s=0.0, audio=samples, audio_start_s=0.0, sample_rate=rate)
+        for index, (pixels, samples) in enumerate(zip(np.asarray(pixels), np.asarray(samples), strict=True))
+    ]
+
+
+def _torch(array: Any) -> torch.Tensor:
+    return torch.from_numpy(np.array(array))
+
+
+def judge_files(chunks: list[Chunk], prompts: tuple[str, ...], folder: Path, name: str) -> dict[str, Any]:
+    """Write each clip as MP4 and judge the files as `evaluate --file` does."""
+    judged = []
+    for chunk, prompt in zip(chunks, prompts, strict=True):
+        path = folder / f"{name}_{chunk.index}.mp4"
+        height, width = chunk.video.shape[1:3]
+        with Mp4Writer(
+            path, height=height, width=width, frame_rate=FRAME_RATE, sample_rate=chunk.sample_rate
+        ) as writer:
+            writer.write(chunk)
+        judged.append(metrics.perceive(evaluate.read_file(path), evaluate.read_request(prompt)))
+    return metrics.judge(judged)
+
+
+def compare(stock: list[Chunk], own: list[Chunk]) -> dict[str, float]:
+    """Say how far clips differ: pixels in levels of 256, sound against its own largest sample."""
+    levels = [np.abs(a.video.astype(int) - b.video.astype(int)) for a, b in zip(stock, own, strict=True)]
+    sound = [np.abs(a.audio - b.audio).max() / np.abs(b.audio).max() for a, b in zip(stock, own, strict=True)]
+    return {
+        "largest_pixel_difference": float(max(level.max() for level in levels)),
+        "pixels_off_by_more_than_one": float(np.mean(np.stack(levels) > 1)),
+        "largest_sound_difference": float(max(sound)),
+    }
+
+
+def run(arguments: Arguments) -> dict[str, Any]:
+    """Export, play both ways, judge both."""
+    prompts = evaluate.read_prompts(arguments.prompts, arguments.seed)
+    plan = clip.plan_clip(arguments.weights, prompts, arguments.seconds, arguments.steps, arguments.guidance)
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    pipeline = load_pipeline(arguments.weights, read_pipeline_config(arguments.weights))
+    noise = clip.clip_noise(
+        jax.random.key(arguments.seed), config=plan.config.model, rows=len(prompts), tokens=plan.tokens
+    )
+    with tempfile.TemporaryDirectory() as exported:
+        export.run(export.prepare(arguments.weights, "diffusers", Path(exported), components=["transformer"]))
+        stock = play_stock(Path(exported), pipeline, plan, noise)
+    own = clip.sample_planned(pipeline, plan, arguments.seed)
+    figures = {
+        name: judge_files(chunks, plan.prompts, arguments.folder, name)
+        for name, chunks in (("stock", stock), ("own", own))
+    }
+    return {**figures, "difference": compare(stock, own)}
+
+
+def main(arguments: Arguments) -> None:
+    """Print and keep the figures; bad input is one line on stderr and exit code 2."""
+    with mains.refusing(arguments.json):
+        figures = run(arguments)
+    for name in ("stock", "own"):
+        print(name, ", ".join(f"{key} {value}" for key, value in figures[name].items() if key != "drift"))
+    print(", ".join(f"{key} {value:.3g}" for key, value in figures["difference"].items()))
+    mains.keep_figures(arguments.json, figures)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments))
