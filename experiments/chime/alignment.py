@@ -190,9 +190,10 @@ def _milliseconds(seconds: float | None) -> str:
 
 def draw(path: Path, found: dict[str, dict[str, Any]]) -> None:
     """Draw the exact offset over time as lines and the measured one as dots."""
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
-    figure, ax = plt.subplots(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    ax = figure.subplots()
     for alignment, colour in zip(ALIGNMENTS, COLOURS, strict=False):
         spans = found[alignment.name]["spans"]
         seconds = np.arange(0, spans[-1]["at_s"] + SPAN / 2, 0.2)
@@ -207,7 +208,6 @@ def draw(path: Path, found: dict[str, dict[str, Any]]) -> None:
     ax.legend(frameon=False, fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=85)
-    plt.close(figure)
 
 
 def main(arguments: Arguments) -> None:
