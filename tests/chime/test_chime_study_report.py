@@ -15,7 +15,7 @@ def _cell(recall, speed=100.0, drift=True):
         **dict.fromkeys(study_report.JUDGED, 0.5),
         "sync_recall": recall,
         "sync_ms_p50": 11.0,
-        "frames_per_second": speed,
+        "frames_per_processor_second": speed,
         "drift": {"window_s": 5.0, "first": WINDOW, "last": last} if drift else None,
     }
 
