@@ -6,7 +6,8 @@
   windows  1, 2, 4 blocks against the full horizon, 20 s streams
   steps    1, 2, 3, 4 denoise steps: quality against speed
 
-`windows` and `steps` are of one student; stages are weights folders given by name.
+`windows` and `steps` are of one student; stages are weights folders given by name. What a truncating alignment costs is
+`alignment.py`; `study_report.py` makes a table and a plot of what is here.
 
 Hardware: two CPU cores; sinks 1.5 h, the others minutes each.
 Commands:
