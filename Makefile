@@ -30,10 +30,10 @@ demo: $(VENV)/run.stamp
 	$(BIN)/python -m experiments.demo
 
 test: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-long: $(VENV)/dev.stamp
-	XLA_FLAGS="$(AS_USERS_DO)" $(BIN)/python -m pytest -n 2 --dist loadfile -m "long or not long"
+	XLA_FLAGS="$(AS_USERS_DO)" $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "long or not long"
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .

@@ -8,6 +8,8 @@ test-long` compiles as users do. Tests that look for copies in a compiled progra
 context and not global, because optax relies on promotion.
 """
 
+import ctypes
+import gc
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -23,12 +25,29 @@ import pytest
 jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+ENOUGH_BYTES = 2_500_000_000  # held by compiled programs between two files of tests
+
 
 @pytest.fixture
 def strict():
     """Make implicit dtype promotion an error inside the test."""
     with jax.numpy_dtype_promotion("strict"):
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _drop_old_programs():
+    """Compiled programs are never let go by themselves; a worker would hold those of all its files."""
+    from omniforcing_jax import machine
+
+    yield
+    if machine.resident_bytes() < ENOUGH_BYTES:
+        return
+    jax.clear_caches()
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)  # glibc keeps what is freed otherwise
 
 
 @pytest.fixture(autouse=True)

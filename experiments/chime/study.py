@@ -6,7 +6,8 @@
   windows  1, 2, 4 blocks against the full horizon, 20 s streams
   steps    1, 2, 3, 4 denoise steps: quality against speed
 
-`windows` and `steps` are of one student; stages are weights folders given by name.
+`windows` and `steps` are of one student; stages are weights folders given by name. What a truncating alignment costs is
+`alignment.py`; `study_report.py` makes a table and a plot of what is here.
 
 Hardware: two CPU cores; sinks 1.5 h, the others minutes each.
 Commands:
@@ -40,7 +41,7 @@ from omniforcing_jax.layout import FUSED, PREFIX, Layout, latent_frames
 from omniforcing_jax.model.place import clip_block, place, rotaries
 from omniforcing_jax.model.transformer import keep_projections, text_kv, transformer_spec
 from omniforcing_jax.nn import spec
-from omniforcing_jax.pipeline import Pipeline, load_pipeline, read_pipeline_config
+from omniforcing_jax.pipeline import load_pipeline, read_pipeline_config
 from omniforcing_jax.schedule import ltx2_schedule, snap
 from omniforcing_jax.stream import open_stream
 from omniforcing_jax.stream.request import student_sampler
@@ -138,24 +139,27 @@ def check(arguments: Arguments) -> None:
 
 
 def stream_and_judge(folder: Path, change: dict[str, Any], count: int, seconds: int, seed: int) -> dict[str, Any]:
-    """Stream `count` prompts with a student whose sampler is changed, and judge them; speed is of the streams alone."""
+    """Stream `count` prompts with a student whose sampler is changed, and judge them; speed is of the streams alone.
+
+    Frames per second of the clock, and per second of all processors' work, which jobs beside it disturb less.
+    """
     pipeline = load_pipeline(folder, read_pipeline_config(folder))
     sampler = dataclasses.replace(student_sampler(pipeline.config), **change)
     pipeline = dataclasses.replace(pipeline, config=dataclasses.replace(pipeline.config, sampler=sampler))
-    judged, spent, frames = [], 0.0, 0
+    judged, spent, worked, frames = [], 0.0, 0.0, 0
     for index, prompt in enumerate(sample_prompts(count, seed)):
-        video, audio, rate, took = _stream(pipeline, prompt, seconds, seed + 1000 * index)
+        begun = time.perf_counter(), time.process_time()
+        chunks = list(open_stream(pipeline, prompt=prompt, seconds=seconds, seed=seed + 1000 * index))
+        took, work = time.perf_counter() - begun[0], time.process_time() - begun[1]
+        video, audio, rate = media_of(chunks)
         judged.append(metrics.perceive((video, audio, rate), parse(prompt)))
         if index:  # the first one compiles
-            spent, frames = spent + took, frames + len(video)
-    return {**metrics.judge(judged), "clips": count, "frames_per_second": frames / spent if spent else None}
-
-
-def _stream(pipeline: Pipeline, prompt: str, seconds: int, seed: int) -> tuple[np.ndarray, np.ndarray, int, float]:
-    begun = time.perf_counter()
-    chunks = list(open_stream(pipeline, prompt=prompt, seconds=seconds, seed=seed))
-    took = time.perf_counter() - begun
-    return *media_of(chunks), took
+            spent, worked, frames = spent + took, worked + work, frames + len(video)
+    speed = {
+        "frames_per_second": frames / spent if spent else None,
+        "frames_per_processor_second": frames / worked if worked else None,
+    }
+    return {**metrics.judge(judged), "clips": count, **speed}
 
 
 def switch(arguments: Arguments, layout: Layout, sinks: int, seed: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Stage 3 in two passes against the same in one graph, for every kind of rollout; and what its memory depends on."""
+"""Stage 3 in two passes against the same in one graph, for every kind of rollout."""
 
 import dataclasses
 from collections.abc import Callable
@@ -148,30 +148,3 @@ def test_exits_are_drawn_for_all_blocks_at_once_or_for_each():
 def test_one_block_is_no_clip():
     with pytest.raises(ValueError, match="blocks=1"):
         self_forcing.clip_tables(setting_of(Scene(SINKS, sampler(), ())), 1)
-
-
-def test_the_second_pass_needs_the_memory_of_one_block_however_long_the_clip():
-    scene = Scene(dataclasses.replace(SINKS, layers=1), sampler(window=5, horizon_seconds=6), ())
-    setting, contexts = setting_of(scene), contexts_of(scene.config)
-    params = tiny.random_params(scene.config)
-
-    def bytes_for(count: int) -> int:
-        tables = self_forcing.clip_tables(setting, count)
-        draw = self_forcing.noise_from_keys(KEYS, setting)
-
-        def make(params, exits):
-            prompt = make_prompt(params, *contexts, setting=setting)
-            return prompt, self_forcing.roll_out(params, prompt, exits, draw, tables, setting, tiny.BATCH)
-
-        exits = jax.ShapeDtypeStruct((count,), jnp.int32)
-        prompt, made = jax.eval_shape(make, params, exits)
-        second = jax.jit(
-            lambda params, prompt, made, wanted, exits: self_forcing.pull_back(
-                params, prompt, made, wanted, exits, draw, tables, setting
-            )
-        )
-        lowered = second.lower(params, prompt, made, made.x0, exits)
-        return lowered.compile(tiny.QUICK).memory_analysis().temp_size_in_bytes
-
-    sizes = [bytes_for(count) for count in (5, 10, 20)]
-    assert max(sizes) <= 1.02 * min(sizes), sizes

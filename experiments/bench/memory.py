@@ -1,0 +1,150 @@
+"""Temporary memory of stage 3's three programs, each by itself, for clips of several lengths: nothing is run.
+
+The first pass rolls the clip out, the scoring pass asks teacher and critic about the whole clip, the second pass
+carries their answer back block by block. Only the scoring pass may need more for a longer clip: it sees all of it at
+once. Bytes are XLA's own count for one compiled program, arguments and results apart; `latents` is what the two passes
+keep per clip (noisy and clean, both streams). Chime's networks on CPU, a ring of four past blocks.
+
+    python -m experiments.bench.memory --json out/memory.json
+
+Hardware: two CPU cores, five minutes, all of them compilation.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import tyro
+
+from experiments import mains
+from omniforcing_jax import machine
+from omniforcing_jax.config import ModelConfig, SamplerConfig
+from omniforcing_jax.distill import dmd, self_forcing
+from omniforcing_jax.model.place import clip_block, place, rotaries
+from omniforcing_jax.model.transformer import keep_projections, transformer_spec
+from omniforcing_jax.nn import spec
+from omniforcing_jax.presets import CHIME_CLIP, CHIME_STREAM, RELEASED_SIGMAS
+from omniforcing_jax.rollout import Latents, Setting, make_prompt
+from omniforcing_jax.text.contexts import Contexts
+
+WORDS = 16
+SAME_BUFFERS: dict[str, Any] = {
+    "xla_backend_optimization_level": 0
+}  # LLVM comes after the buffers are assigned, and takes longest
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Which clips."""
+
+    blocks: tuple[int, ...] = (5, 10, 20)
+    """Lengths of the clips, in blocks."""
+    ring: int = 4
+    """Past blocks that a block may see."""
+    batch: int = 1
+    """Clips at once."""
+    json: Path | None = None
+    """File for the figures."""
+
+
+Program = tuple[Callable[..., Any], tuple[Any, ...]]
+
+
+def programs(
+    blocks: int, ring: int, batch: int, student: ModelConfig, teacher: ModelConfig, grid: tuple[int, int]
+) -> dict[str, Program]:
+    """Build the three programs for clips of so many blocks, each with the shapes of its arguments."""
+    sampler = SamplerConfig(sigmas=RELEASED_SIGMAS, window=ring + 1, horizon_seconds=ring + 2, context_noise=0.1)
+    setting = Setting(student, sampler, grid)
+    tables = self_forcing.clip_tables(setting, blocks)
+    table = tuple(sampler.layout.block(k) for k in range(blocks))
+    draw = self_forcing.noise_from_keys(jax.random.split(jax.random.key(0), batch), setting)
+    places = place(teacher, clip_block(table[-1].video_end, table[-1].audio_end), grid)
+    params, judges = (spec.abstract(transformer_spec(model)) for model in (student, teacher))
+    widths = [student.caption_channels or stream.width for stream in (student.video, student.audio)]
+    contexts: Any = jax.eval_shape(
+        lambda: Contexts(*(jnp.zeros((batch, WORDS, width)) for width in widths), mask=jnp.ones((batch, WORDS), int))
+    )
+    exits = jax.ShapeDtypeStruct((blocks,), jnp.int32)
+
+    def first(params: Any, prompt: Any, exits: jax.Array) -> self_forcing.Rollout:
+        return self_forcing.roll_out(params, prompt, exits, draw, tables, setting, batch)
+
+    def score(clip: Latents, held: Any, critic: Any, contexts: Contexts, negative: Contexts) -> Any:
+        scorer = dmd.Scorer(teacher=held, critic=critic, rotaries=rotaries(teacher, places), model=teacher)
+        return dmd.score_clip(clip, scorer, contexts, negative, jax.random.key(1), table, dmd.DmdConfig())
+
+    def second(params: Any, prompt: Any, made: Any, wanted: Any, exits: jax.Array) -> Any:
+        return self_forcing.pull_back(
+            params, prompt, made, wanted, exits, draw, tables, setting, remat=keep_projections
+        )
+
+    prompt = jax.eval_shape(lambda p, c: make_prompt(p, *c, setting=setting), params, contexts)
+    made = jax.eval_shape(first, params, prompt, exits)
+    clip = jax.eval_shape(lambda x0: x0.joined(), made.x0)
+    return {
+        "first_pass": (first, (params, prompt, exits)),
+        "scoring": (score, (clip, judges, judges, contexts, contexts)),
+        "second_pass": (second, (params, prompt, made, made.x0, exits)),
+    }
+
+
+def latent_bytes(found: dict[str, Program]) -> int:
+    """Return the bytes of what the first pass keeps."""
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(found["second_pass"][1][2]))
+
+
+def temporary_bytes(program: Program) -> int:
+    """Compile a program and return the bytes that it needs beside its arguments and results.
+
+    Raises:
+      ValueError: if XLA does not say it on this backend.
+    """
+    function, arguments = program
+    analysis = jax.jit(function).lower(*arguments).compile(dict(SAME_BUFFERS)).memory_analysis()
+    if analysis is None:
+        raise ValueError(f"{jax.default_backend()}: XLA does not say what a program needs here")
+    return analysis.temp_size_in_bytes
+
+
+def table(figures: dict[int, dict[str, int]]) -> str:
+    """Write the bytes as Markdown, in MB, a row per length."""
+    names = list(next(iter(figures.values())))
+    lines = ["| blocks | " + " | ".join(names) + " |", "|---" * (1 + len(names)) + "|"]
+    for blocks, row in figures.items():
+        lines.append(f"| {blocks} | " + " | ".join(f"{row[name] / 1e6:.2f}" for name in names) + " |")
+    return "\n".join(lines)
+
+
+def grown(figures: dict[int, dict[str, int]], name: str) -> float:
+    """Say by what share a program's bytes grow from the least to the most."""
+    sizes = [row[name] for row in figures.values()]
+    return max(sizes) / min(sizes) - 1
+
+
+def main(config: Config) -> None:
+    """Print MB per program and length; bad input is one line on stderr and exit code 2."""
+    machine.use_compilation_cache()
+    with mains.refusing(config.json):
+        if config.ring < 1 or config.batch < 1 or min(config.blocks, default=0) < 2:
+            raise ValueError("--blocks must be 2 or more, --ring and --batch at least 1")
+        grid = CHIME_STREAM.grid(*CHIME_STREAM.resolution)
+        chosen = (config.ring, config.batch, CHIME_STREAM.model, CHIME_CLIP.model, grid)
+        figures = {}
+        for blocks in config.blocks:
+            found = programs(blocks, *chosen)
+            sizes = {name: temporary_bytes(program) for name, program in found.items()}
+            figures[blocks] = {"latents": latent_bytes(found), **sizes}
+    print(table(figures))
+    print(
+        f"from the least to the most: second pass {grown(figures, 'second_pass'):+.2%}, "
+        f"scoring {grown(figures, 'scoring'):+.2%}"
+    )
+    mains.keep_figures(config.json, figures)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))
