@@ -119,7 +119,7 @@ class Contexts:
     weights: Path
     """Weights folder with a text encoder: words, or Gemma (text) and connectors; nothing else of it is needed."""
     out: Path
-    """Safetensors file to write, for --contexts of other commands; experiments.import_contexts makes it a training's."""
+    """Safetensors file to write, for --contexts of other commands; experiments.import_contexts makes a training's."""
     dtype: DType = "float32"
     """Type to compute in, and of the contexts."""
 
