@@ -14,6 +14,7 @@ from converters.piece import Piece, pieces_of
 from converters.sources import find_parts
 from omniforcing_jax import weights
 from omniforcing_jax.tensor_file import NAMES
+from omniforcing_jax.text.tokenizer import FILE
 
 NEEDED = ("transformer", "video_vae", "audio_vae", "vocoder")  # by any command that makes picture and sound
 NUMBER = re.compile(r"(?<![^./_])\d+(?![^./_])")
@@ -79,6 +80,8 @@ def runnable(top: Mapping[str, Any], owns: Mapping[str, Own]) -> list[str]:
     text = [f"no {name}" for name in ("text", "connectors") if name not in owns or owns[name].model is None]
     if "text" in owns and owns["text"].is_made_here:  # chime's words need no connectors
         text = []
+    elif "text" in owns and not (owns["text"].place / FILE).is_file():
+        text.append(f"no text/{FILE}")
     through = [own for own in owns.values() if own.model is None]
     return [
         f"stream: {_verdict(stream)}",

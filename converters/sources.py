@@ -22,6 +22,7 @@ from converters.piece import pieces_of
 from converters.registry import CLASSES, FOLDERS, GEMMA, find_table
 from omniforcing_jax.config import ModelConfig
 from omniforcing_jax.tensor_file import open_tensors
+from omniforcing_jax.text.tokenizer import what_is_missing
 
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json")
@@ -88,6 +89,7 @@ def _read_model(folder: Path, name: str, naming: str, values: dict[str, Any], ch
             raise ValueError(f"{folder / 'config.json'}: {error}") from None
     beside = (folder, folder.parent / "tokenizer")
     files = [str(place / file) for file in TOKENIZERS for place in beside if (place / file).is_file()]
+    lacking = what_is_missing([Path(file).name for file in files]) if name == "text" else None
     return Part(
         name=name,
         format="diffusers" if naming == DIFFUSERS else "Hugging Face",
@@ -98,6 +100,6 @@ def _read_model(folder: Path, name: str, naming: str, values: dict[str, Any], ch
         config=config,
         metadata=metadata,
         model_config=values,
-        notes=notes,
+        notes=notes if lacking is None else (*notes, f"no prompt can be read: {lacking}"),
         files=tuple(files) if name == "text" else (),
     )

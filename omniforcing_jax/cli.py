@@ -112,14 +112,14 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class Contexts:
-    """Compute the text contexts of many prompts once, so that streams and trainings need no text encoder in memory."""
+    """Compute the text contexts of many prompts once, so that streams need no text encoder in memory."""
 
     prompts: Path
     """Text file with a prompt per line; empty lines do not count. The empty prompt, for guidance, is always added."""
     weights: Path
     """Weights folder with a text encoder: words, or Gemma (text) and connectors; nothing else of it is needed."""
     out: Path
-    """Safetensors file to write, for --contexts of other commands and for trainings."""
+    """Safetensors file to write, for --contexts of other commands; experiments.import_contexts makes a training's."""
     dtype: DType = "float32"
     """Type to compute in, and of the contexts."""
 

@@ -1,6 +1,7 @@
 """Text contexts of many prompts, looked up by prompt: a file of them, or those that were just made.
 
-With such a file neither streams nor trainings have a text encoder in memory. One safetensors file holds
+With such a file a stream has no text encoder in memory; a training reads a store made of it (train/import_contexts.py).
+One safetensors file holds
 
     metadata   "contexts": JSON {"format": 1, "prompts": [...], ...}, free values beside them
     tensors    "<row>/video" [X, Cv], "<row>/audio" [X, Ca], "<row>/mask" [X] int32 (absent: all may be seen)

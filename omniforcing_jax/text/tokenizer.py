@@ -4,14 +4,28 @@ No chat template: the start token and the prompt, padded on the left. Source: sp
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int
 
-FILE = "tokenizer.json"
+FILE, SENTENCEPIECE = "tokenizer.json", "tokenizer.model"
 PAD, START = "<pad>", "<bos>"
+
+
+def what_is_missing(names: Collection[str]) -> str | None:
+    """Say what to do about a Gemma folder without a tokenizer that is read here; None where there is one.
+
+    Args:
+        names: Files that lie in it.
+    """
+    if FILE in names:
+        return None
+    if SENTENCEPIECE in names:
+        made = "transformers' AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) writes one beside it"
+        return f"{SENTENCEPIECE} alone is not read, {FILE} is needed: newer releases have it, and {made}"
+    return f"{FILE} comes with Gemma and belongs beside its weights"
 
 
 class GemmaTokenizer:
@@ -35,7 +49,7 @@ class GemmaTokenizer:
 
         path = Path(folder) / FILE
         if not path.is_file():
-            raise ValueError(f"{path}: no such file; it comes with Gemma and belongs beside its weights")
+            raise ValueError(f"{path}: no such file; {what_is_missing([file.name for file in Path(folder).glob('*')])}")
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # tokenizers 0.23 raises bare Exceptions

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from omniforcing_jax.train.pairs import pairs_header
-from omniforcing_jax.train.store import Row, Writer
+from omniforcing_jax.train.store import Row, fill
 
 Get = Callable[[bytes], bytes | None]
 
@@ -80,16 +80,16 @@ def import_pairs(
         audio=(audio_shape[2], audio_shape[3]),
         teacher=teacher,
     )
-    writer = Writer(folder, header, process=process, processes=processes)
-    missing = writer.missing()
-    for index in missing:
+
+    def read(index: int) -> Row:
         if _levels(get, index, entries, sigmas) != levels:
             raise ValueError(f"sigmas_{index}_data={_levels(get, index, entries, sigmas)}: row 0 has {levels}")
         video = _array(get, f"video_latents_{index}_data", (entries, frames, channels, rows, columns))
         audio = _array(get, f"audio_latents_{index}_data", (entries, *audio_shape[2:]))
         arrays = {"video": video.transpose(0, 1, 3, 4, 2), "audio": audio, "seed": np.asarray(index, np.int64)}
-        writer.put(index, Row(_value(get, f"prompts_{index}_data").decode(), arrays))
-    return len(missing)
+        return Row(_value(get, f"prompts_{index}_data").decode(), arrays)
+
+    return fill(folder, header, read, process=process, processes=processes)
 
 
 def _value(get: Get, key: str) -> bytes:

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -206,6 +207,15 @@ class Writer:
         free = shutil.disk_usage(self.folder).free
         if free < needed:
             raise ValueError(f"{self.folder}: rows need {needed / 1e9:.3g} GB of disk, {free / 1e9:.3g} GB are free")
+
+
+def fill(folder: Path, header: Header, read: Callable[[int], Row], *, process: int = 0, processes: int = 1) -> int:
+    """Put what is missing of this process's rows; returns how many rows were put now."""
+    writer = Writer(folder, header, process=process, processes=processes)
+    missing = writer.missing()
+    for index in missing:
+        writer.put(index, read(index))
+    return len(missing)
 
 
 def pack(folder: Path, header: Header, shard: int) -> None:

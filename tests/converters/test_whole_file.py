@@ -88,8 +88,14 @@ def test_a_folder_of_hugging_face_s_comes_with_its_tokenizer_and_goes_back(tmp_p
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     values = COMPONENTS["text"].namings[HUGGING_FACE].write_config(TEXT) | {"mm_tokens_per_image": 256}
     (folder / "config.json").write_text(json.dumps(values))
+    (folder / "tokenizer.model").write_text("")
+    run("convert", "--from", folder, "--out", ours)
+    assert "text: no prompt can be read: tokenizer.model alone is not read" in capsys.readouterr().out
+    run("inspect", ours)
+    assert "prompts: cannot run: no connectors, no text/tokenizer.json; --contexts" in capsys.readouterr().out
     (folder / "tokenizer.json").write_text("{}")
     run("convert", "--from", folder, "--out", ours)
+    assert "no prompt can be read" not in capsys.readouterr().out
     assert (ours / "text/tokenizer.json").read_text() == "{}"
     run("export", "--from", ours, "--to", "diffusers", "--out", tmp_path / "back")
     back = tmp_path / "back/text_encoder"

@@ -1,7 +1,7 @@
 """`python -m converters check`: recorded outputs are within their limits, and a changed weight is found."""
 
 import pytest
-from golden_case import FOLDER, needs_golden, read_json
+from golden_case import FOLDER, Case, needs_golden, read_json
 
 from converters.cli import main
 from omniforcing_jax.tensor_file import open_tensors, write_tensors
@@ -9,12 +9,26 @@ from omniforcing_jax.tensor_file import open_tensors, write_tensors
 pytestmark = needs_golden
 CASE = "a_teacher_bundled"
 LENDER = "a_teacher_core100"
+CHANGED = "proj_out.bias"  # here video/head/b
+# A case, what of its results is one of a network's, and whose sigma drives the crossings where the case was recorded.
+CASES = {
+    "a_teacher_core100": ("out.s_*", "cross"),
+    "b_causal_v2_masked": ("out.*", "own"),
+    "c_causal_v1_masked": ("out.*", "own"),
+    "d2_rolling_window_derived": ("out.*", "own"),
+    "d_rollout_v2": ("*", "own"),
+    "f_guided_core100": ("out.*", "cross"),
+    "f_guided_bundled": ("out.*", "own"),
+}
+LONG = {"a_teacher_core100", "d_rollout_v2", "f_guided_bundled"}  # their compilation
+ELSEWHERE = ("out.log_rescale.", "out.partial.")  # no sampler's scaling, and a clip with inputs of its own
 
 
-def convert(source, out):
+def convert(source, out, *flags):
     """Convert golden weights as the OmniForcing they are, with the heads of their JSON."""
     heads = read_json("weights_main")["config"]["num_attention_heads"]
-    assert main(["convert", "--from", str(source), "--heads", str(heads), "--out", str(out)]) == 0
+    command = ["convert", "--from", source, "--heads", heads, "--out", out, *flags]
+    assert main([str(word) for word in command]) == 0
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +37,7 @@ def weights(tmp_path_factory):
     convert(FOLDER / "weights_main.safetensors", folder / "right")
     file = open_tensors(FOLDER / "weights_main.safetensors")
     tensors = {name: file.read(name) for name in file.entries}
-    tensors["proj_out.bias"] = tensors["proj_out.bias"] + 1
+    tensors[CHANGED] = tensors[CHANGED] + 1
     layout = {name: (value.dtype, value.shape) for name, value in tensors.items()}
     write_tensors(folder / "wrong.safetensors", layout, lambda name: tensors[name])
     convert(folder / "wrong.safetensors", folder / "wrong")
@@ -41,6 +55,31 @@ def test_recorded_outputs_are_within_their_limits_and_a_changed_weight_is_found(
     assert f"{2 * len(matching)} outputs, 0 beyond their limits" in told
     assert main(["check", "--weights", str(weights / "wrong"), "--case", str(FOLDER / CASE)]) == 1
     assert f"{2 * len(matching)} outputs, {len(matching)} beyond their limits" in capsys.readouterr().out
+
+
+def test_the_changed_weight_is_named(weights, capsys):
+    capsys.readouterr()
+    assert main(["diff", str(weights / "right"), str(weights / "wrong")]) == 1
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("config folder.name")]
+    assert line.startswith("transformer/video/head/b: ")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.long if n in LONG else ()) for n in CASES])
+def test_every_result_of_a_case_is_compared_and_within_its_limit(name, tmp_path, capsys):
+    case, (globs, timesteps) = Case(name), CASES[name]
+    other = case.config.get("inputs", "").rpartition(" of ")[2].partition(" ")[0]
+    uses = (read_json(other)["config"] if other else {}) | case.config
+    split = uses.get("rope") == "split" or globs == "out.s_*"
+    flags = ["--rotary", "split", "--grid", "float64", "--gate-multiplier", 1000] if split else []
+    source = FOLDER / f"{case.config['weights']}.safetensors"
+    convert(source, tmp_path / "ours", "--timesteps", timesteps, *flags)
+    capsys.readouterr()
+    assert main(["check", "--weights", str(tmp_path / "ours"), "--case", str(FOLDER / name)]) == 0
+    told = capsys.readouterr().out
+    compared = {line.partition(": largest")[0] for line in told.splitlines() if ": largest error" in line}
+    wanted = {result for result in case.results(globs) if not result.startswith(ELSEWHERE)}
+    assert compared == wanted
+    assert f"{len(wanted)} outputs, 0 beyond their limits" in told
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,14 @@ def test_a_missing_file_is_named(tmp_path):
         GemmaTokenizer(tmp_path, 4)
 
 
+def test_a_folder_with_sentencepiece_s_file_alone_is_told_what_is_missing(tmp_path):
+    (tmp_path / "tokenizer.model").write_bytes(b"")
+    with pytest.raises(
+        ValueError, match=r"tokenizer\.json: no such file; tokenizer\.model alone is not read, .*save_pretr"
+    ):
+        GemmaTokenizer(tmp_path, 4)
+
+
 def test_a_damaged_file_is_named_in_one_line(tmp_path):
     (tmp_path / "tokenizer.json").write_text('{"version":\n')
     with pytest.raises(ValueError, match=r"tokenizer\.json: not a tokenizer") as caught:

@@ -1,0 +1,100 @@
+"""One forward of a recorded case: a bidirectional teacher, or a student under its masks."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from converters.case import Case, as_latents, as_tokens
+from omniforcing_jax.config import ModelConfig
+from omniforcing_jax.layout import Block
+from omniforcing_jax.model.place import clip_block, place, rotaries
+from omniforcing_jax.model.transformer import Transformer, predict, text_kv
+from omniforcing_jax.model.view import Sigmas, View, bidirectional, masked
+from omniforcing_jax.schedule import to_x0
+
+QUICK = {"xla_backend_optimization_level": 0}  # halves the time to compile what runs once or twice
+WINDOW = re.compile(r"window of (\d+) past block\(s\), sink block 0 kept: (True|False)")
+
+
+def run_forward(case: Case, variant: str, config: ModelConfig, params: Transformer) -> dict[str, np.ndarray]:
+    """Run one variant; returns velocities and clean estimates as they are recorded."""
+    words = case.setting("variants")[variant]
+    video, audio = case["in.video_latent"], case["in.audio_latent"]
+    tokens = as_tokens(video)
+    frames, audio_frames, grid = (case.setting(key) for key in ("frames", "audio_frames", "grid"))
+    tables = rotaries(config, place(config, clip_block(frames, audio_frames), tuple(grid)))
+    shown = words.get("text_mask", True) if isinstance(words, dict) else case.settings.get("text_mask", False)
+    mask = jnp.asarray(case["in.text_mask"], jnp.int32) if shown else None
+    if isinstance(words, dict):
+        sigmas = _spread(_teacher_sigmas(case, str(words.get("timesteps", ""))), tokens.shape[1], audio.shape[1])
+        view = bidirectional(config, tables, sigmas)
+    else:
+        sigmas = _spread(_student_sigmas(case, variant), tokens.shape[1], audio.shape[1])
+        blocks = tuple(Block(*block) for block in case.setting("blocks"))
+        window, is_pinned = _window(case, variant)
+        view = masked(config, tables, sigmas, blocks, window=window, pin_prefix=is_pinned)
+        view = bidirectional(config, tables, sigmas) if variant == "no_mask" else view
+    contexts = (jnp.asarray(case["in.video_context"]), jnp.asarray(case["in.audio_context"]))
+    velocities = _forward(params, config, jnp.asarray(tokens), jnp.asarray(audio), view, contexts, mask)
+    result = {}
+    for stream, x, levels, velocity in (
+        ("video", tokens, sigmas.video, velocities[0]),
+        ("audio", audio, sigmas.audio, velocities[1]),
+    ):
+        like = video if stream == "video" else audio
+        x0 = to_x0(jnp.asarray(x), velocity, jnp.broadcast_to(levels, x.shape[:2]))
+        result[f"out.{variant}.{stream}_velocity"] = as_latents(np.asarray(velocity), like)
+        result[f"out.{variant}.{stream}_x0"] = as_latents(np.asarray(x0), like)
+    return result
+
+
+@functools.partial(jax.jit, static_argnames=("config",), compiler_options=QUICK)
+def _forward(
+    params: Transformer,
+    config: ModelConfig,
+    video: jax.Array,
+    audio: jax.Array,
+    view: View,
+    contexts: tuple[jax.Array, jax.Array],
+    mask: jax.Array | None,
+) -> tuple[jax.Array, jax.Array]:
+    """Run one forward, with the text that it reads."""
+    text = text_kv(params, *contexts, mask)
+    prediction = predict(params, config, video, audio, view, text)
+    return prediction.video, prediction.audio
+
+
+def _window(case: Case, variant: str) -> tuple[int | None, bool]:
+    """Read from a variant's words how many blocks are seen, and whether block 0 always is; by default all are."""
+    found = WINDOW.search(case.meanings.get(f"out.{variant}.video_velocity", ""))
+    return (None, False) if found is None else (int(found[1]) + 1, found[2] == "True")
+
+
+def _teacher_sigmas(case: Case, words: str) -> Sigmas:
+    """Read a variant's noise levels from its words: per token, one per stream, or one for both."""
+    scalar_v, scalar_a = case["in.sigma_video"], case["in.sigma_audio"]
+    if "both" in words:
+        scalar_a = scalar_v
+    levels = [scalar_v[:, None], scalar_a[:, None]]
+    if "token" in words:
+        levels = [case[f"in.token_sigma_{stream}"][..., 0] for stream in ("video", "audio")]
+    return Sigmas(*(jnp.asarray(x) for x in (*levels, scalar_v, scalar_a)))
+
+
+def _student_sigmas(case: Case, variant: str) -> Sigmas:
+    if variant == "scalar":
+        sigma = jnp.asarray(case["in.scalar_sigma"])
+        return Sigmas(sigma[:, None], sigma[:, None], sigma, sigma)
+    return Sigmas(jnp.asarray(case["in.video_sigma"]), jnp.asarray(case["in.audio_sigma"]))
+
+
+def _spread(sigmas: Sigmas, tokens: int, audio_frames: int) -> Sigmas:
+    """Say a level for every token, so that variants with fewer levels are the same compiled program."""
+    video, audio = (
+        jnp.repeat(levels, count // levels.shape[1], axis=1)
+        for levels, count in ((sigmas.video, tokens), (sigmas.audio, audio_frames))
+    )
+    return Sigmas(video, audio, sigmas.scalar_video, sigmas.scalar_audio)

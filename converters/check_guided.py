@@ -1,0 +1,106 @@
+"""A guided trajectory of a recorded case: every pass of its recorded steps, their sum, and the clip on its way."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from converters.case import STREAMS, Case, as_latents, as_tokens
+from converters.check_forward import QUICK
+from omniforcing_jax.config import CrossTimestep, ModelConfig
+from omniforcing_jax.guidance import (
+    GuidanceConfig,
+    Latents,
+    Pass,
+    Stg,
+    StreamGuidance,
+    euler_trajectory,
+    guided_x0,
+    predict_passes,
+)
+from omniforcing_jax.model.place import Rotaries, clip_block, place, rotaries
+from omniforcing_jax.model.transformer import Transformer, predict, text_kv
+from omniforcing_jax.model.view import bidirectional, one_sigma
+from omniforcing_jax.schedule import snap, to_x0
+
+PARTS = {Pass.PROMPT: "cond", Pass.NEGATIVE: "uncond", Pass.PERTURBED: "perturbed", Pass.ISOLATED: "isolated"}
+
+
+def run_guided(case: Case, _: str, config: ModelConfig, params: Transformer) -> dict[str, np.ndarray]:
+    """Follow a guided trajectory; returns what was recorded of it, by name.
+
+    Raises:
+        ValueError: An input is missing; names it.
+    """
+    noise_v, noise_a = case["in.noise_video"], case["in.noise_audio"]
+    clip = clip_block(noise_v.shape[1], noise_a.shape[1])
+    tables = rotaries(config, place(config, clip, (noise_v.shape[-2], noise_v.shape[-1])))
+    prompt, negative = (
+        tuple(jnp.asarray(case[f"in.{stream}_context{ending}"]) for stream in STREAMS) for ending in ("", "_neg")
+    )
+    follow, look = _programs(config, _guidance(case, config))
+    sigmas = jnp.asarray(case["in.sigmas"])
+    noise = (jnp.asarray(as_tokens(noise_v)), jnp.asarray(noise_a))
+    video, audio = follow(params, tables, noise, sigmas, prompt, negative)
+    result: dict[str, np.ndarray] = {}
+    for step in sorted({int(found[1]) for name in case.tensors if (found := re.match(r"out\.step(\d+)\.", name))}):
+        for part, streams in look(params, tables, (video[step], audio[step]), sigmas[step], prompt, negative).items():
+            for stream, value in zip(STREAMS, streams, strict=True):
+                name = f"out.step{step}.{part}.{stream}_x0"
+                result[name] = as_latents(np.asarray(value), noise_v if stream == "video" else noise_a)
+    kept, levels = snap(case.setting("denoising_step_list"), case["in.sigmas"])
+    result |= {"out.subsample_indices": np.array(kept), "out.subsample_sigmas": np.array(levels)}
+    for name, rows in (("out.{}_trajectory", slice(None)), ("out.ode_{}", np.array(kept))):
+        entries = np.stack([as_latents(entry, noise_v) for entry in np.asarray(video)[rows]], axis=1)
+        result |= {name.format("video"): entries, name.format("audio"): np.swapaxes(np.asarray(audio)[rows], 0, 1)}
+    return result
+
+
+def _guidance(case: Case, config: ModelConfig) -> GuidanceConfig:
+    """Read the strengths; what a perturbed layer does changed in the release that changed whose sigma crossings see."""
+    words = case.setting("guidance")
+    video, audio = (
+        StreamGuidance(cfg=words[f"cfg_{s}"], stg=words["stg"], modality=words["modality"], rescale=words["rescale"])
+        for s in STREAMS
+    )
+    return GuidanceConfig(
+        video=video,
+        audio=audio,
+        stg_layers=tuple(words["stg_blocks"]),
+        stg=Stg.VALUES if config.cross_timestep is CrossTimestep.CROSS else Stg.DROP,
+        rescale_over_batch=True,
+    )
+
+
+def _programs(config: ModelConfig, guidance: GuidanceConfig) -> tuple[Callable[..., Latents], Callable[..., Any]]:
+    """Compile the trajectory, and the passes of one step."""
+
+    def network(params: Transformer, tables: Rotaries) -> Callable[..., Latents]:
+        def predict_x0(latents: Latents, sigma: jax.Array, context: Any, keep: Any) -> Latents:
+            text = text_kv(params, *context)
+            velocity = predict(
+                params, config, *latents, bidirectional(config, tables, one_sigma(sigma)), text, keep=keep
+            )
+            return to_x0(latents[0], velocity.video, sigma), to_x0(latents[1], velocity.audio, sigma)
+
+        return predict_x0
+
+    def follow(
+        params: Transformer, tables: Rotaries, noise: Latents, sigmas: jax.Array, prompt: Any, negative: Any
+    ) -> Latents:
+        def step(latents: Latents, sigma: jax.Array) -> Latents:
+            return guided_x0(network(params, tables), latents, sigma, prompt, negative, guidance, config.layers)
+
+        return euler_trajectory(step, noise, sigmas)
+
+    def look(
+        params: Transformer, tables: Rotaries, latents: Latents, sigma: jax.Array, prompt: Any, negative: Any
+    ) -> dict[str, Any]:
+        call = (network(params, tables), latents, sigma, prompt, negative, guidance, config.layers)
+        passes = {PARTS[which]: streams for which, streams in predict_passes(*call).items()}
+        return passes | {"guided": guided_x0(*call)}
+
+    return jax.jit(follow, compiler_options=QUICK), jax.jit(look, compiler_options=QUICK)
