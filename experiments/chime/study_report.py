@@ -85,7 +85,9 @@ def change(cell: dict[str, Any], name: str) -> float | None:
 def speed(groups: Groups, name: str) -> float | None:
     """Return frames per second of processor time, relative to the first group of the same part."""
     first = next(other for other in groups if other.partition("-")[0] == name.partition("-")[0])
-    rates = [[cell["frames_per_processor_second"] for cell in groups[group]] for group in (name, first)]
+    rates: list[list[Any]] = [
+        [cell.get("frames_per_processor_second") for cell in groups[group]] for group in (name, first)
+    ]
     if any(rate is None for group in rates for rate in group):
         return None
     mine, reference = (sum(group) / len(group) for group in rates)
