@@ -103,9 +103,14 @@ def test_the_generator_on_a_mesh_equals_one_device(networks, generator):
     expected = generator(networks[0], contexts(0), contexts(1), jax.random.key(3), *networks[1:])
     with jax.set_mesh(CUBE):
         (student, *others), batches = on_mesh(CUBE, networks, contexts(0), contexts(1))
-        assert_same(generator(student, *batches, jax.random.key(3), *others), expected)
+        found = generator(student, *batches, jax.random.key(3), *others)
+    assert_same(found, expected)
+    for path, leaf in jax.tree_util.tree_flatten_with_path(found[2].layers)[0]:  # a gradient lies as its weight does
+        if leaf.ndim == 3 and path_name(path).endswith("/w"):
+            assert leaf.size // leaf.addressable_shards[0].data.size == 4, path_name(path)
 
 
+@pytest.mark.long
 def test_the_critic_on_a_mesh_equals_one_device(networks, critic_loss):
     expected = critic_loss(networks[1], contexts(0), jax.random.key(5), networks[0])
     with jax.set_mesh(CUBE):

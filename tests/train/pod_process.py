@@ -1,18 +1,20 @@
-"""One process of a stage-3 training on a tiny pair of networks. Arguments: mesh, folder, steps, last step before death.
+"""One process of a training of two tiny networks. Arguments: which, mesh, folder, steps, step of death (or 0).
 
-In `folder` lie the weights folders `student` and `teacher`. A step of death kills the last process after it, without
-warning. Processes find each other by the environment.
+For stage 3 the weights folders `student` and `teacher` lie in `folder`. After a step of death the last process is
+killed, without warning. Processes find each other by the environment.
 """
 
 import os
 import signal
 import sys
+import time
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+import test_training_on_a_mesh as small
 import tiny
 
 from experiments import full_size
@@ -20,18 +22,28 @@ from omniforcing_jax import distributed, weights
 from omniforcing_jax import mesh as meshes
 from omniforcing_jax.config import SamplerConfig
 from omniforcing_jax.distill.players import SelfForcing, SelfForcingConfig
-from omniforcing_jax.mesh import MeshConfig, make_mesh
+from omniforcing_jax.mesh import MeshConfig
 from omniforcing_jax.model.transformer import transformer_spec
 from omniforcing_jax.rollout import Setting
 from omniforcing_jax.text.contexts import Contexts
-from omniforcing_jax.train import data, loop, optimiser, state, step
+from omniforcing_jax.train import data, gradient, loop, optimiser, state, step
 
 STUDENT, TEACHER = tiny.SINKS, tiny.TINY
 SAMPLER = SamplerConfig(sigmas=(1.0, 0.6, 0.0), horizon_seconds=2, context_noise=0.1)
 PLAYERS = SelfForcing(Setting(STUDENT, SAMPLER, (1, 2)), TEACHER, SelfForcingConfig(seconds=2))
 ADAM = optimiser.OptimiserConfig(kind="adam", learning_rate=1e-4, last_rate=1e-4, steps=1, warmup=0, clip=1.0)
 RULE = optimiser.optimiser(ADAM)
-BATCH = 2
+
+
+class Training(NamedTuple):
+    """What is trained on what."""
+
+    networks: tuple
+    specs: Any
+    gradients: tuple
+    rows: dict
+    batch: int
+    beside: tuple
 
 
 def write_networks(folder: Path) -> None:
@@ -45,34 +57,58 @@ def features(rows):
     return {"context_video": video, "context_audio": audio, "context_mask": np.ones((rows, 4), bool)}
 
 
-def run(folder: Path, mesh, steps: int, die_after: int):
+def stage_3(folder: Path, mesh) -> Training:
     def network(name, config):
         return weights.load_component(folder / name, "transformer", meshes.abstract(transformer_spec(config), mesh))
 
+    negative = meshes.replicate(Contexts(*(x[:1] for x in full_size.contexts_of(features(1)))), mesh)
+    return Training(
+        networks=(network("student", STUDENT), network("teacher", TEACHER)),
+        specs=transformer_spec(STUDENT),
+        gradients=full_size.gradients(PLAYERS),
+        rows=features(6),
+        batch=2,
+        beside=(network("teacher", TEACHER), negative),
+    )
+
+
+def two_layers(folder: Path, mesh) -> Training:
+    x, y = np.random.default_rng(0).normal(size=(2, 40, 8)).astype(np.float32)
+    return Training(
+        networks=tuple(meshes.init(small.SPECS, jax.random.key(i), mesh) for i in range(2)),
+        specs=small.SPECS,
+        gradients=(gradient.of_loss(small.match),) * 2,
+        rows={"x": x, "y": y, "row": np.arange(40, dtype=np.float32)},
+        batch=small.BATCH,
+        beside=(),
+    )
+
+
+TRAININGS = {"stage_3": stage_3, "two_layers": two_layers}
+
+
+def run(training: Training, folder: Path, mesh, steps: int, die_after: int):
     def die(done, current):
         if done == die_after and jax.process_index() == jax.process_count() - 1:
+            time.sleep(2)  # the checkpoint before has its name by now
             os.kill(os.getpid(), signal.SIGKILL)
 
     pair = partial(state.create_pair, generator_optimiser=RULE, critic_optimiser=RULE, seed=3)
-    networks = network("student", STUDENT), network("teacher", TEACHER)
-    trainer = meshes.make_beside(pair, *networks, specs=transformer_spec(STUDENT), mesh=mesh)
-    negative = meshes.replicate(Contexts(*(x[:1] for x in full_size.contexts_of(features(1)))), mesh)
     return loop.train(
-        loop.LoopConfig(folder=folder / "run", steps=steps, log_every=4, save_every=8, patience=120),
-        trainer,
-        step.make_distill_step(*full_size.gradients(PLAYERS), RULE, RULE, ratio=5, ema_decay=0.9, ema_from=4),
-        data.PlacedBatches(data.ArraySource(features(6)), BATCH, 0, mesh),
-        beside=(network("teacher", TEACHER), negative),
+        loop.LoopConfig(folder=folder / "run", steps=steps, log_every=4, save_every=8, patience=120.0),
+        meshes.make_beside(pair, *training.networks, specs=training.specs, mesh=mesh),
+        step.make_distill_step(*training.gradients, RULE, RULE, ratio=5, ema_decay=0.9, ema_from=4),
+        data.PlacedBatches(data.ArraySource(training.rows), training.batch, 0, mesh),
+        beside=training.beside,
         hooks=(loop.Hook(1, die),),
     )
 
 
 if __name__ == "__main__":
-    text, folder, steps, die_after = sys.argv[1:]
+    what, text, folder, steps, die_after = sys.argv[1:]
     jax.config.update("jax_default_matmul_precision", "highest")
     distributed.start()
-    mesh = make_mesh(MeshConfig.parse(text)) if text != "1,1,1" else None
-    with jax.set_mesh(mesh) if mesh is not None else jax.default_device(jax.devices()[0]):
-        end = run(Path(folder), mesh, int(steps), int(die_after))
+    with meshes.use(MeshConfig.parse(text)) as mesh:
+        end = run(TRAININGS[what](Path(folder), mesh), Path(folder), mesh, int(steps), int(die_after))
         weights.save_component(Path(folder) / "end", "transformer", end.generator.params, {})
-    print("END", int(jnp.asarray(end.step)))
+    print("END", int(end.step))

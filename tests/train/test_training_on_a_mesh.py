@@ -70,6 +70,7 @@ def test_the_trainer_equals_one_device_keeps_its_state_cut_and_compiles_two_prog
     ]
 
 
+@pytest.mark.long
 def test_a_run_goes_on_on_another_mesh(tmp_path, alone):
     train(tmp_path, "2,2,2", 7)
     same(train(tmp_path, "1,8,1", 14)[0], alone)
