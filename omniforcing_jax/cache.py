@@ -17,6 +17,7 @@ from jaxtyping import Array, DTypeLike, Float
 from omniforcing_jax.config import ModelConfig, SamplerConfig, StreamConfig
 from omniforcing_jax.nn.attention import KV, Sites
 from omniforcing_jax.nn.rope import Rotary, rotate
+from omniforcing_jax.nn.sharding import constrain, mesh_in_use
 from omniforcing_jax.nn.sight import hide
 from omniforcing_jax.nn.spec import Leaf
 
@@ -70,7 +71,7 @@ def empty_cache(
     audio = Slots(layout.first_a, config.sinks, layout.step_a, ring, config.sinks + (layout.first_a if pin else 0))
 
     def zeros(slots: int, stream: StreamConfig) -> Array:
-        return jnp.zeros((config.layers, batch, slots, stream.heads, stream.head_size), dtype)
+        return _on_mesh(jnp.zeros((config.layers, batch, slots, stream.heads, stream.head_size), dtype))
 
     def kv(slots: int, stream: StreamConfig) -> KV:
         return KV(k=zeros(slots, stream), v=zeros(slots, stream))
@@ -95,6 +96,17 @@ def empty_cache(
         video=video,
         audio=audio,
     )
+
+
+def place(cache: Cache) -> Cache:
+    """Bring a cache from the host to the device or, where a mesh is set, to where commits leave it."""
+    return jax.device_put(cache) if mesh_in_use() is None else _cut(cache)
+
+
+@jax.jit
+def _cut(cache: Cache) -> Cache:
+    past, pinned = jax.tree.map(_on_mesh, (cache.past, cache.pinned))
+    return dataclasses.replace(cache, past=past, pinned=pinned)
 
 
 def past_bias(cache: Cache) -> Sites:
@@ -171,7 +183,7 @@ def _is_first(cache: Cache, fresh: Sites) -> bool:
 def _put_first(slots: Slots, past: KV, fresh: KV) -> tuple[KV, Leaf]:
     """Write block 0, its sinks moved from its front to its back; also returns the pinned keys."""
     region = KV(*(jnp.roll(x, -slots.sinks, axis=2).astype(past.k.dtype) for x in (fresh.k, fresh.v)))
-    pinned = region.k[:, :, slots.region - slots.pinned :] if slots.pinned else None
+    pinned = _on_mesh(region.k[:, :, slots.region - slots.pinned :]) if slots.pinned else None
     return _write(past, region, 0), pinned
 
 
@@ -180,7 +192,12 @@ def _write(past: KV, fresh: KV, start: Leaf) -> KV:
 
 
 def _put(old: Leaf, new: Leaf, start: Leaf) -> Array:
-    return jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), start, axis=2)
+    return _on_mesh(jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), start, axis=2))
+
+
+def _on_mesh(slots: Leaf) -> Array:
+    """Cut slots [L, B, S, N, H] by rows and heads where there is a mesh."""
+    return constrain(slots, None, "batch", None, "heads", None)
 
 
 def _stand(slots: Slots, past: KV, pinned: Leaf, turn: Rotary) -> KV:

@@ -7,8 +7,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = {
-    0: ["layout", "config", "schedule", "tensor_file", "machine", "arguments", "media_file"],
-    1: ["nn"],
+    0: ["layout", "config", "schedule", "tensor_file", "machine", "arguments", "media_file", "distributed"],
+    1: ["nn", "mesh"],
     2: ["cache", "weights", "model", "codecs", "text"],
     3: ["rollout", "guidance", "pipeline", "presets", "judge"],
     4: ["stream", "distill"],

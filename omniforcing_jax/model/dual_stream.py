@@ -10,10 +10,21 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from omniforcing_jax.config import ModelConfig, StreamConfig
-from omniforcing_jax.nn.attention import KV, Attention, Site, Sites, attend, attention_spec, project_kv, read
+from omniforcing_jax.nn.attention import (
+    KV,
+    Attention,
+    Site,
+    Sites,
+    attend,
+    attention_spec,
+    attention_spec_of,
+    project_kv,
+    read,
+)
 from omniforcing_jax.nn.mlp import Mlp, apply_mlp, mlp_spec
 from omniforcing_jax.nn.modulation import Shifted, add_gated, add_table, modulate, modulated_norm
 from omniforcing_jax.nn.norm import rms_norm
+from omniforcing_jax.nn.sharding import gather
 from omniforcing_jax.nn.spec import Leaf, Spec, normal
 
 MLP_RATIO = 4
@@ -157,7 +168,8 @@ def text_kv_of_layer(p: StreamLayer, context: Float[Array, "B X D"], rows: Leaf)
     if p.text_table is not None:
         shift, scale = add_table(p.text_table, rows)
         context = modulate(context, Shifted(shift, scale))
-    return project_kv(p.text_attn, context, None)
+    attention = gather(p.text_attn, attention_spec_of(p.text_attn), context.dtype)
+    return project_kv(attention, context, None)
 
 
 def _attend_self(

@@ -37,6 +37,7 @@ from omniforcing_jax.nn.modulation import (
     time_embedding_spec,
 )
 from omniforcing_jax.nn.norm import layer_norm
+from omniforcing_jax.nn.sharding import constrain, gather
 from omniforcing_jax.nn.sight import Sight, hide
 from omniforcing_jax.nn.spec import Leaf, Spec, normal, stacked
 
@@ -148,7 +149,8 @@ def _text_of_stream(ends: StreamEnds, layers: Any, context: Array, sigma: Array 
     rows = None
     if ends.prompt_time is not None and sigma is not None:
         _, rows = embed_time(ends.prompt_time, TIME_SCALE * sigma[:, None])
-    return jax.lax.map(lambda layer: text_kv_of_layer(layer, context, rows), layers)
+    kv = jax.lax.map(lambda layer: text_kv_of_layer(layer, context, rows), layers)
+    return jax.tree.map(lambda x: constrain(x, None, "batch", None, "heads", None), kv)
 
 
 def predict(
@@ -239,11 +241,14 @@ def _run(
     if view.sinks:
         y = jnp.concatenate([jnp.broadcast_to(params.sinks.astype(dtype), (len(y), *params.sinks.shape[1:])), y], 1)
 
+    specs = dual_stream_layer_spec(config)
+
     def body(state: tuple[Array, Array], layer: Any) -> tuple[tuple[Array, Array], Any]:
         p, text_v, text_a, past_of_layer, keep_of_layer = layer
         prompt = Text(video=text_v, audio=text_a, site=text.site)
+        video, audio = (constrain(stream, "batch", None, None) for stream in state)
         video, audio, fresh = dual_stream_layer(
-            p, *state, view.sites, (rows_v, rows_a), prompt, past_of_layer, keep_of_layer
+            gather(p, specs, dtype), video, audio, view.sites, (rows_v, rows_a), prompt, past_of_layer, keep_of_layer
         )
         return (video, audio), emit(video, audio, fresh)
 
@@ -262,4 +267,5 @@ def _embed_times(p: StreamEnds, times: Times, gate_multiplier: float) -> tuple[A
 def _head(p: StreamEnds, x: Float[Array, "B T D"], embedded: Float[Array, "b U D"]) -> Float[Array, "B T C"]:
     """Norm, modulate by the time embedding itself, project; all in float32."""
     shift, scale = add_table(p.head_table, jnp.stack([embedded, embedded], axis=2))
-    return project(p.head, modulate(layer_norm(x.astype(jnp.float32)), Shifted(shift, scale)))
+    velocity = project(p.head, modulate(layer_norm(x.astype(jnp.float32)), Shifted(shift, scale)))
+    return constrain(velocity, "batch", None, None)

@@ -88,6 +88,12 @@ def attention_spec(query_width: int, context_width: int, heads: int, head_size: 
     )
 
 
+def attention_spec_of(p: Attention) -> Attention:
+    """Declare an attention again from its weights (of one layer)."""
+    inner, query_width = p.q.w.shape
+    return attention_spec(query_width, p.k.w.shape[1], p.heads, inner // p.heads, gated=p.gate is not None)
+
+
 def project_kv(p: Attention, x: Float[Array, "B S D"], rotary: Rotary | None) -> KV:
     """Make the keys and values that x offers to be read."""
     k = _split_heads(rms_norm(project(p.k, x), p.k_norm), p.heads)
