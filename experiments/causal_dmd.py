@@ -86,8 +86,7 @@ def clips_of(batch: dict[str, Any]) -> Latents:
 
 def main(arguments: Arguments, config: Config = CONFIG) -> None:
     """Train or continue; bad input is one line on stderr and exit code 2."""
-    with refusing():
-        run = full_size.begin(arguments)
+    with refusing(), full_size.begin(arguments) as run:
         layout, sinks = full_size.layout_of(arguments.layout)
         sampler = SamplerConfig(layout=layout, sigmas=config.sigmas, horizon_seconds=config.seconds)
         student = full_size.open_student(arguments.student, sampler, sinks)

@@ -4,25 +4,29 @@ Everything is held against everything else before a weight is read. Masters are 
 type that is computed in. A run that reached its last step leaves a weights folder, from which the next stage begins.
 """
 
+import contextlib
 import dataclasses
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import DTypeLike
 
-from omniforcing_jax import machine, weights
+from omniforcing_jax import distributed, machine, weights
+from omniforcing_jax import mesh as meshes
 from omniforcing_jax.config import ModelConfig, SamplerConfig, require
 from omniforcing_jax.distill import dmd
 from omniforcing_jax.distill.players import SelfForcing, WholeClip
 from omniforcing_jax.layout import FUSED, PREFIX, Layout, latent_frames
+from omniforcing_jax.mesh import MeshConfig, make_mesh
 from omniforcing_jax.model.transformer import Transformer, transformer_spec
-from omniforcing_jax.nn import spec
 from omniforcing_jax.pipeline import PipelineConfig, assemble, component_places, read_pipeline_config, save_pipeline
 from omniforcing_jax.rollout import Latents
 from omniforcing_jax.schedule import ltx2_schedule, snap
@@ -67,6 +71,21 @@ class Arguments:
     """Of noise, of the order of the prompts, and of new sinks."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Type to compute in."""
+    mesh: str = "1,1,1"
+    """Devices as replica,fsdp,tensor (docs/pod.md); all of them. A run may be continued on another mesh."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """How long a run is, and where.
+
+    Attributes:
+      loop: of the trainer.
+      mesh: that is set; None is one device.
+    """
+
+    loop: loop.LoopConfig
+    mesh: Mesh | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,17 +115,28 @@ class TwoPlayers:
     ema_from: int = 200
 
 
-def begin(arguments: Arguments) -> loop.LoopConfig:
-    """Set logging and the compilation cache up, and check the numbers.
+@contextlib.contextmanager
+def begin(arguments: Arguments) -> Iterator[Run]:
+    """Join the other processes, set logging, the compilation cache and the mesh up, and check the numbers.
 
     Raises:
-      ValueError: if there are no steps or no prompts.
+      ValueError: if there are no steps or no prompts, or the mesh fits neither the devices nor the batch.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    distributed.start()
+    level = logging.INFO if distributed.speaks() else logging.WARNING
+    logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("absl").setLevel(logging.WARNING)
     machine.use_compilation_cache()
     require(arguments.batch >= 1, "batch", arguments.batch, "must be at least 1")
-    return loop.LoopConfig(folder=arguments.folder, steps=arguments.steps)
+    config = loop.LoopConfig(folder=arguments.folder, steps=arguments.steps)
+    wanted = MeshConfig.parse(arguments.mesh)
+    wanted.check_batch(arguments.batch)
+    if wanted.devices == 1 and jax.process_count() == 1:
+        yield Run(loop=config, mesh=None)
+        return
+    mesh = make_mesh(wanted)
+    with jax.set_mesh(mesh):
+        yield Run(loop=config, mesh=mesh)
 
 
 def open_student(folder: Path, sampler: SamplerConfig | None, sinks: int = 0) -> PipelineConfig:
@@ -211,21 +241,25 @@ def context_of(contexts: Contexts, prompt: str) -> dmd.Contexts:
     return contexts_of({name: jnp.asarray(array[None]) for name, array in contexts[contexts.row_of(prompt)].items()})
 
 
-def load_network(folder: Path, model: ModelConfig, dtype: DTypeLike, seed: int = 0) -> Transformer:
+def load_network(
+    folder: Path, model: ModelConfig, dtype: DTypeLike, seed: int = 0, mesh: Mesh | None = None
+) -> Transformer:
     """Load a transformer; sinks that `model` has and the folder lacks are drawn, N(0, 0.02^2).
 
     Raises:
-      ValueError: in one line, if weights are missing, unknown or mis-shaped.
+      ValueError: in one line, if weights are missing, unknown or mis-shaped, or the mesh cannot cut the network.
     """
+    if mesh is not None:
+        meshes.config_of(mesh).check_network(model)
     own = read_pipeline_config(folder).model
-    params = weights.load_component(
-        *component_places(folder)["transformer"], spec.abstract(transformer_spec(own), dtype)
-    )
+    wanted = meshes.abstract(transformer_spec(own), mesh, dtype)
+    params = weights.load_component(*component_places(folder)["transformer"], wanted)
     if own.sinks == model.sinks:
         return params
     new = transformer_spec(model).sinks
     logging.info("%s: %d new sinks", folder, model.sinks)
-    return dataclasses.replace(params, sinks=new.init(jax.random.key(seed), new.shape, dtype))
+    sinks = new.init(jax.random.key(seed), new.shape, dtype)
+    return dataclasses.replace(params, sinks=meshes.replicate(sinks, mesh))
 
 
 def save_weights(folder: Path, config: PipelineConfig, params: Transformer, begun: Path, dtype: DTypeLike) -> None:
@@ -241,7 +275,7 @@ def save_weights(folder: Path, config: PipelineConfig, params: Transformer, begu
 
 def describe(arguments: Arguments, config: Any, student: PipelineConfig) -> dict[str, Any]:
     """Say what makes a run the run that it is; not where it lies, nor how long it is."""
-    unsaid = ("student", "teacher", "contexts", "pairs", "folder", "steps")
+    unsaid = ("student", "teacher", "contexts", "pairs", "folder", "steps", "mesh")
     told = {name: value for name, value in dataclasses.asdict(arguments).items() if name not in unsaid}
     sampler = None if student.sampler is None else student.sampler.to_dict()
     network = {"model": student.model.to_dict(), "sampler": sampler, "resolution": student.resolution}
@@ -275,7 +309,7 @@ def gradients(
 
 
 def distil(
-    run: loop.LoopConfig,
+    run: Run,
     arguments: DmdArguments,
     config: TwoPlayers,
     student: PipelineConfig,
@@ -301,12 +335,14 @@ def distil(
     Raises:
       ValueError: before the first step, as `loop.train` and `load_network` do.
     """
-    dtype = jnp.dtype(arguments.dtype)
-    batches = data.batches(source, arguments.batch, arguments.seed)
+    dtype, mesh = jnp.dtype(arguments.dtype), run.mesh
+    batches = data.PlacedBatches(source, arguments.batch, arguments.seed, mesh)
     rules = optimiser.optimiser(config.generator), optimiser.optimiser(config.critic)
-    generator = load_network(arguments.student, student.model, jnp.float32, arguments.seed)
-    critic, frozen = (load_network(arguments.teacher, teacher, kind) for kind in (jnp.float32, dtype))
-    trainer = state.create_pair(generator, critic, *rules, arguments.seed)
+    generator = load_network(arguments.student, student.model, jnp.float32, arguments.seed, mesh)
+    critic, frozen = (load_network(arguments.teacher, teacher, kind, 0, mesh) for kind in (jnp.float32, dtype))
+    pair = partial(state.create_pair, generator_optimiser=rules[0], critic_optimiser=rules[1], seed=arguments.seed)
+    trainer = meshes.make_beside(pair, generator, critic, specs=transformer_spec(student.model), mesh=mesh)
+    negative = meshes.replicate(negative, mesh)
     update = step.make_distill_step(
         *gradients(players, clips_of),
         *rules,
@@ -316,7 +352,7 @@ def distil(
         site_of=gradient.network_site,
     )
     described = describe(arguments, config, student)
-    trained = loop.train(run, trainer, update, batches, beside=(frozen, negative), describe=described)
+    trained = loop.train(run.loop, trainer, update, batches, beside=(frozen, negative), describe=described)
     if int(trained.step) == arguments.steps:
         save_weights(arguments.folder / "weights", student, trained.generator.ema, arguments.student, dtype)
 

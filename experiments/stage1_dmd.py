@@ -59,8 +59,7 @@ class Arguments(full_size.DmdArguments):
 
 def main(arguments: Arguments, config: Config = CONFIG) -> None:
     """Train or continue; bad input is one line on stderr and exit code 2."""
-    with refusing():
-        run = full_size.begin(arguments)
+    with refusing(), full_size.begin(arguments) as run:
         student = full_size.open_student(arguments.student, None)
         teacher = full_size.open_teacher(arguments.teacher, student)
         contexts = full_size.open_contexts(arguments.contexts, student.model)

@@ -13,6 +13,7 @@ Expect: `video` and `audio`, mean squared errors of x0, fall; runs/stage2/weight
 """
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,12 @@ from jaxtyping import DTypeLike
 
 from experiments import full_size
 from experiments.mains import refusing
+from omniforcing_jax import mesh as meshes
 from omniforcing_jax.config import SamplerConfig
 from omniforcing_jax.distill.ode import Context, Error, Trajectory, ode_loss
 from omniforcing_jax.layout import latent_frames
 from omniforcing_jax.model.place import clip_block, place, rotaries
-from omniforcing_jax.model.transformer import Transformer, keep_projections, text_kv
+from omniforcing_jax.model.transformer import Transformer, keep_projections, text_kv, transformer_spec
 from omniforcing_jax.pipeline import PipelineConfig
 from omniforcing_jax.train import data, gradient, loop, optimiser, state, step
 from omniforcing_jax.train.contexts import PairsWithContexts
@@ -96,22 +98,23 @@ def make_loss(config: Config, student: PipelineConfig, sampler: SamplerConfig, d
 
 def main(arguments: Arguments, config: Config = CONFIG) -> None:
     """Train or continue; bad input is one line on stderr and exit code 2."""
-    with refusing():
-        run, dtype = full_size.begin(arguments), jnp.dtype(arguments.dtype)
+    with refusing(), full_size.begin(arguments) as run:
+        dtype = jnp.dtype(arguments.dtype)
         layout, sinks = full_size.layout_of(arguments.layout)
         sampler = SamplerConfig(layout=layout, sigmas=config.sigmas, horizon_seconds=config.seconds)
         student = full_size.open_student(arguments.student, sampler, sinks)
         contexts = full_size.open_contexts(arguments.contexts, student.model)
         pairs = full_size.open_pairs(arguments.pairs, student, sampler)
-        batches = data.batches(PairsWithContexts(pairs, contexts), arguments.batch, arguments.seed)
+        batches = data.PlacedBatches(PairsWithContexts(pairs, contexts), arguments.batch, arguments.seed, run.mesh)
 
         rule = optimiser.optimiser(config.optimiser)
-        params = full_size.load_network(arguments.student, student.model, jnp.float32, arguments.seed)
-        trainer = state.create(params, rule, arguments.seed, ema=False)
+        params = full_size.load_network(arguments.student, student.model, jnp.float32, arguments.seed, run.mesh)
+        start = partial(state.create, optimiser=rule, seed=arguments.seed, ema=False)
+        trainer = meshes.make_beside(start, params, specs=transformer_spec(student.model), mesh=run.mesh)
         loss = gradient.of_loss(make_loss(config, student, sampler, dtype))
         update = step.make_step(loss, rule, site_of=gradient.network_site)
         described = full_size.describe(arguments, config, student)
-        trained = loop.train(run, trainer, update, batches, describe=described)
+        trained = loop.train(run.loop, trainer, update, batches, describe=described)
         if int(trained.step) == arguments.steps:
             full_size.save_weights(arguments.folder / "weights", student, trained.params, arguments.student, dtype)
 

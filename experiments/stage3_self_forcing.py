@@ -64,8 +64,7 @@ class Arguments(full_size.DmdArguments):
 
 def main(arguments: Arguments, config: Config = CONFIG) -> None:
     """Train or continue; bad input is one line on stderr and exit code 2."""
-    with refusing():
-        run = full_size.begin(arguments)
+    with refusing(), full_size.begin(arguments) as run:
         layout, sinks = full_size.layout_of(arguments.layout)
         seconds = config.self_forcing.seconds
         sampler = SamplerConfig(

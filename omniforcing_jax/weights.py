@@ -10,10 +10,12 @@ lies in a config is read here and understood elsewhere. Source: DESIGN 6.
       video_vae/..., audio_vae/..., vocoder/..., text/...
 """
 
+import collections
+import functools
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from omniforcing_jax import tensor_file
+from omniforcing_jax import distributed, tensor_file
 from omniforcing_jax.nn.spec import path_name
 from omniforcing_jax.tensor_file import TensorFile, open_tensors
 
@@ -93,6 +95,8 @@ def save_component(
 ) -> None:
     """Write one component: its tensors and its config, each under a temporary name first.
 
+    Of several processes all must call this, for what is cut over them is brought together; the first one writes.
+
     Args:
         folder: The weights folder; made if absent.
         name: The component, e.g. "transformer".
@@ -104,16 +108,36 @@ def save_component(
         ValueError: A value does not fit into `dtype`; names the leaf.
     """
     component = Path(folder) / name
-    component.mkdir(parents=True, exist_ok=True)
     leaves = name_leaves(tree)
+    if not distributed.speaks():
+        for leaf in leaves.values():
+            collections.deque(_runs(leaf), maxlen=0)
+        return
+    component.mkdir(parents=True, exist_ok=True)
     layout = {key: (_resting_dtype(leaf.dtype, dtype), tuple(leaf.shape)) for key, leaf in leaves.items()}
     new = component / f".{MODEL}.{os.getpid()}"
     try:
-        tensor_file.write_tensors(new, layout, lambda key: _cast(key, np.asarray(leaves[key]), layout[key][0]))
+        tensor_file.write_runs(new, layout, lambda key: (_cast(key, x, layout[key][0]) for x in _runs(leaves[key])))
         write_json(component / CONFIG, config)
         os.replace(new, component / MODEL)
     finally:
         new.unlink(missing_ok=True)
+
+
+def _runs(leaf: Any) -> Iterator[np.ndarray]:
+    """Bring a leaf to the host, whole or, where other processes hold parts of it, row by row of its leading axis."""
+    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
+        yield np.asarray(leaf)
+        return
+    take = _taking(leaf.sharding.mesh)  # pyright: ignore[reportAttributeAccessIssue]
+    for row in range(leaf.shape[0]):
+        yield np.asarray(take(leaf, row))
+
+
+@functools.cache
+def _taking(mesh: jax.sharding.Mesh) -> Any:
+    """Compile the taking of a row, whole on every device."""
+    return jax.jit(lambda x, row: x[row], out_shardings=jax.NamedSharding(mesh, jax.P()))
 
 
 def _resting_dtype(own: np.dtype, asked: jax.typing.DTypeLike | None) -> np.dtype:
@@ -161,14 +185,19 @@ def _check_dtypes(file: TensorFile, wanted: Mapping[str, jax.ShapeDtypeStruct]) 
 
 
 def _load_leaf(file: TensorFile, name: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-    """Read what each device needs of one leaf."""
+    """Read what the devices of this process need of one leaf, each slice once; waits until it is on the devices."""
     if leaf.sharding is None:
-        return jnp.asarray(file.read(name).astype(leaf.dtype))
+        return jnp.asarray(file.read(name).astype(leaf.dtype, copy=False))
+    slices: dict[str, np.ndarray] = {}
 
     def read_slice(index: tensor_file.Index | None) -> np.ndarray:
-        return file.read(name, index or ()).astype(leaf.dtype)
+        place = str(index)
+        if place not in slices:
+            slices[place] = file.read(name, index or ()).astype(leaf.dtype, copy=False)
+        return slices[place]
 
-    return jax.make_array_from_callback(leaf.shape, leaf.sharding, read_slice)
+    # So that no slice of this leaf is on the host any more when the next one is read.
+    return jax.block_until_ready(jax.make_array_from_callback(leaf.shape, leaf.sharding, read_slice))
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -182,7 +211,9 @@ def write_json(path: Path, values: Any) -> None:
 
 
 def write_config(folder: Folder, values: Mapping[str, Any]) -> None:
-    """Write the top-level config of a weights folder."""
+    """Write the top-level config of a weights folder; of several processes the first one does."""
+    if not distributed.speaks():
+        return
     Path(folder).mkdir(parents=True, exist_ok=True)
     write_json(Path(folder) / CONFIG, values)
 

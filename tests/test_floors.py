@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = {
-    0: ["layout", "config", "schedule", "tensor_file", "machine", "arguments"],
+    0: ["layout", "config", "schedule", "tensor_file", "machine", "arguments", "distributed"],
     1: ["nn", "mesh"],
     2: ["cache", "weights", "model", "codecs", "text"],
     3: ["rollout", "guidance", "pipeline", "presets", "judge"],

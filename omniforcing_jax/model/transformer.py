@@ -267,4 +267,5 @@ def _embed_times(p: StreamEnds, times: Times, gate_multiplier: float) -> tuple[A
 def _head(p: StreamEnds, x: Float[Array, "B T D"], embedded: Float[Array, "b U D"]) -> Float[Array, "B T C"]:
     """Norm, modulate by the time embedding itself, project; all in float32."""
     shift, scale = add_table(p.head_table, jnp.stack([embedded, embedded], axis=2))
-    return project(p.head, modulate(layer_norm(x.astype(jnp.float32)), Shifted(shift, scale)))
+    velocity = project(p.head, modulate(layer_norm(x.astype(jnp.float32)), Shifted(shift, scale)))
+    return constrain(velocity, "batch", None, None)

@@ -7,6 +7,9 @@ ArrayRecord reader); Grain shuffles it, repeats it and counts.
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from jax.sharding import Mesh
+
+from omniforcing_jax import mesh as meshes
 
 
 @runtime_checkable
@@ -52,8 +55,8 @@ def batches(source: Source, batch: int, seed: int, *, process: int = 0, processe
       source: what all processes see alike.
       batch: rows of a batch, of all processes together.
       seed: of the order.
-      process: which of `processes` this is: it reads every `processes`-th row of each batch, from row `process` on, so
-        a batch is the same set of rows for any number of processes, and so is its position.
+      process: which of `processes` this is: it reads that part of each batch, its rows side by side, so a batch is the
+        same rows in the same order for any number of processes, and so is its position.
       processes: how many there are.
 
     Returns:
@@ -69,5 +72,36 @@ def batches(source: Source, batch: int, seed: int, *, process: int = 0, processe
     if batch % processes:
         raise ValueError(f"batch={batch}: {processes} processes cannot share it equally")
     shuffled = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
-    dataset = shuffled[process::processes].batch(batch // processes)
+    dataset = shuffled.batch(batch // processes)[process::processes]
     return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
+
+
+class PlacedBatches:
+    """Batches on a mesh: each process reads the rows that its own devices hold.
+
+    Args:
+      source: what all processes see alike.
+      batch: rows of a batch, of all processes together.
+      seed: of the order.
+      mesh: None leaves batches on the host, as `batches` does.
+
+    Raises:
+      ValueError: as `batches`, or if the mesh cannot spread the rows.
+    """
+
+    def __init__(self, source: Source, batch: int, seed: int, mesh: Mesh | None) -> None:
+        self._batch, self._mesh = batch, mesh
+        start, stop = (0, batch) if mesh is None else meshes.rows_here(batch, mesh)
+        self._rows = batches(source, batch, seed, process=start // (stop - start), processes=batch // (stop - start))
+
+    def __next__(self) -> Any:
+        """Make the next batch."""
+        return meshes.place_batch(next(self._rows), self._batch, self._mesh)
+
+    def get_state(self) -> Any:
+        """Return the position, the same in every process."""
+        return self._rows.get_state()
+
+    def set_state(self, position: Any) -> None:
+        """Go to a position."""
+        self._rows.set_state(position)

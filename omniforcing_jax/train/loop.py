@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from omniforcing_jax import distributed
 from omniforcing_jax.train import checkpoint
 from omniforcing_jax.train.compare import plain
 from omniforcing_jax.train.metrics import Recorder
@@ -35,6 +36,8 @@ class LoopConfig:
       keep_every: checkpoints at multiples of so many steps stay as well; None keeps none beside the newest.
       minutes: stop (with a checkpoint) after so much wall time in this call; None is no bound.
       tensorboard: write metrics for TensorBoard too.
+      patience: of several processes: seconds that they wait for each other at a line of metrics or a checkpoint
+        before the run ends with an error.
     """
 
     folder: Path
@@ -45,6 +48,7 @@ class LoopConfig:
     keep_every: int | None = None
     minutes: float | None = None
     tensorboard: bool = False
+    patience: float = distributed.MEETING
 
     def __post_init__(self):
         """Check ranges."""
@@ -104,6 +108,7 @@ def train(
     Raises:
       NotFinite: at the first step whose loss, gradient or parameters are not finite; names them, the last good step
         and the last checkpoint.
+      Lost: if another process dies or hangs; see distributed.py.
       ValueError: before the first step, when the folder holds a checkpoint of another configuration, when the disk is
         too full, or when `minutes` is given on many hosts, whose clocks would not agree.
     """
@@ -122,10 +127,15 @@ def train(
             guard.take(done, report)
             seconds = time.monotonic() - begun
             stop = told_to_stop(done) or (config.minutes is not None and seconds > 60 * config.minutes)
-            if done % config.log_every == 0 or done == config.steps:
+            to_log, to_save = (
+                done % every == 0 or done == config.steps for every in (config.log_every, config.save_every)
+            )
+            if to_log or to_save or stop:
+                distributed.meet(f"{config.folder}: step {done}", config.patience)
+            if to_log:
                 guard.check()
                 progress.show(done, recorder.write(done, (time.monotonic() - begun) / (done - start)))
-            if done % config.save_every == 0 or done == config.steps or stop:
+            if to_save or stop:
                 guard.check()
                 checkpoint.save(manager, checkpoint.Saved(state, batches.get_state(), recorder.pending(), described))
             for hook in hooks:
@@ -222,7 +232,7 @@ class _Progress:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-        self._bar = Progress(*columns, transient=True)
+        self._bar = Progress(*columns, transient=True, disable=not distributed.speaks())
         self._task = self._bar.add_task("", total=steps, completed=start)
         self._steps = steps
 

@@ -14,6 +14,7 @@ import numpy as np
 import optax
 from flax import struct
 
+from omniforcing_jax.nn.sharding import mesh_in_use
 from omniforcing_jax.nn.spec import path_name
 from omniforcing_jax.train import gradient as gradients
 from omniforcing_jax.train.gradient import Gradient
@@ -53,6 +54,64 @@ Step = Callable[..., tuple[Any, Report]]  # (state, batch, *beside)
 SiteOf = Callable[[str], str]
 
 
+class Program:
+    """A step, compiled: the new state lies where the old one lay, on any mesh, and takes its buffers."""
+
+    def __init__(self, step: Step) -> None:
+        self._step = step
+        self._compiled: dict[Any, tuple[Any, list[Any]]] = {}
+
+    def __call__(self, state: Any, batch: Any, *beside: Any) -> tuple[Any, Report]:
+        """Run the step; `state` is gone."""
+        program, report = self._on_devices_of(state)
+        leaves, said = program(state, batch, *beside)
+        return jax.tree.unflatten(jax.tree.structure(state), leaves), jax.tree.unflatten(report[0], said)
+
+    def lower(self, state: Any, batch: Any, *beside: Any) -> jax.stages.Lowered:
+        """Lower the step for shapes with shardings, without values."""
+        return self._on_devices_of(state)[0].lower(state, batch, *beside)
+
+    def _on_devices_of(self, state: Any) -> tuple[Any, list[Any]]:
+        """Return the program for a state that lies so, and the tree of its report once it was traced."""
+        places = None
+        if mesh_in_use() is not None:
+            places = [getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(state)]
+        key = places and tuple(places)
+        if key not in self._compiled:
+            report: list[Any] = []
+
+            def leaves_of(state: Any, batch: Any, *beside: Any) -> tuple[list[Any], list[Any]]:
+                state, said = self._step(state, batch, *beside)
+                leaves, tree = jax.tree.flatten(said)
+                report[:] = [tree]
+                return jax.tree.leaves(state), leaves
+
+            program = jax.jit(leaves_of, donate_argnums=0, out_shardings=(places, None) if places else None)
+            self._compiled[key] = program, report
+        return self._compiled[key]
+
+
+@dataclasses.dataclass(frozen=True)
+class DistillStep:
+    """A step of two networks: at every step whose number (from 0) is a multiple of `ratio` both move, else the critic.
+
+    Attributes:
+      both, alone: the two programs.
+      ratio: steps per update of the generator.
+    """
+
+    both: Program
+    alone: Program
+    ratio: int
+
+    def __call__(self, state: DistillState, batch: Any, *frozen: Any) -> tuple[DistillState, Report]:
+        """Run the program whose turn it is; `state` is gone."""
+        number = int(state.step)  # the host's own number after the first step, so that nothing waits for the device
+        program = self.alone if number % self.ratio else self.both
+        state, report = program(dataclasses.replace(state, step=np.asarray(number, np.int32)), batch, *frozen)
+        return dataclasses.replace(state, step=np.asarray(number + 1, np.int32)), report
+
+
 def make_step(
     gradient: Gradient,
     optimiser: optax.GradientTransformation,
@@ -60,7 +119,7 @@ def make_step(
     ema_decay: float = 0.999,
     ema_from: int = 0,
     site_of: SiteOf | None = None,
-) -> Step:
+) -> Program:
     """Compile `(TrainState, batch, *beside) -> (TrainState, Report)`.
 
     Args:
@@ -81,7 +140,7 @@ def make_step(
     def step(state: TrainState, batch: Any, *beside: Any) -> tuple[TrainState, Report]:
         return _advance(state, batch, beside, gradient, optimiser, decay(state.step), site_of)
 
-    return jax.jit(step, donate_argnums=0)
+    return Program(step)
 
 
 def make_distill_step(
@@ -94,7 +153,7 @@ def make_distill_step(
     ema_decay: float = 0.99,
     ema_from: int = 200,
     site_of: SiteOf | None = None,
-) -> Step:
+) -> DistillStep:
     """Compile `(DistillState, batch, *frozen) -> (DistillState, Report)`, for two networks.
 
     At every step whose number (from 0) is a multiple of `ratio` the generator is updated first, then the critic is,
@@ -134,15 +193,7 @@ def make_distill_step(
         state, second = train_critic(dataclasses.replace(state, generator=trained), batch, *frozen)
         return state, together(first.named("generator"), second)
 
-    alone, both = (jax.jit(program, donate_argnums=0) for program in (train_critic, train_both))
-
-    def step(state: DistillState, batch: Any, *frozen: Any) -> tuple[DistillState, Report]:
-        number = int(state.step)  # the host's own number after the first step, so that nothing waits for the device
-        program = alone if number % ratio else both
-        state, report = program(state, batch, *frozen)
-        return dataclasses.replace(state, step=np.asarray(number + 1, np.int32)), report
-
-    return step
+    return DistillStep(Program(train_both), Program(train_critic), ratio)
 
 
 def _advance(

@@ -1,0 +1,143 @@
+"""On any mesh the trainings and the stream compute what one device computes, with nothing whole that should be cut."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from omniforcing_jax import mesh as meshes
+from omniforcing_jax.config import SamplerConfig
+from omniforcing_jax.distill.ode import Context, Error, Trajectory, ode_loss
+from omniforcing_jax.distill.players import SelfForcing, SelfForcingConfig
+from omniforcing_jax.layout import PREFIX
+from omniforcing_jax.mesh import MeshConfig, make_mesh
+from omniforcing_jax.model.place import clip_block, place, rotaries
+from omniforcing_jax.model.transformer import keep_projections, text_kv, transformer_spec
+from omniforcing_jax.nn.spec import path_name
+from omniforcing_jax.rollout import Setting, commit_block, denoise_block, make_cache, make_prompt, make_tables
+from omniforcing_jax.text.contexts import Contexts
+
+ROWS = 8
+VIDEO, AUDIO = (dataclasses.replace(s, heads=8, head_size=h) for s, h in ((tiny.TINY.video, 8), (tiny.TINY.audio, 4)))
+TEACHER = dataclasses.replace(tiny.TINY, video=VIDEO, audio=AUDIO)
+STUDENT = dataclasses.replace(TEACHER, sinks=2)
+SPECS = transformer_spec(STUDENT)
+SAMPLER = SamplerConfig(sigmas=(1.0, 0.6, 0.0), horizon_seconds=2, context_noise=0.1, window=2)
+SETTING = Setting(STUDENT, SAMPLER, (1, 2))
+PLAYERS = SelfForcing(SETTING, TEACHER, SelfForcingConfig(seconds=2))
+BLOCKS = PREFIX.blocks(4)
+MESHES = [
+    pytest.param("2,2,2", id="2,2,2"),
+    *(pytest.param(text, id=text, marks=pytest.mark.long) for text in ("8,1,1", "1,8,1", "1,1,8")),
+]
+
+
+def contexts(seed, rows=ROWS):
+    rng = np.random.default_rng(seed)
+    video, audio = (rng.normal(size=(rows, 4, STUDENT.caption_channels)).astype(np.float32) for _ in "va")
+    return Contexts(video, audio, np.ones((rows, 4), np.int32))
+
+
+def generator(params, batch, key, critic, teacher, negative):
+    return PLAYERS.generator(params, batch, negative, key, critic, teacher)
+
+
+def critic(params, batch, key, student, *_):
+    (loss, metrics), gradient = jax.value_and_grad(PLAYERS.critic, has_aux=True)(params, batch, key, student)
+    return loss, metrics, gradient
+
+
+def ode(params, batch, key, *_):
+    """Stage 2, on trajectories that the key draws."""
+
+    def loss(params):
+        for_video, for_audio, for_loss = jax.random.split(key, 3)
+        shapes = ((3, ROWS, 4 * 2, VIDEO.latent_channels), (3, ROWS, 26, AUDIO.latent_channels))
+        video, audio = map(jax.random.normal, (for_video, for_audio), shapes)
+        trajectory = Trajectory(video=video, audio=audio, sigmas=jnp.asarray(SAMPLER.sigmas, jnp.float32))
+        turned = rotaries(STUDENT, place(STUDENT, clip_block(4, 26), SETTING.grid))
+        options = {"context": Context.NOISY, "error": Error.X0, "remat": keep_projections}
+        return ode_loss(params, STUDENT, trajectory, text_kv(params, *batch), turned, BLOCKS, for_loss, **options)
+
+    (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+    return value, metrics, gradient
+
+
+STAGES = {"stage 2": ode, "stage 3 generator": generator, "stage 3 critic": critic}
+NETWORKS = {  # in training, beside it
+    "stage 2": (STUDENT, ()),
+    "stage 3 generator": (STUDENT, (TEACHER, TEACHER)),
+    "stage 3 critic": (TEACHER, (STUDENT,)),
+}
+
+
+def arguments(stage, mesh=None):
+    """Networks, batch and key of a stage, on a mesh or on one device."""
+    trained, beside = NETWORKS[stage]
+
+    def network(config, seed):
+        params = tiny.random_params(config, seed)
+        return (
+            params if mesh is None else jax.device_put(params, meshes.param_shardings(transformer_spec(config), mesh))
+        )
+
+    negative = meshes.replicate(contexts(1), mesh)
+    others = [network(config, 1 + i) for i, config in enumerate(beside)]
+    batch = meshes.place_batch(contexts(0), ROWS, mesh)
+    return network(trained, 0), batch, jax.random.key(3), *others, negative
+
+
+def cut(leaf):
+    """Say into how many parts a leaf is cut."""
+    return leaf.size // leaf.addressable_shards[0].data.size
+
+
+def stream(params, mesh=None):
+    """Four blocks with a window of two: the ring wraps. Returns the clip and the last cache."""
+    rows = 4
+    prompt = make_prompt(params, *meshes.replicate(contexts(0, rows), mesh), setting=SETTING)
+    cache, keys = make_cache(SETTING, rows), jax.random.split(jax.random.key(0), rows)
+    denoise = tiny.compiled(partial(denoise_block, setting=SETTING))
+    commit = tiny.compiled(partial(commit_block, setting=SETTING), donate_argnums=1)
+    clip = []
+    for k in range(4):
+        tables = make_tables(SETTING, k)
+        clip.append(denoise(params, cache, prompt, keys, tables))
+        cache = commit(params, cache, prompt, keys, clip[-1], tables)
+    return clip, cache, (denoise._cache_size(), commit._cache_size())
+
+
+def one_device(stage):
+    return jax.device_get(tiny.compiled(STAGES[stage])(*arguments(stage)))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("text", MESHES)
+def test_a_training_on_a_mesh_equals_one_device(stage, text):
+    mesh = make_mesh(MeshConfig.parse(text))
+    with jax.set_mesh(mesh):
+        loss, metrics, gradient = tiny.compiled(STAGES[stage])(*arguments(stage, mesh))
+    expected = one_device(stage)
+    np.testing.assert_allclose(loss, expected[0], rtol=1e-5)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), metrics, expected[1])
+    for (path, leaf), wanted in zip(
+        jax.tree_util.tree_flatten_with_path(gradient)[0], jax.tree.leaves(expected[2]), strict=True
+    ):
+        np.testing.assert_allclose(leaf, wanted, atol=2e-5 * np.abs(wanted).max(), err_msg=path_name(path))
+
+
+@pytest.mark.parametrize("text", MESHES)
+def test_a_stream_on_a_mesh_equals_one_device_and_cuts_its_cache_by_rows_and_heads(text):
+    mesh, params = make_mesh(MeshConfig.parse(text)), tiny.random_params(STUDENT)
+    expected, _, programs = stream(params)
+    with jax.set_mesh(mesh):
+        clip, cache, programs_on_mesh = stream(jax.device_put(params, meshes.param_shardings(SPECS, mesh)), mesh)
+    assert programs == programs_on_mesh == (2, 2)
+    jax.tree.map(partial(np.testing.assert_allclose, atol=3e-5), clip, expected)
+    rows = mesh.shape["replica"] * mesh.shape["fsdp"] if text != "8,1,1" and text != "1,8,1" else 1
+    parts = rows * mesh.shape["tensor"]  # four rows: not cut by eight
+    assert {cut(leaf) for leaf in jax.tree.leaves((cache.past, cache.pinned))} == {parts}
