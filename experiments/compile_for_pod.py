@@ -30,7 +30,12 @@ from omniforcing_jax.presets import PRESETS
 
 MOST_COMPILED = 3
 MOST_OF_HBM = 0.9
-TPU_SETTINGS = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_MIN_LOG_LEVEL": "3"}
+TPU_SETTINGS = {  # so that libtpu looks for no TPU around it and says nothing of not finding one
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5p-8",
+    "TPU_MIN_LOG_LEVEL": "3",
+}
 GIB = 2**30
 
 

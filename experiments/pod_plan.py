@@ -1,7 +1,7 @@
 """Which mesh suits a program on a slice of TPUs, by formula: bytes and seconds before anything is compiled.
 
 Formulas: specs/peers.md 5.2 and docs/distil.md. They rank meshes; what a mesh really takes, the compiler says
-(compile_for_pod.py). Sizes of chips: docs.cloud.google.com/tpu/docs, v4, v5e, v5p and v6e.
+(compile_for_pod.py). Sizes of chips: docs.cloud.google.com/tpu/docs, v5e, v5p and v6e.
 """
 
 import dataclasses
@@ -51,7 +51,6 @@ class Chip:
 
 
 CHIPS = {
-    "v4": Chip(hbm_bytes=32 * GIB, flops=275e12, hbm_bandwidth=1.228e12, ici_bandwidth=300e9),
     "v5e": Chip(hbm_bytes=16 * GIB, flops=197e12, hbm_bandwidth=0.819e12, ici_bandwidth=200e9),
     "v5p": Chip(hbm_bytes=95 * GIB, flops=459e12, hbm_bandwidth=2.765e12, ici_bandwidth=600e9),
     "v6e": Chip(hbm_bytes=int(31.25 * GIB), flops=918e12, hbm_bandwidth=1.638e12, ici_bandwidth=448e9),

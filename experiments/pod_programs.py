@@ -95,7 +95,7 @@ def _stage3(program: Program, subject: Subject, mesh: Mesh) -> jax.stages.Lowere
     )
     specs, of_scorer = transformer_spec(model), transformer_spec(scorer)
     networks = meshes.abstract(specs, mesh), meshes.abstract(of_scorer, mesh)
-    trainer = jax.eval_shape(lambda *networks: state.create_pair(*networks, *rules, 0), *networks)
+    trainer = jax.eval_shape(lambda g, c: state.create_pair(g, c, *rules, 0), *networks)
     frozen = meshes.abstract(of_scorer, mesh, DTYPE), _contexts(subject, 1, mesh)
     # Both networks are declared alike but for the sinks, which are whole on every device.
     chosen = update.both if program is Program.STAGE3 else update.alone
