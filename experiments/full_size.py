@@ -25,7 +25,7 @@ from omniforcing_jax.config import ModelConfig, SamplerConfig, require
 from omniforcing_jax.distill import dmd
 from omniforcing_jax.distill.players import SelfForcing, WholeClip
 from omniforcing_jax.layout import FUSED, PREFIX, Layout, latent_frames
-from omniforcing_jax.mesh import MeshConfig, make_mesh
+from omniforcing_jax.mesh import MeshConfig
 from omniforcing_jax.model.transformer import Transformer, transformer_spec
 from omniforcing_jax.pipeline import PipelineConfig, assemble, component_places, read_pipeline_config, save_pipeline
 from omniforcing_jax.rollout import Latents
@@ -131,11 +131,7 @@ def begin(arguments: Arguments) -> Iterator[Run]:
     config = loop.LoopConfig(folder=arguments.folder, steps=arguments.steps)
     wanted = MeshConfig.parse(arguments.mesh)
     wanted.check_batch(arguments.batch)
-    if wanted.devices == 1 and jax.process_count() == 1:
-        yield Run(loop=config, mesh=None)
-        return
-    mesh = make_mesh(wanted)
-    with jax.set_mesh(mesh):
+    with meshes.use(wanted) as mesh:
         yield Run(loop=config, mesh=mesh)
 
 

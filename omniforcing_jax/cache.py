@@ -17,7 +17,7 @@ from jaxtyping import Array, DTypeLike, Float
 from omniforcing_jax.config import ModelConfig, SamplerConfig, StreamConfig
 from omniforcing_jax.nn.attention import KV, Sites
 from omniforcing_jax.nn.rope import Rotary, rotate
-from omniforcing_jax.nn.sharding import constrain
+from omniforcing_jax.nn.sharding import constrain, mesh_in_use
 from omniforcing_jax.nn.sight import hide
 from omniforcing_jax.nn.spec import Leaf
 
@@ -106,6 +106,17 @@ def empty_cache(
         video=video,
         audio=audio,
     )
+
+
+def place(cache: Cache) -> Cache:
+    """Bring a cache from the host to the device or, where a mesh is set, to where commits leave it."""
+    return jax.device_put(cache) if mesh_in_use() is None else _cut(cache)
+
+
+@jax.jit
+def _cut(cache: Cache) -> Cache:
+    past, pinned = jax.tree.map(_on_mesh, (cache.past, cache.pinned))
+    return dataclasses.replace(cache, past=past, pinned=pinned)
 
 
 def past_bias(cache: Cache) -> Sites:

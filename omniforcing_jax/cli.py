@@ -72,6 +72,8 @@ class Stream:
     """File to go on from: one frame and whole seconds; --seconds counts them, and --out begins with them."""
     drop_past: bool = False
     """Leave what --continue was given out of --out."""
+    mesh: str = "1,1,1"
+    """Devices as replica,fsdp,tensor, all that there are: 1,1,4 cuts every layer for four."""
     lookahead: int | None = None
     """Latent frames, a third of a second each, that the picture is held back for a decoder that is not causal."""
 

@@ -24,6 +24,7 @@ from omniforcing_jax.judge.agree import measure_agreement
 from omniforcing_jax.judge.read import Media, check_readable, read_media
 from omniforcing_jax.judge.seams import Blocks
 from omniforcing_jax.layout import FRAME_RATE
+from omniforcing_jax.mesh import MeshConfig, use
 from omniforcing_jax.schedule import DISTILLED
 from omniforcing_jax.stream import request
 from omniforcing_jax.stream.chunk import Chunk
@@ -85,8 +86,15 @@ def prepare_stream(command: Stream) -> Callable[[], None]:
         driven = [name for name in ("sound", "picture") if getattr(command, name) is not None]
         require(not driven, "save-state", command.save_state, "a stream that is made to a file cannot be saved")
         check_folder(command.save_state)
-    stream, cues = _open(command) if command.resume is None else _resume(command, command.resume)
-    return lambda: run_stream(stream, command, cues)
+    mesh = MeshConfig.parse(command.mesh)
+    with use(mesh):
+        stream, cues = _open(command) if command.resume is None else _resume(command, command.resume)
+
+    def work() -> None:
+        with use(mesh):
+            run_stream(stream, command, cues)
+
+    return work
 
 
 def _open(command: Stream) -> tuple[ChunkStream, Sequence[Cue]]:

@@ -1,16 +1,17 @@
 """A mesh of devices as a value, and placing on it: networks, trainers' states, batches.
 
-    with jax.set_mesh(make_mesh(MeshConfig(fsdp=8))):   # or --mesh 1,8,1 of a recipe
-        params = init(transformer_spec(model), key)
+    with use(MeshConfig(fsdp=8)) as mesh:   # or --mesh 1,8,1 of a command
+        params = init(transformer_spec(model), key, mesh)
 
 Shardings of weights follow from their declarations by the table in nn/sharding.py; whatever else has a leaf for each
 weight (moments, averages, gradients) lies as the weights do; the rest is on every device. Functions that take a mesh
 take None for one device and then leave everything where it is.
 """
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ from jaxtyping import DTypeLike, PyTree
 
 from omniforcing_jax.config import ModelConfig
 from omniforcing_jax.nn import spec
-from omniforcing_jax.nn.sharding import AT_REST, AXES, BATCH
+from omniforcing_jax.nn.sharding import AT_REST, AXES, BATCH, mesh_in_use
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,9 +111,34 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     return jax.make_mesh(config.sizes, AXES, (AxisType.Auto,) * len(AXES), devices=devices)
 
 
+@contextlib.contextmanager
+def use(config: MeshConfig) -> Iterator[Mesh | None]:
+    """Set the mesh for what is inside; gives None, and sets nothing, for one place in one process.
+
+    Raises:
+      ValueError: as `make_mesh`.
+    """
+    if config.devices == 1 and jax.process_count() == 1:
+        yield None
+        return
+    mesh = make_mesh(config)
+    with jax.set_mesh(mesh):
+        yield mesh
+
+
+def mesh_that_is_set() -> Mesh | None:
+    """Return the mesh that is set, with its devices; None without one."""
+    return None if mesh_in_use() is None else jax.sharding.get_mesh()
+
+
 def config_of(mesh: Mesh) -> MeshConfig:
     """Return the config that a mesh was made of."""
     return MeshConfig(**{axis: mesh.shape[axis] for axis in AXES})
+
+
+def with_shardings(shapes: PyTree, shardings: PyTree) -> PyTree:
+    """Put shapes and shardings together."""
+    return jax.tree.map(lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), shapes, shardings)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -137,7 +163,7 @@ def param_shardings(specs: PyTree, mesh: Mesh) -> PyTree:
 def abstract(specs: PyTree, mesh: Mesh | None, dtype: DTypeLike = jnp.float32) -> PyTree:
     """Return shapes, types and shardings of declared weights, as `weights.load_component` takes them."""
     shapes = spec.abstract(specs, dtype)
-    return shapes if mesh is None else _with(shapes, param_shardings(specs, mesh))
+    return shapes if mesh is None else with_shardings(shapes, param_shardings(specs, mesh))
 
 
 def init(specs: PyTree, key: jax.Array, mesh: Mesh | None, dtype: DTypeLike = jnp.float32) -> PyTree:
@@ -175,7 +201,7 @@ def shardings_beside(tree: PyTree, specs: PyTree, mesh: Mesh) -> PyTree:
 def abstract_beside(tree: PyTree, specs: PyTree, mesh: Mesh) -> PyTree:
     """Return a tree of arrays or shapes as shapes with the shardings of `shardings_beside`."""
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
-    return _with(shapes, shardings_beside(shapes, specs, mesh))
+    return with_shardings(shapes, shardings_beside(shapes, specs, mesh))
 
 
 def make_beside(make: Callable[..., PyTree], *networks: PyTree, specs: PyTree, mesh: Mesh | None) -> PyTree:
@@ -230,10 +256,6 @@ def place_batch(rows: PyTree, batch: int, mesh: Mesh | None) -> PyTree:
         return jax.make_array_from_callback((batch, *local.shape[1:]), place, part)
 
     return jax.tree.map(put, rows)
-
-
-def _with(shapes: PyTree, shardings: PyTree) -> PyTree:
-    return jax.tree.map(lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), shapes, shardings)
 
 
 def _run_onto(make: Callable[..., PyTree], shardings: PyTree, *arguments: Any, **options: Any) -> PyTree:

@@ -26,6 +26,7 @@ from flax.typing import VariableDict
 from jaxtyping import Array, DTypeLike, Float, PyTree
 
 from omniforcing_jax import layout, weights
+from omniforcing_jax import mesh as meshes
 from omniforcing_jax.codecs.audio_vae import AudioVAE, AudioVAEConfig
 from omniforcing_jax.codecs.video_config import VideoVAEConfig
 from omniforcing_jax.codecs.video_vae import VideoVAE
@@ -333,15 +334,24 @@ def _read_text(places: Mapping[str, tuple[Path, str]]) -> WordsConfig | Encoder 
 def load_pipeline(folder: weights.Folder, config: PipelineConfig, dtype: DTypeLike = jnp.float32) -> Pipeline:
     """Load a weights folder whose configs were read; all names and shapes are checked before any tensor is read.
 
+    With a mesh that is set the network is cut over it and everything else lies whole on each of its devices.
+
     Raises:
-        ValueError: in one line, naming file and keys, if weights are missing, unknown or mis-shaped.
+        ValueError: in one line, naming file and keys, if weights are missing, unknown or mis-shaped, or the mesh cannot
+            cut the network.
     """
     _, places = _read_top(folder)
+    mesh = meshes.mesh_that_is_set()
+    if mesh is not None:
+        meshes.config_of(mesh).check_network(config.model)
     wanted = {name: tree for name, (tree, _) in abstract_pipeline(config, dtype).parts.items()}
     for name, tree in wanted.items():
         file = open_tensors(Path(*places[name]) / weights.MODEL)
         shapes = {key: tuple(leaf.shape) for key, leaf in weights.name_leaves(tree).items()}
         weights.compare_shapes(file.shapes, shapes, str(file.path))
+    if mesh is not None:
+        specs = transformer_spec(config.model)
+        wanted = {name: meshes.abstract_beside(tree, specs, mesh) for name, tree in wanted.items()}
     return assemble(config, {name: weights.load_component(*places[name], tree) for name, tree in wanted.items()})
 
 

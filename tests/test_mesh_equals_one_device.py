@@ -1,6 +1,7 @@
 """On any mesh the trainings and the stream compute what one device computes, with nothing whole that should be cut."""
 
 import dataclasses
+import functools
 from functools import partial
 
 import jax
@@ -30,10 +31,8 @@ SAMPLER = SamplerConfig(sigmas=(1.0, 0.6, 0.0), horizon_seconds=2, context_noise
 SETTING = Setting(STUDENT, SAMPLER, (1, 2))
 PLAYERS = SelfForcing(SETTING, TEACHER, SelfForcingConfig(seconds=2))
 BLOCKS = PREFIX.blocks(4)
-MESHES = [
-    pytest.param("2,2,2", id="2,2,2"),
-    *(pytest.param(text, id=text, marks=pytest.mark.long) for text in ("8,1,1", "1,8,1", "1,1,8")),
-]
+CUBE = "2,2,2"
+MORE = ("8,1,1", "1,8,1", "1,1,8")
 
 
 def contexts(seed, rows=ROWS):
@@ -111,12 +110,16 @@ def stream(params, mesh=None):
     return clip, cache, (denoise._cache_size(), commit._cache_size())
 
 
+@functools.cache
 def one_device(stage):
     return jax.device_get(tiny.compiled(STAGES[stage])(*arguments(stage)))
 
 
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("text", MESHES)
+# The other stages on 2,2,2: tests/distill/test_players.py, beside the programs that they are held against.
+@pytest.mark.parametrize(
+    ("stage", "text"),
+    [("stage 2", CUBE), *(pytest.param(s, t, marks=pytest.mark.long) for s in STAGES for t in MORE)],
+)
 def test_a_training_on_a_mesh_equals_one_device(stage, text):
     mesh = make_mesh(MeshConfig.parse(text))
     with jax.set_mesh(mesh):
@@ -130,7 +133,7 @@ def test_a_training_on_a_mesh_equals_one_device(stage, text):
         np.testing.assert_allclose(leaf, wanted, atol=2e-5 * np.abs(wanted).max(), err_msg=path_name(path))
 
 
-@pytest.mark.parametrize("text", MESHES)
+@pytest.mark.parametrize("text", [CUBE, *(pytest.param(text, marks=pytest.mark.long) for text in MORE)])
 def test_a_stream_on_a_mesh_equals_one_device_and_cuts_its_cache_by_rows_and_heads(text):
     mesh, params = make_mesh(MeshConfig.parse(text)), tiny.random_params(STUDENT)
     expected, _, programs = stream(params)

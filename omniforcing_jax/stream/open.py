@@ -11,6 +11,7 @@ from jaxtyping import DTypeLike
 from omniforcing_jax.codecs.video_config import VideoVAEConfig
 from omniforcing_jax.config import SamplerConfig, require
 from omniforcing_jax.layout import latent_frames
+from omniforcing_jax.nn.sharding import mesh_in_use
 from omniforcing_jax.pipeline import Pipeline, PipelineConfig, abstract_pipeline
 from omniforcing_jax.rollout import Setting, make_cache, make_prompt
 from omniforcing_jax.stream import request
@@ -261,7 +262,7 @@ def _start_rows(
 
 
 def working_bytes(config: PipelineConfig, setting: Setting, rows: int, history: int, lookahead: int) -> dict[str, int]:
-    """Count what a stream holds besides its weights: shapes only, nothing is computed."""
+    """Count what a stream holds on a device besides its weights: shapes only, nothing is computed."""
     shapes = abstract_pipeline(config, setting.dtype)
     cache = jax.eval_shape(lambda: make_cache(setting, rows))
     step = setting.sampler.layout.step_v * setting.grid[0] * setting.grid[1]
@@ -273,9 +274,11 @@ def working_bytes(config: PipelineConfig, setting: Setting, rows: int, history: 
         tokens,
     )
     kept = jax.eval_shape(lambda: make_history(setting, rows, history))
+    mesh = mesh_in_use()
+    cut = 1 if mesh is None else mesh.shape["tensor"]
     return {
-        "cache": request.count_bytes(cache),
+        "cache": request.count_bytes(cache) // cut,
         "history": request.count_bytes(kept),
         "decoder": request.count_bytes((pixels, carry)),
-        "attention": request.score_bytes(config, rows, step, step + cache.video.total),
+        "attention": request.score_bytes(config, rows, step, step + cache.video.total) // cut,
     }

@@ -15,6 +15,7 @@ from jaxtyping import DTypeLike, PyTree
 
 from omniforcing_jax import machine
 from omniforcing_jax.config import SamplerConfig, require
+from omniforcing_jax.nn.sharding import mesh_in_use
 from omniforcing_jax.pipeline import (
     Pipeline,
     PipelineConfig,
@@ -211,7 +212,14 @@ def check_memory(config: PipelineConfig, dtype: DTypeLike, loaded: bool, working
     Raises:
         ValueError: with the figures, if more memory is needed than free.
     """
-    check_free(dict(working) if loaded else {"weights": count_bytes(abstract_pipeline(config, dtype)), **working})
+    if loaded:
+        check_free(working)
+        return
+    shapes = abstract_pipeline(config, dtype)
+    network = count_bytes(shapes.transformer)
+    mesh = mesh_in_use()
+    cut = 1 if mesh is None else mesh.shape["fsdp"] * mesh.shape["tensor"]
+    check_free({"weights": network // cut + count_bytes(shapes) - network, **working})
 
 
 def check_free(needed: dict[str, int]) -> None:

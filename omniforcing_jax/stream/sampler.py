@@ -17,7 +17,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import PyTree
 
-from omniforcing_jax.cache import Cache
+from omniforcing_jax.cache import Cache, place
 from omniforcing_jax.config import require
 from omniforcing_jax.layout import FRAME_RATE, pixel_frames
 from omniforcing_jax.nn.spec import Leaf
@@ -260,7 +260,7 @@ class ChunkStream(Iterator[Chunk]):
             jax.block_until_ready(changed.cache)
             del changed
         finally:
-            cache = make_cache(self.setting, len(state.keys)) if held is None else jax.device_put(held)
+            cache = make_cache(self.setting, len(state.keys)) if held is None else place(held)
             self.state = dataclasses.replace(state, cache=cache)
 
     def _change_text(self) -> None:

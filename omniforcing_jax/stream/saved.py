@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from omniforcing_jax import tensor_file
+from omniforcing_jax.cache import place
 from omniforcing_jax.config import Config, SamplerConfig, require
 from omniforcing_jax.pipeline import Pipeline, PipelineConfig, abstract_pipeline, describe
 from omniforcing_jax.rollout import Setting, make_prompt
@@ -231,9 +232,9 @@ def resume(
             f"{folder}: the state belongs to other weights ({saved.name!r}, {saved.fingerprint[:12]}) than given "
             f"({config.name!r}, {pipeline.fingerprint[:12]})"
         )
-    stream = ChunkStream(
-        pipeline, setting, _read_state(file, abstract, saved), blocks, trace, lookahead=saved.lookahead
-    )
+    state = _read_state(file, abstract, saved)
+    state = dataclasses.replace(state, cache=place(state.cache))
+    stream = ChunkStream(pipeline, setting, state, blocks, trace, lookahead=saved.lookahead)
     return BatchStream(stream) if saved.is_batch else stream
 
 

@@ -72,7 +72,9 @@ def batches(source: Source, batch: int, seed: int, *, process: int = 0, processe
     if batch % processes:
         raise ValueError(f"batch={batch}: {processes} processes cannot share it equally")
     shuffled = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
-    dataset = shuffled.batch(batch // processes)[process::processes]
+    rows, part = batch // processes, slice(process, None, processes)
+    # Batches of one row are too many for Grain 0.2.18 to count, which a slice of them does.
+    dataset = shuffled[part].batch(1) if rows == 1 else shuffled.batch(rows)[part]
     return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
 
 

@@ -6,21 +6,27 @@ import numpy as np
 import pytest
 import tiny
 
+from omniforcing_jax import mesh as meshes
 from omniforcing_jax.config import SamplerConfig
 from omniforcing_jax.distill import dmd, players
 from omniforcing_jax.distill.players import SelfForcing, SelfForcingConfig, WholeClip
 from omniforcing_jax.layout import PREFIX
+from omniforcing_jax.mesh import MeshConfig, make_mesh
 from omniforcing_jax.model.place import rotaries
+from omniforcing_jax.model.transformer import transformer_spec
+from omniforcing_jax.nn.spec import path_name
 from omniforcing_jax.rollout import Latents, Setting
 from omniforcing_jax.text.contexts import Contexts
 
+ROWS = 4
 STUDENT, TEACHER = tiny.SINKS, tiny.TINY
 SAMPLER = SamplerConfig(sigmas=(1.0, 0.6, 0.0), horizon_seconds=2, context_noise=0.1)
 SETTING = Setting(STUDENT, SAMPLER, (1, 2))
 PLAYERS = SelfForcing(SETTING, TEACHER, SelfForcingConfig(seconds=2))
 
+CUBE = make_mesh(MeshConfig(replica=2, fsdp=2, tensor=2))
 BLOCKS = PREFIX.blocks(4)
-CLIPS = Latents(*tiny.random_latents(TEACHER, 4, 26))
+CLIPS = Latents(*tiny.random_latents(TEACHER, 4, 26, batch=ROWS))
 MAKERS = {
     "stage 1": (TEACHER, players.from_simulation(TEACHER, SAMPLER.sigmas, BLOCKS, tiny.GRID), None),
     "causal DMD": (STUDENT, players.from_clips(STUDENT, SAMPLER.sigmas, BLOCKS, tiny.GRID), CLIPS),
@@ -29,8 +35,8 @@ MAKERS = {
 
 def contexts(seed: int) -> Contexts:
     rng = np.random.default_rng(seed)
-    video, audio = (jnp.asarray(rng.normal(size=(tiny.BATCH, 4, TEACHER.caption_channels)), jnp.float32) for _ in "va")
-    return Contexts(video, audio, jnp.ones((tiny.BATCH, 4), jnp.int32))
+    video, audio = (jnp.asarray(rng.normal(size=(ROWS, 4, TEACHER.caption_channels)), jnp.float32) for _ in "va")
+    return Contexts(video, audio, jnp.ones((ROWS, 4), jnp.int32))
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +47,24 @@ def networks():
 @pytest.fixture(scope="module")
 def generator():
     return tiny.compiled(PLAYERS.generator)
+
+
+@pytest.fixture(scope="module")
+def critic_loss():
+    return tiny.compiled(jax.value_and_grad(PLAYERS.critic, has_aux=True))
+
+
+def on_mesh(mesh, networks, *batches):
+    """Cut networks and batches over a mesh."""
+    places = {id(net): meshes.param_shardings(transformer_spec(net), mesh) for net in (STUDENT, TEACHER)}
+    put = [jax.device_put(p, places[id(STUDENT if p.sinks is not None else TEACHER)]) for p in networks]
+    return put, [meshes.place_batch(jax.tree.map(np.asarray, batch), ROWS, mesh) for batch in batches]
+
+
+def assert_same(one, other):
+    """Compare losses, metrics and gradients within the noise of float32."""
+    for (path, x), y in zip(jax.tree_util.tree_flatten_with_path(one)[0], jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(x, y, atol=3e-5 * np.abs(y).max() + 1e-7, err_msg=path_name(path))
 
 
 def test_the_clip_is_as_long_as_the_horizon():
@@ -62,7 +86,7 @@ def test_a_generator_step_reaches_every_weight_and_depends_on_its_key_alone(netw
 def test_a_critic_that_is_the_teacher_pulls_nowhere_but_where_guidance_does(networks):
     _, _, teacher = networks
     turned = rotaries(TEACHER, PLAYERS.places)
-    clip = Latents(*tiny.random_latents(TEACHER, 7, 51))
+    clip = Latents(*tiny.random_latents(TEACHER, 7, 51, batch=ROWS))
     clip = Latents(clip.video[:, : 7 * 2], clip.audio)
 
     @tiny.compiled
@@ -75,15 +99,41 @@ def test_a_critic_that_is_the_teacher_pulls_nowhere_but_where_guidance_does(netw
     assert all(float(jnp.abs(x).max()) > 1e-2 for x in other)
 
 
-def test_the_critic_learns_from_clips_that_it_cannot_change(networks):
+def test_the_generator_on_a_mesh_equals_one_device(networks, generator):
+    expected = generator(networks[0], contexts(0), contexts(1), jax.random.key(3), *networks[1:])
+    with jax.set_mesh(CUBE):
+        (student, *others), batches = on_mesh(CUBE, networks, contexts(0), contexts(1))
+        assert_same(generator(student, *batches, jax.random.key(3), *others), expected)
+
+
+def test_the_critic_on_a_mesh_equals_one_device(networks, critic_loss):
+    expected = critic_loss(networks[1], contexts(0), jax.random.key(5), networks[0])
+    with jax.set_mesh(CUBE):
+        (student, critic, _), (batch,) = on_mesh(CUBE, networks, contexts(0))
+        assert_same(critic_loss(critic, batch, jax.random.key(5), student), expected)
+
+
+def test_the_critic_learns_from_clips_that_it_cannot_change(networks, critic_loss):
     student, critic, _ = networks
-    loss = tiny.compiled(jax.value_and_grad(PLAYERS.critic, has_aux=True))
-    (value, metrics), gradient = loss(critic, contexts(0), jax.random.key(5), student)
+    (value, metrics), gradient = critic_loss(critic, contexts(0), jax.random.key(5), student)
     assert float(value) == pytest.approx(float(metrics["critic_video"] + metrics["critic_audio"]))
     assert all(jnp.any(leaf) for leaf in jax.tree.leaves(gradient))
     through = jax.grad(lambda generator: PLAYERS.critic(critic, contexts(0), jax.random.key(5), generator)[0])
     blank = tiny.compiled(through)(student)
     assert not any(jnp.any(leaf) for leaf in jax.tree.leaves(blank))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_clip_in_one_graph_on_a_mesh_equals_one_device(networks, name):
+    model, make_clip, clips = MAKERS[name]
+    generator = tiny.compiled(WholeClip(make_clip, TEACHER, BLOCKS, tiny.GRID, dmd.DmdConfig()).generator)
+    trained = networks[0] if model is STUDENT else tiny.random_params(TEACHER, 3)
+    batches, three = (contexts(0), contexts(1), clips), (trained, *networks[1:])
+    expected = generator(trained, *batches[:2], jax.random.key(3), *networks[1:], clips)
+    with jax.set_mesh(CUBE):
+        (params, *others), (*rows, clips) = on_mesh(CUBE, three, *batches)
+        assert_same(generator(params, *rows, jax.random.key(3), *others, clips), expected)
 
 
 @pytest.mark.parametrize("name", MAKERS)

@@ -84,10 +84,11 @@ def test_a_source_smaller_than_a_batch_is_refused():
         data.batches(data.ArraySource({"x": np.ones((3, 1))}), 4, seed=0)
 
 
-def test_processes_share_the_batches_that_one_process_would_read():
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_share_the_batches_that_one_process_would_read(processes):
     source = data.ArraySource({"x": np.arange(10)[:, None]})
     whole = data.batches(source, 4, seed=2)
-    parts = [data.batches(source, 4, seed=2, process=process, processes=2) for process in range(2)]
+    parts = [data.batches(source, 4, seed=2, process=i, processes=processes) for i in range(processes)]
     for _ in range(6):  # more than the source holds: through a new order, too
         together = np.concatenate([next(part)["x"] for part in parts]).ravel()
         np.testing.assert_array_equal(together, next(whole)["x"].ravel())
