@@ -41,6 +41,11 @@ class Slots(NamedTuple):
         """All slots."""
         return self.region + self.ring * self.step
 
+    @property
+    def keeps_block_0(self) -> bool:
+        """Whether block 0 is pinned."""
+        return self.pinned == self.region
+
 
 @struct.dataclass
 class Cache:
@@ -58,6 +63,11 @@ class Cache:
     blocks_done: Leaf
     video: Slots = struct.field(pytree_node=False)
     audio: Slots = struct.field(pytree_node=False)
+
+    @property
+    def reads_prefix(self) -> bool:
+        """Whether the slots that the next block may read always come first: block 0 never drops off their front."""
+        return self.video.keeps_block_0 and self.audio.keeps_block_0
 
 
 def empty_cache(
@@ -121,8 +131,7 @@ def past_bias(cache: Cache) -> Sites:
 
 def readable(slots: Slots, blocks_done: Leaf) -> tuple[Leaf, Leaf]:
     """Range [start, stop) of the slots that the next block may read."""
-    keeps_block_0 = slots.pinned == slots.region
-    start = 0 if keeps_block_0 else jnp.where(blocks_done > slots.ring, slots.first, 0)
+    start = 0 if slots.keeps_block_0 else jnp.where(blocks_done > slots.ring, slots.first, 0)
     filled = jnp.clip(blocks_done - 1, 0, slots.ring)
     return start, jnp.where(blocks_done > 0, slots.region + filled * slots.step, 0)
 

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import DTypeLike, PyTree
 
@@ -108,7 +109,9 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     devices = jax.devices() if devices is None else devices
     if len(devices) != config.devices:
         raise ValueError(f"--mesh {config}: has {config.devices} places, there are {len(devices)} devices")
-    return jax.make_mesh(config.sizes, AXES, (AxisType.Auto,) * len(AXES), devices=devices)
+    # Not jax.make_mesh: of a slice such as v6e:8x16 it takes no axis that is but a part of a side.
+    placed = mesh_utils.create_device_mesh(config.sizes, devices, allow_split_physical_axes=True)
+    return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 @contextlib.contextmanager

@@ -356,7 +356,8 @@ def _predict(
     config, is_first = setting.config, _is_first(setting, tables)
     turned = rotaries(config, tables.places)
     readable = past_bias(cache) if bias is None else bias
-    view = streaming(config, turned, sigmas, None if is_first else readable)
+    prefix = bias is None and cache.reads_prefix
+    view = streaming(config, turned, sigmas, None if is_first else readable, prefix=prefix)
     past = NO_PAST if is_first else cache.past
     return predict(params, config, *latents, view, text, past=past, dtype=setting.dtype, remat=remat)
 

@@ -127,7 +127,9 @@ def on_context(
     return _view(config, rotaries, sigmas, sites, config.sinks)
 
 
-def streaming(config: ModelConfig, rotaries: Rotaries, sigmas: Sigmas, past_bias: Sites | None) -> View:
+def streaming(
+    config: ModelConfig, rotaries: Rotaries, sigmas: Sigmas, past_bias: Sites | None, *, prefix: bool = False
+) -> View:
     """One block against the cache.
 
     Args:
@@ -136,6 +138,7 @@ def streaming(config: ModelConfig, rotaries: Rotaries, sigmas: Sigmas, past_bias
       sigmas: noise levels of the block.
       past_bias: which cache slots may be read (`cache.past_bias`); None is the first block, which has no past
         and carries the sinks.
+      prefix: the slots that may be read come first (`Cache.reads_prefix`).
 
     Raises:
       ValueError: if the network scales its queries by log ratios.
@@ -144,10 +147,10 @@ def streaming(config: ModelConfig, rotaries: Rotaries, sigmas: Sigmas, past_bias
     if past_bias is None:
         return _view(config, rotaries, sigmas, Sites(Sight(), Sight(), Sight(), Sight()), config.sinks)
     sights = Sites(
-        video_self=Sight(past_bias=past_bias.video_self),
-        audio_self=Sight(past_bias=past_bias.audio_self),
-        a2v=Sight(past_bias=past_bias.a2v),
-        v2a=Sight(past_bias=past_bias.v2a),
+        video_self=Sight(past_bias=past_bias.video_self, past_is_prefix=prefix),
+        audio_self=Sight(past_bias=past_bias.audio_self, past_is_prefix=prefix),
+        a2v=Sight(past_bias=past_bias.a2v, past_is_prefix=prefix),
+        v2a=Sight(past_bias=past_bias.v2a, past_is_prefix=prefix),
     )
     return _view(config, rotaries, sigmas, sights, 0)
 

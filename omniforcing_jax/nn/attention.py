@@ -1,21 +1,20 @@
 """Attention of every kind the network has: one `read`, over keys in any number of parts.
 
-Queries are [B, T, N, H], keys and values [B, S, N, H]. Past and fresh keys are never concatenated:
-their scores share one softmax (its maximum and its sum run over all parts), so a cache is read
-where it lies.
+Queries are [B, T, N, H], keys and values [B, S, N, H]. Past and fresh keys are parts of one softmax,
+which parts.py defines and kernels.py hands to what computes it.
 """
 
-import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
 
+from omniforcing_jax.nn.kernels import attend_parts
 from omniforcing_jax.nn.linear import Linear, linear_spec, project
 from omniforcing_jax.nn.norm import rms_norm
+from omniforcing_jax.nn.parts import Part
 from omniforcing_jax.nn.rope import Rotary, rotate
 from omniforcing_jax.nn.sight import Segment, Sight
 from omniforcing_jax.nn.spec import Leaf, Spec, ones
@@ -63,14 +62,6 @@ class Sites:
 
 
 NO_PAST = Sites(video_self=None, audio_self=None, a2v=None, v2a=None)
-
-
-class Part(NamedTuple):
-    """Some of the keys that one softmax runs over."""
-
-    k: Float[Array, "B S N H"]
-    v: Float[Array, "B S N H"]
-    bias: Float[Array, "b n t S"] | None = None
 
 
 def attention_spec(query_width: int, context_width: int, heads: int, head_size: int, *, gated: bool) -> Attention:
@@ -145,30 +136,13 @@ def look(q: Float[Array, "B T N H"], fresh: KV, past: KV | None, sight: Sight) -
         q = (q * sight.scale[None, :, None, None]).astype(q.dtype)
     if sight.segments is None:
         parts = [Part(fresh.k, fresh.v, sight.bias)]
-        return attend_parts(q, parts if past is None else [*parts, Part(past.k, past.v, sight.past_bias)])
+        return attend_parts(
+            q, parts if past is None else [*parts, Part(past.k, past.v, sight.past_bias, sight.past_is_prefix)]
+        )
     pieces = [
         attend_parts(q[:, slice(*segment.queries)], _parts_of(segment, fresh, past)) for segment in sight.segments
     ]
     return jnp.concatenate(pieces, axis=1)
-
-
-def attend_parts(q: Float[Array, "B T N H"], parts: Sequence[Part]) -> Float[Array, "B T N H"]:
-    """Softmax attention over the union of the parts' keys; scores and sums in float32, returned in q's type."""
-    scores = [_scores(q, part) for part in parts]
-    tops = [jnp.max(score, axis=-1, keepdims=True) for score in scores]
-    top = jax.lax.stop_gradient(tops[0] if len(tops) == 1 else jnp.max(jnp.stack(tops), axis=0))
-    weights = [jnp.exp(score - top) for score in scores]
-    total = sum(jnp.sum(weight, axis=-1) for weight in weights)
-    mixed = sum(
-        jnp.einsum("bnts,bsnh->btnh", weight.astype(part.v.dtype), part.v, preferred_element_type=jnp.float32)
-        for weight, part in zip(weights, parts, strict=True)
-    )
-    return (mixed / jnp.swapaxes(total, 1, 2)[..., None]).astype(q.dtype)
-
-
-def _scores(q: Float[Array, "B T N H"], part: Part) -> Float[Array, "B N T S"]:
-    scores = jnp.einsum("btnh,bsnh->bnts", q, part.k, preferred_element_type=jnp.float32) / math.sqrt(q.shape[-1])
-    return scores if part.bias is None else scores + part.bias
 
 
 def _parts_of(segment: Segment, fresh: KV, past: KV | None) -> list[Part]:

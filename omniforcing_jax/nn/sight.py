@@ -49,16 +49,19 @@ class Sight:
     """Who sees whom at one site; empty, everyone sees everything.
 
     Attributes:
-      bias: added to the scores of fresh keys, broadcastable to [B, N, T, S].
+      bias: added to the scores of fresh keys, broadcastable to [B, N, T, S]; 0 or HIDDEN where it is one row for all
+        heads and queries (`hide`).
       past_bias: the same for past keys.
       scale: [T], multiplies the queries (log-ratio scaling).
       segments: static ranges; None is one segment of everything.
+      past_is_prefix: the past keys that `past_bias` shows come first.
     """
 
     bias: Leaf = None
     past_bias: Leaf = None
     scale: Leaf = None
     segments: tuple[Segment, ...] | None = struct.field(pytree_node=False, default=None)
+    past_is_prefix: bool = struct.field(pytree_node=False, default=False)
 
 
 def visible(

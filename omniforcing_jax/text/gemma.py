@@ -15,9 +15,10 @@ from flax import struct
 from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
 from omniforcing_jax.config import Config, RotaryKind, require
-from omniforcing_jax.nn.attention import Part, attend_parts
+from omniforcing_jax.nn.kernels import attend_parts
 from omniforcing_jax.nn.linear import Linear, linear_spec, project
 from omniforcing_jax.nn.norm import rms_norm
+from omniforcing_jax.nn.parts import Part
 from omniforcing_jax.nn.rope import Rotary, rotate
 from omniforcing_jax.nn.sight import hide
 from omniforcing_jax.nn.spec import Leaf, Spec, normal, stacked, zeros

@@ -6,7 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from omniforcing_jax.nn.attention import KV, Part, Site, attend, attend_parts, attention_spec, look, read
+from omniforcing_jax.nn.attention import KV, Site, attend, attention_spec, look, read
+from omniforcing_jax.nn.kernels import attend_parts
+from omniforcing_jax.nn.parts import Part
 from omniforcing_jax.nn.sight import HIDDEN, Segment, Sight
 from omniforcing_jax.nn.spec import init
 

@@ -1,0 +1,213 @@
+"""Compile a full-size program for a slice of TPUs on a machine that has none: does it fit, and what bounds its time?
+
+The compiler of libtpu (requirements-pod.txt) takes a topology's name and shapes; no weight is made. Meshes are ranked
+by formula (pod_plan.py) and compiled in that order, three at most, until one takes at most 90 % of a chip's memory.
+FLOPs and collectives are read from the compiled program, loops counted as often as they run (hlo.py); a rollout's
+denoise steps, whose number is drawn, at their mean. `seconds_bound` is the largest of three lower bounds: FLOPs at the
+peak, bytes received over all links together, arguments read and results written once.
+Expect minutes and up to 8 GB of memory for 48 layers.
+
+    python -m experiments.compile_for_pod --topology v5p:4x4x4 --program stage3 --preset ltx2-19b --json out/stage3.json
+"""
+
+import dataclasses
+import importlib.util
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import tyro
+
+from experiments import hlo, pod_programs
+from experiments.mains import keep_figures, refusing
+from experiments.pod_plan import Chip, Estimate, Program, chip_of, rank
+from omniforcing_jax.mesh import MeshConfig, make_mesh
+from omniforcing_jax.nn.kernels import Kernel, using
+from omniforcing_jax.presets import PRESETS
+
+MOST_COMPILED = 3
+MOST_OF_HBM = 0.9
+TPU_SETTINGS = {  # so that libtpu looks for no TPU around it and says nothing of not finding one
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5p-8",
+    "TPU_MIN_LOG_LEVEL": "3",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several may compile at once, no chip is touched
+}
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """What is compiled, and for what."""
+
+    topology: str
+    """Slice of TPUs: generation and shape, such as v5p:4x4x4 or v6e:8x16."""
+    program: Literal["stage2", "stage3", "critic", "stream"]
+    """A step of stage 2, of stage 3 with its generator, of stage 3's critic alone, or a late block of a stream."""
+    preset: str = "ltx2-19b"
+    """Sizes of network and pictures."""
+    json: Path | None = None
+    """File for the figures."""
+    mesh: str | None = None
+    """replica,fsdp,tensor; by default the best by formula that fits."""
+    rows: int = 1
+    """Rows of a batch for each part that the mesh cuts a batch into."""
+    text: int = 1024
+    """Tokens of a prompt."""
+    layers: int | None = None
+    """Fewer layers than the preset has, for a quick try."""
+    kernel: Literal["splash", "plain"] = "splash"
+    """What computes attention: splash, or plain."""
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Compile until a mesh fits; returns the figures of the one that takes least of the memory, and what was tried.
+
+    Raises:
+      ValueError: if something is not known, does not fit together, or the compiler takes none of the meshes.
+    """
+    if config.preset not in PRESETS:
+        raise ValueError(f"--preset {config.preset}: must be one of {', '.join(PRESETS)}")
+    chip = chip_of(config.topology)
+    devices = topology_devices(config.topology)
+    tried = []
+    for estimate in _candidates(config, len(devices), chip):
+        tried.append(_compile(config, estimate, devices, chip))
+        if tried[-1].get("hbm_share", 1.0) <= MOST_OF_HBM:
+            break
+    fitting = [figures for figures in tried if "peak_bytes" in figures]
+    if not fitting:
+        refused = "; ".join(f"{figures['mesh']} {figures['refused']}" for figures in tried)
+        raise ValueError(f"--topology {config.topology}: {config.program} fits on no mesh that was tried: {refused}")
+    return {**min(fitting, key=lambda figures: figures["hbm_share"]), "tried": tried}
+
+
+def topology_devices(name: str) -> Sequence[jax.Device]:
+    """Return the devices of a topology that need not be there.
+
+    Raises:
+      ValueError: if libtpu is not installed, or does not know the topology.
+    """
+    if importlib.util.find_spec("libtpu") is None:
+        raise ValueError("libtpu: not installed; see requirements-pod.txt")
+    for variable, value in TPU_SETTINGS.items():
+        os.environ.setdefault(variable, value)
+    from jax.experimental import topologies
+
+    try:
+        return topologies.get_topology_desc(name, platform="tpu").devices
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        raise ValueError(f"--topology {name}: {str(error).splitlines()[0]}") from None
+
+
+def _candidates(config: Config, chips: int, chip: Chip) -> list[Estimate]:
+    preset = pod_programs.shortened(PRESETS[config.preset], config.layers)
+    subject = pod_programs.Subject(preset=preset, batch=1, text=config.text)
+    rows, columns = subject.setting.grid
+    ranked = rank(Program(config.program), preset.model, subject.sampler, rows * columns, config.text, chips, chip)
+    if config.mesh is None:
+        return ranked[:MOST_COMPILED]
+    wanted = MeshConfig.parse(config.mesh)
+    wanted.check_network(preset.model)
+    if wanted.devices != chips:
+        raise ValueError(f"--mesh {wanted}: has {wanted.devices} places, {config.topology} has {chips} chips")
+    known = [estimate for estimate in ranked if estimate.mesh == wanted]
+    return known or [Estimate(mesh=wanted, bytes=0.0, seconds=0.0)]
+
+
+def _compile(config: Config, estimate: Estimate, devices: Sequence[jax.Device], chip: Chip) -> dict[str, Any]:
+    """Compile for one mesh; what the compiler refuses for want of memory is said in `refused`."""
+    preset = pod_programs.shortened(PRESETS[config.preset], config.layers)
+    batch = config.rows * estimate.mesh.rows
+    subject = pod_programs.Subject(preset=preset, batch=batch, text=config.text)
+    mesh, begun = make_mesh(estimate.mesh, devices), time.monotonic()
+    said = {
+        "program": config.program,
+        "topology": config.topology,
+        "chips": len(devices),
+        "mesh": str(estimate.mesh),
+        "batch": batch,
+        "layers": preset.model.layers,
+        "kernel": config.kernel,
+        "remat": "none" if config.program == Program.STREAM else "keep_projections",
+        "estimated_bytes": round(estimate.bytes),
+    }
+    with jax.set_mesh(mesh), using(Kernel(config.kernel)):
+        lowered = pod_programs.lower(Program(config.program), subject, mesh)
+        try:
+            compiled = lowered.compile()
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            return {**said, "refused": next((line for line in str(error).splitlines() if "hbm" in line), "")}
+    mean_steps = (subject.sampler.steps + 1) / 2
+    figures = measure(compiled, chip, unknown_trips=mean_steps)
+    return {**said, **figures, "compile_s": round(time.monotonic() - begun, 1)}
+
+
+def measure(compiled: jax.stages.Compiled, chip: Chip, *, unknown_trips: float) -> dict[str, Any]:
+    """Read memory, work and bounds of a compiled program, all of one chip."""
+    memory, cost = compiled.memory_analysis(), hlo.read_cost(compiled.as_text() or "", unknown_trips)
+    if memory is None:
+        raise ValueError("the compiler: says nothing of memory")
+    given, made = memory.argument_size_in_bytes, memory.output_size_in_bytes
+    peak = given + made - memory.alias_size_in_bytes + memory.temp_size_in_bytes
+    seconds = {
+        "compute": cost.flops / chip.flops,
+        "network": cost.received_bytes / chip.ici_bandwidth,
+        "memory": (given + made) / chip.hbm_bandwidth,
+    }
+    return {
+        "argument_bytes": given,
+        "temp_bytes": memory.temp_size_in_bytes,
+        "peak_bytes": peak,
+        "hbm_bytes": chip.hbm_bytes,
+        "hbm_share": round(peak / chip.hbm_bytes, 4),
+        "flops": cost.flops,
+        "collectives": [
+            {"kind": kind, "group": group, "times": times, "received_bytes": size}
+            for (kind, group), (times, size) in cost.collectives
+        ],
+        "received_bytes": cost.received_bytes,
+        "loops_of_unknown_length": cost.unknown_loops,
+        "seconds": seconds,
+        "seconds_bound": max(seconds.values()),
+    }
+
+
+def format_figures(figures: dict[str, Any]) -> str:
+    """Say in a few lines what was found."""
+    gib = {name: figures[f"{name}_bytes"] / GIB for name in ("argument", "temp", "peak", "hbm")}
+    bounds = ", ".join(f"{name} {value:.3f}" for name, value in figures["seconds"].items())
+    lines = [
+        f"{figures['program']} on {figures['topology']}, {figures['chips']} chips, mesh {figures['mesh']}, "
+        f"batch {figures['batch']}, {figures['layers']} layers",
+        f"per chip: arguments {gib['argument']:.2f} GiB, temporaries {gib['temp']:.2f}, at its peak {gib['peak']:.2f} "
+        f"of {gib['hbm']:.2f} ({figures['hbm_share']:.0%})",
+        f"per chip: {figures['flops'] / 1e12:.1f} TFLOP, {figures['received_bytes'] / 1e9:.2f} GB received",
+        f"bound: {figures['seconds_bound']:.3f} s ({bounds})",
+    ]
+    for one in figures["collectives"]:
+        size = one["received_bytes"] / 1e9
+        lines.append(f"  {one['kind']} among {one['group']}: {one['times']:.0f} times, {size:.3f} GB received")
+    return "\n".join(lines)
+
+
+def main(config: Config) -> None:
+    """Print the figures and write them; bad input is one line on stderr and exit code 2."""
+    jax.config.update("jax_platforms", "cpu")
+    with refusing(config.json):
+        figures = run(config)
+        for other in figures["tried"]:
+            if "refused" in other:
+                print(f"mesh {other['mesh']}: {other['refused']}")
+        print(format_figures(figures), flush=True)
+        keep_figures(config.json, figures)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

@@ -1,0 +1,162 @@
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from omniforcing_jax.mesh import MeshConfig, make_mesh
+from omniforcing_jax.nn import cudnn, kernels, splash
+from omniforcing_jax.nn.attention import KV, look
+from omniforcing_jax.nn.kernels import Kernel, attend_parts, using
+from omniforcing_jax.nn.parts import Part, plain_attention
+from omniforcing_jax.nn.sight import HIDDEN, Segment, Sight
+
+ROWS, HEADS, SIZE = 2, 2, 64
+
+
+def draw(seed, tokens):
+    return jax.random.normal(jax.random.key(seed), (ROWS, tokens, HEADS, SIZE))
+
+
+def shown(keys, *ranges):
+    """A mask by key of each row: what lies in its range is seen."""
+    index = np.arange(keys)
+    return jnp.asarray([np.where((index >= a) & (index < b), 0, HIDDEN) for a, b in ranges], jnp.float32)[:, None, None]
+
+
+Q = draw(0, 120)
+FRESH = Part(draw(1, 120), draw(2, 120))
+TEXT = Part(draw(5, 128), draw(6, 128), shown(128, (3, 128), (40, 90)))
+PAST = Part(draw(3, 126), draw(4, 126), shown(126, (0, 70)), prefix=True)
+UNSEEN = Part(draw(7, 128) * 9, draw(8, 128), shown(128, (0, 0)))
+CASES = {
+    "one part": [FRESH],
+    "a mask by row": [TEXT],
+    "a prefix of the past": [FRESH, PAST],
+    "a past that is not seen": [FRESH, UNSEEN],
+}
+
+
+@pytest.fixture
+def splash_on_cpu():
+    with using(Kernel.SPLASH_INTERPRETED):
+        yield
+
+
+@pytest.mark.parametrize("parts", CASES.values(), ids=CASES)
+def test_splash_equals_the_plain_form(parts, splash_on_cpu):
+    assert splash.refusal(Q, parts) is None
+    np.testing.assert_allclose(attend_parts(Q, parts), plain_attention(Q, parts), atol=2e-6)
+
+
+def test_gradients_of_splash_are_those_of_the_plain_form(splash_on_cpu):
+    parts = [FRESH, PAST]
+
+    def gradients(attention):
+        def loss(q, kv):
+            given = [Part(*pair, part.bias) for pair, part in zip(kv, parts, strict=True)]
+            return jnp.sum(jnp.sin(attention(q, given)))
+
+        return jax.grad(loss, argnums=(0, 1))(Q, [part[:2] for part in parts])
+
+    for a, b in zip(*map(jax.tree.leaves, map(gradients, (attend_parts, plain_attention))), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_splash_takes_the_key_ranges_of_a_masked_student(splash_on_cpu):
+    sight = Sight(segments=(Segment((0, 60), ((0, 60),)), Segment((60, 120), ((0, 120),), ((10, 70),))))
+    past = KV(PAST.k, PAST.v)
+    made = look(Q, KV(FRESH.k, FRESH.v), past, sight)
+    with using(Kernel.PLAIN):
+        np.testing.assert_allclose(made, look(Q, KV(FRESH.k, FRESH.v), past, sight), atol=2e-6)
+
+
+def test_each_device_runs_splash_on_its_own_rows_and_heads(splash_on_cpu):
+    mesh = make_mesh(MeshConfig(fsdp=2, tensor=2), jax.devices()[:4])
+    parts = [TEXT, PAST]
+    with jax.set_mesh(mesh):
+        compiled = jax.jit(attend_parts).lower(Q, parts).compile()
+        made = compiled(Q, parts)
+    assert made.sharding.shard_shape(made.shape) == (ROWS // 2, 120, HEADS // 2, SIZE)
+    assert "all-gather" not in compiled.as_text()
+    np.testing.assert_allclose(made, plain_attention(Q, parts), atol=2e-6)
+
+
+REFUSED = {
+    "differs by query": (Q, [Part(FRESH.k, FRESH.v, jnp.zeros((1, 1, 120, 120)))]),
+    "heads of 32": (Q[..., :32], [Part(FRESH.k[..., :32], FRESH.v[..., :32])]),
+    "times the scores": (Q[:, :25], [FRESH]),
+}
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+def test_what_splash_cannot_express_is_plain_and_said_once(reason, splash_on_cpu, caplog):
+    q, parts = REFUSED[reason]
+    kernels._say_once.cache_clear()
+    with caplog.at_level(logging.INFO):
+        for _ in range(2):
+            np.testing.assert_array_equal(attend_parts(q, parts), plain_attention(q, parts))
+    (said,) = [record.getMessage() for record in caplog.records if "attention" in record.getMessage()]
+    assert reason in said
+
+
+def test_the_backend_chooses_and_a_choice_is_traced_anew(monkeypatch):
+    assert kernels.chosen() is Kernel.PLAIN
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert kernels.chosen() is Kernel.SPLASH
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert kernels.chosen() is Kernel.CUDNN
+    traced = []
+
+    @jax.jit
+    def trace(x):
+        traced.append(kernels.chosen())
+        return x
+
+    for kernel in (Kernel.PLAIN, Kernel.SPLASH, Kernel.PLAIN):
+        with using(kernel):
+            trace(1.0)
+    assert traced == [Kernel.PLAIN, Kernel.SPLASH]
+
+
+@pytest.mark.parametrize("parts", CASES.values(), ids=CASES)
+def test_cudnn_is_told_the_same_masks(parts):
+    told = jax.nn.dot_product_attention(Q, *cudnn.joined(parts), implementation="xla", **cudnn.masking(Q, parts))
+    np.testing.assert_allclose(told, plain_attention(Q, parts), atol=2e-6)
+
+
+def test_a_prefix_is_told_as_lengths_and_nothing_as_nothing():
+    assert cudnn.masking(Q, [FRESH]) == {}
+    np.testing.assert_array_equal(cudnn.masking(Q, [FRESH, PAST])["key_value_seq_lengths"], [190, 190])
+    assert cudnn.masking(Q, [PAST, FRESH])["mask"].shape == (2, 1, 120, 246)
+
+
+def test_cudnn_refuses_what_it_cannot_take():
+    half = Q.astype(jnp.bfloat16)
+    assert cudnn.refusal(half, [FRESH, PAST]) is None
+    assert "float32" in str(cudnn.refusal(Q, [FRESH]))
+    assert "heads of 12" in str(cudnn.refusal(half[..., :12], [FRESH]))
+    assert "differs by query" in str(cudnn.refusal(half, [Part(FRESH.k, FRESH.v, jnp.zeros((1, 1, 120, 120)))]))
+    assert "119 x 128" in str(cudnn.refusal(half[:, :119], [TEXT]))
+
+
+def test_cudnn_is_lowered_to_its_flash_kernel(monkeypatch):
+    monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91000)
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), (Q, FRESH.k, FRESH.v, PAST.k, PAST.v))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+
+    def attend(q, k, v, past_k, past_v):
+        return attend_parts(q, [Part(k, v), Part(past_k, past_v, PAST.bias, prefix=True)])
+
+    text = jax.jit(attend).trace(*half).lower(lowering_platforms=("cuda",)).as_text()
+    assert "__cudnn$fmhaSoftmax" in text
+
+
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN needs an NVIDIA GPU")
+@pytest.mark.parametrize("parts", CASES.values(), ids=CASES)
+def test_cudnn_equals_the_plain_form(parts):
+    half = [Part(p.k.astype(jnp.bfloat16), p.v.astype(jnp.bfloat16), p.bias, p.prefix) for p in parts]
+    with using(Kernel.CUDNN):
+        made = attend_parts(Q.astype(jnp.bfloat16), half)
+    np.testing.assert_allclose(made.astype(jnp.float32), plain_attention(Q, parts), atol=2e-2)

@@ -1,0 +1,120 @@
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from experiments import compile_for_pod, pod_plan, pod_programs
+from experiments.compile_for_pod import Config
+from experiments.pod_plan import CHIPS, Program, rank
+from omniforcing_jax.mesh import MeshConfig, make_mesh
+from omniforcing_jax.presets import LTX2_19B_STREAM, TINY_STREAM
+
+ROOT = Path(__file__).parents[2]
+FIELDS = {"argument_bytes", "temp_bytes", "peak_bytes", "hbm_bytes", "flops", "collectives", "mesh", "remat"}
+FIELDS |= {"seconds_bound"}
+PER_FRAME, TEXT = 384, 1024
+
+
+def ranked(program, chips, kind):
+    model, sampler = LTX2_19B_STREAM.model, LTX2_19B_STREAM.sampler
+    return rank(program, model, sampler, PER_FRAME, TEXT, chips, CHIPS[kind])
+
+
+@pytest.mark.parametrize("program", Program)
+def test_every_mesh_that_is_ranked_uses_all_chips_and_cuts_the_network(program):
+    estimates = ranked(program, 128, "v6e")
+    assert len({str(one.mesh) for one in estimates}) == len(estimates) > 3
+    for one in estimates:
+        assert one.mesh.devices == 128
+        one.mesh.check_network(LTX2_19B_STREAM.model)
+
+
+def test_meshes_that_should_fit_come_first():
+    fits = [one.bytes <= 0.85 * CHIPS["v6e"].hbm_bytes for one in ranked(Program.CRITIC, 128, "v6e")]
+    assert fits == sorted(fits, reverse=True)
+    assert 0 < sum(fits) < len(fits)
+
+
+def test_less_memory_wants_more_tensor_parallelism():
+    assert ranked(Program.STAGE2, 64, "v5p")[0].mesh.tensor == 1
+    assert ranked(Program.STAGE2, 128, "v6e")[0].mesh.tensor > 1
+    assert ranked(Program.STREAM, 128, "v6e")[0].mesh.tensor > 1
+
+
+def test_a_block_of_a_stream_is_five_forwards():
+    model, sampler = LTX2_19B_STREAM.model, LTX2_19B_STREAM.sampler
+    flops = pod_plan.program_flops(Program.STREAM, model, sampler, PER_FRAME, TEXT)
+    assert flops == pytest.approx(182e12, rel=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"topology": "v3:4x4"}, "--topology v3:4x4"),
+        ({"preset": "ltx9"}, "--preset ltx9: must be one of"),
+        ({"mesh": "1,3,1"}, "--mesh 1,3,1"),
+        ({"mesh": "1,2,1"}, "has 2 places"),
+        ({"preset": "tiny-teacher"}, "holds no student"),
+    ],
+)
+def test_bad_input_is_one_line(wrong, said, monkeypatch, capsys):
+    monkeypatch.setattr(compile_for_pod, "topology_devices", lambda name: jax.devices()[:4])
+    config = Config(**{"topology": "v5e:2x2", "program": "stream", "preset": "tiny", **wrong})
+    with pytest.raises(SystemExit) as end:
+        compile_for_pod.main(config)
+    error = capsys.readouterr().err
+    assert (end.value.code, error.count("\n")) == (2, 1)
+    assert said in error
+
+
+def test_a_stream_of_a_mesh_is_measured(tmp_path, monkeypatch):
+    """The whole command, its devices those of this machine."""
+    monkeypatch.setattr(compile_for_pod, "topology_devices", lambda name: jax.devices()[:4])
+    file = tmp_path / "stream.json"
+    told = {"topology": "v5e:2x2", "program": "stream", "preset": "tiny", "kernel": "plain"}
+    compile_for_pod.main(Config(**told, mesh="2,1,2", layers=1, text=8, json=file))
+    figures = json.loads(file.read_text())
+    assert set(figures) >= FIELDS
+    assert figures["batch"] == 2
+    subject = pod_programs.Subject(preset=pod_programs.shortened(TINY_STREAM, 1), batch=1, text=8)
+    per_frame = subject.setting.grid[0] * subject.setting.grid[1]
+    wanted = pod_plan.program_flops(Program.STREAM, subject.preset.model, subject.sampler, per_frame, 8) / 2
+    # Of a single layer the clean pass needs no more than keys and values; time embeddings stand against that.
+    assert figures["flops"] == pytest.approx(wanted, rel=0.1)
+    sums = [one for one in figures["collectives"] if one["kind"] == "all-reduce"]
+    assert sum(one["times"] for one in sums) >= 3 * 4
+    assert all(one["group"] == 2 for one in figures["collectives"])
+
+
+def test_a_step_is_lowered_with_its_state_donated_and_cut():
+    mesh = make_mesh(MeshConfig(fsdp=2, tensor=2), jax.devices()[:4])
+    subject = pod_programs.Subject(preset=pod_programs.shortened(TINY_STREAM, 1), batch=2, text=8)
+    with jax.set_mesh(mesh):
+        text = pod_programs.lower(Program.STAGE2, subject, mesh).as_text()
+    arguments = next(line for line in text.splitlines() if "func.func public @main" in line).partition(") -> (")[0]
+    matrices = [piece for piece in arguments.split("%arg") if "tensor<1x256x64xf32>" in piece]
+    assert len(matrices) == 3  # the way into the video's mlp: weights and both moments
+    assert all('{"tensor"}, {"fsdp"}' in piece and "tf.aliasing_output" in piece for piece in matrices)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is absent, see requirements-pod.txt")
+def test_a_small_network_is_compiled_for_tpus(tmp_path):
+    file = tmp_path / "critic.json"
+    command = "-m experiments.compile_for_pod --topology v5e:2x2 --program stream --preset tiny --layers 1 --text 8"
+    made = subprocess.run(
+        [sys.executable, *command.split(), "--json", str(file)],
+        cwd=ROOT,
+        env=os.environ,
+        capture_output=True,
+        text=True,
+    )
+    assert made.returncode == 0, made.stderr
+    figures = json.loads(file.read_text())
+    assert set(figures) >= FIELDS
+    assert 0 < figures["argument_bytes"] < figures["peak_bytes"] < figures["hbm_bytes"]
+    assert figures["flops"] > 0
