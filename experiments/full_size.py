@@ -212,6 +212,7 @@ class Prompts(Source):
         """
         row = contexts.row_of(without)
         self._contexts, self._rows = contexts, [i for i in range(len(contexts)) if i != row]
+        self.prompts = [contexts.prompts[i] for i in self._rows]
 
     def __len__(self) -> int:
         """Number of prompts."""

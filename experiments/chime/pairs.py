@@ -18,11 +18,10 @@ from experiments.chime import latents, train_teacher
 from experiments.chime.clips import TRAIN_SEED
 from omniforcing_jax import config as configs
 from omniforcing_jax import guidance, schedule, weights
+from omniforcing_jax.distill.trajectory import draw_noise, guided_entries
 from omniforcing_jax.layout import PREFIX
-from omniforcing_jax.model.dual_stream import Keep
 from omniforcing_jax.model.place import Places, rotaries
 from omniforcing_jax.model.transformer import Transformer
-from omniforcing_jax.model.whole_clip import predict_x0
 from omniforcing_jax.text import words
 from omniforcing_jax.text.contexts import Contexts
 from omniforcing_jax.train.pairs import Pairs, pairs_header
@@ -48,27 +47,17 @@ def make_trajectory(model: configs.ModelConfig, places: Places, vectors: words.W
     audio_frames = places.audio_time.cos.shape[0]
 
     def trajectory(params: Transformer, ids: jax.Array, seeds: jax.Array):
-        rotation = rotaries(model, places)
         empty = jnp.broadcast_to(jnp.where(jnp.arange(ids.shape[1]) == 0, words.START, words.PAD), ids.shape)
+        noise = draw_noise(seeds, model, (tokens, audio_frames))
+        prompt, negative = (contexts_of(text) for text in (ids, empty))
+        levels = jnp.asarray(full, jnp.float32)
+        return guided_entries(
+            params, model, noise, prompt, negative, levels, indices, GUIDANCE, rotaries(model, places)
+        )
 
-        def ask(noisy: guidance.Latents, sigma: jax.Array, tokens_of_text: jax.Array, keep: Keep):
-            features = words.embed(vectors, tokens_of_text)
-            contexts = Contexts(features, features, (tokens_of_text != words.PAD).astype(jnp.int32))
-            return predict_x0(params, model, noisy, sigma, contexts, rotation, keep)
-
-        def guided(noisy: guidance.Latents, sigma: jax.Array):
-            return guidance.guided_x0(ask, noisy, sigma, ids, empty, GUIDANCE, model.layers)
-
-        def draw(seed: jax.Array):
-            for_video, for_audio = jax.random.split(jax.random.key(seed))
-            return (
-                jax.random.normal(for_video, (tokens, model.video.latent_channels), jnp.float32),
-                jax.random.normal(for_audio, (audio_frames, model.audio.latent_channels), jnp.float32),
-            )
-
-        noise = jax.vmap(draw)(seeds)
-        entries = guidance.euler_trajectory(guided, noise, jnp.asarray(full, jnp.float32))
-        return jax.tree.map(lambda x: x[np.array(indices)], entries)
+    def contexts_of(ids: jax.Array) -> Contexts:
+        features = words.embed(vectors, ids)
+        return Contexts(features, features, (ids != words.PAD).astype(jnp.int32))
 
     return jax.jit(trajectory)
 

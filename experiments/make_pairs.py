@@ -1,0 +1,200 @@
+"""ODE pairs: the teacher's guided trajectories of all prompts in a contexts store; stage 2 learns from them.
+
+Each process makes whole shards on its own devices and waits for nobody; a rerun goes on where the last one stopped.
+Row i is prompt i of the store, the negative one not counted, and begins with the noise of seed i.
+
+Source: OmniForcing v2 stage 2, specs/omniforcing.md 7.3; sound's guidance is that of the reference's read-me.
+Deviations: guidance is rescaled by each sample's own standard deviation; a perturbed layer passes its values through,
+as ltx-core has it since 1.0, where OmniForcing's copy drops the residual.
+Hardware: a teacher in bfloat16 (38 GB for LTX-2) on the devices of a process, four passes as one batch. Not run at
+that size yet.
+Command: python -m experiments.make_pairs --teacher ltx2 --contexts contexts --negative "TEXT" --folder pairs
+Expect: 8 MB per prompt of 121 frames at 512x768.
+"""
+
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from jax.sharding import Mesh
+
+from experiments import full_size
+from experiments.mains import refusing
+from omniforcing_jax import distributed, machine, weights
+from omniforcing_jax import mesh as meshes
+from omniforcing_jax.config import require
+from omniforcing_jax.distill.dmd import Contexts
+from omniforcing_jax.distill.trajectory import draw_noise, guided_entries
+from omniforcing_jax.guidance import LTX2_GUIDANCE, GuidanceConfig
+from omniforcing_jax.layout import FUSED, audio_latents, latent_frames
+from omniforcing_jax.mesh import MeshConfig
+from omniforcing_jax.model.place import clip_block, place, rotaries
+from omniforcing_jax.model.transformer import Transformer
+from omniforcing_jax.pipeline import PipelineConfig, read_pipeline_config
+from omniforcing_jax.rollout import Latents
+from omniforcing_jax.schedule import ltx2_schedule, snap
+from omniforcing_jax.train.pairs import pairs_header
+from omniforcing_jax.train.store import Row, Writer
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """How trajectories are made.
+
+    Attributes:
+      seconds: length of the clips, one frame not counted.
+      steps: Euler steps of the teacher.
+      student_steps: the student's levels in thousandths, snapped to those of the teacher.
+      guidance: of the teacher.
+    """
+
+    seconds: int = 5
+    steps: int = 40
+    student_steps: tuple[int, ...] = (1000, 909, 725, 421, 0)
+    guidance: GuidanceConfig = dataclasses.replace(
+        LTX2_GUIDANCE, audio=dataclasses.replace(LTX2_GUIDANCE.audio, cfg=5.0)
+    )
+
+
+CONFIG = Config()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Make ODE pairs of a teacher."""
+
+    teacher: Path
+    """Weights folder of the bidirectional teacher; its resolution is that of the pairs."""
+    contexts: Path
+    """Store of the prompts' text contexts (docs/pairs.md)."""
+    negative: str
+    """Prompt that guidance pushes away from; must be in the contexts store, and gets no pair."""
+    folder: Path
+    """Store to write or to go on with."""
+    shards: int = 64
+    """Files that the pairs lie in; no more than there are prompts, and at least one for each process."""
+    batch: int = 1
+    """Prompts at a time."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Type to compute in."""
+    mesh: str = "1,1,1"
+    """Devices of each process as replica,fsdp,tensor (docs/pod.md)."""
+
+
+@contextlib.contextmanager
+def own_devices(arguments: Arguments) -> Iterator[Mesh | None]:
+    """Learn which process this is, and set a mesh of its devices up; None is one device.
+
+    Raises:
+      ValueError: if the mesh fits neither the devices nor the batch.
+    """
+    distributed.start()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("absl").setLevel(logging.WARNING)
+    machine.use_compilation_cache()
+    require(arguments.batch >= 1, "batch", arguments.batch, "must be at least 1")
+    wanted = MeshConfig.parse(arguments.mesh)
+    wanted.check_batch(arguments.batch)
+    if wanted.devices == 1:
+        yield None
+        return
+    mesh = meshes.make_mesh(wanted, jax.local_devices())
+    with jax.set_mesh(mesh):
+        yield mesh
+
+
+def open_teacher(folder: Path, config: Config) -> PipelineConfig:
+    """Read what the teacher is.
+
+    Raises:
+      ValueError: if the folder is damaged, holds a causal student or has not the layers that guidance names.
+    """
+    found = read_pipeline_config(folder)
+    if found.sampler is not None:
+        raise ValueError(f"--teacher {folder}: holds a causal student, expected a bidirectional network")
+    layers = found.model.layers
+    for layer in config.guidance.stg_layers:
+        require(layer < layers, "stg_layers", layer, f"must be below the teacher's {layers}")
+    return found
+
+
+def make(
+    params: Transformer,
+    seeds: jax.Array,
+    prompt: Contexts,
+    negative: Contexts,
+    *,
+    teacher: PipelineConfig,
+    config: Config,
+    dtype: np.dtype,
+) -> Latents:
+    """Make trajectories at the student's levels, [E, B, T, C] and [E, B, A, C]; `negative` is a batch of one."""
+    sigmas = ltx2_schedule(config.steps)
+    indices, _ = snap(config.student_steps, sigmas)
+    frames, grid = latent_frames(FUSED.frames_for(config.seconds)), teacher.grid(*teacher.resolution)
+    places = place(teacher.model, clip_block(frames, audio_latents(frames)), grid)
+    noise = draw_noise(seeds, teacher.model, (frames * grid[0] * grid[1], audio_latents(frames)))
+    away = jax.tree.map(lambda x: jnp.repeat(x, len(seeds), axis=0), negative)
+    levels, rotation = jnp.asarray(sigmas, jnp.float32), rotaries(teacher.model, places)
+    return guided_entries(
+        params, teacher.model, noise, prompt, away, levels, indices, config.guidance, rotation, dtype=dtype
+    )
+
+
+def main(arguments: Arguments, config: Config = CONFIG) -> None:
+    """Make the pairs that are missing; bad input is one line on stderr and exit code 2."""
+    with refusing(), own_devices(arguments) as mesh:
+        teacher = open_teacher(arguments.teacher, config)
+        contexts = full_size.open_contexts(arguments.contexts, teacher.model)
+        negative = meshes.replicate(full_size.context_of(contexts, arguments.negative), mesh)
+        prompts = full_size.Prompts(contexts, arguments.negative)
+        processes = jax.process_count()
+        require(
+            processes <= arguments.shards <= len(prompts),
+            "shards",
+            arguments.shards,
+            f"must lie between the {processes} processes and the {len(prompts)} prompts",
+        )
+        frames, dtype = latent_frames(FUSED.frames_for(config.seconds)), jnp.dtype(arguments.dtype)
+        params = full_size.load_network(arguments.teacher, teacher.model, dtype, 0, mesh)
+        header = pairs_header(
+            count=len(prompts),
+            shards=arguments.shards,
+            sigmas=snap(config.student_steps, ltx2_schedule(config.steps))[1],
+            video=(frames, *teacher.grid(*teacher.resolution), teacher.model.video.latent_channels),
+            audio=(audio_latents(frames), teacher.model.audio.latent_channels),
+            teacher=weights.fingerprint(params),
+        )
+        writer = Writer(arguments.folder, header, process=jax.process_index(), processes=processes)
+        program = jax.jit(partial(make, teacher=teacher, config=config, dtype=dtype))
+        missing = writer.missing()
+        for first in range(0, len(missing), arguments.batch):
+            indices = missing[first : first + arguments.batch]
+            rows = np.resize(indices, arguments.batch)  # the last batch is filled up, so that one program makes all
+            read = [prompts[int(row)] for row in rows]
+            batch = {name: np.stack([arrays[name] for arrays in read]) for name in read[0]}
+            placed = full_size.contexts_of(meshes.place_batch(batch, arguments.batch, mesh))
+            seeds = meshes.place_batch(rows.astype(np.int32), arguments.batch, mesh)
+            video, audio = jax.device_get(program(params, jnp.asarray(seeds), placed, negative))
+            for i, index in enumerate(indices):
+                arrays = {
+                    "video": video[:, i].reshape(header.arrays["video"][1]).astype(np.float16),
+                    "audio": audio[:, i].astype(np.float16),
+                    "seed": np.asarray(index, np.int64),
+                }
+                writer.put(index, Row(prompts.prompts[index], arrays))
+            log.info("%d/%d trajectories", first + len(indices), len(missing))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments))
