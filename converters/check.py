@@ -1,9 +1,11 @@
 """A converted transformer on recorded activations: forwards, cached rollouts and guided trajectories.
 
 Only variants that a model's own config can give are run: the rotation, its grid and the gate multiplier are the
-model's. Whose sigma drives the crossings is in no case, so a wrong choice there shows as an error.
+model's. Log-ratio scaling, which no weight knows of, is the variant's. Whose sigma drives the crossings is in no case,
+so a wrong choice there shows as an error.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,6 @@ from omniforcing_jax.config import ModelConfig, require
 from omniforcing_jax.model.transformer import Transformer, transformer_spec
 from omniforcing_jax.nn.spec import abstract
 
-NOT_A_CLIP = ("partial",)  # variants with inputs of their own
 Run = Callable[[Case, str, ModelConfig, Transformer], dict[str, np.ndarray]]
 
 
@@ -47,7 +48,8 @@ def check(folder: Path, path: Path) -> tuple[list[Finding], list[str]]:
         if (reason := _refuse(case, variant, words, config)) is not None:
             left.append(f"{variant}: left out, {reason}")
             continue
-        for name, value in run(case, variant, config, params).items():
+        scaled = dataclasses.replace(config, log_ratio="log" in variant)
+        for name, value in run(case, variant, scaled, params).items():
             if name in case.tensors:
                 findings.append(compare(case, name, value))
     if not findings:
@@ -85,12 +87,10 @@ def _refuse(case: Case, variant: str, words: Any, config: ModelConfig) -> str | 
     for key, value in own.items():
         if uses.get(key, value) != value:
             return f"{key} is {uses[key]} there and {value} here"
-    if ("log" in variant) != config.log_ratio:
-        return f"log-ratio scaling is {'log' in variant} there and {config.log_ratio} here"
     sinks = case.settings.get("sinks", 0)
     if sinks != config.sinks:
         return f"{sinks} sinks there and {config.sinks} here"
-    return "its clip has inputs of its own" if variant in NOT_A_CLIP else None
+    return None
 
 
 def lines(findings: Sequence[Finding], left: Sequence[str]) -> Iterator[str]:

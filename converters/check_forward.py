@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from converters.case import Case, as_latents, as_tokens
+from converters.case import STREAMS, Case, as_latents, as_tokens
 from omniforcing_jax.config import ModelConfig
 from omniforcing_jax.layout import Block
 from omniforcing_jax.model.place import clip_block, place, rotaries
@@ -15,6 +15,7 @@ from omniforcing_jax.model.transformer import Transformer, predict, text_kv
 from omniforcing_jax.model.view import Sigmas, View, bidirectional, masked
 from omniforcing_jax.schedule import to_x0
 
+PARTIAL = "partial"  # the variant whose clip ends within a block
 QUICK = {"xla_backend_optimization_level": 0}  # halves the time to compile what runs once or twice
 WINDOW = re.compile(r"window of (\d+) past block\(s\), sink block 0 kept: (True|False)")
 
@@ -22,10 +23,14 @@ WINDOW = re.compile(r"window of (\d+) past block\(s\), sink block 0 kept: (True|
 def run_forward(case: Case, variant: str, config: ModelConfig, params: Transformer) -> dict[str, np.ndarray]:
     """Run one variant; returns velocities and clean estimates as they are recorded."""
     words = case.setting("variants")[variant]
-    video, audio = case["in.video_latent"], case["in.audio_latent"]
+    blocks = _blocks(case, variant)
+    frames, audio_frames = case.setting("frames"), case.setting("audio_frames")
+    video, audio = case["in.video_latent"], case[f"{_inputs(variant)}.audio_latent"]
+    if variant == PARTIAL:
+        frames, audio_frames = blocks[-1].video_end, blocks[-1].audio_end
+        video = video[:, :frames]
     tokens = as_tokens(video)
-    frames, audio_frames, grid = (case.setting(key) for key in ("frames", "audio_frames", "grid"))
-    tables = rotaries(config, place(config, clip_block(frames, audio_frames), tuple(grid)))
+    tables = rotaries(config, place(config, clip_block(frames, audio_frames), tuple(case.setting("grid"))))
     shown = words.get("text_mask", True) if isinstance(words, dict) else case.settings.get("text_mask", False)
     mask = jnp.asarray(case["in.text_mask"], jnp.int32) if shown else None
     if isinstance(words, dict):
@@ -33,7 +38,6 @@ def run_forward(case: Case, variant: str, config: ModelConfig, params: Transform
         view = bidirectional(config, tables, sigmas)
     else:
         sigmas = _spread(_student_sigmas(case, variant), tokens.shape[1], audio.shape[1])
-        blocks = tuple(Block(*block) for block in case.setting("blocks"))
         window, is_pinned = _window(case, variant)
         view = masked(config, tables, sigmas, blocks, window=window, pin_prefix=is_pinned)
         view = bidirectional(config, tables, sigmas) if variant == "no_mask" else view
@@ -88,7 +92,18 @@ def _student_sigmas(case: Case, variant: str) -> Sigmas:
     if variant == "scalar":
         sigma = jnp.asarray(case["in.scalar_sigma"])
         return Sigmas(sigma[:, None], sigma[:, None], sigma, sigma)
-    return Sigmas(jnp.asarray(case["in.video_sigma"]), jnp.asarray(case["in.audio_sigma"]))
+    return Sigmas(*(jnp.asarray(case[f"{_inputs(variant)}.{stream}_sigma"]) for stream in STREAMS))
+
+
+def _inputs(variant: str) -> str:
+    """Return what names begin with that are inputs of this variant."""
+    return f"in.{PARTIAL}" if variant == PARTIAL else "in"
+
+
+def _blocks(case: Case, variant: str) -> tuple[Block, ...]:
+    """Read how a student's clip is cut; a teacher's is not."""
+    recorded = case.settings.get("partial_blocks" if variant == PARTIAL else "blocks", ())
+    return tuple(Block(*block) for block in recorded)
 
 
 def _spread(sigmas: Sigmas, tokens: int, audio_frames: int) -> Sigmas:
