@@ -12,6 +12,7 @@ Expect minutes and up to 8 GB of memory for 48 layers.
 
 import dataclasses
 import importlib.util
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ import tyro
 
 from experiments import hlo, pod_programs
 from experiments.mains import keep_figures, refusing
-from experiments.pod_plan import Chip, Estimate, Program, chip_of, rank
+from experiments.pod_plan import Chip, Estimate, Program, chip_of, plane_of, rank
 from omniforcing_jax.mesh import MeshConfig, make_mesh
 from omniforcing_jax.nn.kernels import Kernel, using
 from omniforcing_jax.presets import PRESETS
@@ -93,7 +94,7 @@ def topology_devices(name: str) -> Sequence[jax.Device]:
       ValueError: if libtpu is not installed, or does not know the topology.
     """
     if importlib.util.find_spec("libtpu") is None:
-        raise ValueError("libtpu: not installed; see requirements-pod.txt")
+        raise ValueError("libtpu: not installed; requirements-pod.txt says how")
     for variable, value in TPU_SETTINGS.items():
         os.environ.setdefault(variable, value)
     from jax.experimental import topologies
@@ -107,8 +108,8 @@ def topology_devices(name: str) -> Sequence[jax.Device]:
 def _candidates(config: Config, chips: int, chip: Chip) -> list[Estimate]:
     preset = pod_programs.shortened(PRESETS[config.preset], config.layers)
     subject = pod_programs.Subject(preset=preset, batch=1, text=config.text)
-    rows, columns = subject.setting.grid
-    ranked = rank(Program(config.program), preset.model, subject.sampler, rows * columns, config.text, chips, chip)
+    per_frame, plane = math.prod(subject.setting.grid), plane_of(config.topology)
+    ranked = rank(Program(config.program), preset.model, subject.sampler, per_frame, config.text, chips, chip, plane)
     if config.mesh is None:
         return ranked[:MOST_COMPILED]
     wanted = MeshConfig.parse(config.mesh)

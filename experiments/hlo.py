@@ -214,12 +214,15 @@ def _collective(kind: str, one: Instruction, there: dict[str, Instruction], *, s
 
 
 def _group_size(one: Instruction) -> int:
-    """Return the devices in a group: of {{0,1},{2,3}}, [2,2]<=[4] or mesh['a'=2,'b'=2] {'b'}; of a permute, 2."""
+    """Return the devices in a group: of {{0,1},{2,3}}, [2,2]<=[4] or mesh['a'=2,'b'=2] {'b'}; of a permute, 2.
+
+    Between a mesh and its axes may stand the order of its devices: mesh['a'=2,'b'=2], device_ids=([2,2]T(1,0)) {'b'}.
+    """
     if "source_target_pairs" in one.rest:
         return 2
     if found := re.search(r"replica_groups=\[(\d+),(\d+)\]", one.rest):
         return int(found[2])
-    if found := re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", one.rest):
+    if found := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", one.rest):
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))
         return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", found[2]))
     found = re.search(r"replica_groups=\{\{([\d,]*)\}", one.rest)

@@ -15,6 +15,7 @@ from omniforcing_jax.mesh import MeshConfig
 EFFICIENCY = 0.4  # of the peak, for ranking only
 KEPT_WIDTHS = (5, 8, 3)  # per video token and layer: D whole, D cut over tensor, d cut over tensor (keep_projections)
 TENSOR_SUMS = 4  # sums of [tokens, D] per layer and forward where heads are cut
+SUMMED = 2  # times the bytes: libtpu 0.0.42.1 gathers over three sides of a slice by summing what is zero elsewhere
 GIB = 2**30
 
 
@@ -86,6 +87,12 @@ def chip_of(topology: str) -> Chip:
     if generation not in CHIPS:
         raise ValueError(f"--topology {topology}: must begin with one of {', '.join(CHIPS)}, such as v5p:4x4x4")
     return CHIPS[generation]
+
+
+def plane_of(topology: str) -> int:
+    """Return how many chips the two longest sides of a slice hold: 16 of `v5p:4x4x4`, 128 of `v6e:8x16`."""
+    sides = sorted(int(side) for side in topology.partition(":")[2].split("x"))
+    return math.prod(sides[-2:])
 
 
 def parameter_count(model: ModelConfig) -> int:
@@ -163,8 +170,12 @@ def estimate(
     text: int,
     mesh: MeshConfig,
     chip: Chip,
+    plane: int,
 ) -> Estimate:
-    """Guess bytes per chip and time of a program with one row for each of the mesh's parts of a batch."""
+    """Guess bytes per chip and time of a program with one row for each of the mesh's parts of a batch.
+
+    Weights that are cut over more chips than `plane` has are gathered by sums.
+    """
     blocks = sampler.layout.blocks(latent_frames(sampler.layout.frames_for(sampler.horizon_seconds)))
     clip, block = whole_clip(blocks, per_frame), block_tokens(sampler, per_frame)
     parameters, tensor, layers = parameter_count(model), mesh.tensor, model.layers
@@ -175,17 +186,25 @@ def estimate(
     activations = 0.0 if program is Program.STREAM else 2.0 * layers * clip.video * kept
     flops = program_flops(program, model, sampler, per_frame, text)
     forwards = flops / forward_flops(model, block, text)
-    gathered = GATHERS[program] * 2.0 * parameters / tensor * (1 - 1 / mesh.fsdp)
+    gathered = GATHERS[program] * 2.0 * parameters / tensor * (1 - 1 / mesh.fsdp) * (SUMMED if mesh.fsdp > plane else 1)
     summed = forwards * TENSOR_SUMS * layers * 4.0 * block.video * model.video.width * (1 - 1 / tensor)
     seconds = flops / (tensor * EFFICIENCY * chip.flops) + (gathered + summed) / chip.ici_bandwidth
     return Estimate(mesh=mesh, bytes=state + caches + activations, seconds=seconds * tensor)
 
 
 def rank(
-    program: Program, model: ModelConfig, sampler: SamplerConfig, per_frame: int, text: int, chips: int, chip: Chip
+    program: Program,
+    model: ModelConfig,
+    sampler: SamplerConfig,
+    per_frame: int,
+    text: int,
+    chips: int,
+    chip: Chip,
+    plane: int,
 ) -> list[Estimate]:
     """Order the meshes of a slice of so many chips: those that should fit, by speed, by memory where that is alike.
 
+    `plane` is how many chips its two longest sides hold (`plane_of`).
     A stream must also keep up: a block may take no longer than it shows. Weights of a stream are not cut over fsdp,
     since they would be gathered for every step of every block.
     """
@@ -198,7 +217,8 @@ def rank(
     for tensor in (n for n in range(1, model.video.heads + 1) if chips % n == 0 and model.video.heads % n == 0):
         for fsdp in (n for n in range(1, chips // tensor + 1) if (chips // tensor) % n == 0):
             mesh = MeshConfig(replica=chips // tensor // fsdp, fsdp=fsdp, tensor=tensor)
-            if math.gcd(model.video.width, model.audio.width) % fsdp or (program is Program.STREAM and fsdp > 1):
+            parts = fsdp * tensor
+            if math.gcd(model.video.width, model.audio.width) % parts or (program is Program.STREAM and fsdp > 1):
                 continue
-            estimates.append(estimate(program, model, sampler, per_frame, text, mesh, chip))
+            estimates.append(estimate(program, model, sampler, per_frame, text, mesh, chip, plane))
     return sorted(estimates, key=order)

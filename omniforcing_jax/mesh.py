@@ -84,9 +84,10 @@ class MeshConfig:
           ValueError: if a stream's heads or width do not divide; names them.
         """
         for name, stream in (("video", model.video), ("audio", model.audio)):
-            for axis, size, what in (("tensor", stream.heads, "heads"), ("fsdp", stream.width, "width")):
-                if size % getattr(self, axis):
-                    parts = getattr(self, axis)
+            rows = self.fsdp * self.tensor
+            cuts = ("tensor", self.tensor, stream.heads, "heads"), ("fsdp", self.fsdp, stream.width, "width")
+            for axis, parts, size, what in (*cuts, ("fsdp x tensor", rows, stream.width, "width")):
+                if size % parts:
                     raise ValueError(f"--mesh {self}: {axis}={parts} does not divide {name}'s {what}, {size}")
 
     def check_batch(self, batch: int) -> None:

@@ -68,9 +68,9 @@ def attention_spec(query_width: int, context_width: int, heads: int, head_size: 
     """Declare an attention with inner width heads * head_size."""
     inner = heads * head_size
     return Attention(
-        q=linear_spec(query_width, inner, ("heads", "embed")),
-        k=linear_spec(context_width, inner, ("heads", "embed")),
-        v=linear_spec(context_width, inner, ("heads", "embed")),
+        q=linear_spec(query_width, inner, ("to_heads", None)),
+        k=linear_spec(context_width, inner, ("to_heads", None)),
+        v=linear_spec(context_width, inner, ("to_heads", None)),
         o=linear_spec(inner, query_width, ("embed", "heads")),
         q_norm=Spec((inner,), (None,), ones),
         k_norm=Spec((inner,), (None,), ones),

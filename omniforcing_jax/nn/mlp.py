@@ -17,7 +17,7 @@ class Mlp:
 
 def mlp_spec(inputs: int, hidden: int, outputs: int) -> Mlp:
     """Declare an mlp."""
-    return Mlp(up=linear_spec(inputs, hidden, ("mlp", "embed")), down=linear_spec(hidden, outputs, ("embed", "mlp")))
+    return Mlp(up=linear_spec(inputs, hidden, ("to_mlp", None)), down=linear_spec(hidden, outputs, ("embed", "mlp")))
 
 
 def apply_mlp(p: Mlp, x: Float[Array, "B T D"]) -> Float[Array, "B T E"]:

@@ -18,8 +18,18 @@ from omniforcing_jax.nn.spec import Rules, Spec
 AXES = ("replica", "fsdp", "tensor")
 BATCH = ("replica", "fsdp")  # mesh axes that a batch is spread over
 
-AT_REST: Rules = {"layers": None, "embed": "fsdp", "heads": "tensor", "mlp": "tensor"}
-IN_USE: Rules = {**AT_REST, "embed": None}  # weights of the layer that is running
+# Of a matrix [out, in] rows are cut over fsdp; what makes heads or mlp columns (`to_heads`, `to_mlp`) is cut twice on
+# its first axis. Were such a matrix cut on its last, libtpu 0.0.42.1 would sum its gradient whole on every chip instead
+# of scattering it, and a part on disk would be read in thousands of pieces.
+AT_REST: Rules = {
+    "layers": None,
+    "embed": "fsdp",
+    "heads": "tensor",
+    "mlp": "tensor",
+    "to_heads": ("tensor", "fsdp"),
+    "to_mlp": ("tensor", "fsdp"),
+}
+IN_USE: Rules = {**AT_REST, "embed": None, "to_heads": "tensor", "to_mlp": "tensor"}  # of the layer that is running
 ACTIVATIONS: Rules = {"batch": BATCH, "heads": "tensor"}
 
 

@@ -88,6 +88,7 @@ ENTRY %main (a: bf16[2,256,512], b: bf16[2,384,512]) -> bf16[2,256,512] {
   %c = bf16[2,256,384]{2,1,0:T(8,128)(2,1)} convolution(%a, %b), window={size=2 lhs_dilate=2}, dim_labels=0bf_0oi->0bf
   %g = (bf16[1,256,512]{2,1,0}, bf16[2,256,512]{2,1,0}) all-gather-start(%a), replica_groups=[4,2]<=[8], dimensions={0}
   %r = f32[8]{0} all-reduce(%n), replica_groups=mesh['x'=1,'y'=4,'z'=2] {'y'}, to_apply=%add
+  %s = f32[8]{0} all-to-all(%n), replica_groups=mesh['x'=4,'y'=2], device_ids=([2,4]T(1,0)) {'x'}, dimensions={0}
   %n = f32[8]{0} constant({...})
   ROOT %splash_mha_dq_no_residuals.1 = bf16[2,256,512]{2,1,0} custom-call(%a, %b, %b), custom_call_target="k"
 }
@@ -102,6 +103,7 @@ def test_what_only_a_tpus_text_holds():
     sizes = dict(found.collectives)
     assert sizes["all-gather", 2] == (1.0, 2 * 256 * 512 * 2)
     assert sizes["all-reduce", 4] == (1.0, 2 * 32 * 3 / 4)
+    assert sizes["all-to-all", 4] == (1.0, 32 * 3 / 4)
 
 
 def test_text_without_a_program_is_refused():
