@@ -78,6 +78,10 @@ def test_a_stream_that_cannot_be_is_refused(capsys, tmp_path, no_work, more, nam
         (["--window", 9], ["window=9", "4 blocks"]),
         (["--steps", 3], ["steps=3", "between 1 and 2"]),
         (["--contexts", "nowhere.safetensors"], ["nowhere.safetensors"]),
+        (["--mesh", "1,1"], ["--mesh 1,1:", "replica,fsdp,tensor"]),
+        (["--mesh", "1,0,8"], ["fsdp=0", "at least 1"]),
+        (["--mesh", "1,1,2"], ["--mesh 1,1,2:", "2 places", "8 devices"]),
+        (["--mesh", "1,1,8"], ["--mesh 1,1,8:", "tensor=8 does not divide video's heads, 4"]),
     ],
 )
 def test_a_flag_that_does_not_fit_the_weights_is_refused(capsys, tmp_path, no_work, more, named):
@@ -195,6 +199,16 @@ def test_stream_writes_a_file_and_says_how_fast_it_was(capsys, tmp_path):
     assert abs(video - audio) <= 0.05
 
 
+def test_a_stream_on_a_mesh_hands_out_the_chunks_of_one_device(monkeypatch, tmp_path):
+    chunks, write = [], Mp4Writer.write
+    monkeypatch.setattr(Mp4Writer, "write", lambda writer, chunk: (chunks.append(chunk), write(writer, chunk)))
+    assert main([str(argument) for argument in stream(tmp_path, "--mesh", "1,2,4", seconds=1)]) == 0
+    for chunk, alone in zip(chunks, open_stream(student(), PROMPT, 1), strict=True):
+        assert (chunk.index, chunk.audio_start_s) == (alone.index, alone.audio_start_s)
+        assert np.abs(chunk.video.astype(int) - alone.video).max(initial=0) <= 1  # on the edge of two bytes
+        np.testing.assert_allclose(chunk.audio, alone.audio, atol=1e-4)
+
+
 def test_a_saved_stream_goes_on_in_another_file_at_its_own_time(capsys, tmp_path):
     state, more = tmp_path / "state", tmp_path / "b.mp4"
     assert main([str(a) for a in stream(tmp_path, "--save-state", state)]) == 0
@@ -226,6 +240,7 @@ def saved_state(tmp_path):
         (["--seconds", 1.5], ["seconds=1.5"]),
         (["--weights", folders() / "teacher"], ["`sample`"]),
         (["--resume", "nowhere"], ["nowhere/state.json", "No such file"]),
+        (["--mesh", "1,1,8"], ["tensor=8 does not divide video's heads, 4"]),
         (["--save-state", "nowhere/state"], ["cannot write nowhere/state"]),
     ],
 )

@@ -12,14 +12,15 @@ import tiny
 
 from omniforcing_jax import mesh as meshes
 from omniforcing_jax.config import SamplerConfig
+from omniforcing_jax.distill import dmd, players
 from omniforcing_jax.distill.ode import Context, Error, Trajectory, ode_loss
-from omniforcing_jax.distill.players import SelfForcing, SelfForcingConfig
+from omniforcing_jax.distill.players import SelfForcing, SelfForcingConfig, WholeClip
 from omniforcing_jax.layout import PREFIX
 from omniforcing_jax.mesh import MeshConfig, make_mesh
 from omniforcing_jax.model.place import clip_block, place, rotaries
 from omniforcing_jax.model.transformer import keep_projections, text_kv, transformer_spec
 from omniforcing_jax.nn.spec import path_name
-from omniforcing_jax.rollout import Setting, commit_block, denoise_block, make_cache, make_prompt, make_tables
+from omniforcing_jax.rollout import Latents, Setting, commit_block, denoise_block, make_cache, make_prompt, make_tables
 from omniforcing_jax.text.contexts import Contexts
 
 ROWS = 8
@@ -50,13 +51,27 @@ def critic(params, batch, key, student, *_):
     return loss, metrics, gradient
 
 
+def draw(key, *leading):
+    """Draw a clip for every row, or several."""
+    shapes = ((4 * 2, VIDEO.latent_channels), (26, AUDIO.latent_channels))
+    return [
+        jax.random.normal(k, (*leading, ROWS, *shape)) for k, shape in zip(jax.random.split(key), shapes, strict=True)
+    ]
+
+
+def whole_clip(params, batch, key, critic, teacher, negative, *, make_clip):
+    """Stage 1 and causal DMD, the latter on clips that the key draws."""
+    for_clips, for_step = jax.random.split(key)
+    step = WholeClip(make_clip, TEACHER, BLOCKS, SETTING.grid, dmd.DmdConfig()).generator
+    return step(params, batch, negative, for_step, critic, teacher, Latents(*draw(for_clips)))
+
+
 def ode(params, batch, key, *_):
     """Stage 2, on trajectories that the key draws."""
 
     def loss(params):
-        for_video, for_audio, for_loss = jax.random.split(key, 3)
-        shapes = ((3, ROWS, 4 * 2, VIDEO.latent_channels), (3, ROWS, 26, AUDIO.latent_channels))
-        video, audio = map(jax.random.normal, (for_video, for_audio), shapes)
+        for_clips, for_loss = jax.random.split(key)
+        video, audio = draw(for_clips, 3)
         trajectory = Trajectory(video=video, audio=audio, sigmas=jnp.asarray(SAMPLER.sigmas, jnp.float32))
         turned = rotaries(STUDENT, place(STUDENT, clip_block(4, 26), SETTING.grid))
         options = {"context": Context.NOISY, "error": Error.X0, "remat": keep_projections}
@@ -66,11 +81,20 @@ def ode(params, batch, key, *_):
     return value, metrics, gradient
 
 
-STAGES = {"stage 2": ode, "stage 3 generator": generator, "stage 3 critic": critic}
+TABLE = SAMPLER.sigmas, BLOCKS, SETTING.grid
+STAGES = {
+    "stage 1": partial(whole_clip, make_clip=players.from_simulation(TEACHER, *TABLE)),
+    "stage 2": ode,
+    "stage 3 generator": generator,
+    "stage 3 critic": critic,
+    "causal DMD": partial(whole_clip, make_clip=players.from_clips(STUDENT, *TABLE)),
+}
 NETWORKS = {  # in training, beside it
+    "stage 1": (TEACHER, (TEACHER, TEACHER)),
     "stage 2": (STUDENT, ()),
     "stage 3 generator": (STUDENT, (TEACHER, TEACHER)),
     "stage 3 critic": (TEACHER, (STUDENT,)),
+    "causal DMD": (STUDENT, (TEACHER, TEACHER)),
 }
 
 

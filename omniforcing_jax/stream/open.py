@@ -72,6 +72,7 @@ def plan_stream(
     """
     config = request.config_of(weights)
     sampler = request.adjust_sampler(request.student_sampler(config), window, steps)
+    request.check_mesh(config)
     grid = config.grid(height or config.resolution[0], width or config.resolution[1])
     blocks = None if seconds is None else count_blocks(sampler, seconds)
     request.check_text(config, list_rows(prompt), contexts, weights)

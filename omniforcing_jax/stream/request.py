@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import DTypeLike, PyTree
 
 from omniforcing_jax import machine
+from omniforcing_jax import mesh as meshes
 from omniforcing_jax.config import SamplerConfig, require
 from omniforcing_jax.nn.sharding import mesh_in_use
 from omniforcing_jax.pipeline import (
@@ -74,6 +75,17 @@ def refuse_student(config: PipelineConfig) -> None:
             f"{config.name!r} is a causal student (its config has a sampler section), which has no whole-clip form: "
             "use the command `stream`"
         )
+
+
+def check_mesh(config: PipelineConfig) -> None:
+    """Refuse weights that the mesh which is set cannot cut.
+
+    Raises:
+        ValueError: if it cannot; names what does not divide.
+    """
+    mesh = meshes.mesh_that_is_set()
+    if mesh is not None:
+        meshes.config_of(mesh).check_network(config.model)
 
 
 def adjust_sampler(sampler: SamplerConfig, window: int | None, steps: int | None) -> SamplerConfig:

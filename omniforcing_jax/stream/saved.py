@@ -220,6 +220,7 @@ def resume(
     saved, configs = read_saved(folder)
     config = request.config_of(weights)
     request.student_sampler(config)
+    request.check_mesh(config)
     _check_config(folder, saved, configs, config, weights)
     setting = Setting(config.model, saved.sampler, (saved.grid[0], saved.grid[1]), jnp.dtype(saved.dtype))
     blocks = saved.blocks if seconds is None else saved.block + _count_more(saved, seconds)

@@ -44,6 +44,16 @@ def networks():
     return tiny.random_params(STUDENT), tiny.random_params(TEACHER, 1), tiny.random_params(TEACHER, 2)
 
 
+@pytest.fixture(scope="module", params=MAKERS)
+def whole_clip(request, networks):
+    """A generator whose clip is one graph: its program, networks and clean clips, and what one device makes of them."""
+    model, make_clip, clips = MAKERS[request.param]
+    program = tiny.compiled(WholeClip(make_clip, TEACHER, BLOCKS, tiny.GRID, dmd.DmdConfig()).generator)
+    trained = networks[0] if model is STUDENT else tiny.random_params(TEACHER, 3)
+    made = program(trained, contexts(0), contexts(1), jax.random.key(3), *networks[1:], clips)
+    return program, (trained, *networks[1:]), clips, made
+
+
 @pytest.fixture(scope="module")
 def generator():
     return tiny.compiled(PLAYERS.generator)
@@ -128,27 +138,15 @@ def test_the_critic_learns_from_clips_that_it_cannot_change(networks, critic_los
     assert not any(jnp.any(leaf) for leaf in jax.tree.leaves(blank))
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("name", MAKERS)
-def test_a_clip_in_one_graph_on_a_mesh_equals_one_device(networks, name):
-    model, make_clip, clips = MAKERS[name]
-    generator = tiny.compiled(WholeClip(make_clip, TEACHER, BLOCKS, tiny.GRID, dmd.DmdConfig()).generator)
-    trained = networks[0] if model is STUDENT else tiny.random_params(TEACHER, 3)
-    batches, three = (contexts(0), contexts(1), clips), (trained, *networks[1:])
-    expected = generator(trained, *batches[:2], jax.random.key(3), *networks[1:], clips)
+def test_a_clip_in_one_graph_on_a_mesh_equals_one_device(whole_clip):
+    program, networks, clips, expected = whole_clip
     with jax.set_mesh(CUBE):
-        (params, *others), (*rows, clips) = on_mesh(CUBE, three, *batches)
-        assert_same(generator(params, *rows, jax.random.key(3), *others, clips), expected)
+        (params, *others), (*rows, clips) = on_mesh(CUBE, networks, contexts(0), contexts(1), clips)
+        assert_same(program(params, *rows, jax.random.key(3), *others, clips), expected)
 
 
-@pytest.mark.parametrize("name", MAKERS)
-def test_a_clip_in_one_graph_reaches_every_weight(networks, name):
-    model, make_clip, clips = MAKERS[name]
-    student, critic, teacher = networks
-    generator = tiny.compiled(WholeClip(make_clip, TEACHER, BLOCKS, tiny.GRID, dmd.DmdConfig()).generator)
-    params = student if model is STUDENT else tiny.random_params(TEACHER, 3)
-    prompts = contexts(0), contexts(1)
-    loss, metrics, gradient = generator(params, *prompts, jax.random.key(3), critic, teacher, clips)
+def test_a_clip_in_one_graph_reaches_every_weight(whole_clip):
+    _, (params, *_), _, (loss, metrics, gradient) = whole_clip
     assert all(jnp.any(leaf) for leaf in jax.tree.leaves(gradient))
     assert jax.tree.structure(gradient) == jax.tree.structure(params)
     assert float(loss) == pytest.approx(float(metrics["dmd_video"] + metrics["dmd_audio"]))
