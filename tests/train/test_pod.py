@@ -22,7 +22,8 @@ def start(what, mesh, folder, die_after=0, processes=2):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    in_a_hurry = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"  # as conftest.py
+    quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": in_a_hurry}
     paths = ROOT, ROOT / "tests", ROOT / "tests" / "train", os.environ.get("PYTHONPATH", "")
     quick["PYTHONPATH"] = os.pathsep.join(map(str, paths))
     quick["NPROC"] = "1"  # with more threads XLA's CPU runtime (jax 0.10) mixes up collectives that gloo carries
@@ -56,8 +57,9 @@ def result(folder):
     return [{name: value for name, value in line.items() if name != "s_per_step"} for line in lines], params
 
 
-def assert_one_trains_what_two_train(what, folders):
-    for folder, mesh, processes in zip(folders, ("1,2,1", "1,1,1"), (2, 1), strict=True):
+def assert_one_trains_what_several_train(what, folders, several="1,2,1", number=2):
+    """Train in several processes into the first folder, in one into the second, and compare."""
+    for folder, mesh, processes in zip(folders, (several, "1,1,1"), (number, 1), strict=True):
         pod_process.write_networks(folder)
         finish(start(what, mesh, folder, processes=processes))
     (metrics, params), (others, other_params) = map(result, folders)
@@ -71,12 +73,12 @@ def assert_one_trains_what_two_train(what, folders):
 
 @pytest.mark.long
 def test_two_processes_train_what_one_trains(tmp_path_factory):
-    assert_one_trains_what_two_train("two_layers", [tmp_path_factory.mktemp(name) for name in ("two", "one")])
+    assert_one_trains_what_several_train("two_layers", [tmp_path_factory.mktemp(name) for name in ("two", "one")])
 
 
 @pytest.mark.long
 def test_two_processes_train_stage_3_as_one_does(tmp_path_factory):
-    assert_one_trains_what_two_train("stage_3", [tmp_path_factory.mktemp(name) for name in ("two", "one")])
+    assert_one_trains_what_several_train("stage_3", [tmp_path_factory.mktemp(name) for name in ("two", "one")])
 
 
 @pytest.mark.long
