@@ -70,8 +70,7 @@ def read_prompts(path: Path) -> tuple[str, ...]:
 def _encode_words(folder: Path, config: WordsConfig, prompts: Sequence[str]) -> Iterator[Contexts]:
     params = load_words(folder, config)
     for prompt in prompts:
-        features, mask = encode(config, params, [prompt])
-        yield Contexts(features, features, mask)
+        yield encode(config, params, [prompt])
 
 
 def _watched(contexts: Iterator[Contexts], count: int) -> Iterator[Contexts]:

@@ -46,16 +46,22 @@ def test_a_prompt_that_does_not_fit_is_refused():
 
 
 def test_padding_is_masked_and_zero(strict):
-    context, mask = words.encode(CONFIG, PARAMS, ["a red ball", ""])
+    context, same, mask = words.encode(CONFIG, PARAMS, ["a red ball", ""])
+    assert same is context
     assert context.shape == (2, 6, 8)
     assert mask.tolist() == [[1, 1, 1, 1, 0, 0], [1, 0, 0, 0, 0, 0]]
     np.testing.assert_array_equal(context == 0, jnp.broadcast_to(mask[..., None] == 0, context.shape))
 
 
 def test_a_token_is_its_word_plus_its_place():
-    context, _ = words.encode(CONFIG, PARAMS, ["a red ball"])
+    context = words.encode(CONFIG, PARAMS, ["a red ball"]).video
     red = words.FIRST_WORD + CONFIG.vocabulary.index("red")
     np.testing.assert_allclose(context[0, 2], PARAMS.words[red] + PARAMS.places[2], rtol=1e-6)
+
+
+def test_blank_prompts_are_the_empty_prompt():
+    ids = jnp.stack([words.tokenise(CONFIG, prompt)[0] for prompt in ("a red ball", "ball")])
+    np.testing.assert_array_equal(words.blank(ids), [words.tokenise(CONFIG, "")[0]] * 2)
 
 
 def test_the_same_key_gives_the_same_words():

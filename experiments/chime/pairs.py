@@ -23,7 +23,6 @@ from omniforcing_jax.layout import PREFIX
 from omniforcing_jax.model.place import Places, rotaries
 from omniforcing_jax.model.transformer import Transformer
 from omniforcing_jax.text import words
-from omniforcing_jax.text.contexts import Contexts
 from omniforcing_jax.train.pairs import Pairs, pairs_header
 from omniforcing_jax.train.store import Row, Writer
 
@@ -47,17 +46,12 @@ def make_trajectory(model: configs.ModelConfig, places: Places, vectors: words.W
     audio_frames = places.audio_time.cos.shape[0]
 
     def trajectory(params: Transformer, ids: jax.Array, seeds: jax.Array):
-        empty = jnp.broadcast_to(jnp.where(jnp.arange(ids.shape[1]) == 0, words.START, words.PAD), ids.shape)
         noise = draw_noise(seeds, model, (tokens, audio_frames))
-        prompt, negative = (contexts_of(text) for text in (ids, empty))
+        prompt, negative = (words.contexts(vectors, text) for text in (ids, words.blank(ids)))
         levels = jnp.asarray(full, jnp.float32)
         return guided_entries(
             params, model, noise, prompt, negative, levels, indices, GUIDANCE, rotaries(model, places)
         )
-
-    def contexts_of(ids: jax.Array) -> Contexts:
-        features = words.embed(vectors, ids)
-        return Contexts(features, features, (ids != words.PAD).astype(jnp.int32))
 
     return jax.jit(trajectory)
 

@@ -172,8 +172,7 @@ def switch(arguments: Arguments, layout: Layout, sinks: int, seed: int) -> dict[
 
     def loss(params: Any, batch: dict, key: jax.Array, extra: None):
         for_noise, for_levels = jax.random.split(key)
-        context = words.embed(vectors, batch["ids"])
-        text = text_kv(params, context, context, batch["ids"] != words.PAD)
+        text = text_kv(params, *words.contexts(vectors, batch["ids"]))
         trajectory = train_student.straight(batch, levels, for_noise)
         value, parts = ode_loss(
             params,

@@ -15,6 +15,7 @@ Expect: `generator/dmd` falls slowly and jitters; evaluate judges.
 
 import dataclasses
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,7 +35,6 @@ from omniforcing_jax.pipeline import load_pipeline
 from omniforcing_jax.presets import CHIME_STREAM, RELEASED_SIGMAS
 from omniforcing_jax.rollout import Setting
 from omniforcing_jax.text import words
-from omniforcing_jax.text.contexts import Contexts
 from omniforcing_jax.train import checkpoint, data, gradient, loop, optimiser, state, step
 from omniforcing_jax.train.optimiser import OptimiserConfig
 
@@ -79,12 +79,10 @@ def make_gradients(config: Config, vectors: words.Words) -> tuple[gradient.Gradi
     setting = Setting(configs.CHIME, config.sampler, CHIME_STREAM.grid(*CHIME_STREAM.resolution))
     players = SelfForcing(setting, configs.CHIME_TEACHER, config.stage3, remat=keep_projections)
 
-    def contexts(ids: jax.Array) -> Contexts:
-        embedded = words.embed(vectors, ids)
-        return Contexts(embedded, embedded, (ids != words.PAD).astype(jnp.int32))
+    contexts = partial(words.contexts, vectors)
 
     def generator(params: Any, batch: dict, key: jax.Array, extra: None, critic: Any, teacher: Any):
-        empty = contexts(train_teacher.drop_prompts(batch["ids"], key, 1))
+        empty = contexts(words.blank(batch["ids"]))
         value, metrics, grads = players.generator(params, contexts(batch["ids"]), empty, key, critic, teacher)
         return gradient.Graded(value, metrics, extra, grads)
 

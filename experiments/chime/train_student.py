@@ -126,8 +126,7 @@ def make_loss(config: Config, vectors: words.Words, context: Context, entries: E
     make_trajectory = straight if entries == "data" else recorded
 
     def texts(params: Transformer, ids: jax.Array) -> Text:
-        embedded = words.embed(vectors, ids)
-        return text_kv(params, embedded, embedded, ids != words.PAD)
+        return text_kv(params, *words.contexts(vectors, ids))
 
     def loss(params: Transformer, batch: dict, key: jax.Array, extra: None):
         for_entries, for_loss, for_prompts, for_pasts = jax.random.split(key, 4)
@@ -137,9 +136,7 @@ def make_loss(config: Config, vectors: words.Words, context: Context, entries: E
         ids = train_teacher.drop_prompts(batch["ids"], for_prompts, config.empty_prompts)
         guided = None
         if config.guidance != 1:
-            guided = Guided(
-                empty=texts(params, train_teacher.drop_prompts(ids, for_prompts, 1)), strength=config.guidance
-            )
+            guided = Guided(empty=texts(params, words.blank(ids)), strength=config.guidance)
         rotation = rotaries(config.model, places)
         value, metrics = ode_loss(
             params,

@@ -37,7 +37,6 @@ from omniforcing_jax.model.transformer import Transformer, keep_projections, tra
 from omniforcing_jax.model.whole_clip import predict_velocity
 from omniforcing_jax.nn import spec
 from omniforcing_jax.text import words
-from omniforcing_jax.text.contexts import Contexts
 from omniforcing_jax.train import checkpoint, data, gradient, loop, optimiser, state, step
 from omniforcing_jax.train.optimiser import OptimiserConfig
 
@@ -112,8 +111,7 @@ def cut(batch: dict[str, Any], seconds: int) -> tuple[jax.Array, jax.Array]:
 
 def drop_prompts(ids: jax.Array, key: jax.Array, share: float) -> jax.Array:
     """Replace a share of the prompts by the empty one."""
-    empty = jnp.where(jnp.arange(ids.shape[1]) == 0, words.START, words.PAD)[None]
-    return jnp.where(jax.random.uniform(key, (ids.shape[0], 1)) < share, empty, ids)
+    return jnp.where(jax.random.uniform(key, (ids.shape[0], 1)) < share, words.blank(ids), ids)
 
 
 def whole_clip(model: configs.ModelConfig, seconds: int, grid: tuple[int, int] = (4, 4)):
@@ -137,8 +135,7 @@ def make_loss(config: Config, vectors: words.Words):
         def loss(params: Transformer, batch: dict, key: jax.Array, extra: None):
             for_prompts, for_flow = jax.random.split(key)
             ids = drop_prompts(batch["ids"], for_prompts, config.empty_prompts)
-            context = words.embed(vectors, ids)
-            contexts = Contexts(context, context, (ids != words.PAD).astype(jnp.int32))
+            contexts = words.contexts(vectors, ids)
             rotation = rotaries(config.model, places)
 
             def velocities(video: jax.Array, audio: jax.Array, sigma: jax.Array):

@@ -203,8 +203,7 @@ def encode_text(pipeline: Pipeline, prompts: Sequence[str], source: TextSource) 
     words = pipeline.config.words
     if words is None or pipeline.words is None:
         raise ValueError(_no_text(pipeline.config))
-    features, mask = encode(words, pipeline.words, prompts)
-    return Contexts(features, features, mask)
+    return encode(words, pipeline.words, prompts)
 
 
 def count_bytes(tree: PyTree) -> int:

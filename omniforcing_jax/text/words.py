@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from omniforcing_jax.text.contexts import Contexts
+
 PAD, START, FIRST_WORD = 0, 1, 2  # token ids; the vocabulary's words follow
 
 
@@ -108,13 +110,21 @@ def embed(params: Words, ids: Int[Array, "B X"]) -> Float[Array, "B X C"]:
     return context * (ids != PAD)[..., None].astype(context.dtype)
 
 
-def encode(
-    config: WordsConfig, params: Words, prompts: Sequence[str]
-) -> tuple[Float[Array, "B X C"], Int[Array, "B X"]]:
-    """Return the text contexts of prompts, and their masks (1 = a token, 0 = padding).
+def contexts(params: Words, ids: Int[Array, "B X"]) -> Contexts:
+    """Return what a network reads of token ids: both streams read the same."""
+    features = embed(params, ids)
+    return Contexts(features, features, (ids != PAD).astype(jnp.int32))
+
+
+def blank(ids: Int[Array, "B X"]) -> Int[Array, "B X"]:
+    """Return the ids of the empty prompt, in as many rows."""
+    return jnp.broadcast_to(jnp.where(jnp.arange(ids.shape[1]) == 0, START, PAD), ids.shape)
+
+
+def encode(config: WordsConfig, params: Words, prompts: Sequence[str]) -> Contexts:
+    """Return the text contexts of prompts.
 
     Raises:
         ValueError: as `tokenise`.
     """
-    ids, masks = zip(*(tokenise(config, prompt) for prompt in prompts), strict=True)
-    return embed(params, jnp.asarray(np.stack(ids))), jnp.asarray(np.stack(masks))
+    return contexts(params, jnp.asarray(np.stack([tokenise(config, prompt)[0] for prompt in prompts])))
