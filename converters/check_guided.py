@@ -21,10 +21,12 @@ from omniforcing_jax.guidance import (
     guided_x0,
     predict_passes,
 )
+from omniforcing_jax.model.dual_stream import Keep
 from omniforcing_jax.model.place import Rotaries, clip_block, place, rotaries
-from omniforcing_jax.model.transformer import Transformer, predict, text_kv
-from omniforcing_jax.model.view import bidirectional, one_sigma
-from omniforcing_jax.schedule import snap, to_x0
+from omniforcing_jax.model.transformer import Transformer
+from omniforcing_jax.model.whole_clip import predict_x0
+from omniforcing_jax.schedule import snap
+from omniforcing_jax.text.contexts import Contexts
 
 PARTS = {Pass.PROMPT: "cond", Pass.NEGATIVE: "uncond", Pass.PERTURBED: "perturbed", Pass.ISOLATED: "isolated"}
 
@@ -39,7 +41,8 @@ def run_guided(case: Case, _: str, config: ModelConfig, params: Transformer) -> 
     clip = clip_block(noise_v.shape[1], noise_a.shape[1])
     tables = rotaries(config, place(config, clip, (noise_v.shape[-2], noise_v.shape[-1])))
     prompt, negative = (
-        tuple(jnp.asarray(case[f"in.{stream}_context{ending}"]) for stream in STREAMS) for ending in ("", "_neg")
+        Contexts(*(jnp.asarray(case[f"in.{stream}_context{ending}"]) for stream in STREAMS), mask=None)
+        for ending in ("", "_neg")
     )
     follow, look = _programs(config, _guidance(case, config))
     sigmas = jnp.asarray(case["in.sigmas"])
@@ -79,14 +82,10 @@ def _programs(config: ModelConfig, guidance: GuidanceConfig) -> tuple[Callable[.
     """Compile the trajectory, and the passes of one step."""
 
     def network(params: Transformer, tables: Rotaries) -> Callable[..., Latents]:
-        def predict_x0(latents: Latents, sigma: jax.Array, context: Any, keep: Any) -> Latents:
-            text = text_kv(params, *context)
-            velocity = predict(
-                params, config, *latents, bidirectional(config, tables, one_sigma(sigma)), text, keep=keep
-            )
-            return to_x0(latents[0], velocity.video, sigma), to_x0(latents[1], velocity.audio, sigma)
+        def ask(latents: Latents, sigma: jax.Array, contexts: Contexts, keep: Keep) -> Latents:
+            return predict_x0(params, config, latents, sigma, contexts, tables, keep)
 
-        return predict_x0
+        return ask
 
     def follow(
         params: Transformer, tables: Rotaries, noise: Latents, sigmas: jax.Array, prompt: Any, negative: Any

@@ -25,8 +25,10 @@ from omniforcing_jax.config import ModelConfig, StreamConfig
 from omniforcing_jax.layout import FRAME_RATE, PREFIX, latent_frames
 from omniforcing_jax.model.place import clip_block, place, rotaries
 from omniforcing_jax.model.transformer import keep_projections, predict, text_kv, transformer_spec
-from omniforcing_jax.model.view import bidirectional, masked, one_sigma
+from omniforcing_jax.model.view import masked, one_sigma
+from omniforcing_jax.model.whole_clip import predict_velocity
 from omniforcing_jax.nn import spec
+from omniforcing_jax.text.contexts import Contexts
 from omniforcing_jax.weights import write_json
 
 CAPTIONS, WORDS, CHANNELS, SIGMA = 256, 64, 128, 0.7
@@ -92,9 +94,8 @@ def _ours(config: Config, model: ModelConfig, params: Any, inputs: tuple[np.ndar
 
     @jax.jit
     def forward(params):
-        view = bidirectional(model, rotaries(model, places), one_sigma(sigma))
-        prediction = predict(params, model, video, audio, view, text_kv(params, *contexts))
-        return prediction.video, prediction.audio
+        rotation = rotaries(model, places)
+        return predict_velocity(params, model, (video, audio), sigma, Contexts(*contexts, mask=None), rotation)
 
     @jax.jit
     @jax.grad
