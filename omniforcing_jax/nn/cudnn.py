@@ -10,10 +10,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from omniforcing_jax.nn.parts import Part
-from omniforcing_jax.nn.sight import HIDDEN
+from omniforcing_jax.nn.parts import Part, join
 
 HEAD_STEP, LARGEST_HEAD = 8, 128
 TYPES = ("bfloat16", "float16")
@@ -22,7 +21,7 @@ TYPES = ("bfloat16", "float16")
 def refusal(q: Float[Array, "B T N H"], parts: Sequence[Part]) -> str | None:
     """Say why the kernel cannot take this attention; None if it can."""
     queries, keys, head = q.shape[1], sum(part.k.shape[1] for part in parts), q.shape[-1]
-    if any(part.bias is not None and not part.is_masked_by_key for part in parts):
+    if any(part.differs_by_query for part in parts):
         return "a mask that differs by query"
     if q.dtype.name not in TYPES:
         return f"{q.dtype.name}, not one of {', '.join(TYPES)}"
@@ -35,21 +34,15 @@ def refusal(q: Float[Array, "B T N H"], parts: Sequence[Part]) -> str | None:
 
 def cudnn_attention(q: Float[Array, "B T N H"], parts: Sequence[Part]) -> Float[Array, "B T N H"]:
     """Do what `plain_attention` does, with masks by key only."""
-    return jax.nn.dot_product_attention(q, *joined(parts), implementation="cudnn", **masking(q, parts))
-
-
-def joined(parts: Sequence[Part]) -> tuple[Float[Array, "B S N H"], Float[Array, "B S N H"]]:
-    """Concatenate keys and values."""
-    if len(parts) == 1:
-        return parts[0].k, parts[0].v
-    return jnp.concatenate([part.k for part in parts], axis=1), jnp.concatenate([part.v for part in parts], axis=1)
+    k, v = (join(arrays) for arrays in ([part.k for part in parts], [part.v for part in parts]))
+    return jax.nn.dot_product_attention(q, k, v, implementation="cudnn", **masking(q, parts))
 
 
 def masking(q: Float[Array, "B T N H"], parts: Sequence[Part]) -> dict[str, Any]:
     """Say which keys may be seen, as arguments of `jax.nn.dot_product_attention`."""
     if all(part.bias is None for part in parts):
         return {}
-    seen = jnp.concatenate([_seen(part) for part in parts], axis=1)
+    seen = join([part.seen for part in parts])
     if _is_prefix(parts):
         return {"key_value_seq_lengths": jnp.sum(seen, axis=1, dtype=jnp.int32)}
     return {"mask": jnp.broadcast_to(seen[:, None, None], (len(q), 1, q.shape[1], seen.shape[1]))}
@@ -59,9 +52,3 @@ def _is_prefix(parts: Sequence[Part]) -> bool:
     """Whether what may be seen of all keys in a row comes first."""
     *whole, last = parts
     return last.prefix and all(part.bias is None for part in whole)
-
-
-def _seen(part: Part) -> Bool[Array, "B S"]:
-    if part.bias is None:
-        return jnp.ones(part.k.shape[:2], bool)
-    return jnp.broadcast_to(part.bias[:, 0, 0] > HIDDEN / 2, part.k.shape[:2])

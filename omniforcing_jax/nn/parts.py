@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
+
+from omniforcing_jax.nn.sight import HIDDEN
 
 
 class Part(NamedTuple):
@@ -28,9 +30,21 @@ class Part(NamedTuple):
     prefix: bool = False
 
     @property
-    def is_masked_by_key(self) -> bool:
-        """Whether there is a mask that is the same for all heads and queries."""
-        return self.bias is not None and self.bias.shape[1:3] == (1, 1)
+    def differs_by_query(self) -> bool:
+        """Whether it hides keys from some heads or queries and shows them to others."""
+        return self.bias is not None and self.bias.shape[1:3] != (1, 1)
+
+    @property
+    def seen(self) -> Bool[Array, "B S"]:
+        """Which keys a mask shows; all of them where there is none. Not of a bias that differs by query."""
+        if self.bias is None:
+            return jnp.ones(self.k.shape[:2], bool)
+        return jnp.broadcast_to(self.bias[:, 0, 0] > HIDDEN / 2, self.k.shape[:2])
+
+
+def join(arrays: Sequence[Array]) -> Array:
+    """Concatenate what belongs to the keys of several parts, [B, S, ...] each."""
+    return arrays[0] if len(arrays) == 1 else jnp.concatenate(arrays, axis=1)
 
 
 def plain_attention(q: Float[Array, "B T N H"], parts: Sequence[Part]) -> Float[Array, "B T N H"]:

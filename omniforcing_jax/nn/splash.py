@@ -15,8 +15,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 from jaxtyping import Array, Float, Int
 
-from omniforcing_jax.nn.parts import Part
-from omniforcing_jax.nn.sight import HIDDEN
+from omniforcing_jax.nn.parts import Part, join
 
 LANES = 128  # lengths are padded to multiples of it
 LARGEST_BLOCK = 512  # of queries and of keys that the kernel holds at once
@@ -34,7 +33,7 @@ class Keys(NamedTuple):
 def refusal(q: Float[Array, "B T N H"], parts: Sequence[Part]) -> str | None:
     """Say why the kernel cannot take this attention; None if it can."""
     queries, keys = q.shape[1], [part.k.shape[1] for part in parts]
-    if any(part.bias is not None and not part.is_masked_by_key for part in parts):
+    if any(part.differs_by_query for part in parts):
         return "a mask that differs by query"
     if q.shape[-1] % (LANES // 2):
         return f"heads of {q.shape[-1]}, no multiple of {LANES // 2}"
@@ -51,7 +50,7 @@ def splash_attention(
 
     `interpret` runs the kernel in Pallas's interpreter, on any backend and slowly.
     """
-    keys = tuple(Keys(part.k, part.v, _seen(part)) for part in parts)
+    keys = tuple(Keys(p.k, p.v, None if p.bias is None else p.seen.astype(jnp.int32)) for p in parts)
     scaled = (q / math.sqrt(q.shape[-1])).astype(q.dtype)
     return _union(interpret, scaled, keys)
 
@@ -104,19 +103,10 @@ def _kernel(q: Float[Array, "B T N H"], keys: Keys, interpret: bool, *, sizes: b
 
 def _joined(parts: tuple[Keys, ...]) -> Keys:
     """Concatenate the parts."""
-    if len(parts) == 1:
-        return parts[0]
     seen = None
     if any(part.seen is not None for part in parts):
-        ones = [jnp.ones(part.k.shape[:2], jnp.int32) for part in parts]
-        seen = jnp.concatenate([o if p.seen is None else p.seen for o, p in zip(ones, parts, strict=True)], axis=1)
-    return Keys(jnp.concatenate([p.k for p in parts], axis=1), jnp.concatenate([p.v for p in parts], axis=1), seen)
-
-
-def _seen(part: Part) -> Int[Array, "B S"] | None:
-    if part.bias is None:
-        return None
-    return jnp.broadcast_to((part.bias[:, 0, 0] > HIDDEN / 2).astype(jnp.int32), part.k.shape[:2])
+        seen = join([jnp.ones(p.k.shape[:2], jnp.int32) if p.seen is None else p.seen for p in parts])
+    return Keys(join([part.k for part in parts]), join([part.v for part in parts]), seen)
 
 
 def _blocks(queries: int, keys: int) -> splash.BlockSizes:

@@ -9,7 +9,7 @@ from omniforcing_jax.mesh import MeshConfig, make_mesh
 from omniforcing_jax.nn import cudnn, kernels, splash
 from omniforcing_jax.nn.attention import KV, look
 from omniforcing_jax.nn.kernels import Kernel, attend_parts, using
-from omniforcing_jax.nn.parts import Part, plain_attention
+from omniforcing_jax.nn.parts import Part, join, plain_attention
 from omniforcing_jax.nn.sight import HIDDEN, Segment, Sight
 
 ROWS, HEADS, SIZE = 2, 2, 64
@@ -122,7 +122,8 @@ def test_the_backend_chooses_and_a_choice_is_traced_anew(monkeypatch):
 
 @pytest.mark.parametrize("parts", CASES.values(), ids=CASES)
 def test_cudnn_is_told_the_same_masks(parts):
-    told = jax.nn.dot_product_attention(Q, *cudnn.joined(parts), implementation="xla", **cudnn.masking(Q, parts))
+    k, v = (join([getattr(part, name) for part in parts]) for name in "kv")
+    told = jax.nn.dot_product_attention(Q, k, v, implementation="xla", **cudnn.masking(Q, parts))
     np.testing.assert_allclose(told, plain_attention(Q, parts), atol=2e-6)
 
 
