@@ -101,7 +101,7 @@ def main(arguments: Arguments, config: Config = CONFIG) -> None:
             {"dtype": jnp.dtype(arguments.dtype), "remat": keep_projections},
         )
         make_clip = from_clips(student.model, config.sigmas, blocks, grid, **compute)
-        players = WholeClip(make_clip, teacher, blocks, grid, config.dmd, **compute)
+        players = WholeClip(make_clip=make_clip, scorer=teacher, blocks=blocks, grid=grid, dmd=config.dmd, **compute)
         full_size.distil(run, arguments, config, student, teacher, negative, source, players, clips_of)
 
 

@@ -24,7 +24,7 @@ import tyro
 
 from experiments import hlo, pod_programs
 from experiments.mains import keep_figures, refusing
-from experiments.pod_plan import Chip, Estimate, Program, chip_of, plane_of, rank
+from experiments.pod_plan import GIB, Chip, Estimate, Program, chip_of, plane_of, rank
 from omniforcing_jax.mesh import MeshConfig, make_mesh
 from omniforcing_jax.nn.kernels import Kernel, using
 from omniforcing_jax.presets import PRESETS
@@ -38,7 +38,6 @@ TPU_SETTINGS = {  # so that libtpu looks for no TPU around it and says nothing o
     "TPU_MIN_LOG_LEVEL": "3",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several may compile at once, no chip is touched
 }
-GIB = 2**30
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

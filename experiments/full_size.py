@@ -116,41 +116,65 @@ class TwoPlayers:
 
 
 @contextlib.contextmanager
-def begin(arguments: Arguments) -> Iterator[Run]:
-    """Join the other processes, set logging, the compilation cache and the mesh up, and check the numbers.
+def set_up(batch: int, mesh: str, *, alone: bool = False) -> Iterator[Mesh | None]:
+    """Join the other processes, set logging, the compilation cache and the mesh up; gives the mesh, None is one device.
+
+    Args:
+      batch: rows of a batch.
+      mesh: as `--mesh` has it.
+      alone: each process works and speaks for itself, on its own devices.
 
     Raises:
-      ValueError: if there are no steps or no prompts, or the mesh fits neither the devices nor the batch.
+      ValueError: if there are no rows, or the mesh fits neither the devices nor the batch.
     """
     distributed.start()
-    level = logging.INFO if distributed.speaks() else logging.WARNING
+    level = logging.INFO if alone or distributed.speaks() else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("absl").setLevel(logging.WARNING)
     machine.use_compilation_cache()
-    require(arguments.batch >= 1, "batch", arguments.batch, "must be at least 1")
+    require(batch >= 1, "batch", batch, "must be at least 1")
+    wanted = MeshConfig.parse(mesh)
+    wanted.check_batch(batch)
+    with meshes.use(wanted, alone=alone) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def begin(arguments: Arguments) -> Iterator[Run]:
+    """Set up what a run needs, see `set_up`.
+
+    Raises:
+      ValueError: as there, and if there are no steps.
+    """
     config = loop.LoopConfig(folder=arguments.folder, steps=arguments.steps)
-    wanted = MeshConfig.parse(arguments.mesh)
-    wanted.check_batch(arguments.batch)
-    with meshes.use(wanted) as mesh:
+    with set_up(arguments.batch, arguments.mesh) as mesh:
         yield Run(loop=config, mesh=mesh)
 
 
-def open_student(folder: Path, sampler: SamplerConfig | None, sinks: int = 0) -> PipelineConfig:
-    """Read what a network in training begins from, and say what it will be.
+def open_bidirectional(flag: str, folder: Path) -> PipelineConfig:
+    """Read what a bidirectional network is.
+
+    Raises:
+      ValueError: if the folder is damaged or holds a causal student; names the flag.
+    """
+    found = read_pipeline_config(folder)
+    if found.sampler is not None or found.model.sinks:
+        raise ValueError(f"{flag} {folder}: holds a causal student, expected a bidirectional network")
+    return found
+
+
+def open_student(folder: Path, sampler: SamplerConfig, sinks: int) -> PipelineConfig:
+    """Read what a causal student begins from, and say what it will be.
 
     Args:
       folder: its weights.
-      sampler: what it will be trained as; None for a bidirectional generator.
+      sampler: what it will be trained as.
       sinks: how many it gets where it has none.
 
     Raises:
-      ValueError: if the folder is damaged, or holds a student of other blocks; or one at all where none is wanted.
+      ValueError: if the folder is damaged, or holds a student of other blocks.
     """
     found = read_pipeline_config(folder)
-    if sampler is None:
-        if found.sampler is not None or found.model.sinks:
-            raise ValueError(f"--student {folder}: holds a causal student, expected a bidirectional network")
-        return found
     if found.sampler is not None:
         was, wanted = (dataclasses.asdict(config.layout) for config in (found.sampler, sampler))
         refuse(f"--student {folder}", "trained on other blocks, see --layout", differences(was, wanted))
@@ -164,9 +188,7 @@ def open_teacher(folder: Path, student: PipelineConfig) -> ModelConfig:
     Raises:
       ValueError: if the folder is damaged, holds a causal student or a network of other sizes than the student's.
     """
-    found = read_pipeline_config(folder)
-    if found.sampler is not None:
-        raise ValueError(f"--teacher {folder}: holds a causal student, expected a bidirectional network")
+    found = open_bidirectional("--teacher", folder)
     own, wanted = ({name: model.to_dict()[name] for name in ALIKE} for model in (found.model, student.model))
     refuse(f"--teacher {folder}", "another network than the student", differences(own, wanted))
     return found.model

@@ -12,10 +12,7 @@ Command: python -m experiments.make_pairs --teacher ltx2 --contexts contexts --n
 Expect: 8 MB per prompt of 121 frames at 512x768.
 """
 
-import contextlib
 import dataclasses
-import logging
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -24,27 +21,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from jax.sharding import Mesh
 
 from experiments import full_size
 from experiments.mains import refusing
-from omniforcing_jax import distributed, machine, weights
 from omniforcing_jax import mesh as meshes
+from omniforcing_jax import weights
 from omniforcing_jax.config import require
 from omniforcing_jax.distill.dmd import Contexts
 from omniforcing_jax.distill.trajectory import draw_noise, guided_entries
 from omniforcing_jax.guidance import LTX2_GUIDANCE, GuidanceConfig
 from omniforcing_jax.layout import FUSED, audio_latents, latent_frames
-from omniforcing_jax.mesh import MeshConfig
 from omniforcing_jax.model.place import clip_block, place, rotaries
 from omniforcing_jax.model.transformer import Transformer
-from omniforcing_jax.pipeline import PipelineConfig, read_pipeline_config
+from omniforcing_jax.pipeline import PipelineConfig
 from omniforcing_jax.rollout import Latents
 from omniforcing_jax.schedule import ltx2_schedule, snap
-from omniforcing_jax.train.pairs import pairs_header
-from omniforcing_jax.train.store import Row, Writer
-
-log = logging.getLogger(__name__)
+from omniforcing_jax.train.pairs import pairs_header, write_pairs
+from omniforcing_jax.train.store import Writer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,37 +84,13 @@ class Arguments:
     """Devices of each process as replica,fsdp,tensor (docs/pod.md)."""
 
 
-@contextlib.contextmanager
-def own_devices(arguments: Arguments) -> Iterator[Mesh | None]:
-    """Learn which process this is, and set a mesh of its devices up; None is one device.
-
-    Raises:
-      ValueError: if the mesh fits neither the devices nor the batch.
-    """
-    distributed.start()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("absl").setLevel(logging.WARNING)
-    machine.use_compilation_cache()
-    require(arguments.batch >= 1, "batch", arguments.batch, "must be at least 1")
-    wanted = MeshConfig.parse(arguments.mesh)
-    wanted.check_batch(arguments.batch)
-    if wanted.devices == 1:
-        yield None
-        return
-    mesh = meshes.make_mesh(wanted, jax.local_devices())
-    with jax.set_mesh(mesh):
-        yield mesh
-
-
 def open_teacher(folder: Path, config: Config) -> PipelineConfig:
     """Read what the teacher is.
 
     Raises:
       ValueError: if the folder is damaged, holds a causal student or has not the layers that guidance names.
     """
-    found = read_pipeline_config(folder)
-    if found.sampler is not None:
-        raise ValueError(f"--teacher {folder}: holds a causal student, expected a bidirectional network")
+    found = full_size.open_bidirectional("--teacher", folder)
     layers = found.model.layers
     for layer in config.guidance.stg_layers:
         require(layer < layers, "stg_layers", layer, f"must be below the teacher's {layers}")
@@ -153,7 +122,7 @@ def make(
 
 def main(arguments: Arguments, config: Config = CONFIG) -> None:
     """Make the pairs that are missing; bad input is one line on stderr and exit code 2."""
-    with refusing(), own_devices(arguments) as mesh:
+    with refusing(), full_size.set_up(arguments.batch, arguments.mesh, alone=True) as mesh:
         teacher = open_teacher(arguments.teacher, config)
         contexts = full_size.open_contexts(arguments.contexts, teacher.model)
         negative = meshes.replicate(full_size.context_of(contexts, arguments.negative), mesh)
@@ -177,23 +146,15 @@ def main(arguments: Arguments, config: Config = CONFIG) -> None:
         )
         writer = Writer(arguments.folder, header, process=jax.process_index(), processes=processes)
         program = jax.jit(partial(make, teacher=teacher, config=config, dtype=dtype))
-        missing = writer.missing()
-        for first in range(0, len(missing), arguments.batch):
-            indices = missing[first : first + arguments.batch]
-            rows = np.resize(indices, arguments.batch)  # the last batch is filled up, so that one program makes all
+
+        def make_rows(rows: np.ndarray) -> Latents:
             read = [prompts[int(row)] for row in rows]
             batch = {name: np.stack([arrays[name] for arrays in read]) for name in read[0]}
             placed = full_size.contexts_of(meshes.place_batch(batch, arguments.batch, mesh))
-            seeds = meshes.place_batch(rows.astype(np.int32), arguments.batch, mesh)
-            video, audio = jax.device_get(program(params, jnp.asarray(seeds), placed, negative))
-            for i, index in enumerate(indices):
-                arrays = {
-                    "video": video[:, i].reshape(header.arrays["video"][1]).astype(np.float16),
-                    "audio": audio[:, i].astype(np.float16),
-                    "seed": np.asarray(index, np.int64),
-                }
-                writer.put(index, Row(prompts.prompts[index], arrays))
-            log.info("%d/%d trajectories", first + len(indices), len(missing))
+            seeds = meshes.place_batch(rows, arguments.batch, mesh)
+            return program(params, jnp.asarray(seeds), placed, negative)
+
+        write_pairs(writer, arguments.batch, make_rows, lambda row: (prompts.prompts[row], {}))
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ class Arguments(full_size.DmdArguments):
 def main(arguments: Arguments, config: Config = CONFIG) -> None:
     """Train or continue; bad input is one line on stderr and exit code 2."""
     with refusing(), full_size.begin(arguments) as run:
-        student = full_size.open_student(arguments.student, None)
+        student = full_size.open_bidirectional("--student", arguments.student)
         teacher = full_size.open_teacher(arguments.teacher, student)
         contexts = full_size.open_contexts(arguments.contexts, student.model)
         negative = full_size.context_of(contexts, arguments.negative)
@@ -73,7 +73,7 @@ def main(arguments: Arguments, config: Config = CONFIG) -> None:
             {"dtype": jnp.dtype(arguments.dtype), "remat": keep_projections},
         )
         make_clip = from_simulation(student.model, config.sigmas, clip, grid, **compute)
-        players = WholeClip(make_clip, teacher, clip, grid, config.dmd, **compute)
+        players = WholeClip(make_clip=make_clip, scorer=teacher, blocks=clip, grid=grid, dmd=config.dmd, **compute)
         full_size.distil(run, arguments, config, student, teacher, negative, prompts, players)
 
 

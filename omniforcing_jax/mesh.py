@@ -116,16 +116,21 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
 
 
 @contextlib.contextmanager
-def use(config: MeshConfig) -> Iterator[Mesh | None]:
+def use(config: MeshConfig, *, alone: bool = False) -> Iterator[Mesh | None]:
     """Set the mesh for what is inside; gives None, and sets nothing, for one place in one process.
+
+    Args:
+      config: of the mesh.
+      alone: each process has a mesh of its own devices, instead of one of all devices.
 
     Raises:
       ValueError: as `make_mesh`.
     """
-    if config.devices == 1 and jax.process_count() == 1:
+    alone = alone or jax.process_count() == 1
+    if config.devices == 1 and alone:
         yield None
         return
-    mesh = make_mesh(config)
+    mesh = make_mesh(config, jax.local_devices() if alone else None)
     with jax.set_mesh(mesh):
         yield mesh
 

@@ -12,7 +12,7 @@ import tiny
 
 from omniforcing_jax import mesh as meshes
 from omniforcing_jax.config import SamplerConfig
-from omniforcing_jax.distill import dmd, players
+from omniforcing_jax.distill import players
 from omniforcing_jax.distill.ode import Context, Error, Trajectory, ode_loss
 from omniforcing_jax.distill.players import SelfForcing, SelfForcingConfig, WholeClip
 from omniforcing_jax.layout import PREFIX
@@ -62,7 +62,7 @@ def draw(key, *leading):
 def whole_clip(params, batch, key, critic, teacher, negative, *, make_clip):
     """Stage 1 and causal DMD, the latter on clips that the key draws."""
     for_clips, for_step = jax.random.split(key)
-    step = WholeClip(make_clip, TEACHER, BLOCKS, SETTING.grid, dmd.DmdConfig()).generator
+    step = WholeClip(make_clip=make_clip, scorer=TEACHER, blocks=BLOCKS, grid=SETTING.grid).generator
     return step(params, batch, negative, for_step, critic, teacher, Latents(*draw(for_clips)))
 
 

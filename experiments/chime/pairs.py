@@ -22,9 +22,10 @@ from omniforcing_jax.distill.trajectory import draw_noise, guided_entries
 from omniforcing_jax.layout import PREFIX
 from omniforcing_jax.model.place import Places, rotaries
 from omniforcing_jax.model.transformer import Transformer
+from omniforcing_jax.rollout import Latents
 from omniforcing_jax.text import words
-from omniforcing_jax.train.pairs import Pairs, pairs_header
-from omniforcing_jax.train.store import Row, Writer
+from omniforcing_jax.train.pairs import Pairs, pairs_header, write_pairs
+from omniforcing_jax.train.store import Writer
 
 FOLDER = Path("runs/chime/pairs")
 SHARDS = 4
@@ -34,8 +35,6 @@ SECONDS = 5
 # What its teacher is judged with; without guidance it shows the right balls half the time.
 BOTH = guidance.StreamGuidance(cfg=3.0)
 GUIDANCE = guidance.GuidanceConfig(video=BOTH, audio=BOTH)
-
-log = logging.getLogger(__name__)
 
 
 def make_trajectory(model: configs.ModelConfig, places: Places, vectors: words.Words):
@@ -87,22 +86,17 @@ def write(folder: Path, params: Transformer, count: int, batch: int, shards: int
         teacher=weights.fingerprint(params),
         extra={"ids": ("int32", latents.prompt_ids(TRAIN_SEED).shape)},
     )
-    writer = Writer(folder, header)
-    missing, trajectory = writer.missing(), make_trajectory(model, places, train_teacher.word_vectors())
-    for first in range(0, len(missing), batch):
-        indices = missing[first : first + batch]
-        seeds = np.resize(indices, batch)  # the last batch is filled up, so that one program makes all
-        ids = np.stack([latents.prompt_ids(TRAIN_SEED + int(seed)) for seed in seeds])
-        video, audio = jax.device_get(trajectory(params, jnp.asarray(ids), jnp.asarray(seeds)))
-        for i, index in enumerate(indices):
-            arrays = {
-                "video": video[:, i].reshape(header.arrays["video"][1]).astype(np.float16),
-                "audio": audio[:, i].astype(np.float16),
-                "seed": np.asarray(index, np.int64),
-                "ids": ids[i].astype(np.int32),
-            }
-            writer.put(index, Row(latents.prompt_of(TRAIN_SEED + index), arrays))
-        log.info("%d/%d trajectories", first + len(indices), len(missing))
+    trajectory = make_trajectory(model, places, train_teacher.word_vectors())
+
+    def make(rows: np.ndarray) -> Latents:
+        ids = np.stack([latents.prompt_ids(TRAIN_SEED + int(row)) for row in rows])
+        return trajectory(params, jnp.asarray(ids), jnp.asarray(rows))
+
+    def describe(row: int) -> tuple[str, dict[str, np.ndarray]]:
+        seed = TRAIN_SEED + row
+        return latents.prompt_of(seed), {"ids": latents.prompt_ids(seed).astype(np.int32)}
+
+    write_pairs(Writer(folder, header), batch, make, describe)
 
 
 def read(folder: Path = FOLDER) -> dict[str, np.ndarray]:

@@ -29,7 +29,6 @@ from omniforcing_jax.layout import FRAME_RATE
 from omniforcing_jax.pipeline import Codecs, Pipeline, load_pipeline, read_pipeline_config
 from omniforcing_jax.stream import clip, request
 from omniforcing_jax.stream.chunk import Chunk
-from omniforcing_jax.stream.decode import decode_clip
 from omniforcing_jax.stream.mux import Mp4Writer
 
 OTHER_GUIDANCE_OFF = {
@@ -162,14 +161,7 @@ def play_stock(folder: Path, pipeline: Pipeline, plan: clip.ClipPlan, noise: cli
     )
     tokens = played.frames.numpy().transpose(0, 2, 3, 4, 1).reshape(noise[0].shape)
     sound = played.audio.numpy().transpose(0, 2, 1, 3).reshape(noise[1].shape)
-    pixels, samples = decode_clip(
-        pipeline.codecs, jnp.asarray(tokens), jnp.asarray(sound), grid=plan.grid, dtype=jnp.float32
-    )
-    rate = pipeline.codecs.vocoder_config.sample_rate
-    return [
-        Chunk(index=index, video=pixels, video_start_s=0.0, audio=samples, audio_start_s=0.0, sample_rate=rate)
-        for index, (pixels, samples) in enumerate(zip(np.asarray(pixels), np.asarray(samples), strict=True))
-    ]
+    return clip.decode_clips(pipeline, plan, (jnp.asarray(tokens), jnp.asarray(sound)))
 
 
 def _torch(array: Any) -> torch.Tensor:

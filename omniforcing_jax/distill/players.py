@@ -43,32 +43,31 @@ class SelfForcingConfig(Config):
     text_gradient: bool = True
 
 
+@dataclasses.dataclass(kw_only=True, eq=False)
 class Players:
     """What all players share: how a clip is scored, and what the critic learns from one.
 
     Holds host tables and static values only.
 
-    Args:
+    Attributes:
       scorer: the network that teacher and critic are.
       blocks: the block table of the clips.
       grid: latent rows and columns.
-      config: how clips are scored.
+      dmd: how clips are scored.
       dtype: type to compute in.
       remat: wraps the scan over layers where the critic learns.
     """
 
-    def __init__(
-        self,
-        scorer: ModelConfig,
-        blocks: tuple[Block, ...],
-        grid: tuple[int, int],
-        config: DmdConfig,
-        *,
-        dtype: DTypeLike = jnp.float32,
-        remat: Callable | None = None,
-    ) -> None:
-        self.scorer, self.blocks, self.dmd, self.dtype, self.remat = scorer, blocks, config, dtype, remat
-        self.places = _whole(scorer, blocks, grid)
+    scorer: ModelConfig
+    blocks: tuple[Block, ...]
+    grid: tuple[int, int]
+    dmd: DmdConfig = DmdConfig()
+    dtype: DTypeLike = jnp.float32
+    remat: Callable | None = None
+
+    def __post_init__(self):
+        """Place the clip's tokens."""
+        self.places = _whole(self.scorer, self.blocks, self.grid)
 
     def _scoring(
         self, contexts: Contexts, negative: Contexts, key: Array, critic: Transformer, teacher: Transformer
@@ -106,7 +105,9 @@ class SelfForcing(Players):
         blocks = layout.blocks(latent_frames(layout.frames_for(config.seconds)))
         if setting.sampler.horizon_seconds != config.seconds:
             raise ValueError(f"seconds={config.seconds}: the student's horizon is {setting.sampler.horizon_seconds} s")
-        super().__init__(scorer, blocks, setting.grid, config.dmd, dtype=setting.dtype, remat=remat)
+        super().__init__(
+            scorer=scorer, blocks=blocks, grid=setting.grid, dmd=config.dmd, dtype=setting.dtype, remat=remat
+        )
         self.setting, self.config = setting, config
         self.tables = self_forcing.clip_tables(setting, len(blocks))
 
@@ -170,27 +171,15 @@ class SelfForcing(Players):
         return rest, exits, self_forcing.noise_from_keys(keys, self.setting)
 
 
+@dataclasses.dataclass(kw_only=True, eq=False)
 class WholeClip(Players):
     """The players of stage 1 and of causal DMD, whose clip is one function of the generator's parameters.
 
-    Args:
+    Attributes:
       make_clip: such as `from_simulation` or `from_clips` make.
-      scorer, blocks, grid, config, dtype, remat: see Players.
     """
 
-    def __init__(
-        self,
-        make_clip: MakeClip,
-        scorer: ModelConfig,
-        blocks: tuple[Block, ...],
-        grid: tuple[int, int],
-        config: DmdConfig,
-        *,
-        dtype: DTypeLike = jnp.float32,
-        remat: Callable | None = None,
-    ) -> None:
-        super().__init__(scorer, blocks, grid, config, dtype=dtype, remat=remat)
-        self.make_clip = make_clip
+    make_clip: MakeClip
 
     def generator(
         self,

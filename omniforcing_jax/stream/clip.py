@@ -299,7 +299,12 @@ def sample_planned(
         )
         jax.block_until_ready(latents)
         on_step(step + 1)
-    video, audio = decode_clip(pipeline.codecs, *latents, grid=plan.grid, dtype=setting.dtype)
+    return decode_clips(pipeline, plan, latents)
+
+
+def decode_clips(pipeline: Pipeline, plan: ClipPlan, latents: Latents) -> list[Chunk]:
+    """Decode a plan's clips, [B, T, C] and [B, A, E] at sigma 0, each to a chunk that is the whole of it."""
+    video, audio = decode_clip(pipeline.codecs, *latents, grid=plan.grid, dtype=plan.setting.dtype)
     return [
         Chunk(
             index=index,
@@ -307,7 +312,7 @@ def sample_planned(
             video_start_s=0.0,
             audio=samples,
             audio_start_s=0.0,
-            sample_rate=config.vocoder.sample_rate,
+            sample_rate=plan.config.vocoder.sample_rate,
         )
         for index, (pixels, samples) in enumerate(zip(np.asarray(video), np.asarray(audio), strict=True))
     ]

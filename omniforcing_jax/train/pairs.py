@@ -4,15 +4,20 @@ A store (store.py) of kind "ode_pairs". Latents rest as [E, F, H, W, C], whose b
 [E, T, C] that the network takes.
 """
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from omniforcing_jax.layout import Layout, audio_latents
 from omniforcing_jax.train.compare import differences, refuse
-from omniforcing_jax.train.store import Header, Store
+from omniforcing_jax.train.store import Header, Row, Store, Writer
 
 KIND = "ode_pairs"
+
+log = logging.getLogger(__name__)
 
 
 def pairs_header(
@@ -50,6 +55,36 @@ def pairs_header(
     }
     facts = {"sigmas": [float(sigma) for sigma in sigmas], "teacher": teacher}
     return Header(kind=KIND, count=count, shards=shards, arrays=arrays | (extra or {}), facts=facts)
+
+
+def write_pairs(
+    writer: Writer,
+    batch: int,
+    make: Callable[[np.ndarray], tuple[jax.Array, jax.Array]],
+    describe: Callable[[int], tuple[str, dict[str, np.ndarray]]],
+) -> None:
+    """Make and write the trajectories that a store lacks, of this process's rows.
+
+    Args:
+      writer: of the store; its header is one of `pairs_header`.
+      batch: rows at a time; the last ones are filled up with rows over again, so that one program makes all.
+      make: takes rows [B] int32, gives the entries of their trajectories, [E, B, T, C] and [E, B, A, C]; those of a
+        row must not depend on the rows beside it.
+      describe: gives a row's prompt and its extra arrays.
+    """
+    missing, shape = writer.missing(), writer.header.arrays["video"][1]
+    for first in range(0, len(missing), batch):
+        rows = missing[first : first + batch]
+        video, audio = jax.device_get(make(np.resize(rows, batch).astype(np.int32)))
+        for i, row in enumerate(rows):
+            prompt, extra = describe(row)
+            arrays = {
+                "video": video[:, i].reshape(shape).astype(np.float16),
+                "audio": audio[:, i].astype(np.float16),
+                "seed": np.asarray(row, np.int64),
+            }
+            writer.put(row, Row(prompt, arrays | extra))
+        log.info("%d/%d trajectories", first + len(rows), len(missing))
 
 
 class Pairs:

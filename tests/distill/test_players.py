@@ -26,6 +26,7 @@ PLAYERS = SelfForcing(SETTING, TEACHER, SelfForcingConfig(seconds=2))
 
 CUBE = make_mesh(MeshConfig(replica=2, fsdp=2, tensor=2))
 BLOCKS = PREFIX.blocks(4)
+WHOLE = {"scorer": TEACHER, "blocks": BLOCKS, "grid": tiny.GRID}
 CLIPS = Latents(*tiny.random_latents(TEACHER, 4, 26, batch=ROWS))
 MAKERS = {
     "stage 1": (TEACHER, players.from_simulation(TEACHER, SAMPLER.sigmas, BLOCKS, tiny.GRID), None),
@@ -48,7 +49,7 @@ def networks():
 def whole_clip(request, networks):
     """A generator whose clip is one graph: its program, networks and clean clips, and what one device makes of them."""
     model, make_clip, clips = MAKERS[request.param]
-    program = tiny.compiled(WholeClip(make_clip, TEACHER, BLOCKS, tiny.GRID, dmd.DmdConfig()).generator)
+    program = tiny.compiled(WholeClip(make_clip=make_clip, **WHOLE).generator)
     trained = networks[0] if model is STUDENT else tiny.random_params(TEACHER, 3)
     made = program(trained, contexts(0), contexts(1), jax.random.key(3), *networks[1:], clips)
     return program, (trained, *networks[1:]), clips, made
@@ -154,7 +155,7 @@ def test_a_clip_in_one_graph_reaches_every_weight(whole_clip):
 
 def test_the_critic_of_a_whole_clip_cannot_change_it(networks):
     _, critic, generator = networks
-    whole = WholeClip(MAKERS["stage 1"][1], TEACHER, BLOCKS, tiny.GRID, dmd.DmdConfig())
+    whole = WholeClip(make_clip=MAKERS["stage 1"][1], **WHOLE)
     pull = tiny.compiled(jax.grad(whole.critic, argnums=(0, 3), has_aux=True))
     (gradient, through), _ = pull(critic, contexts(0), jax.random.key(5), generator)
     assert all(jnp.any(leaf) for leaf in jax.tree.leaves(gradient))
