@@ -6,10 +6,10 @@ PIP := $(BIN)/pip --disable-pip-version-check --quiet
 # Large buffers on huge pages: a third off the time of a training step on CPU (glibc 2.35 or later; ignored elsewhere).
 export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
 
-# The tests compile in a hurry (tests/conftest.py) unless they are told to compile as users do: XLA's defaults.
+# The tests compile in a hurry (tests/conftest.py). The recordings and properties are held against XLA's defaults, too.
 AS_USERS_DO := --xla_backend_optimization_level=3 --xla_cpu_use_fusion_emitters=true
 
-.PHONY: setup demo test test-long lint bench
+.PHONY: setup libtpu demo test test-long lint bench
 
 setup: $(VENV)/dev.stamp
 
@@ -26,14 +26,21 @@ $(VENV)/dev.stamp: requirements-dev.txt $(VENV)/run.stamp
 	$(PIP) install --no-deps ltx-core==1.0.0
 	touch $@
 
+# Beside the packages, not among them: jax would look for a TPU. Tests that want it are skipped where it cannot be had.
+$(VENV)/libtpu.stamp: requirements-pod.txt | $(BIN)/python
+	$(PIP) install --target $(VENV)/libtpu --upgrade --no-deps -r requirements-pod.txt && touch $@ || true
+
+libtpu: $(VENV)/libtpu.stamp
+
 demo: $(VENV)/run.stamp
 	$(BIN)/python -m experiments.demo
 
-test: $(VENV)/dev.stamp
+test: $(VENV)/dev.stamp $(VENV)/libtpu.stamp
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-test-long: $(VENV)/dev.stamp
-	XLA_FLAGS="$(AS_USERS_DO)" $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "long or not long"
+test-long: $(VENV)/dev.stamp $(VENV)/libtpu.stamp
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "long or not long"
+	XLA_FLAGS="$(AS_USERS_DO)" $(BIN)/python -m pytest -n 2 --dist loadfile tests/golden tests/properties
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .

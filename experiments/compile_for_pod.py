@@ -93,7 +93,7 @@ def topology_devices(name: str) -> Sequence[jax.Device]:
       ValueError: if libtpu is not installed, or does not know the topology.
     """
     if importlib.util.find_spec("libtpu") is None:
-        raise ValueError("libtpu: not installed; requirements-pod.txt says how")
+        raise ValueError("libtpu: not found; `make libtpu`, then PYTHONPATH=.venv/libtpu")
     for variable, value in TPU_SETTINGS.items():
         os.environ.setdefault(variable, value)
     from jax.experimental import topologies

@@ -2,7 +2,8 @@
 
 Nearly all of the suite's time is compilation. In a hurry it goes without LLVM's optimisation and with the older
 emitters of fusions (a stage's gradient: 7 s instead of 34); what is computed stays. Flags in `$XLA_FLAGS` win: `make
-test-long` compiles as users do. Tests that look for copies in a compiled program take `tiny.AS_USERS_DO`.
+test-long` goes through recordings and properties once more, compiled as users do. Tests that look for copies in a
+compiled program take `tiny.AS_USERS_DO`.
 
 `strict` is for core and codec tests: implicit dtype promotion raises there. It is a
 context and not global, because optax relies on promotion.

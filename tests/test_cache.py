@@ -21,7 +21,6 @@ from tests.tiny import (
     SINKS,
     TINY,
     TOKENS,
-    compiled,
     random_latents,
     random_params,
     random_text,
@@ -49,7 +48,7 @@ def marked(config, cache, k):
     return Sites(*(kv(getattr(cache.past, n), n in ("audio_self", "a2v")) for n in NAMES))
 
 
-commit_one = compiled(commit)
+commit_one = jax.jit(commit)
 
 
 def after(config, blocks, **changes):

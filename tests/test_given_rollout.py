@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from random_weights import fill
-from tiny import compiled
 from tiny_stream import GRID, SETTING, TOKENS, keys, student, text
 
 from omniforcing_jax import rollout as r
@@ -36,7 +35,7 @@ def only(stream, latents):
     return r.Given(**{stream: getattr(latents, stream)})
 
 
-@compiled
+@jax.jit
 def velocity_of(video, audio, levels_v, levels_a):
     video_of, audio_of = block_of_frames(BLOCKS)
     turned = rotaries(CONFIG, place(CONFIG, clip_block(BLOCKS[-1].video_end, BLOCKS[-1].audio_end), GRID))
@@ -96,7 +95,7 @@ def test_every_crossing_has_the_level_that_its_semantics_ask_for(stream):
         gates = [level if semantics is CrossTimestep.OWN else levels[1 - j] for j, level in enumerate(levels)]
         times = [Times(*three) for three in zip(levels, crossing, gates, strict=True)]
 
-        @compiled
+        @jax.jit
         def oracle(params, noisy, times, tables=tables, config=config, prompt=prompt):
             view = bidirectional(config, rotaries(config, tables.places), one_sigma(jnp.ones(1)))
             view = dataclasses.replace(view, video=times[0], audio=times[1])

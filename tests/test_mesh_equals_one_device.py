@@ -124,8 +124,8 @@ def stream(params, mesh=None):
     rows = 4
     prompt = make_prompt(params, *meshes.replicate(contexts(0, rows), mesh), setting=SETTING)
     cache, keys = make_cache(SETTING, rows), jax.random.split(jax.random.key(0), rows)
-    denoise = tiny.compiled(partial(denoise_block, setting=SETTING))
-    commit = tiny.compiled(partial(commit_block, setting=SETTING), donate_argnums=1)
+    denoise = jax.jit(partial(denoise_block, setting=SETTING))
+    commit = jax.jit(partial(commit_block, setting=SETTING), donate_argnums=1)
     clip = []
     for k in range(4):
         tables = make_tables(SETTING, k)
@@ -136,7 +136,7 @@ def stream(params, mesh=None):
 
 @functools.cache
 def one_device(stage):
-    return jax.device_get(tiny.compiled(STAGES[stage])(*arguments(stage)))
+    return jax.device_get(jax.jit(STAGES[stage])(*arguments(stage)))
 
 
 # The other stages on 2,2,2: tests/distill/test_players.py, beside the programs that they are held against.
@@ -147,7 +147,7 @@ def one_device(stage):
 def test_a_training_on_a_mesh_equals_one_device(stage, text):
     mesh = make_mesh(MeshConfig.parse(text))
     with jax.set_mesh(mesh):
-        loss, metrics, gradient = tiny.compiled(STAGES[stage])(*arguments(stage, mesh))
+        loss, metrics, gradient = jax.jit(STAGES[stage])(*arguments(stage, mesh))
     expected = one_device(stage)
     np.testing.assert_allclose(loss, expected[0], rtol=1e-5)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), metrics, expected[1])

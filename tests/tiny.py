@@ -1,7 +1,6 @@
 """A tiny network with random, non-trivial weights, and random inputs for it: what most tests run on."""
 
 import dataclasses
-import functools
 import math
 import zlib
 
@@ -18,9 +17,7 @@ TOKENS = GRID[0] * GRID[1]
 CAPTION_TOKENS = 5
 BATCH = 2
 
-QUICK = {"xla_backend_optimization_level": 0}  # compiles twice as fast
 AS_USERS_DO = {"xla_cpu_use_fusion_emitters": True}  # all of conftest's hurry that can change a program's buffers
-compiled = functools.partial(jax.jit, compiler_options=QUICK)
 
 SINKS = dataclasses.replace(TINY, sinks=3)
 INTERLEAVED = dataclasses.replace(TINY, rotary=RotaryConfig(kind=RotaryKind.INTERLEAVED))
@@ -52,7 +49,7 @@ def random_latents(config: ModelConfig, frames: int, audio_frames: int, seed: in
     return jnp.asarray(video, jnp.float32), jnp.asarray(audio, jnp.float32)
 
 
-@compiled
+@jax.jit
 def _text(params, video, audio, mask, sigma):
     return text_kv(params, video, audio, mask, sigma=sigma)
 

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import compiled
 
 from omniforcing_jax.codecs.bandwidth import ExtensionConfig, fourier_basis
 from omniforcing_jax.codecs.generator import Activation, Final, GeneratorConfig
@@ -89,9 +88,9 @@ def extended():
 whole = jax.jit(Vocoder(TINY).apply)
 push_next = jax.jit(functools.partial(push, TINY), donate_argnums=2)
 flush_last = jax.jit(functools.partial(flush, TINY))
-whole_extended = compiled(Vocoder(EXTENDED).apply)
-push_extended = compiled(functools.partial(push, EXTENDED), donate_argnums=2)
-flush_extended = compiled(functools.partial(flush, EXTENDED))
+whole_extended = jax.jit(Vocoder(EXTENDED).apply)
+push_extended = jax.jit(functools.partial(push, EXTENDED), donate_argnums=2)
+flush_extended = jax.jit(functools.partial(flush, EXTENDED))
 
 
 def in_pieces(step, variables, mel, sizes, config=TINY, last=flush_last):

@@ -49,7 +49,7 @@ def networks():
 def whole_clip(request, networks):
     """A generator whose clip is one graph: its program, networks and clean clips, and what one device makes of them."""
     model, make_clip, clips = MAKERS[request.param]
-    program = tiny.compiled(WholeClip(make_clip=make_clip, **WHOLE).generator)
+    program = jax.jit(WholeClip(make_clip=make_clip, **WHOLE).generator)
     trained = networks[0] if model is STUDENT else tiny.random_params(TEACHER, 3)
     made = program(trained, contexts(0), contexts(1), jax.random.key(3), *networks[1:], clips)
     return program, (trained, *networks[1:]), clips, made
@@ -57,12 +57,12 @@ def whole_clip(request, networks):
 
 @pytest.fixture(scope="module")
 def generator():
-    return tiny.compiled(PLAYERS.generator)
+    return jax.jit(PLAYERS.generator)
 
 
 @pytest.fixture(scope="module")
 def critic_loss():
-    return tiny.compiled(jax.value_and_grad(PLAYERS.critic, has_aux=True))
+    return jax.jit(jax.value_and_grad(PLAYERS.critic, has_aux=True))
 
 
 def on_mesh(mesh, networks, *batches):
@@ -100,7 +100,7 @@ def test_a_critic_that_is_the_teacher_pulls_nowhere_but_where_guidance_does(netw
     clip = Latents(*tiny.random_latents(TEACHER, 7, 51, batch=ROWS))
     clip = Latents(clip.video[:, : 7 * 2], clip.audio)
 
-    @tiny.compiled
+    @jax.jit
     def push(teacher, negative):
         scorer = dmd.Scorer(teacher=teacher, critic=teacher, rotaries=turned, model=TEACHER)
         return dmd.dmd_gradient(clip, scorer, contexts(0), negative, jax.random.key(3), dmd.DmdConfig())[0]
@@ -135,7 +135,7 @@ def test_the_critic_learns_from_clips_that_it_cannot_change(networks, critic_los
     assert float(value) == pytest.approx(float(metrics["video"] + metrics["audio"]))
     assert all(jnp.any(leaf) for leaf in jax.tree.leaves(gradient))
     through = jax.grad(lambda generator: PLAYERS.critic(critic, contexts(0), jax.random.key(5), generator)[0])
-    blank = tiny.compiled(through)(student)
+    blank = jax.jit(through)(student)
     assert not any(jnp.any(leaf) for leaf in jax.tree.leaves(blank))
 
 
@@ -156,7 +156,7 @@ def test_a_clip_in_one_graph_reaches_every_weight(whole_clip):
 def test_the_critic_of_a_whole_clip_cannot_change_it(networks):
     _, critic, generator = networks
     whole = WholeClip(make_clip=MAKERS["stage 1"][1], **WHOLE)
-    pull = tiny.compiled(jax.grad(whole.critic, argnums=(0, 3), has_aux=True))
+    pull = jax.jit(jax.grad(whole.critic, argnums=(0, 3), has_aux=True))
     (gradient, through), _ = pull(critic, contexts(0), jax.random.key(5), generator)
     assert all(jnp.any(leaf) for leaf in jax.tree.leaves(gradient))
     assert not any(jnp.any(leaf) for leaf in jax.tree.leaves(through))

@@ -73,7 +73,7 @@ def test_two_passes_give_the_gradient_of_one_graph(name):
     tables = self_forcing.clip_tables(setting, len(blocks))
     draw, exits = self_forcing.noise_from_keys(KEYS, setting), jnp.asarray(scene.exits)
 
-    @tiny.compiled
+    @jax.jit
     def two_passes(params):
         return self_forcing.two_pass_gradient(
             params,
@@ -88,7 +88,7 @@ def test_two_passes_give_the_gradient_of_one_graph(name):
             remat=scene.remat,
         )
 
-    @tiny.compiled
+    @jax.jit
     def one_graph(params):
         def make(params):
             return self_forcing.single_graph(params, contexts, exits, draw, setting, text_gradient=scene.text_gradient)
@@ -114,7 +114,7 @@ def test_a_clip_is_what_a_stream_of_the_same_keys_makes():
     params = tiny.random_params(scene.config)
     prompt = make_prompt(params, *contexts, setting=setting)
     last = jnp.full(4, setting.sampler.steps - 1)
-    made = tiny.compiled(self_forcing.roll_out, static_argnums=(3, 5, 6))(
+    made = jax.jit(self_forcing.roll_out, static_argnums=(3, 5, 6))(
         params,
         prompt,
         last,

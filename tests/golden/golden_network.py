@@ -22,11 +22,10 @@ from omniforcing_jax.tensor_file import open_tensors
 
 LAYOUTS = {"prefix": PREFIX, "4-3-3-3": FUSED}
 
-QUICK = {"xla_backend_optimization_level": 0}  # halves the compile time, which is nearly all of these tests' time
 
-run_predict = jax.jit(predict, static_argnames=("config", "dtype", "remat"), compiler_options=QUICK)
-run_hidden_states = jax.jit(hidden_states, static_argnames=("config", "dtype"), compiler_options=QUICK)
-run_text_kv = jax.jit(text_kv, static_argnames=("dtype",), compiler_options=QUICK)
+run_predict = jax.jit(predict, static_argnames=("config", "dtype", "remat"))
+run_hidden_states = jax.jit(hidden_states, static_argnames=("config", "dtype"))
+run_text_kv = jax.jit(text_kv, static_argnames=("dtype",))
 
 
 def make_config(weights: str, rope: str, freq_grid: str, gate_multiplier: float, **changes) -> ModelConfig:

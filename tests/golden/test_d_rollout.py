@@ -10,7 +10,6 @@ from flax import struct
 from golden_case import Case, list_variants, needs_golden
 from golden_network import (
     LAYOUTS,
-    QUICK,
     as_latents,
     as_tokens,
     config_of,
@@ -29,8 +28,8 @@ pytestmark = [needs_golden, pytest.mark.usefixtures("strict")]
 NAME, TABLES_FROM = "d_rollout_v2", "b_causal_v2_masked"  # the limits name the case whose tables are injected
 SITES = ("video_self", "audio_self", "a2v", "v2a")
 
-run_denoise = jax.jit(rollout.denoise, static_argnames="setting", compiler_options=QUICK)
-run_clean_pass = jax.jit(rollout.clean_pass, static_argnames="setting", compiler_options=QUICK)
+run_denoise = jax.jit(rollout.denoise, static_argnames="setting")
+run_clean_pass = jax.jit(rollout.clean_pass, static_argnames="setting")
 
 
 @struct.dataclass

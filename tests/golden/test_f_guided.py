@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from golden_case import Case, needs_golden
 from golden_network import (
-    QUICK,
     as_latents,
     as_tokens,
     config_of,
@@ -105,7 +104,7 @@ def make_functions(config, guidance):
         passes = {which.name: streams for which, streams in predict_passes(*call).items()}
         return passes, guided_x0(*call)
 
-    return jax.jit(follow, compiler_options=QUICK), jax.jit(look, compiler_options=QUICK)
+    return jax.jit(follow), jax.jit(look)
 
 
 def compare_steps(case: Case, look_at, own_tables: bool) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import struct
 from golden_case import Case, needs_golden
-from golden_network import LAYOUTS, QUICK, as_latents, as_tokens, config_of, load_params
+from golden_network import LAYOUTS, as_latents, as_tokens, config_of, load_params
 from golden_scores import read_clip, real_of, scoring_of
 
 from converters.ltx2_transformer import Checkpoint, to_original
@@ -86,7 +86,7 @@ def test_a_whole_generator_step_is_the_reference_s(of):
     tables = self_forcing.clip_tables(setting, len(blocks))
     params = load_params(case.config["weights"], config)
     arguments = (params, contexts, read_draws(case, run, sampler.steps), jnp.asarray(options["exit"], jnp.int32))
-    gradient, clip, (kl_gradient, loss) = step.lower(*arguments).compile(QUICK)(*arguments)
+    gradient, clip, (kl_gradient, loss) = step(*arguments)
     if of == run:
         for name, latents in (("out", clip), ("kl_grad", kl_gradient)):
             case.compare(f"{run}.{name}.video", as_latents(latents.video, case[f"{run}.out.video"]))

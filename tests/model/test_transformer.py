@@ -14,13 +14,13 @@ from omniforcing_jax.model.transformer import hidden_states, keep_projections, p
 from omniforcing_jax.model.view import Sigmas, bidirectional, masked, one_sigma, streaming
 from omniforcing_jax.nn.attention import NO_PAST
 from omniforcing_jax.nn.spec import abstract, count, path_name
-from tests.tiny import BATCH, GRID, MODERN, SINKS, TINY, TOKENS, compiled, random_latents, random_params, random_text
+from tests.tiny import BATCH, GRID, MODERN, SINKS, TINY, TOKENS, random_latents, random_params, random_text
 
 FRAMES, AUDIO = 4, 26
 SIGMA = jnp.array([0.3, 0.8])
 
 
-@functools.partial(compiled, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def run(config, dtype, params, latents, text, keep, sigma):
     view = bidirectional(config, rotaries(config, place(config, clip_block(FRAMES, AUDIO), GRID)), one_sigma(sigma))
     return predict(params, config, *latents, view, text, keep=keep, dtype=dtype)[:2]
@@ -135,7 +135,7 @@ def test_masked_text_is_not_read():
     context = jnp.asarray(rng.normal(size=(BATCH, 5, 24)), jnp.float32)
     mask = jnp.array([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
     changed = context.at[:, :2].add(3.0)
-    make = compiled(text_kv)
+    make = jax.jit(text_kv)
     a, b = (
         run(TINY, jnp.float32, params, latents, make(params, c, c, mask), Keep(), SIGMA) for c in (context, changed)
     )
@@ -161,7 +161,7 @@ def test_the_next_generation_runs_and_its_text_follows_sigma():
 def test_hidden_states_are_of_every_layer_with_sinks():
     params, latents, text = material(SINKS)
 
-    @compiled
+    @jax.jit
     def states(params):
         view = bidirectional(SINKS, rotaries(SINKS, place(SINKS, clip_block(FRAMES, AUDIO), GRID)), one_sigma(SIGMA))
         return hidden_states(params, SINKS, *latents, view, text)
@@ -184,7 +184,7 @@ def gradients(remat):
         made = predict(params, SINKS, *latents, view, text, remat=remat)
         return jnp.sum(made.video**2) + jnp.sum(made.audio**2)
 
-    return compiled(jax.grad(loss))(params)
+    return jax.jit(jax.grad(loss))(params)
 
 
 def test_recomputing_layers_changes_no_gradient():

@@ -9,7 +9,6 @@ from omniforcing_jax.config import TINY, GridPrecision, RotaryConfig, RotaryKind
 from omniforcing_jax.layout import PREFIX, Block
 from omniforcing_jax.model.place import place, rotaries, turn_by, turning
 from omniforcing_jax.nn.rope import Rotary, frequencies, interleaving, rotate, with_identity
-from tests.tiny import compiled
 
 KINDS = [RotaryKind.SPLIT, RotaryKind.INTERLEAVED]
 
@@ -18,8 +17,8 @@ def network(kind):
     return dataclasses.replace(TINY, rotary=RotaryConfig(kind=kind))
 
 
-combined, turned_by = (compiled(f, static_argnums=0) for f in (rotaries, turning))
-rotate_all = compiled(rotate)
+combined, turned_by = (jax.jit(f, static_argnums=0) for f in (rotaries, turning))
+rotate_all = jax.jit(rotate)
 
 
 def tables(config, block, grid=(2, 3), **kwargs):

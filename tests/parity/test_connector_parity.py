@@ -35,9 +35,8 @@ STATES = RNG.normal(size=(peers.STATES, 2, peers.TOKENS, peers.WIDTH)).astype(np
 STATES += 3 * RNG.normal(size=(peers.STATES, 1, 1, 1)).astype(np.float32)  # padding has no small values either
 MASK = np.array([[0] * 11 + [1] * 5, [0] * 3 + [1] * 13])
 
-compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-run_features = compiled(extract_features, static_argnums=0)
-run_contexts = compiled(make_contexts, static_argnums=0)
+run_features = jax.jit(extract_features, static_argnums=0)
+run_contexts = jax.jit(make_contexts, static_argnums=0)
 
 
 def config(newer: bool) -> ConnectorsConfig:
@@ -86,7 +85,7 @@ def test_a_connector_with_the_peers_rotations_is_theirs(newer):
     theirs = peers.run_diffusers(newer, STATES, MASK)
     for stream, size, x, context in zip(("video", "audio"), peers.HEAD_SIZES[newer], features, theirs[:2], strict=True):
         rotary = from_split(*map(jnp.asarray, peers.rotary_tables(size)))
-        ours = compiled(connect)(getattr(params(newer), stream), jnp.asarray(x), MASK.astype(np.int32), rotary)
+        ours = jax.jit(connect)(getattr(params(newer), stream), jnp.asarray(x), MASK.astype(np.int32), rotary)
         close(ours, context, PEER_TABLES)
 
 

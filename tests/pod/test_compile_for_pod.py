@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import os
 import subprocess
@@ -15,6 +14,7 @@ from omniforcing_jax.mesh import MeshConfig, make_mesh
 from omniforcing_jax.presets import LTX2_19B_STREAM, TINY_STREAM
 
 ROOT = Path(__file__).parents[2]
+LIBTPU = Path(sys.prefix) / "libtpu"
 FIELDS = {"argument_bytes", "temp_bytes", "peak_bytes", "hbm_bytes", "flops", "collectives", "mesh", "remat"}
 FIELDS |= {"seconds_bound"}
 PER_FRAME, TEXT = 384, 1024
@@ -108,17 +108,14 @@ def test_a_step_is_lowered_with_its_state_donated_and_cut():
     assert all('{"tensor", "fsdp"}, {}' in piece and "tf.aliasing_output" in piece for piece in matrices)
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None,
-    reason="no libtpu: pip install --target pod --no-deps -r requirements-pod.txt, then PYTHONPATH=pod",
-)
+@pytest.mark.skipif(not LIBTPU.is_dir(), reason=f"no {LIBTPU}: `make libtpu` could not install it")
 def test_a_small_network_is_compiled_for_tpus(tmp_path):
     file = tmp_path / "critic.json"
     command = "-m experiments.compile_for_pod --topology v5e:2x2 --program stream --preset tiny --layers 1 --text 8"
     made = subprocess.run(
         [sys.executable, *command.split(), "--json", str(file)],
         cwd=ROOT,
-        env=os.environ,
+        env=os.environ | {"PYTHONPATH": str(LIBTPU)},
         capture_output=True,
         text=True,
     )

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -13,7 +14,7 @@ from omniforcing_jax.model.place import clip_block, place, rotaries, turn_by, tu
 from omniforcing_jax.model.transformer import predict
 from omniforcing_jax.model.view import Sigmas, masked, one_sigma, streaming
 from omniforcing_jax.nn.attention import NO_PAST
-from tests.tiny import BATCH, GRID, TOKENS, compiled, random_latents, random_params, random_text
+from tests.tiny import BATCH, GRID, TOKENS, random_latents, random_params, random_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,14 +76,14 @@ def horizon(clip, **changes):
     return SamplerConfig(sigmas=(1.0, 0.0), layout=clip.layout, horizon_seconds=seconds, **changes)
 
 
-@functools.partial(compiled, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0)
 def forward(config, params, video, audio, view, text, past=NO_PAST):
     """The network, compiled once per form of the view."""
     prediction = predict(params, config, video, audio, view, text, past=past)
     return (prediction.video, prediction.audio), prediction.fresh
 
 
-@functools.partial(compiled, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def build(config, regime, places, sigmas):
     """A view, made by `regime(config, rotaries, sigmas)`."""
     return regime(config, rotaries(config, places), sigmas)
@@ -108,7 +109,7 @@ def run_masked(clip, **options):
     return forward(clip.config, clip.params, *clip.latents, view, clip.text)
 
 
-@functools.partial(compiled, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0)
 def run_block(config, params, latents, places, sigma, text, past, bias):
     """One block; without bias it is the first."""
     view = streaming(config, rotaries(config, places), one_sigma(sigma), bias)
@@ -116,7 +117,7 @@ def run_block(config, params, latents, places, sigma, text, past, bias):
     return (prediction.video, prediction.audio), prediction.fresh
 
 
-@functools.partial(compiled, static_argnums=0, donate_argnums=1)
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def _commit(config, cache, fresh, turn):
     cache = commit(cache, fresh, turning(config, turn))
     return cache, past_bias(cache)

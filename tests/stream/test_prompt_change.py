@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import compiled
 from tiny_stream import PROMPT, student
 
 from omniforcing_jax import machine
@@ -102,7 +101,7 @@ def test_the_window_is_recomputed_on_what_is_left_of_its_past_while_nothing_was_
 def test_beyond_the_ring_the_window_alone_is_recomputed_by_default_as_a_clip_of_its_own():
     fork, shown = changed(11, NEW, None)
     assert shown == [0, 9, 10]  # into slots 0 and 1, as the second and third block of a clip
-    commit_one = compiled(lambda *args: r.clean_pass(PARAMS, *args, SETTING))
+    commit_one = jax.jit(lambda *args: r.clean_pass(PARAMS, *args, SETTING))
     cache, prompt, keys = r.make_cache(SETTING, 1), fork.state.prompt, fork.state.keys
     for k, turned in ((0, 8), (9, 9), (10, 10)):
         tables = dataclasses.replace(r.make_tables(SETTING, k), turn=r.make_tables(SETTING, turned).turn)

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import compiled
 from tiny_text import ENCODER, build_tokenizer, folders, params
 
 from omniforcing_jax.nn.spec import count
@@ -30,7 +29,7 @@ def test_contexts_are_those_of_the_parts_whatever_the_neighbours():
     gemma, connectors = params()
     ids, mask = (jnp.asarray(x) for x in GemmaTokenizer(folders() / "text" / "text", 16)(PROMPTS))
 
-    @compiled
+    @jax.jit
     def together(ids, mask):
         return make_contexts(ENCODER.connectors, connectors, hidden_states(ENCODER.gemma, gemma, ids, mask), mask)
 
