@@ -47,7 +47,7 @@ class Config:
     topology: str
     """Slice of TPUs: generation and shape, such as v5p:4x4x4 or v6e:8x16."""
     program: Literal["stage2", "stage3", "critic", "stream"]
-    """A step of stage 2, of stage 3 with its generator, of stage 3's critic alone, or a late block of a stream."""
+    """A step of stage 2, of stage 3's generator, of its critic, or a late block of a stream."""
     preset: str = "ltx2-19b"
     """Sizes of network and pictures."""
     json: Path | None = None

@@ -20,7 +20,7 @@ GIB = 2**30
 
 
 class Program(enum.StrEnum):
-    """What is compiled: a step of stage 2; of stage 3 with its generator, or its critic alone; a block of a stream."""
+    """What is compiled: a step of stage 2, of stage 3's generator, of its critic; a block of a stream."""
 
     STAGE2 = "stage2"
     STAGE3 = "stage3"
@@ -30,8 +30,9 @@ class Program(enum.StrEnum):
 
 # Bytes that are there for every parameter (docs/distil.md), and whether a whole clip is differentiated.
 STATE_BYTES = {Program.STAGE2: 16, Program.STAGE3: 34, Program.CRITIC: 34, Program.STREAM: 2}
-# Forwards whose weights are gathered: stage 3 counts 5 blocks of 2.5 steps and a commit twice, vjps, and 4 of scoring.
-GATHERS = {Program.STAGE2: 3, Program.STAGE3: 48, Program.CRITIC: 21, Program.STREAM: 5}
+# Forwards whose weights are gathered: stage 3 rolls out 5 blocks of 2.5 steps and a commit, scores with 4, and walks
+# the blocks again with a vjp (3) and a commit each.
+GATHERS = {Program.STAGE2: 3, Program.STAGE3: 42, Program.CRITIC: 21, Program.STREAM: 5}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -157,7 +158,7 @@ def program_flops(program: Program, model: ModelConfig, sampler: SamplerConfig, 
     return {
         Program.STAGE2: 3 * clip,
         Program.CRITIC: critic,
-        Program.STAGE3: rollout + len(blocks) * 4 * block + 4 * clip + critic,
+        Program.STAGE3: rollout + len(blocks) * 4 * block + 4 * clip,
         Program.STREAM: (sampler.steps + 1) * block,
     }[program]
 

@@ -98,7 +98,7 @@ def _stage3(program: Program, subject: Subject, mesh: Mesh) -> jax.stages.Lowere
     trainer = jax.eval_shape(lambda g, c: state.create_pair(g, c, *rules, 0), *networks)
     frozen = meshes.abstract(of_scorer, mesh, DTYPE), _contexts(subject, 1, mesh)
     # Both networks are declared alike but for the sinks, which are whole on every device.
-    chosen = update.both if program is Program.STAGE3 else update.alone
+    chosen = update.generator if program is Program.STAGE3 else update.critic
     return chosen.lower(meshes.abstract_beside(trainer, specs, mesh), _batch(subject, mesh, pairs=False), *frozen)
 
 

@@ -5,7 +5,7 @@ beside (a frozen teacher) is not.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -41,12 +41,12 @@ class Report:
         return Report(metrics=metrics, finite=self.finite, checked=tuple(f"{player}/{name}" for name in self.checked))
 
 
-def together(first: Report, second: Report) -> Report:
-    """Join what two updates say."""
+def together(reports: Sequence[Report]) -> Report:
+    """Join what updates say."""
     return Report(
-        metrics={**first.metrics, **second.metrics},
-        finite=jnp.concatenate([first.finite, second.finite]),
-        checked=first.checked + second.checked,
+        metrics={name: value for report in reports for name, value in report.metrics.items()},
+        finite=jnp.concatenate([report.finite for report in reports]),
+        checked=tuple(name for report in reports for name in report.checked),
     )
 
 
@@ -93,23 +93,28 @@ class Program:
 
 @dataclasses.dataclass(frozen=True)
 class DistillStep:
-    """A step of two networks: at every step whose number (from 0) is a multiple of `ratio` both move, else the critic.
+    """A step of two networks: the critic moves; before it the generator, if the step's number is a multiple of `ratio`.
+
+    Two programs instead of one for both: the critic's is compiled once, and neither is larger than it must be.
 
     Attributes:
-      both, alone: the two programs.
+      generator, critic: `(DistillState, batch, *frozen) -> (DistillState, Report)`.
       ratio: steps per update of the generator.
     """
 
-    both: Program
-    alone: Program
+    generator: Program
+    critic: Program
     ratio: int
 
     def __call__(self, state: DistillState, batch: Any, *frozen: Any) -> tuple[DistillState, Report]:
-        """Run the program whose turn it is; `state` is gone."""
+        """Run the programs whose turn it is; `state` is gone."""
         number = int(state.step)  # the host's own number after the first step, so that nothing waits for the device
-        program = self.alone if number % self.ratio else self.both
-        state, report = program(dataclasses.replace(state, step=np.asarray(number, np.int32)), batch, *frozen)
-        return dataclasses.replace(state, step=np.asarray(number + 1, np.int32)), report
+        reports = []
+        for program in (self.critic,) if number % self.ratio else (self.generator, self.critic):
+            state = dataclasses.replace(state, step=np.asarray(number, np.int32))
+            state, report = program(state, batch, *frozen)
+            reports.append(report)
+        return dataclasses.replace(state, step=np.asarray(number + 1, np.int32)), together(reports)
 
 
 def make_step(
@@ -157,8 +162,7 @@ def make_distill_step(
     """Compile `(DistillState, batch, *frozen) -> (DistillState, Report)`, for two networks.
 
     At every step whose number (from 0) is a multiple of `ratio` the generator is updated first, then the critic is,
-    on the same batch, with keys of its own and against the new generator. Two programs are compiled: one for both,
-    one for the critic alone.
+    on the same batch, with keys of its own and against the new generator. Each has its program.
 
     Args:
       generator: `(generator params, batch, key, extra, critic params, *frozen) -> Graded`.
@@ -186,14 +190,13 @@ def make_distill_step(
         trained, report = _advance(state.critic, batch, beside, critic, critic_optimiser, None, site_of)
         return dataclasses.replace(state, critic=trained), report.named("critic")
 
-    def train_both(state: DistillState, batch: Any, *frozen: Any) -> tuple[DistillState, Report]:
+    def train_generator(state: DistillState, batch: Any, *frozen: Any) -> tuple[DistillState, Report]:
         beside = (state.critic.params, *frozen)
         decay = jnp.where(state.step < ema_from, 0.0, ema_decay)
-        trained, first = _advance(state.generator, batch, beside, generator, generator_optimiser, decay, site_of)
-        state, second = train_critic(dataclasses.replace(state, generator=trained), batch, *frozen)
-        return state, together(first.named("generator"), second)
+        trained, report = _advance(state.generator, batch, beside, generator, generator_optimiser, decay, site_of)
+        return dataclasses.replace(state, generator=trained), report.named("generator")
 
-    return DistillStep(Program(train_both), Program(train_critic), ratio)
+    return DistillStep(Program(train_generator), Program(train_critic), ratio)
 
 
 def _advance(

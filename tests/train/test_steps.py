@@ -89,7 +89,7 @@ def test_a_pair_compiles_two_programs_and_keeps_what_is_frozen():
 
     frozen = weights(0.5)
     run(*pair(counted, counted, ratio=2), 5, frozen)
-    assert len(traced) == 3  # both, and the critic alone
+    assert len(traced) == 2  # one each
     np.testing.assert_array_equal(frozen["w"], 0.5)  # not donated
 
 

@@ -62,12 +62,8 @@ def test_the_trainer_equals_one_device_keeps_its_state_cut_and_compiles_two_prog
     for path, leaf in jax.tree_util.tree_flatten_with_path(trained)[0]:
         if leaf.ndim == 2:
             assert leaf.size // leaf.addressable_shards[0].data.size == 4, path
-    assert [
-        program._cache_size() for each in (update.both, update.alone) for program, _ in each._compiled.values()
-    ] == [
-        1,
-        1,
-    ]
+    programs = [program for each in (update.generator, update.critic) for program, _ in each._compiled.values()]
+    assert [program._cache_size() for program in programs] == [1, 1]
 
 
 @pytest.mark.long
