@@ -24,7 +24,7 @@ import tyro
 
 from experiments import hlo, pod_programs
 from experiments.mains import keep_figures, refusing
-from experiments.pod_plan import GIB, Chip, Estimate, Program, chip_of, plane_of, rank
+from experiments.pod_plan import GIB, Chip, Estimate, Program, chip_of, is_deep, rank
 from omniforcing_jax.mesh import MeshConfig, make_mesh
 from omniforcing_jax.nn.kernels import Kernel, using
 from omniforcing_jax.presets import PRESETS
@@ -107,8 +107,8 @@ def topology_devices(name: str) -> Sequence[jax.Device]:
 def _candidates(config: Config, chips: int, chip: Chip) -> list[Estimate]:
     preset = pod_programs.shortened(PRESETS[config.preset], config.layers)
     subject = pod_programs.Subject(preset=preset, batch=1, text=config.text)
-    per_frame, plane = math.prod(subject.setting.grid), plane_of(config.topology)
-    ranked = rank(Program(config.program), preset.model, subject.sampler, per_frame, config.text, chips, chip, plane)
+    per_frame, deep = math.prod(subject.setting.grid), is_deep(config.topology)
+    ranked = rank(Program(config.program), preset.model, subject.sampler, per_frame, config.text, chips, chip, deep)
     if config.mesh is None:
         return ranked[:MOST_COMPILED]
     wanted = MeshConfig.parse(config.mesh)

@@ -15,7 +15,9 @@ from omniforcing_jax.mesh import MeshConfig
 EFFICIENCY = 0.4  # of the peak, for ranking only
 KEPT_WIDTHS = (5, 8, 3)  # per video token and layer: D whole, D cut over tensor, d cut over tensor (keep_projections)
 TENSOR_SUMS = 4  # sums of [tokens, D] per layer and forward where heads are cut
-SUMMED = 2  # times the bytes: libtpu 0.0.42.1 gathers over three sides of a slice by summing what is zero elsewhere
+# Times the bytes: over all chips of a slice with three sides of more than two chips, libtpu 0.0.42.1 gathers by summing
+# what is zero elsewhere (experiments/bench/gathers.py).
+SUMMED = 2
 GIB = 2**30
 
 
@@ -90,10 +92,9 @@ def chip_of(topology: str) -> Chip:
     return CHIPS[generation]
 
 
-def plane_of(topology: str) -> int:
-    """Return how many chips the two longest sides of a slice hold: 16 of `v5p:4x4x4`, 128 of `v6e:8x16`."""
-    sides = sorted(int(side) for side in topology.partition(":")[2].split("x"))
-    return math.prod(sides[-2:])
+def is_deep(topology: str) -> bool:
+    """Whether a slice has three sides of more than two chips: `v5p:4x4x4`, neither `v5p:2x4x4` nor `v6e:8x16`."""
+    return sum(int(side) > 2 for side in topology.partition(":")[2].split("x")) == 3
 
 
 def parameter_count(model: ModelConfig) -> int:
@@ -171,11 +172,11 @@ def estimate(
     text: int,
     mesh: MeshConfig,
     chip: Chip,
-    plane: int,
+    deep: bool,
 ) -> Estimate:
     """Guess bytes per chip and time of a program with one row for each of the mesh's parts of a batch.
 
-    Weights that are cut over more chips than `plane` has are gathered by sums.
+    Weights that are cut over all chips of a deep slice are gathered by sums.
     """
     blocks = sampler.layout.blocks(latent_frames(sampler.layout.frames_for(sampler.horizon_seconds)))
     clip, block = whole_clip(blocks, per_frame), block_tokens(sampler, per_frame)
@@ -187,7 +188,9 @@ def estimate(
     activations = 0.0 if program is Program.STREAM else 2.0 * layers * clip.video * kept
     flops = program_flops(program, model, sampler, per_frame, text)
     forwards = flops / forward_flops(model, block, text)
-    gathered = GATHERS[program] * 2.0 * parameters / tensor * (1 - 1 / mesh.fsdp) * (SUMMED if mesh.fsdp > plane else 1)
+    gathered = GATHERS[program] * 2.0 * parameters / tensor * (1 - 1 / mesh.fsdp)
+    if deep and mesh.fsdp == mesh.devices:
+        gathered *= SUMMED
     summed = forwards * TENSOR_SUMS * layers * 4.0 * block.video * model.video.width * (1 - 1 / tensor)
     seconds = flops / (tensor * EFFICIENCY * chip.flops) + (gathered + summed) / chip.ici_bandwidth
     return Estimate(mesh=mesh, bytes=state + caches + activations, seconds=seconds * tensor)
@@ -201,11 +204,11 @@ def rank(
     text: int,
     chips: int,
     chip: Chip,
-    plane: int,
+    deep: bool,
 ) -> list[Estimate]:
     """Order the meshes of a slice of so many chips: those that should fit, by speed, by memory where that is alike.
 
-    `plane` is how many chips its two longest sides hold (`plane_of`).
+    `deep` is what `is_deep` says of it.
     A stream must also keep up: a block may take no longer than it shows. Weights of a stream are not cut over fsdp,
     since they would be gathered for every step of every block.
     """
@@ -221,5 +224,5 @@ def rank(
             parts = fsdp * tensor
             if math.gcd(model.video.width, model.audio.width) % parts or (program is Program.STREAM and fsdp > 1):
                 continue
-            estimates.append(estimate(program, model, sampler, per_frame, text, mesh, chip, plane))
+            estimates.append(estimate(program, model, sampler, per_frame, text, mesh, chip, deep))
     return sorted(estimates, key=order)

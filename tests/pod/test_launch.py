@@ -26,7 +26,9 @@ def launch(tmp_path):
     return run
 
 
-@pytest.mark.parametrize(("tpu", "mesh", "batch"), [("v5p-128", "1,64,1", 64), ("v6e-128", "1,32,4", 32)])
+@pytest.mark.parametrize(
+    ("tpu", "mesh", "batch"), [("v5p-128", "2,32,1", 64), ("v5p-64", "1,32,1", 32), ("v6e-128", "1,32,4", 32)]
+)
 def test_xpk_is_given_the_recipe_on_the_whole_slice(launch, tpu, mesh, batch):
     made = launch("xpk.sh", *RECIPE, TPU=tpu, **PLACE)
     assert made.returncode == 0, made.stderr
@@ -48,8 +50,8 @@ def test_srun_is_given_the_recipe_on_all_gpus(launch, tmp_path):
 
 
 def test_a_mesh_that_is_told_stays(launch):
-    told = [*RECIPE, "--mesh", "2,32,1", "--batch", "64"]
-    assert "1,64" not in launch("xpk.sh", *told, **PLACE).stdout
+    told = [*RECIPE, "--mesh", "4,16,1", "--batch", "64"]
+    assert "2,32" not in launch("xpk.sh", *told, **PLACE).stdout
 
 
 @pytest.mark.parametrize(
