@@ -121,7 +121,6 @@ def test_the_generator_on_a_mesh_equals_one_device(networks, generator):
             assert leaf.size // leaf.addressable_shards[0].data.size == 4, path_name(path)
 
 
-@pytest.mark.long
 def test_the_critic_on_a_mesh_equals_one_device(networks, critic_loss):
     expected = critic_loss(networks[1], contexts(0), jax.random.key(5), networks[0])
     with jax.set_mesh(CUBE):
