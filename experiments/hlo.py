@@ -49,6 +49,7 @@ class Instruction:
     operands: tuple[str, ...]
     rest: str  # attributes, as text
     literal: str  # what stands between the parentheses
+    is_root: bool = False  # what its computation returns
 
     def attribute(self, name: str) -> str | None:
         """Return the name of a computation, or another plain word, behind `name=`."""
@@ -125,14 +126,14 @@ def parse(text: str) -> tuple[dict[str, dict[str, Instruction]], str]:
             entry = head[2] if head[1] else entry
         elif line.rstrip() == "}":
             current = None
-        elif current is not None and (found := re.match(r"\s+(?:ROOT )?%?([\w.\-]+) = (.*)", line)):
-            current[found[1]] = _instruction(found[1], found[2])
+        elif current is not None and (found := re.match(r"\s+(ROOT )?%?([\w.\-]+) = (.*)", line)):
+            current[found[2]] = _instruction(found[2], found[3], is_root=found[1] is not None)
     if not entry:
         raise ValueError("text of a program: holds no entry computation")
     return computations, entry
 
 
-def _instruction(name: str, text: str) -> Instruction:
+def _instruction(name: str, text: str, *, is_root: bool) -> Instruction:
     shape, text = _balanced(text) if text.startswith("(") else text.split(" ", 1)
     opcode, _, text = text.lstrip().partition("(")
     inner, rest = _balanced("(" + text)
@@ -140,7 +141,7 @@ def _instruction(name: str, text: str) -> Instruction:
         Array(kind, tuple(int(size) for size in sizes.split(",") if size))
         for kind, sizes in re.findall(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,]*)\]", shape)
     )
-    return Instruction(name, arrays, opcode, tuple(re.findall(r"%([\w.\-]+)", inner)), rest, inner[1:-1])
+    return Instruction(name, arrays, opcode, tuple(re.findall(r"%([\w.\-]+)", inner)), rest, inner[1:-1], is_root)
 
 
 def _balanced(text: str) -> tuple[str, str]:
@@ -179,7 +180,7 @@ def _branches(one: Instruction) -> list[str]:
 def _trips(
     loop: Instruction, there: dict[str, Instruction], computations: dict[str, dict[str, Instruction]]
 ) -> int | None:
-    """Count the turns of a loop: as XLA noted them, or from a condition `counter < constant` with steps of one."""
+    """Count the turns of a loop: as XLA noted them, or by `counter < constant` and the counter's steps."""
     if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest):
         return int(known[1])
     condition = computations[loop.attribute("condition") or ""]
@@ -189,12 +190,29 @@ def _trips(
     counter, limit = (condition[name] for name in compared[0].operands)
     if counter.opcode != "get-tuple-element" or limit.opcode != "constant":
         return None
-    start, index = there.get(loop.operands[0]), int(counter.attribute("index") or 0)
-    first = there.get(start.operands[index]) if start is not None and start.opcode == "tuple" else None
-    while first is not None and first.opcode in ("copy", "bitcast"):
-        first = there.get(first.operands[0])
-    begin = int(first.literal) if first is not None and first.opcode == "constant" else 0
-    return max(0, int(limit.literal) - begin)
+    index = int(counter.attribute("index") or 0)
+    begin = _element(there.get(loop.operands[0]), index, there)
+    first = int(begin.literal) if begin is not None and begin.opcode == "constant" else 0
+    turns = (int(limit.literal) - first) / _step(computations[loop.attribute("body") or ""], index)
+    return max(0, math.ceil(turns))
+
+
+def _step(body: dict[str, Instruction], index: int) -> int:
+    """Return what a loop's body adds to its counter: one, or two where XLA unrolled it to hold two buffers at once."""
+    root = next((one for one in body.values() if one.is_root), None)
+    moved = _element(root, index, body)
+    if moved is None or moved.opcode != "add":
+        return 1
+    added = [there for name in moved.operands if (there := body.get(name)) is not None and there.opcode == "constant"]
+    return int(added[0].literal) if len(added) == 1 else 1
+
+
+def _element(made: Instruction | None, index: int, there: dict[str, Instruction]) -> Instruction | None:
+    """Return what stands at a place of a tuple, copies aside."""
+    found = there.get(made.operands[index]) if made is not None and made.opcode == "tuple" else None
+    while found is not None and found.opcode in ("copy", "bitcast"):
+        found = there.get(found.operands[0])
+    return found
 
 
 def _collective(kind: str, one: Instruction, there: dict[str, Instruction], *, scattered: bool) -> Cost:

@@ -42,6 +42,16 @@ def test_a_loop_of_unknown_length_counts_as_often_as_one_says():
     assert (found.flops, found.unknown_loops) == (12.5 * ONCE, 1)
 
 
+@pytest.mark.parametrize(("stride", "turns"), [(1, 9), (2, 5), (4, 3)])
+def test_a_loop_without_a_note_of_its_turns_is_counted_by_its_counters_steps(stride, turns):
+    def far(x, w):
+        return jax.lax.while_loop(lambda s: s[0] < 9, lambda s: (s[0] + stride, jnp.tanh(s[1] @ w[0])), (0, x))[1]
+
+    text = jax.jit(far).lower(X, WEIGHTS).compile().as_text()
+    assert "known_trip_count" in text
+    assert read_cost(text.replace("known_trip_count", "unread")).flops == turns * ONCE
+
+
 def test_a_gradient_is_two_more_products_for_each():
     assert cost(jax.grad(lambda w, x: jnp.sum(chain(x, w)), argnums=(0, 1)), WEIGHTS, X).flops == 15 * ONCE
 
