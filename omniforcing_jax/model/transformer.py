@@ -247,8 +247,10 @@ def _run(
         p, text_v, text_a, past_of_layer, keep_of_layer = layer
         prompt = Text(video=text_v, audio=text_a, site=text.site)
         video, audio = (constrain(stream, "batch", None, None) for stream in state)
+        # Their gradients too: left to itself, XLA sums those of per-token levels over all chips in every layer.
+        rows = jax.tree.map(lambda x: constrain(x, "batch", None, None, None), (rows_v, rows_a))
         video, audio, fresh = dual_stream_layer(
-            gather(p, specs, dtype), video, audio, view.sites, (rows_v, rows_a), prompt, past_of_layer, keep_of_layer
+            gather(p, specs, dtype), video, audio, view.sites, rows, prompt, past_of_layer, keep_of_layer
         )
         return (video, audio), emit(video, audio, fresh)
 
