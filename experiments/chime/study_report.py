@@ -1,9 +1,9 @@
-"""What the study's cells say: a table of means and spreads over seeds, and one small plot.
+"""What the study's cells say: tables of means and spreads over seeds, and two small plots.
 
-    python -m experiments.chime.study_report --folder runs/study --plot docs/study.png
+    python -m experiments.chime.study_report --folder runs/study --plot docs/study.png --switch-plot docs/sinks.png
 
-Reads what `experiments.chime.study` wrote and makes nothing anew; the switch to causal attention (part `sinks`) has
-losses instead of clips and is left to `study --table`.
+Reads what `experiments.chime.study` wrote and makes nothing anew. The switch to causal attention (part `sinks`) has
+losses instead of clips: a table and a plot of its own.
 """
 
 import dataclasses
@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tyro
 
 from experiments import mains
@@ -26,6 +27,10 @@ PLOTTED = {
     "colour_accuracy": "#d1495b",
 }
 
+SWITCHED = ("first_grad_norm", "largest_grad_norm", "loss_last_50", "audio_last_50")
+CURVES = {"grad_norm": "gradient norm", "loss": "loss"}
+SMOOTH = 20  # steps that a point of a curve is the mean of
+
 Groups = dict[str, list[dict[str, Any]]]
 
 
@@ -36,14 +41,16 @@ class Arguments:
     folder: Path = Path("runs/study")
     """The study's cells."""
     plot: Path | None = None
-    """Where to draw them."""
+    """Where to draw those of clips."""
+    switch_plot: Path | None = None
+    """Where to draw those of the switch to causal attention."""
 
 
-def read(folder: Path) -> Groups:
-    """Read all cells that have clips, those that differ by their seed alone as one group, numbers in their order.
+def read(folder: Path, having: str) -> Groups:
+    """Read all cells that have a figure, those that differ by their seed alone as one group, numbers in their order.
 
     Raises:
-      ValueError: if there is none, or one is no JSON.
+      ValueError: if one is no JSON.
     """
     groups: Groups = {}
     for path in sorted(
@@ -53,10 +60,8 @@ def read(folder: Path) -> Groups:
             cell = json.loads(path.read_text())
         except ValueError:
             raise ValueError(f"{path}: is no JSON") from None
-        if "sync_recall" in cell:
+        if having in cell:
             groups.setdefault(re.sub(r"-seed\d+$", "", path.stem), []).append(cell)
-    if not groups:
-        raise ValueError(f"{folder}: no cells of stages, windows or steps")
     return groups
 
 
@@ -133,13 +138,54 @@ def draw(path: Path, groups: Groups) -> None:
     figure.savefig(path, dpi=80)
 
 
+def switch_table(groups: Groups) -> str:
+    """Write a row of Markdown per layout and number of sinks."""
+    lines = ["| " + " | ".join(["cell", *SWITCHED]) + " |", "|---" * (1 + len(SWITCHED)) + "|"]
+    for name, cells in groups.items():
+        figures = [spread((cell[figure] for cell in cells), 3) for figure in SWITCHED]
+        lines.append(f"| {name} | {' | '.join(figures)} |")
+    return "\n".join(lines)
+
+
+def draw_switch(path: Path, groups: Groups) -> None:
+    """Draw gradient norm and loss over the steps, a row per layout, a line per number of sinks: means over seeds."""
+    from matplotlib.figure import Figure
+
+    layouts = list(dict.fromkeys(name.rpartition("-")[0] for name in groups))
+    figure = Figure(figsize=(4 * len(CURVES), 2.8 * len(layouts)), layout="constrained")
+    axes = figure.subplots(len(layouts), len(CURVES), squeeze=False)
+    for row, layout in zip(axes, layouts, strict=True):
+        for ax, (curve, label) in zip(row, CURVES.items(), strict=True):
+            for name in (name for name in groups if name.rpartition("-")[0] == layout):
+                mean = np.mean([cell[curve] for cell in groups[name]], axis=0)
+                smooth = np.convolve(mean, np.full(SMOOTH, 1 / SMOOTH), mode="valid")
+                ax.plot(np.arange(len(smooth)) + SMOOTH, smooth, linewidth=1.2, label=name.rpartition("-")[2])
+            ax.set_title(f"{layout.partition('-')[2]}: {label}", fontsize=10)
+            ax.grid(alpha=0.2)
+            ax.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].legend(frameon=False, fontsize=8, title="sinks", title_fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=80)
+
+
 def main(arguments: Arguments) -> None:
-    """Print the table and draw the plot; bad input is one line on stderr and exit code 2."""
-    with mains.refusing(arguments.plot):
-        groups = read(arguments.folder)
-    print(table(groups))
+    """Print the tables and draw the plots; bad input is one line on stderr and exit code 2."""
+    with mains.refusing(arguments.plot, arguments.switch_plot):
+        clips, switches = (read(arguments.folder, having) for having in ("sync_recall", "first_grad_norm"))
+        wanted = {"--plot": (arguments.plot, clips), "--switch-plot": (arguments.switch_plot, switches)}
+        for flag, (path, groups) in wanted.items():
+            if path is not None and not groups:
+                raise ValueError(f"{flag} {path}: {arguments.folder} has no cells for it")
+        if not clips and not switches:
+            raise ValueError(f"{arguments.folder}: no cells of the study")
+    if clips:
+        print(table(clips))
+    if switches:
+        print(switch_table(switches))
     if arguments.plot is not None:
-        draw(arguments.plot, groups)
+        draw(arguments.plot, clips)
+    if arguments.switch_plot is not None:
+        draw_switch(arguments.switch_plot, switches)
 
 
 if __name__ == "__main__":

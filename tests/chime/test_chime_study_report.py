@@ -20,6 +20,10 @@ def _cell(recall, speed=100.0, drift=True):
     }
 
 
+def _switch(norm):
+    return {**dict.fromkeys(study_report.SWITCHED, norm), "grad_norm": [norm] * 40, "loss": [1.0] * 40}
+
+
 @pytest.fixture
 def folder(tmp_path):
     cells = {
@@ -29,7 +33,7 @@ def folder(tmp_path):
         "stages-a-20s-seed0": _cell(0.65),
         "steps-1": _cell(0.3, speed=200.0, drift=False),
         "steps-4": _cell(0.7, speed=80.0, drift=False),
-        "sinks-prefix-0-seed0": {"loss": [1.0]},
+        **{f"sinks-prefix-{n}-seed{seed}": _switch(n + seed) for n in (16, 4) for seed in (0, 1)},
     }
     for name, cell in cells.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(cell))
@@ -37,7 +41,7 @@ def folder(tmp_path):
 
 
 def test_seeds_are_one_group_and_numbers_come_in_their_order(folder):
-    groups = study_report.read(folder)
+    groups = study_report.read(folder, "sync_recall")
     assert list(groups) == ["stages-a-5s", "stages-a-20s", "stages-a-60s", "steps-1", "steps-4"]
     assert [cell["sync_recall"] for cell in groups["stages-a-5s"]] == [0.7, 0.9]
 
@@ -50,7 +54,8 @@ def test_a_mean_comes_with_its_spread_and_what_is_missing_is_said():
 
 def test_the_table_says_figures_changes_and_ratios(folder, capsys):
     study_report.main(study_report.Arguments(folder=folder))
-    head, _, *rows = capsys.readouterr().out.splitlines()
+    said = capsys.readouterr().out
+    head, _, *rows = said[: said.index("| cell | first_grad_norm")].splitlines()
     columns = head.strip("| ").split(" | ")
     by_name = {
         row.split(" | ")[0].strip("| "): dict(zip(columns, row.strip("| ").split(" | "), strict=True)) for row in rows
@@ -62,12 +67,27 @@ def test_the_table_says_figures_changes_and_ratios(folder, capsys):
     assert (by_name["steps-1"]["speed"], by_name["steps-4"]["speed"]) == ("1.00", "0.40")
 
 
-def test_the_plot_is_a_small_picture(folder, tmp_path):
-    path = tmp_path / "plots" / "study.png"
-    study_report.main(study_report.Arguments(folder=folder, plot=tmp_path / "study.png"))
-    study_report.draw(path, study_report.read(folder))
-    assert path.read_bytes().startswith(b"\x89PNG")
-    assert path.stat().st_size < 100_000
+def test_the_switch_has_a_row_per_number_of_sinks(folder, capsys):
+    study_report.main(study_report.Arguments(folder=folder))
+    _, _, four, sixteen = capsys.readouterr().out.splitlines()[-4:]
+    assert four == "| sinks-prefix-4 | " + " | ".join(["4.500 (4.000 to 5.000)"] * 4) + " |"
+    assert sixteen.startswith("| sinks-prefix-16 | 16.500")
+
+
+def test_the_plots_are_small_pictures(folder, tmp_path):
+    paths = tmp_path / "study.png", tmp_path / "sinks.png"
+    study_report.main(study_report.Arguments(folder=folder, plot=paths[0], switch_plot=paths[1]))
+    for path in paths:
+        assert path.read_bytes().startswith(b"\x89PNG")
+        assert path.stat().st_size < 100_000
+
+
+def test_a_plot_without_cells_is_refused(folder, tmp_path, capsys):
+    for cell in folder.glob("sinks-*"):
+        cell.unlink()
+    with pytest.raises(SystemExit):
+        study_report.main(study_report.Arguments(folder=folder, switch_plot=tmp_path / "sinks.png"))
+    assert "--switch-plot" in capsys.readouterr().err
 
 
 def test_a_folder_without_cells_or_with_a_broken_one_is_refused(folder, tmp_path, capsys):
