@@ -20,7 +20,7 @@ TPU=${TPU:-v5p-128}        # 64 chips of v5p as 4x4x4: XPK counts cores, two to 
 IMAGE=${IMAGE:-python:3.11}
 case $TPU in
   v5p-*) chips=$(( ${TPU#v5p-} / 2 )); tensor=1; copies=$(( chips < 64 ? 1 : 2 )) ;;  # two, or it sums: docs/pod.md
-  v6e-*) chips=${TPU#v6e-}; tensor=4; copies=1 ;;
+  v6e-*) chips=${TPU#v6e-}; tensor=8; copies=1 ;;
   *) echo "error: TPU=$TPU: must be v5p-N or v6e-N" >&2; exit 2 ;;
 esac
 rows=$(( chips / tensor ))

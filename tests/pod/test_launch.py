@@ -27,7 +27,7 @@ def launch(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("tpu", "mesh", "batch"), [("v5p-128", "2,32,1", 64), ("v5p-64", "1,32,1", 32), ("v6e-128", "1,32,4", 32)]
+    ("tpu", "mesh", "batch"), [("v5p-128", "2,32,1", 64), ("v5p-64", "1,32,1", 32), ("v6e-128", "1,16,8", 16)]
 )
 def test_xpk_is_given_the_recipe_on_the_whole_slice(launch, tpu, mesh, batch):
     made = launch("xpk.sh", *RECIPE, TPU=tpu, **PLACE)
