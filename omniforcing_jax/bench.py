@@ -33,8 +33,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,11 +93,11 @@ class Subject:
 
 @dataclass
 class Run:
-    """What a long run showed, chunk by chunk."""
+    """What a long run showed, chunk by chunk, in arrays: lists of numbers would grow by more than what is measured."""
 
-    times: list[float] = field(default_factory=list)  # of hand-over, seconds
-    frames: list[int] = field(default_factory=list)
-    starts: list[float] = field(default_factory=list)  # of the picture, seconds
+    times: "array[float]" = field(default_factory=partial(array, "d"))  # of hand-over, seconds
+    frames: "array[int]" = field(default_factory=partial(array, "i"))
+    starts: "array[float]" = field(default_factory=partial(array, "d"))  # of the picture, seconds
     memory: dict[str, tuple[float, int]] = field(default_factory=dict)  # resident MB and device bytes
 
     def note(self, chunk: Chunk) -> None:
