@@ -24,7 +24,7 @@ import tyro
 
 from experiments import hlo, pod_programs
 from experiments.mains import keep_figures, refusing
-from experiments.pod_plan import GIB, Chip, Estimate, Program, chip_of, is_deep, rank
+from experiments.pod_plan import GIB, Chip, Estimate, Program, Slice, rank
 from omniforcing_jax.mesh import MeshConfig, make_mesh
 from omniforcing_jax.nn.kernels import Kernel, using
 from omniforcing_jax.presets import PRESETS
@@ -72,11 +72,11 @@ def run(config: Config) -> dict[str, Any]:
     """
     if config.preset not in PRESETS:
         raise ValueError(f"--preset {config.preset}: must be one of {', '.join(PRESETS)}")
-    chip = chip_of(config.topology)
+    place = Slice.parse(config.topology)
     devices = topology_devices(config.topology)
     tried = []
-    for estimate in _candidates(config, len(devices), chip):
-        tried.append(_compile(config, estimate, devices, chip))
+    for estimate in _candidates(config, place):
+        tried.append(_compile(config, estimate, devices, place.chip))
         if tried[-1].get("hbm_share", 1.0) <= MOST_OF_HBM:
             break
     fitting = [figures for figures in tried if "peak_bytes" in figures]
@@ -104,17 +104,17 @@ def topology_devices(name: str) -> Sequence[jax.Device]:
         raise ValueError(f"--topology {name}: {str(error).splitlines()[0]}") from None
 
 
-def _candidates(config: Config, chips: int, chip: Chip) -> list[Estimate]:
+def _candidates(config: Config, place: Slice) -> list[Estimate]:
     preset = pod_programs.shortened(PRESETS[config.preset], config.layers)
     subject = pod_programs.Subject(preset=preset, batch=1, text=config.text)
-    per_frame, deep = math.prod(subject.setting.grid), is_deep(config.topology)
-    ranked = rank(Program(config.program), preset.model, subject.sampler, per_frame, config.text, chips, chip, deep)
+    per_frame = math.prod(subject.setting.grid)
+    ranked = rank(Program(config.program), preset.model, subject.sampler, per_frame, config.text, place)
     if config.mesh is None:
         return ranked[:MOST_COMPILED]
     wanted = MeshConfig.parse(config.mesh)
     wanted.check_network(preset.model)
-    if wanted.devices != chips:
-        raise ValueError(f"--mesh {wanted}: has {wanted.devices} places, {config.topology} has {chips} chips")
+    if wanted.devices != place.chips:
+        raise ValueError(f"--mesh {wanted}: has {wanted.devices} places, {config.topology} has {place.chips} chips")
     known = [estimate for estimate in ranked if estimate.mesh == wanted]
     return known or [Estimate(mesh=wanted, bytes=0.0, seconds=0.0)]
 

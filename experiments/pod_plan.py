@@ -80,21 +80,35 @@ class Estimate:
     seconds: float
 
 
-def chip_of(topology: str) -> Chip:
-    """Return the chip of a topology such as `v5p:4x4x4`.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Slice:
+    """Chips that are wired to their neighbours, so many along each side."""
 
-    Raises:
-      ValueError: if the generation is unknown.
-    """
-    generation = topology.partition(":")[0]
-    if generation not in CHIPS:
-        raise ValueError(f"--topology {topology}: must begin with one of {', '.join(CHIPS)}, such as v5p:4x4x4")
-    return CHIPS[generation]
+    chip: Chip
+    sides: tuple[int, ...]
 
+    @classmethod
+    def parse(cls, topology: str) -> "Slice":
+        """Read a topology such as `v5p:4x4x4`.
 
-def is_deep(topology: str) -> bool:
-    """Whether a slice has three sides of more than two chips: `v5p:4x4x4`, neither `v5p:2x4x4` nor `v6e:8x16`."""
-    return sum(int(side) > 2 for side in topology.partition(":")[2].split("x")) == 3
+        Raises:
+          ValueError: if the generation is unknown, or the sides are no numbers.
+        """
+        generation, _, sides = topology.partition(":")
+        if generation not in CHIPS or not all(side.isdecimal() and int(side) for side in sides.split("x")):
+            known = ", ".join(CHIPS)
+            raise ValueError(f"--topology {topology}: must be one of {known} and its sides, such as v5p:4x4x4")
+        return cls(chip=CHIPS[generation], sides=tuple(map(int, sides.split("x"))))
+
+    @property
+    def chips(self) -> int:
+        """Chips in all."""
+        return math.prod(self.sides)
+
+    @property
+    def is_deep(self) -> bool:
+        """Whether three sides have more than two chips: 4x4x4, neither 2x4x4 nor 8x16."""
+        return sum(side > 2 for side in self.sides) == 3
 
 
 def parameter_count(model: ModelConfig) -> int:
@@ -171,8 +185,7 @@ def estimate(
     per_frame: int,
     text: int,
     mesh: MeshConfig,
-    chip: Chip,
-    deep: bool,
+    place: Slice,
 ) -> Estimate:
     """Guess bytes per chip and time of a program with one row for each of the mesh's parts of a batch.
 
@@ -189,40 +202,32 @@ def estimate(
     flops = program_flops(program, model, sampler, per_frame, text)
     forwards = flops / forward_flops(model, block, text)
     gathered = GATHERS[program] * 2.0 * parameters / tensor * (1 - 1 / mesh.fsdp)
-    if deep and mesh.fsdp == mesh.devices:
+    if place.is_deep and mesh.fsdp == mesh.devices:
         gathered *= SUMMED
     summed = forwards * TENSOR_SUMS * layers * 4.0 * block.video * model.video.width * (1 - 1 / tensor)
-    seconds = flops / (tensor * EFFICIENCY * chip.flops) + (gathered + summed) / chip.ici_bandwidth
+    seconds = flops / (tensor * EFFICIENCY * place.chip.flops) + (gathered + summed) / place.chip.ici_bandwidth
     return Estimate(mesh=mesh, bytes=state + caches + activations, seconds=seconds * tensor)
 
 
 def rank(
-    program: Program,
-    model: ModelConfig,
-    sampler: SamplerConfig,
-    per_frame: int,
-    text: int,
-    chips: int,
-    chip: Chip,
-    deep: bool,
+    program: Program, model: ModelConfig, sampler: SamplerConfig, per_frame: int, text: int, place: Slice
 ) -> list[Estimate]:
-    """Order the meshes of a slice of so many chips: those that should fit, by speed, by memory where that is alike.
+    """Order the meshes of a slice: those that should fit, by speed, by memory where that is alike.
 
-    `deep` is what `is_deep` says of it.
     A stream must also keep up: a block may take no longer than it shows. Weights of a stream are not cut over fsdp,
     since they would be gathered for every step of every block.
     """
 
     def order(one: Estimate) -> tuple[bool, bool, float, float]:
         late = program is Program.STREAM and one.seconds / one.mesh.tensor > sampler.layout.step_seconds
-        return one.bytes > 0.85 * chip.hbm_bytes, late, float(f"{one.seconds:.1e}"), one.bytes
+        return one.bytes > 0.85 * place.chip.hbm_bytes, late, float(f"{one.seconds:.1e}"), one.bytes
 
-    estimates = []
+    estimates, chips = [], place.chips
     for tensor in (n for n in range(1, model.video.heads + 1) if chips % n == 0 and model.video.heads % n == 0):
         for fsdp in (n for n in range(1, chips // tensor + 1) if (chips // tensor) % n == 0):
             mesh = MeshConfig(replica=chips // tensor // fsdp, fsdp=fsdp, tensor=tensor)
             parts = fsdp * tensor
             if math.gcd(model.video.width, model.audio.width) % parts or (program is Program.STREAM and fsdp > 1):
                 continue
-            estimates.append(estimate(program, model, sampler, per_frame, text, mesh, chip, deep))
+            estimates.append(estimate(program, model, sampler, per_frame, text, mesh, place))
     return sorted(estimates, key=order)

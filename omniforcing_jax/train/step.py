@@ -5,7 +5,8 @@ beside (a frozen teacher) is not.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import jax
@@ -41,12 +42,12 @@ class Report:
         return Report(metrics=metrics, finite=self.finite, checked=tuple(f"{player}/{name}" for name in self.checked))
 
 
-def together(reports: Sequence[Report]) -> Report:
-    """Join what updates say."""
+def together(first: Report, second: Report) -> Report:
+    """Join what two updates say."""
     return Report(
-        metrics={name: value for report in reports for name, value in report.metrics.items()},
-        finite=jnp.concatenate([report.finite for report in reports]),
-        checked=tuple(name for report in reports for name in report.checked),
+        metrics={**first.metrics, **second.metrics},
+        finite=jnp.concatenate([first.finite, second.finite]),
+        checked=first.checked + second.checked,
     )
 
 
@@ -114,7 +115,7 @@ class DistillStep:
             state = dataclasses.replace(state, step=np.asarray(number, np.int32))
             state, report = program(state, batch, *frozen)
             reports.append(report)
-        return dataclasses.replace(state, step=np.asarray(number + 1, np.int32)), together(reports)
+        return dataclasses.replace(state, step=np.asarray(number + 1, np.int32)), reduce(together, reports)
 
 
 def make_step(

@@ -9,7 +9,7 @@ import pytest
 
 from experiments import compile_for_pod, pod_plan, pod_programs
 from experiments.compile_for_pod import Config
-from experiments.pod_plan import CHIPS, Program, is_deep, rank
+from experiments.pod_plan import CHIPS, Program, Slice, rank
 from omniforcing_jax.mesh import MeshConfig, make_mesh
 from omniforcing_jax.presets import LTX2_19B_STREAM, TINY_STREAM
 
@@ -20,14 +20,14 @@ FIELDS |= {"seconds_bound"}
 PER_FRAME, TEXT = 384, 1024
 
 
-def ranked(program, chips, kind, deep=False):
+def ranked(program, topology):
     model, sampler = LTX2_19B_STREAM.model, LTX2_19B_STREAM.sampler
-    return rank(program, model, sampler, PER_FRAME, TEXT, chips, CHIPS[kind], deep)
+    return rank(program, model, sampler, PER_FRAME, TEXT, Slice.parse(topology))
 
 
 @pytest.mark.parametrize("program", Program)
 def test_every_mesh_that_is_ranked_uses_all_chips_and_cuts_the_network(program):
-    estimates = ranked(program, 128, "v6e")
+    estimates = ranked(program, "v6e:8x16")
     assert len({str(one.mesh) for one in estimates}) == len(estimates) > 3
     for one in estimates:
         assert one.mesh.devices == 128
@@ -35,20 +35,22 @@ def test_every_mesh_that_is_ranked_uses_all_chips_and_cuts_the_network(program):
 
 
 def test_meshes_that_should_fit_come_first():
-    fits = [one.bytes <= 0.85 * CHIPS["v6e"].hbm_bytes for one in ranked(Program.CRITIC, 128, "v6e")]
+    fits = [one.bytes <= 0.85 * CHIPS["v6e"].hbm_bytes for one in ranked(Program.CRITIC, "v6e:8x16")]
     assert fits == sorted(fits, reverse=True)
     assert 0 < sum(fits) < len(fits)
 
 
 def test_less_memory_wants_more_tensor_parallelism():
-    assert ranked(Program.STAGE2, 64, "v5p")[0].mesh.tensor == 1
-    assert ranked(Program.STAGE2, 128, "v6e")[0].mesh.tensor > 1
-    assert ranked(Program.STREAM, 128, "v6e")[0].mesh.tensor > 1
+    assert ranked(Program.STAGE2, "v5p:4x4x4")[0].mesh.tensor == 1
+    assert ranked(Program.STAGE2, "v6e:8x16")[0].mesh.tensor > 1
+    assert ranked(Program.STREAM, "v6e:8x16")[0].mesh.tensor > 1
 
 
 def test_gathering_over_all_chips_of_a_deep_slice_is_slower():
-    assert [is_deep(f"v5p:{shape}") for shape in ("4x4x4", "8x16", "2x4x4")] == [True, False, False]
-    cube, flat = ({str(one.mesh): one.seconds for one in ranked(Program.STAGE2, 64, "v5p", n)} for n in (True, False))
+    assert [Slice.parse(f"v5p:{sides}").is_deep for sides in ("4x4x4", "8x16", "2x4x4")] == [True, False, False]
+    cube, flat = (
+        {str(one.mesh): one.seconds for one in ranked(Program.STAGE2, f"v5p:{sides}")} for sides in ("4x4x4", "8x8")
+    )
     assert {mesh for mesh, seconds in cube.items() if seconds > flat[mesh]} == {"1,64,1"}
 
 
@@ -62,6 +64,7 @@ def test_a_block_of_a_stream_is_five_forwards():
     ("wrong", "said"),
     [
         ({"topology": "v3:4x4"}, "--topology v3:4x4"),
+        ({"topology": "v5p:4x"}, "--topology v5p:4x: must be"),
         ({"preset": "ltx9"}, "--preset ltx9: must be one of"),
         ({"mesh": "1,3,1"}, "--mesh 1,3,1"),
         ({"mesh": "1,2,1"}, "has 2 places"),
@@ -108,7 +111,7 @@ def test_a_step_is_lowered_with_its_state_donated_and_cut():
     assert all('{"tensor", "fsdp"}, {}' in piece and "tf.aliasing_output" in piece for piece in matrices)
 
 
-@pytest.mark.skipif(not LIBTPU.is_dir(), reason=f"no {LIBTPU}: `make libtpu` could not install it")
+@pytest.mark.skipif(not (LIBTPU / "libtpu").is_dir(), reason=f"no {LIBTPU}: `make libtpu` could not install it")
 def test_a_small_network_is_compiled_for_tpus(tmp_path):
     file = tmp_path / "critic.json"
     command = "-m experiments.compile_for_pod --topology v5e:2x2 --program stream --preset tiny --layers 1 --text 8"
