@@ -8,7 +8,7 @@ experiments/LOG.md records what came of it.
 
 Source: OmniForcing stage 2 (specs/omniforcing.md 7.3).
 Hardware: two CPU cores, 37 minutes.
-Command: python -m experiments.chime.train_student [--minutes M]   (after both phases of train_teacher)
+Command: python -m experiments.chime.train_student [--minutes M]   (after all phases of train_teacher)
 Expect: velocity losses near 0.33 both (guided targets lie farther apart than plain ones); evaluate judges the rest.
 """
 

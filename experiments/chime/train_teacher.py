@@ -1,17 +1,19 @@
 """Train chime's teacher: flow matching of both streams at once, bidirectional, on 5 s clips.
 
 Source: LTX-2's objective (specs/ltx2.md 2.9) at 4 million parameters.
-Two phases. From truth with noise up to sigma 0.7 the first phase's teacher finds its way back (nine impacts in ten are
-heard and seen); from 0.95 it is as lost as from pure noise. What happens in a clip is decided between 0.8 and 0.98,
-where its own draws of sigma seldom fall, so the second phase goes on with draws from there (experiments/LOG.md).
+Three phases. From truth with noise up to sigma 0.7 the first phase's teacher finds its way back (nine impacts in ten
+are heard and seen); from 0.95 it is as lost as from pure noise. What happens in a clip is decided between 0.8 and
+0.98, where its own draws of sigma seldom fall, so the second phase goes on with draws from there
+(experiments/LOG.md), and the third does so once more, at a lower rate.
 
-Hardware: two CPU cores, 75 and 60 minutes.
+Hardware: two CPU cores, 75, 68 and 45 minutes.
 Commands, after codecs and latents:
   python -m experiments.chime.train_teacher [--minutes M]
   python -m experiments.chime.export --part teacher --run runs/chime/teacher
   python -m experiments.chime.train_teacher --phase second --begin omniforcing_jax/assets/chime/teacher \
     --folder runs/chime/teacher_second
-Expect: the first phase's velocity losses `video` and `audio` fall below 0.25 both; the second's lie higher, being
+  and, when that is exported, the same with `third`
+Expect: the first phase's velocity losses `video` and `audio` fall below 0.25 both; the others' lie higher, being
 taken at higher levels; evaluate judges the rest.
 """
 
