@@ -80,8 +80,10 @@ def compile_mlps(config: Config, mesh: Mesh) -> jax.stages.Compiled:
 def main(config: Config) -> None:
     """Print a line for each case; bad input is one line on stderr and exit code 2."""
     with refusing():
-        size = config.layers * 8 * config.width**2 * 2
-        print(f"{config.layers} mlps of width {config.width}: {size / 1e9:.3f} GB in bfloat16; GB received per chip:")
+        weights = config.layers * 8 * config.width**2 * 2
+        print(
+            f"{config.layers} mlps of width {config.width}: {weights / 1e9:.3f} GB in bfloat16; GB received per chip:"
+        )
         for case in config.cases:
             topology, _, wanted = case.partition("/")
             mesh = make_mesh(MeshConfig.parse(wanted), topology_devices(topology))

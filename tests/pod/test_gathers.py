@@ -1,0 +1,30 @@
+"""The smallest program with a training's pattern, on eight devices of this machine: its work and what it moves."""
+
+import jax
+import pytest
+
+from experiments import hlo
+from experiments.bench.gathers import Config, compile_mlps
+from omniforcing_jax.mesh import MeshConfig, make_mesh
+
+SMALL = Config(width=64, layers=3, tokens=16)
+WEIGHTS = SMALL.layers * 8 * SMALL.width**2
+
+
+@pytest.fixture(scope="module")
+def cost():
+    return hlo.read_cost(compile_mlps(SMALL, make_mesh(MeshConfig(fsdp=8), jax.devices()[:8])).as_text() or "")
+
+
+def test_a_row_per_chip_goes_forward_twice_and_backward_once(cost):
+    """Twice, since layers are computed again; the product with the second matrix is not needed then."""
+    assert cost.unknown_loops == 0
+    assert cost.flops == pytest.approx(3.5 * 2 * WEIGHTS * SMALL.tokens)
+
+
+def test_weights_are_received_for_both_passes_and_gradients_once(cost):
+    received = {kind: size for (kind, group), (_, size) in cost.collectives if group == 8}
+    gathered = received["all-gather"]
+    # bfloat16 on TPUs; XLA for CPUs moves float32.
+    assert any(gathered == pytest.approx(2 * WEIGHTS * width * 7 / 8, rel=0.05) for width in (2, 4))
+    assert sum(received.values()) > 1.4 * gathered
