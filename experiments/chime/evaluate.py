@@ -60,6 +60,8 @@ class Arguments:
     """The teacher's guidance; its own default if left out."""
     renewal: float | None = None
     """How much fresh noise a step draws; the teacher's default or the student's own if left out."""
+    by_count: bool = False
+    """Add figures apart for prompts of one, two and three balls, under the key of this name."""
     each: bool = False
     """Print a line per clip too."""
 
@@ -287,6 +289,8 @@ def run(arguments: Arguments, console: Console) -> dict:
         for clip, prompt in zip(judged, prompts, strict=True):
             console.print(_describe(clip, prompt), highlight=False)
     figures = metrics.judge(judged)
+    if arguments.by_count:
+        figures["by_count"] = metrics.by_count(judged)
     console.print(f"{len(judged)} clips in {time.monotonic() - began:.1f} s", highlight=False)
     return figures
 

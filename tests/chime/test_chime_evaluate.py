@@ -55,6 +55,15 @@ def test_truth_is_in_sync_and_as_asked(truth):
     assert truth["adherence"] == 1
 
 
+def test_figures_can_be_had_apart_by_the_number_of_balls(tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red ball\na blue ball\na red ball and a green ball\n")
+    figures = _evaluate(tmp_path, "--source", "truth", "--prompts", prompts, "--seconds", 2, "--by-count")
+    assert set(figures) == KEYS | {"by_count"}
+    assert {count: apart["clips"] for count, apart in figures["by_count"].items()} == {"1": 2, "2": 1}
+    assert all(apart["presence"] > 0.9 and apart["adherence"] == 1 for apart in figures["by_count"].values())
+
+
 def test_swapped_sound_is_out_of_sync(tmp_path):
     swapped = _evaluate(tmp_path, "--source", "truth", "--prompts", 8, "--seconds", 4, "--swap-sound")
     assert swapped["sync_recall"] <= 0.3

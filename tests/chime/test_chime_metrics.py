@@ -78,6 +78,21 @@ def test_an_unmatched_event_at_an_end_of_the_clip_does_not_count_but_a_matched_o
     assert figures["sync_precision"] == 1
 
 
+def test_clips_are_judged_apart_by_the_number_of_balls_asked_for():
+    one, two = Request(count=1, colours=("red",)), Request(count=2, colours=("red", "green"))
+    clips = [
+        _clip(_events(1, 2), _events(1), colours=(0,), request=one),
+        _clip(_events(1), _events(1, 2, 3, 4), colours=(0,), request=two),
+        _clip(_events(1), _events(2)),
+    ]
+    figures = metrics.by_count(clips)
+    assert list(figures) == ["1", "2"]
+    assert [figures[n]["presence"] for n in figures] == [1.0, 0.5]
+    assert [(figures[n]["impacts"], figures[n]["onsets"]) for n in figures] == [(2, 1), (1, 4)]
+    assert [(figures[n]["sync_recall"], figures[n]["sync_precision"]) for n in figures] == [(0.5, 1.0), (1.0, 0.25)]
+    assert [figures[n]["count_accuracy"] for n in figures] == [1.0, 0.0]
+
+
 def test_a_clip_without_events_scores_nothing():
     figures = metrics.judge([_clip([], [])])
     assert figures["sync_recall"] == figures["sync_precision"] == 0
