@@ -122,7 +122,7 @@ def test_modulation_rows_of_a_level_per_block_are_cut_over_the_batch(lowered_sta
     """Otherwise their gradients are summed over all chips in every layer: 94 of 203 GB on 64 chips."""
     cut = r'sdy.sharding_constraint \S+ <@mesh, \[\{"replica", "fsdp"\}, \{\}, \{\}, \{\}\]> : tensor<2x(\S+)xf32>'
     rows = collections.Counter(re.findall(cut, lowered_stage2))
-    # Sound of 78 tokens, sinks among them: main, cross and gate, in the forward pass, again for the backward, and there.
+    # Sound of 78 tokens, sinks among them: main, cross and gate; forward, forward again, backward.
     assert {shape: times for shape, times in rows.items() if shape.startswith("78x")} == {
         "78x6x32": 3,
         "78x4x32": 3,
