@@ -11,7 +11,7 @@ from typing import Literal
 import jax.numpy as jnp
 import tyro
 
-from experiments.chime import latents, pairs, train_self_forcing, train_student, train_teacher
+from experiments.chime import latents, pairs, train_self_forcing, train_student, train_teacher, two_players
 from omniforcing_jax import schedule, weights
 from omniforcing_jax.config import SamplerConfig
 from omniforcing_jax.model.transformer import Transformer
@@ -55,7 +55,7 @@ def main(
         save(out / part, CHIME_CLIP, train_teacher.trained(run or Path("runs/chime/teacher_second")))
     elif part == "student":
         config = dataclasses.replace(CHIME_STREAM, sampler=train_self_forcing.CONFIG.sampler)
-        save(out / part, config, train_self_forcing.trained(run or Path("runs/chime/self_forcing")))
+        save(out / part, config, two_players.trained(run or Path("runs/chime/self_forcing")))
     else:
         save(out / part, stage2_config(), train_student.trained(run or Path("runs/chime/student_clean_data")))
 
