@@ -19,7 +19,7 @@ import numpy as np
 import tyro
 
 from experiments import mains
-from experiments.chime import clips, codecs, metrics, world
+from experiments.chime import clips, codecs, latents, metrics
 from experiments.chime.evaluate import SHIPPED, media_of
 from experiments.chime.prompts import parse
 from omniforcing_jax import machine
@@ -55,12 +55,12 @@ class Arguments:
 def truth(count: int, seconds: int) -> tuple[list[str], tuple[np.ndarray, np.ndarray]]:
     """Encode held-out worlds: their prompts, and tokens of both streams."""
     encoders, seeds = codecs.load_encoders(), range(clips.HELD_OUT_SEED, clips.HELD_OUT_SEED + count)
-    prompts = [world.prompt_of(world.sample_world(seed), np.random.default_rng([seed, 3])) for seed in seeds]
+    prompts = [latents.prompt_of(seed) for seed in seeds]
     video, audio = [], []
     for first in range(0, count, BATCH):
         pixels, sound = codecs.render_clips(seeds[first : first + BATCH], seconds)
-        latents = np.asarray(encoders.encode_video(pixels))
-        video.append(latents.reshape(len(latents), -1, latents.shape[-1]))
+        encoded = np.asarray(encoders.encode_video(pixels))
+        video.append(encoded.reshape(len(encoded), -1, encoded.shape[-1]))
         audio.append(np.asarray(encoders.encode_sound(sound)))
     return prompts, (np.concatenate(video), np.concatenate(audio))
 

@@ -93,8 +93,8 @@ def write(folder: Path, params: Transformer, count: int, batch: int, shards: int
         return trajectory(params, jnp.asarray(ids), jnp.asarray(rows))
 
     def describe(row: int) -> tuple[str, dict[str, np.ndarray]]:
-        seed = TRAIN_SEED + row
-        return latents.prompt_of(seed), {"ids": latents.prompt_ids(seed).astype(np.int32)}
+        prompt = latents.prompt_of(TRAIN_SEED + row)
+        return prompt, {"ids": words.tokenise(latents.WORDS_CONFIG, prompt)[0].astype(np.int32)}
 
     write_pairs(Writer(folder, header), batch, make, describe)
 
