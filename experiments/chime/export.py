@@ -52,7 +52,7 @@ def main(
     if part == "teacher":
         vectors = train_teacher.word_vectors()
         weights.save_component(out / "codecs", "text", vectors, latents.WORDS_CONFIG.to_json())
-        save(out / part, CHIME_CLIP, train_teacher.trained(run or Path("runs/chime/teacher_second")))
+        save(out / part, CHIME_CLIP, train_teacher.trained(run or Path("runs/chime/teacher_third")))
     elif part == "student":
         config = dataclasses.replace(CHIME_STREAM, sampler=train_self_forcing.CONFIG.sampler)
         save(out / part, config, two_players.trained(run or Path("runs/chime/self_forcing")))

@@ -61,7 +61,7 @@ def student_sigmas() -> tuple[float, ...]:
 
 
 def main(
-    teacher: Path = Path("runs/chime/teacher_second"),
+    teacher: Path = Path("runs/chime/teacher_third"),
     out: Path = FOLDER,
     count: int = 384,
     batch: int = 16,
