@@ -76,8 +76,9 @@ def stream_long(pipeline: Pipeline, config: Config) -> dict[str, Any]:
     ready = 0
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal) as progress:
+        chunks = machine.trimmed(stream)
         for k in progress.track(range(config.blocks), description="streaming"):
-            chunk = next(stream)
+            chunk = next(chunks)
             run.note(chunk)
             is_finite &= all(np.isfinite(x).all() for x in (*jax.device_get(made["denoise"]), chunk.audio))
             if k == 1:

@@ -252,7 +252,7 @@ def run_blocks(subject: Subject, path: Path | None) -> tuple[Run, tuple[int, int
         Overlapped(out.write if out else _drop) as consume,
         Progress(console=console, disable=not console.is_terminal) as progress,
     ):
-        for chunk in progress.track(stream, total=subject.blocks, description="streaming"):
+        for chunk in progress.track(machine.trimmed(stream), total=subject.blocks, description="streaming"):
             consume(chunk)
             if not len(chunk.video):
                 continue

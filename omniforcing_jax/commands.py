@@ -177,7 +177,7 @@ def run_stream(stream: ChunkStream, command: Stream, cues: Sequence[Cue]) -> Non
         ) as out,
         Overlapped(out.write) as write,
     ):
-        for chunk in _watched(chunks, stream, end, pace):
+        for chunk in _watched(machine.trimmed(chunks), stream, end, pace):
             write(chunk)
     print(f"{command.out}: {pace.frames} frames; first chunk {pace.first_chunk_s:.2f} s after start, {pace}")
 

@@ -1,15 +1,18 @@
 """The machine underneath: compiled-program cache, compile counts, memory in use and memory free.
 
-Only mains change settings (`use_compilation_cache`, `use_one_heap`); everything else here just looks.
+Only mains change settings (`use_compilation_cache`, `use_one_heap`, `trimmed`); everything else here just looks.
 """
 
 import ctypes
 import dataclasses
+import itertools
 import os
 import resource
 import sys
 import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import jax
 
@@ -17,6 +20,9 @@ _COMPILED = "/jax/core/compile/backend_compile_duration"  # also fires when the 
 _FROM_DISK = "/jax/compilation_cache/cache_hits"
 _IMPORTED = time.monotonic()
 _M_ARENA_MAX = -8  # of glibc's malloc.h
+_TRIM_EVERY = 100  # blocks
+
+T = TypeVar("T")
 
 
 def use_compilation_cache() -> Path:
@@ -35,9 +41,29 @@ def use_one_heap() -> None:
     which part of a block is chance, so the memory of a long stream would grow for hundreds of blocks although the bytes
     in use stay the same.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    mallopt = _of_glibc("mallopt")
     if mallopt is not None:
         mallopt(_M_ARENA_MAX, 1)
+
+
+def trimmed(blocks: Iterable[T]) -> Iterator[T]:
+    """Pass on the blocks of a long stream, and now and then give the free pages of glibc's heap back to the system.
+
+    The heap keeps the most that its threads ever held at one moment, and the longer a stream is the rarer are the
+    moments in it: without this resident memory grows by steps for hours. It takes a millisecond each time.
+    """
+    trim, count = _of_glibc("malloc_trim"), itertools.count(1)
+
+    def passed(block: T) -> T:
+        if trim is not None and next(count) % _TRIM_EVERY == 0:
+            trim(0)
+        return block
+
+    return map(passed, blocks)  # which holds no block itself
+
+
+def _of_glibc(name: str) -> Callable[..., int] | None:
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
 
 
 @dataclasses.dataclass
