@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 
 from experiments.chime.detect import Event, impacts, onsets
 from experiments.chime.prompts import COLOURS, Request
-from experiments.chime.track import SEEN, Tracks, watch
+from experiments.chime.track import Tracks, watch
 from experiments.chime.world import FRAME_RATE
 
 TOLERANCE = 0.1  # seconds between an impact and an onset that may belong together
@@ -219,31 +219,27 @@ def judge(clips: Sequence[Clip]) -> dict:
     return {**synchrony(clips, whole), **adherence(clips, whole), "drift": drift(clips)}
 
 
-def _presence(clip: Clip, request: Request) -> Float[np.ndarray, " n"]:
-    """Return for each ball asked for the share of the frames in which it is seen."""
-    wanted = [COLOURS.index(colour) for colour in request.colours]
-    return (clip.picture.tracks.visible[:, wanted] >= SEEN).mean(axis=0)
-
-
 def by_count(clips: Sequence[Clip]) -> dict[str, dict]:
     """Judge clips apart by the number of balls asked for, those without a request not at all.
 
     Beside synchrony and adherence: how many clips, impacts seen and onsets heard there are, and `presence`, the mean
     share of the frames in which a ball asked for is seen.
     """
-    groups: dict[int, list[tuple[Clip, Request]]] = {}
+    groups: dict[int, list[Clip]] = {}
+    presence: dict[int, list[float]] = {}
     for clip in clips:
         if clip.request is not None:
-            groups.setdefault(clip.request.count, []).append((clip, clip.request))
+            count, seen = clip.request.count, clip.picture.tracks.presence()
+            groups.setdefault(count, []).append(clip)
+            presence.setdefault(count, []).extend(seen[COLOURS.index(colour)] for colour in clip.request.colours)
     figures = {}
-    for count, group in sorted(groups.items()):
-        alike = [clip for clip, _ in group]
+    for count, alike in sorted(groups.items()):
         windows = [(0.0, clip.picture.seconds) for clip in alike]
         figures[str(count)] = {
             "clips": len(alike),
             "impacts": sum(len(clip.picture.impacts) for clip in alike),
             "onsets": sum(len(clip.sound.onsets) for clip in alike),
-            "presence": _mean(np.concatenate([_presence(*one) for one in group])),
+            "presence": _mean(presence[count]),
             **synchrony(alike, windows),
             **adherence(alike, windows),
         }

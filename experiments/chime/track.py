@@ -38,9 +38,13 @@ class Tracks:
         low, high = np.searchsorted(np.arange(len(self.visible)) / FRAME_RATE, [start, stop])
         return Tracks(**{name: value[low:high] for name, value in vars(self).items()})
 
+    def presence(self) -> Float[np.ndarray, " c"]:
+        """Return the share of the frames in which each colour is seen; 0 if there are none."""
+        return (self.visible >= SEEN).mean(axis=0) if len(self.visible) else np.zeros(self.visible.shape[1])
+
     def colours(self) -> tuple[int, ...]:
         """Return the colours that are usually seen."""
-        return tuple(np.flatnonzero((self.visible >= SEEN).mean(axis=0) >= USUAL).tolist()) if len(self.visible) else ()
+        return tuple(np.flatnonzero(self.presence() >= USUAL).tolist())
 
     def count(self) -> int:
         """Count balls: the colours usually seen, those of them that are usually there twice, and usual strangers."""
