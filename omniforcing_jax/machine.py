@@ -50,7 +50,7 @@ def trimmed(blocks: Iterable[T]) -> Iterator[T]:
     """Pass on the blocks of a long stream, and now and then give the free pages of glibc's heap back to the system.
 
     The heap keeps the most that its threads ever held at one moment, and the longer a stream is the rarer are the
-    moments in it: without this resident memory grows by steps for hours. It takes a millisecond each time.
+    moments in it: without this resident memory grows for hours (experiments/LOG.md).
     """
     trim, count = _of_glibc("malloc_trim"), itertools.count(1)
 

@@ -4,8 +4,8 @@ Every step is a command of its own that can be run by hand; a step that was fini
 that was stopped goes on from its checkpoint. `--codecs train` makes the codecs anew as well, otherwise the shipped ones
 are used: then everything else is made with them.
 
-Hardware: two CPU cores, about five hours with the shipped codecs (76, 68 and 45 minutes for the teacher's three
-phases, 37 for stage 2, 44 for stage 3), three more without.
+Hardware: two CPU cores, about five hours with the shipped codecs (76 and 68 minutes for the teacher's first
+phases, an hour beside other jobs for the third, 37 for stage 2, 44 for stage 3), three more without.
 Command: python -m experiments.chime.distil [--folder runs/distil]
 Expect: `student.json` with figures near those of the shipped student (README.md).
 """

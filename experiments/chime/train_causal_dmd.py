@@ -5,7 +5,7 @@ is scored as in stage 3. A student trained so never sees its own errors.
 
 Source: the reference's causal-dmd branch, specs/omniforcing.md 7.5. Deviations: clips are rendered, not the teacher's,
 which would take an hour to make; everything else is as in chime's stage 3, so that the two differ in the clip alone.
-Hardware: two CPU cores, 35 minutes for 700 steps.
+Hardware: two CPU cores, 50 minutes for 700 steps beside another training.
 Commands, after stage 2 (train_student):
   python -m experiments.chime.export --part stage2 --out runs/chime/weights
   python -m experiments.chime.train_causal_dmd [--minutes M]

@@ -6,7 +6,7 @@ each.
 
 Source: OmniForcing stage 3 (specs/omniforcing.md 7.4). Deviations: 4 million parameters learn at higher rates; the
 generator is updated at every second step of the critic, not at every fifth, because the run is short.
-Hardware: two CPU cores, 50 minutes for 700 steps.
+Hardware: two CPU cores, 54 minutes for 700 steps beside another training.
 Commands, after stage 2 (train_student):
   python -m experiments.chime.export --part stage2 --out runs/chime/weights
   python -m experiments.chime.train_self_forcing [--minutes M]

@@ -6,7 +6,7 @@ are heard and seen); from 0.95 it is as lost as from pure noise. What happens in
 0.98, where its own draws of sigma seldom fall, so the second phase goes on with draws from there
 (experiments/LOG.md), and the third does so once more, at a lower rate.
 
-Hardware: two CPU cores, 75, 68 and 45 minutes.
+Hardware: two CPU cores, 75 and 68 minutes, and an hour beside other jobs for the third.
 Commands, after codecs and latents:
   python -m experiments.chime.train_teacher [--minutes M]
   python -m experiments.chime.export --part teacher --run runs/chime/teacher
