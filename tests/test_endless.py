@@ -1,7 +1,9 @@
 """Streams without end: nothing jumps at the horizon, nothing is lost beyond it, and minute ten has noise of its own."""
 
 import dataclasses
+import itertools
 from fractions import Fraction
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -72,6 +74,23 @@ def test_a_short_run_of_the_long_experiment_finds_nothing_wrong():
     assert figures["device_bytes_end"] == figures["device_bytes_block10"]
     assert figures["pinned_key_error"] < 1e-6
     assert figures["angle_error"] < 1e-6
+
+
+def test_a_late_stream_that_takes_half_as_long_again_as_a_new_one_is_found_on_a_machine_that_slows_down(monkeypatch):
+    clock, slower = itertools.count(), iter(np.linspace(1, 3, 1000))
+    now = [0.0]
+
+    class Stream:
+        state = SimpleNamespace(cache=())
+
+        def __init__(self, cost):
+            self.cost = cost
+
+        def __next__(self):
+            now[0] += self.cost * next(slower) * (5 if next(clock) in (7, 90) else 1)
+
+    monkeypatch.setattr(endless.time, "perf_counter", lambda: now[0])
+    assert endless.time_in_turns(Stream(1.5), Stream(1.0)) == pytest.approx(1.5, rel=0.01)
 
 
 def test_the_long_experiment_would_see_pinned_keys_that_lag_behind():
