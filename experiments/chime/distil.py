@@ -61,8 +61,8 @@ def plan(arguments: Arguments) -> list[Step]:
     def step(name: str, module: str, *rest: str | Path) -> Step:
         return Step(name=name, module=module, arguments=tuple(map(str, rest)))
 
-    def export(part: str, run: str) -> Step:
-        return step(f"export {part} of {run}", "export", "--part", part, "--run", folder / run, "--out", weights)
+    def export(part: str, run: str, *more: str | Path) -> Step:
+        return step(f"export {part} of {run}", "export", "--part", part, "--run", folder / run, "--out", weights, *more)
 
     with_codecs = ("--encoders", weights / "codecs")
     made = []
@@ -95,7 +95,7 @@ def plan(arguments: Arguments) -> list[Step]:
         step("stage 2", "train_student", "--folder", folder / "stage2", "--teacher", weights / "teacher", *on_clips),
         export("stage2", "stage2"),
         step("stage 3", "train_self_forcing", "--folder", folder / "self_forcing", *players, *on_clips),
-        export("student", "self_forcing"),
+        export("student", "self_forcing", "--halfway", weights / "stage2"),
         step(
             "figures",
             "evaluate",

@@ -9,7 +9,7 @@ Hardware: two CPU cores, 50 minutes for 700 steps beside another training.
 Commands, after stage 2 (train_student):
   python -m experiments.chime.export --part stage2 --out runs/chime/weights
   python -m experiments.chime.train_causal_dmd [--minutes M]
-  python -m experiments.chime.export --part student --run runs/chime/causal_dmd --out FOLDER
+  python -m experiments.chime.export --part student --run runs/chime/causal_dmd --levels nine --out FOLDER
 Expect: `generator/dmd` falls slowly and jitters; study judges.
 """
 

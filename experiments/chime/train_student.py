@@ -183,7 +183,7 @@ def sampler(folder: Path):
     """Make a hook's call that streams the student in training with the codecs that ship."""
     from experiments.chime import export, samples  # export reads the runs of this module
 
-    pipeline = load_pipeline(train_teacher.ASSETS / "student", export.stage2_config())
+    pipeline = load_pipeline(train_teacher.ASSETS / "student", export.student_config())
     return samples.sampler(folder, pipeline, lambda trainer: trainer.params)
 
 

@@ -52,7 +52,8 @@ def test_what_a_step_reads_an_earlier_step_has_written(steps, tmp_path):
     written = {str(tmp_path / "weights" / "codecs")}
     for step in steps:
         options = dict(zip(step.arguments[::2], step.arguments[1::2], strict=False))
-        for flag in ("--data-file", "--teacher", "--student", "--begin", "--run", "--weights", "--encoders"):
+        reads = "--data-file --teacher --student --begin --run --halfway --weights --encoders"
+        for flag in reads.split():
             if flag in options:
                 assert options[flag] in written, f"{step.name}: {flag} {options[flag]}"
         if step.module == "export":
