@@ -168,8 +168,7 @@ def run_stream(stream: ChunkStream, command: Stream, cues: Sequence[Cue]) -> Non
     """Write the stream to its file, save it where that was asked for, and say how fast it was."""
     pace, end = Pace(), stream.blocks
     chunks = follow(stream, cues, command.recompute, command.fade)
-    if command.save_state is not None:
-        chunks = _saving(stream, chunks, command.save_state)
+    chunks = _until_ctrl_c(chunks) if command.save_state is None else _saving(stream, chunks, command.save_state)
     height, width = stream.picture_size
     with (
         Mp4Writer(
@@ -180,6 +179,18 @@ def run_stream(stream: ChunkStream, command: Stream, cues: Sequence[Cue]) -> Non
         for chunk in _watched(machine.trimmed(chunks), stream, end, pace):
             write(chunk)
     print(f"{command.out}: {pace.frames} frames; first chunk {pace.first_chunk_s:.2f} s after start, {pace}")
+
+
+def _until_ctrl_c(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+    """Pass chunks on until Ctrl-C; the block under way is the last one.
+
+    Python's own interrupt is raised wherever the program is, and lost where that is a destructor or a callback.
+    """
+    with _ctrl_c_noted() as noted:
+        for chunk in chunks:
+            yield chunk
+            if noted.is_set():
+                raise KeyboardInterrupt
 
 
 def _saving(stream: ChunkStream, chunks: Iterator[Chunk], folder: Path) -> Iterator[Chunk]:

@@ -280,6 +280,33 @@ def test_ctrl_c_ends_a_stream_after_a_whole_block_and_saves_it(monkeypatch, tmp_
     assert next(rest).index == saved.block
 
 
+class _InterruptedInDestructor:
+    """Python loses what is raised in a destructor, an interrupt too."""
+
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_in_a_destructor_ends_a_stream_after_the_block_under_way(monkeypatch, tmp_path):
+    write, written = Mp4Writer.write, []
+
+    def interrupted(writer, chunk):
+        written.append(chunk.index)
+        write(writer, chunk)
+
+    def made(chunks):
+        for chunk in chunks:
+            if chunk.index == 1:
+                _InterruptedInDestructor()
+            yield chunk
+
+    monkeypatch.setattr(Mp4Writer, "write", interrupted)
+    monkeypatch.setattr(machine, "trimmed", made)
+    assert main([str(a) for a in stream(tmp_path, seconds=5)]) == 130
+    assert written == [0, 1]
+    assert lengths(tmp_path / "a.mp4")
+
+
 def test_a_stream_reads_contexts_from_a_file(tmp_path):
     file, rng = tmp_path / "contexts.safetensors", np.random.default_rng(0)
     features = {name: rng.normal(size=(1, 16, 24)).astype(np.float32) for name in ("video", "audio")}
