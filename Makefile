@@ -39,7 +39,7 @@ test: $(VENV)/dev.stamp $(VENV)/libtpu.stamp
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-long: $(VENV)/dev.stamp $(VENV)/libtpu.stamp
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "long or not long"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m long
 	XLA_FLAGS="$(AS_USERS_DO)" $(BIN)/python -m pytest -n 2 --dist loadfile tests/golden tests/properties
 
 lint: $(VENV)/dev.stamp
