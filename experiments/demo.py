@@ -19,7 +19,7 @@ class Demo:
 
     prompt: str = "a red ball and a blue ball"
     seconds: int = 13
-    seed: int = 4
+    seed: int = 0
     out: Path = Path("out")
 
 
