@@ -8,13 +8,14 @@ import logging
 from pathlib import Path
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
+import optax
 import tyro
 
 from experiments.chime import latents, train_student, train_teacher, two_players
 from omniforcing_jax import config as configs
 from omniforcing_jax import schedule, weights
+from omniforcing_jax.config import require
 from omniforcing_jax.model.transformer import Transformer
 from omniforcing_jax.pipeline import PipelineConfig, assemble, save_pipeline
 from omniforcing_jax.presets import CHIME_CLIP, CHIME_STREAM
@@ -46,11 +47,10 @@ def student_config(levels: Levels = "sixteen") -> PipelineConfig:
 def halfway_to(params: Transformer, folder: Path) -> Transformer:
     """Take the mean of a student and the one in weights folder `folder` that its training began from.
 
-    It keeps what stage 3 gains, and what it costs is halved or gone (experiments/LOG.md).
+    What that keeps of either is in experiments/LOG.md.
     Source: Wortsman et al., arXiv 2109.01903, who do so with fine-tuned classifiers.
     """
-    begun = train_teacher.exported(folder, configs.CHIME)
-    return jax.tree.map(lambda own, other: (own + other) / 2, params, begun)
+    return optax.incremental_update(params, train_teacher.exported(folder, configs.CHIME), 0.5)
 
 
 def main(
@@ -64,7 +64,12 @@ def main(
 
     `levels` are those that a student streams with unless it is told otherwise. What is written of a run of stage 3 lies
     halfway between it and the student in weights folder `halfway`, if one is given: the one that the run began from.
+
+    Raises:
+      ValueError: if a flag is given that has no meaning for this part.
     """
+    require(part == "student" or halfway is None, "halfway", halfway, f"is for --part student, not {part}")
+    require(part != "teacher" or levels == "sixteen", "levels", levels, "is for students: a teacher has none")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("absl").setLevel(logging.WARNING)
     if part == "teacher":
