@@ -15,7 +15,7 @@ from converters.component import DIFFUSERS, LTX2, Component, Header, Naming, Sec
 from converters.rules import Axes, Rule
 from omniforcing_jax.codecs.audio_vae import AudioVAE, AudioVAEConfig
 from omniforcing_jax.codecs.mel import LTX2_MEL
-from omniforcing_jax.config import require
+from omniforcing_jax.strict_json import require
 
 PREFIX = "audio_vae."
 KERNEL: Axes = (2, 3, 1, 0)

@@ -25,8 +25,10 @@ from converters.choices import Choices
 from converters.component import LTX2
 from converters.piece import CHUNK
 from converters.transformer import COMPONENT
-from omniforcing_jax.config import LTX2_19B, CrossTimestep, ModelConfig, require
-from omniforcing_jax.tensor_file import write_runs
+from omniforcing_jax.config import CrossTimestep, ModelConfig
+from omniforcing_jax.io.tensor_file import write_runs
+from omniforcing_jax.pipeline.presets import LTX2_19B
+from omniforcing_jax.strict_json import require
 
 BFLOAT16 = np.dtype(jnp.bfloat16)
 MEASURE = "import sys; from converters import bench; bench.race(*sys.argv[1:])"

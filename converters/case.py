@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from converters.files import read_json_object
-from omniforcing_jax.config import require
-from omniforcing_jax.tensor_file import open_tensors
+from omniforcing_jax.io.tensor_file import open_tensors
+from omniforcing_jax.strict_json import require
 
 KINDS = ("variants", "runs", "guidance")
 STREAMS = ("video", "audio")

@@ -17,10 +17,11 @@ from converters.case import Case, Finding, compare, open_case
 from converters.check_forward import run_forward
 from converters.check_guided import run_guided
 from converters.check_rollout import run_rollout
-from omniforcing_jax import weights
-from omniforcing_jax.config import ModelConfig, require
+from omniforcing_jax.config import ModelConfig
+from omniforcing_jax.io import weights
 from omniforcing_jax.model.transformer import Transformer, transformer_spec
-from omniforcing_jax.nn.spec import abstract
+from omniforcing_jax.parallel.spec import abstract
+from omniforcing_jax.strict_json import require
 
 Run = Callable[[Case, str, ModelConfig, Transformer], dict[str, np.ndarray]]
 

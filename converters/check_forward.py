@@ -10,7 +10,7 @@ import numpy as np
 from converters.case import STREAMS, Case, as_latents, as_tokens
 from omniforcing_jax.config import ModelConfig
 from omniforcing_jax.layout import Block
-from omniforcing_jax.model.place import clip_block, place, rotaries
+from omniforcing_jax.model.positions import clip_block, make_positions, rotaries
 from omniforcing_jax.model.transformer import Transformer, predict, text_kv
 from omniforcing_jax.model.view import Sigmas, View, bidirectional, masked
 from omniforcing_jax.schedule import to_x0
@@ -30,7 +30,7 @@ def run_forward(case: Case, variant: str, config: ModelConfig, params: Transform
         frames, audio_frames = blocks[-1].video_end, blocks[-1].audio_end
         video = video[:, :frames]
     tokens = as_tokens(video)
-    tables = rotaries(config, place(config, clip_block(frames, audio_frames), tuple(case.setting("grid"))))
+    tables = rotaries(config, make_positions(config, clip_block(frames, audio_frames), tuple(case.setting("grid"))))
     shown = words.get("text_mask", True) if isinstance(words, dict) else case.settings.get("text_mask", False)
     mask = jnp.asarray(case["in.text_mask"], jnp.int32) if shown else None
     if isinstance(words, dict):

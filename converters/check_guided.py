@@ -21,12 +21,12 @@ from omniforcing_jax.guidance import (
     guided_x0,
     predict_passes,
 )
-from omniforcing_jax.model.dual_stream import Keep
-from omniforcing_jax.model.place import Rotaries, clip_block, place, rotaries
+from omniforcing_jax.model.dual_stream import Perturbation
+from omniforcing_jax.model.positions import Rotaries, clip_block, make_positions, rotaries
 from omniforcing_jax.model.transformer import Transformer
 from omniforcing_jax.model.whole_clip import predict_x0
 from omniforcing_jax.schedule import snap
-from omniforcing_jax.text.contexts import Contexts
+from omniforcing_jax.text.contexts import TextContexts
 
 PARTS = {Pass.PROMPT: "cond", Pass.NEGATIVE: "uncond", Pass.PERTURBED: "perturbed", Pass.ISOLATED: "isolated"}
 
@@ -39,9 +39,9 @@ def run_guided(case: Case, _: str, config: ModelConfig, params: Transformer) -> 
     """
     noise_v, noise_a = case["in.noise_video"], case["in.noise_audio"]
     clip = clip_block(noise_v.shape[1], noise_a.shape[1])
-    tables = rotaries(config, place(config, clip, (noise_v.shape[-2], noise_v.shape[-1])))
+    tables = rotaries(config, make_positions(config, clip, (noise_v.shape[-2], noise_v.shape[-1])))
     prompt, negative = (
-        Contexts(*(jnp.asarray(case[f"in.{stream}_context{ending}"]) for stream in STREAMS), mask=None)
+        TextContexts(*(jnp.asarray(case[f"in.{stream}_context{ending}"]) for stream in STREAMS), mask=None)
         for ending in ("", "_neg")
     )
     follow, look = _programs(config, _guidance(case, config))
@@ -82,7 +82,7 @@ def _programs(config: ModelConfig, guidance: GuidanceConfig) -> tuple[Callable[.
     """Compile the trajectory, and the passes of one step."""
 
     def network(params: Transformer, tables: Rotaries) -> Callable[..., Latents]:
-        def ask(latents: Latents, sigma: jax.Array, contexts: Contexts, keep: Keep) -> Latents:
+        def ask(latents: Latents, sigma: jax.Array, contexts: TextContexts, keep: Perturbation) -> Latents:
             return predict_x0(params, config, latents, sigma, contexts, tables, keep)
 
         return ask

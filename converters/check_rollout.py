@@ -11,10 +11,10 @@ from numpy.typing import ArrayLike
 
 from converters.case import STREAMS, Case, as_latents, as_tokens
 from converters.check_forward import QUICK
-from omniforcing_jax import rollout
-from omniforcing_jax.cache import Cache
+from omniforcing_jax import rollout, streams
 from omniforcing_jax.config import ModelConfig, SamplerConfig
 from omniforcing_jax.layout import FUSED, PREFIX
+from omniforcing_jax.model.cache import Cache
 from omniforcing_jax.model.transformer import Transformer
 
 HISTORIES = ("video_self", "audio_self", "a2v", "v2a")
@@ -32,13 +32,13 @@ def run_rollout(case: Case, run: str, config: ModelConfig, params: Transformer) 
     setting = _setting(case, run, config)
     plain = setting._replace(sampler=dataclasses.replace(setting.sampler, context_noise=0.0))  # all runs share it
     mask = jnp.asarray(case["in.text_mask"], jnp.int32) if case.settings.get("text_mask") else None
-    prompt = rollout.make_prompt(params, case["in.video_context"], case["in.audio_context"], mask, setting=setting)
+    prompt = rollout.make_prompt_kv(params, case["in.video_context"], case["in.audio_context"], mask, setting=setting)
     cache, made, result = rollout.make_cache(setting, len(case["in.video_context"])), [], {}
     steps = setting.sampler.steps
     for k in range(len(case.setting("blocks"))):
         block = f"{run}.block{k}"
         noise = _read(case, f"{block}.init_noise", *(f"{block}.step{i}.renoise" for i in range(steps - 1)))
-        tables = rollout.make_tables(setting, k)
+        tables = rollout.block_positions(setting, k)
         estimates = _denoise(params, cache, prompt, noise, tables, setting=plain)
         for i in range(steps):
             result |= _name(case, f"{block}.step{i}.x0", (estimates.video[i], estimates.audio[i]))
@@ -51,7 +51,7 @@ def run_rollout(case: Case, run: str, config: ModelConfig, params: Transformer) 
     return result | _name(case, f"{run}.final", clip) | _caches(case, run, cache, prompt)
 
 
-def _setting(case: Case, run: str, config: ModelConfig) -> rollout.Setting:
+def _setting(case: Case, run: str, config: ModelConfig) -> rollout.StaticConfig:
     """Make the sampler of a run, whose ring has room for the whole clip."""
     blocks = [tuple(block) for block in case.setting("blocks")]
     fitting = [layout for layout in (PREFIX, FUSED) if [*map(tuple, layout.blocks(blocks[-1][1]))] == blocks]
@@ -64,12 +64,12 @@ def _setting(case: Case, run: str, config: ModelConfig) -> rollout.Setting:
         context_noise=case.setting("runs")[run].get("context_sigma", 0.0),
     )
     rows, columns = case.latents("video").shape[-2:]
-    return rollout.Setting(config, sampler, (rows, columns))
+    return rollout.StaticConfig(config, sampler, (rows, columns))
 
 
-def _read(case: Case, *names: str) -> rollout.Latents:
+def _read(case: Case, *names: str) -> streams.Streams:
     """Stack recorded draws of both streams as tokens."""
-    return rollout.Latents(
+    return streams.Streams(
         video=jnp.stack([as_tokens(case[f"{name}.video"]) for name in names]),
         audio=jnp.stack([case[f"{name}.audio"] for name in names]),
     )
@@ -84,7 +84,7 @@ def _name(case: Case, name: str, streams: Sequence[ArrayLike]) -> dict[str, np.n
     }
 
 
-def _caches(case: Case, run: str, cache: Cache, prompt: rollout.Prompt) -> dict[str, np.ndarray]:
+def _caches(case: Case, run: str, cache: Cache, prompt: rollout.PromptKV) -> dict[str, np.ndarray]:
     """Return the keys and values that are recorded, of histories and of text."""
     result = {}
     for name in case.tensors:

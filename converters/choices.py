@@ -6,7 +6,7 @@ from typing import Literal
 
 from omniforcing_jax.config import CrossTimestep, GridPrecision, ModelConfig, RotaryKind, SamplerConfig
 from omniforcing_jax.layout import FUSED, PREFIX
-from omniforcing_jax.presets import RELEASED_SIGMAS
+from omniforcing_jax.pipeline.presets import RELEASED_SIGMAS
 
 LAYOUTS = {"prefix": PREFIX, "fused": FUSED}
 HORIZON_SECONDS = 5  # of LTX-2's and OmniForcing's clips of 121 frames

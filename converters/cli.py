@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from omniforcing_jax.arguments import read_command
+from omniforcing_jax.io.arguments import read_command
 
 
 @dataclass(frozen=True, kw_only=True)

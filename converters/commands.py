@@ -10,8 +10,9 @@ from converters import bench, check, convert, diff, export, inspect
 from converters.choices import Choices
 from converters.cli import Bench, Check, Convert, Diff, Export, Inspect
 from converters.swap import check_space
-from omniforcing_jax.config import CrossTimestep, GridPrecision, RotaryKind, require
-from omniforcing_jax.weights import write_json
+from omniforcing_jax.config import CrossTimestep, GridPrecision, RotaryKind
+from omniforcing_jax.io.atomic_write import write_json
+from omniforcing_jax.strict_json import require
 
 BYTES_PER_LAYER = 850_000_000  # at full width in bfloat16, with a share of what is not in layers
 

@@ -15,7 +15,7 @@ from typing import Any
 from jaxtyping import PyTree
 
 from converters.rules import Placement, Rule, check_rules, place
-from omniforcing_jax.weights import name_leaves
+from omniforcing_jax.io.weights import name_leaves
 
 LTX2 = "ltx2"  # one file, or shards: all components under their original keys, configs in its header
 DIFFUSERS = "diffusers"  # a folder with a subfolder and a config.json per component

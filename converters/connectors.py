@@ -10,8 +10,9 @@ from typing import Any
 
 from converters.component import DIFFUSERS, LTX2, Component, Header, Naming, Section
 from converters.rules import Rule, check_rules
-from omniforcing_jax.config import GridPrecision, RotaryKind, require
-from omniforcing_jax.nn.spec import abstract
+from omniforcing_jax.config import GridPrecision, RotaryKind
+from omniforcing_jax.parallel.spec import abstract
+from omniforcing_jax.strict_json import require
 from omniforcing_jax.text.connector import ConnectorConfig, ConnectorsConfig, connectors_spec
 from omniforcing_jax.text.features import FeatureNorm
 from omniforcing_jax.text.gemma import GEMMA_3_12B

@@ -20,9 +20,10 @@ from converters.piece import read_ahead
 from converters.plan import Plan, plan_part
 from converters.sources import find_parts
 from converters.swap import check_space, staging, swap_in
-from omniforcing_jax import pipeline, weights
 from omniforcing_jax.config import ModelConfig, SamplerConfig
-from omniforcing_jax.tensor_file import write_runs
+from omniforcing_jax.io import atomic_write, weights
+from omniforcing_jax.io.tensor_file import write_runs
+from omniforcing_jax.pipeline import weights_folder
 
 PASSED = "passed.safetensors"
 SOURCE = "source.json"
@@ -143,13 +144,13 @@ def _write_component(place: Path, plan: Plan, told: Callable[[int], None]) -> No
     place.mkdir()
     if part.component is not None:
         write_runs(place / weights.MODEL, plan.layout, read_ahead(plan.layout, plan.read, told))
-        weights.write_json(place / weights.CONFIG, part.component.write_own(part.config))
+        atomic_write.write_json(place / weights.CONFIG, part.component.write_own(part.config))
     if plan.passed:
         layout = {key: (piece.dtype, piece.shape) for key, piece in plan.passed.items()}
         write_runs(place / PASSED, layout, read_ahead(layout, plan.read_passed, told))
     for file in part.files:
         shutil.copyfile(file, place / Path(file).name)
-    weights.write_json(place / SOURCE, describe_source(part))
+    atomic_write.write_json(place / SOURCE, describe_source(part))
 
 
 def describe_source(part: Part) -> dict[str, Any]:
@@ -169,7 +170,7 @@ def _top_config(conversion: Conversion) -> dict[str, Any]:
     top = dict(weights.read_config(folder)) if _is_ours(folder) else {}
     elsewhere = {name: place for name, place in top.pop("components", {}).items() if name not in plans}
     if "transformer" in plans or not top:
-        top |= {"format": pipeline.FORMAT, "name": conversion.name, "resolution": list(conversion.resolution)}
+        top |= {"format": weights_folder.FORMAT, "name": conversion.name, "resolution": list(conversion.resolution)}
         top.pop("sampler", None)
         if conversion.sampler is not None:
             top["sampler"] = conversion.sampler.to_dict()

@@ -13,8 +13,8 @@ from converters.inspect import is_own
 from converters.own import open_own
 from converters.piece import Piece, pieces_of
 from converters.sources import find_parts
-from omniforcing_jax import weights
-from omniforcing_jax.tensor_file import as_bytes
+from omniforcing_jax.io import weights
+from omniforcing_jax.io.tensor_file import as_bytes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,9 +20,10 @@ from converters.piece import Piece, read_ahead
 from converters.registry import CLASSES, FOLDERS, PREFIXES
 from converters.sources import TOKENIZERS
 from converters.swap import check_space, staging
-from omniforcing_jax import weights
-from omniforcing_jax.config import CrossTimestep, ModelConfig, RotaryKind, require
-from omniforcing_jax.tensor_file import DTYPES, write_runs
+from omniforcing_jax.config import CrossTimestep, ModelConfig, RotaryKind
+from omniforcing_jax.io import atomic_write
+from omniforcing_jax.io.tensor_file import DTYPES, write_runs
+from omniforcing_jax.strict_json import require
 
 Target = Literal["ltx2", "diffusers", "omniforcing"]
 # The safetensors package writes types in this order, and names of a type in alphabetical order.
@@ -230,7 +231,7 @@ def run(export: Export) -> str:
                     (stage / "tokenizer").mkdir(exist_ok=True)
                     shutil.copyfile(file, stage / "tokenizer" / file.name)
             if any(output.folder for output in export.outputs):
-                weights.write_json(stage / "model_index.json", _model_index(export.outputs))
+                atomic_write.write_json(stage / "model_index.json", _model_index(export.outputs))
             for entry in sorted(stage.iterdir()):
                 os.replace(entry, export.out if single else export.out / entry.name)
             return str(meter)
@@ -252,9 +253,9 @@ def _write(folder: Path, output: Output, shard_bytes: int, told: Callable[[int],
     if len(shards) > 1:
         size = sum(piece.nbytes for piece in output.tensors.values())
         index = {"metadata": {"total_size": size}, "weight_map": places}
-        weights.write_json(folder / f"{output.stem}.safetensors.index.json", index)
+        atomic_write.write_json(folder / f"{output.stem}.safetensors.index.json", index)
     if output.model_config is not None:
-        weights.write_json(folder / "config.json", output.model_config)
+        atomic_write.write_json(folder / "config.json", output.model_config)
 
 
 def _cut(tensors: Mapping[str, Piece], shard_bytes: int) -> list[list[str]]:

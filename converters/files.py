@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from converters.piece import Piece, pieces_of
-from omniforcing_jax.tensor_file import TensorFile, open_tensors
+from omniforcing_jax.io.tensor_file import TensorFile, open_tensors
 
 INDEX = ".safetensors.index.json"
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from converters.component import HUGGING_FACE, Component, Header, Naming, Section
 from converters.rules import Rule
-from omniforcing_jax.config import require
-from omniforcing_jax.nn.spec import abstract
+from omniforcing_jax.parallel.spec import abstract
+from omniforcing_jax.strict_json import require
 from omniforcing_jax.text.gemma import GemmaConfig, gemma_spec
 
 CURRENT, TEXT_ONLY = f"{HUGGING_FACE}/current", f"{HUGGING_FACE}/text_only"

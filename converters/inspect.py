@@ -12,8 +12,8 @@ from converters.own import Own, open_own
 from converters.part import Part
 from converters.piece import Piece, pieces_of
 from converters.sources import find_parts
-from omniforcing_jax import weights
-from omniforcing_jax.tensor_file import NAMES
+from omniforcing_jax.io import weights
+from omniforcing_jax.io.tensor_file import NAMES
 from omniforcing_jax.text.tokenizer import FILE
 
 NEEDED = ("transformer", "video_vae", "audio_vae", "vocoder")  # by any command that makes picture and sound

@@ -15,8 +15,8 @@ from converters.component import LTX2
 from converters.ltx2_transformer import PREFIX
 from converters.piece import Piece, is_float, pieces_of
 from converters.plan import Plan, Run
-from omniforcing_jax.config import require
-from omniforcing_jax.tensor_file import open_tensors
+from omniforcing_jax.io.tensor_file import open_tensors
+from omniforcing_jax.strict_json import require
 
 KEY = re.compile(
     r"(?:model\.diffusion_model\.|diffusion_model\.|transformer\.)?(?P<module>.+)\.(?P<role>lora_[AB]\.weight|alpha)"

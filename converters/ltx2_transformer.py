@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from converters.rules import Placement, Rule, check_rules, gather, place, scatter
-from omniforcing_jax.weights import fill_tree, name_leaves
+from omniforcing_jax.io.weights import fill_tree, name_leaves
 
 PREFIX = "model.diffusion_model."
 PASSED = ("video_embeddings_connector.", "audio_embeddings_connector.")

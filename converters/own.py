@@ -15,10 +15,10 @@ from converters.files import read_json_object
 from converters.piece import Mapped, Piece, pieces_of
 from converters.registry import COMPONENTS, NAMES
 from converters.rules import Placement
-from omniforcing_jax import weights
 from omniforcing_jax.config import ModelConfig, RotaryKind
+from omniforcing_jax.io import weights
+from omniforcing_jax.io.tensor_file import TensorFile, open_tensors
 from omniforcing_jax.nn.rope import interleaving
-from omniforcing_jax.tensor_file import TensorFile, open_tensors
 from omniforcing_jax.text.connector import ConnectorsConfig
 
 # Leaves whose rows a rotation pairs: in the transformer, and in the connectors.

@@ -15,7 +15,7 @@ from typing import TypeVar
 import jax.numpy as jnp
 import numpy as np
 
-from omniforcing_jax.tensor_file import TensorFile
+from omniforcing_jax.io.tensor_file import TensorFile
 
 CHUNK = 1 << 20  # bytes looked at in one go: stays in a core's cache
 BLOCK = 8 * CHUNK  # bytes handed on in one go

@@ -12,7 +12,7 @@ import numpy as np
 from converters.part import Part
 from converters.piece import FLOATS, Piece, blocks, finite, is_float
 from converters.rules import Placement
-from omniforcing_jax.weights import compare_shapes
+from omniforcing_jax.io.weights import compare_shapes
 
 Layout = Mapping[str, tuple[np.dtype, tuple[int, ...]]]
 

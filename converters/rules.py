@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from omniforcing_jax.weights import compare_shapes
+from omniforcing_jax.io.weights import compare_shapes
 
 LAYER = "{i}"
 Shape = tuple[int, ...]

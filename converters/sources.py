@@ -21,7 +21,7 @@ from converters.pickled import open_pickle
 from converters.piece import pieces_of
 from converters.registry import CLASSES, FOLDERS, GEMMA, find_table
 from omniforcing_jax.config import ModelConfig
-from omniforcing_jax.tensor_file import open_tensors
+from omniforcing_jax.io.tensor_file import open_tensors
 from omniforcing_jax.text.tokenizer import what_is_missing
 
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")

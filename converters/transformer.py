@@ -20,10 +20,10 @@ from omniforcing_jax.config import (
     RotaryConfig,
     RotaryKind,
     StreamConfig,
-    require,
 )
 from omniforcing_jax.model.transformer import transformer_spec
-from omniforcing_jax.nn.spec import abstract
+from omniforcing_jax.parallel.spec import abstract
+from omniforcing_jax.strict_json import require
 
 # Original names to diffusers', first match wins; each pattern is anchored, because some names contain others.
 RENAMES = (

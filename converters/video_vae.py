@@ -15,9 +15,9 @@ from jaxtyping import PyTree
 from converters.component import DIFFUSERS, LTX2, Component, Header, Naming, Section
 from converters.rules import Axes, Rule
 from omniforcing_jax.codecs.conv import SpatialPadding
-from omniforcing_jax.codecs.video_config import Block, BlockKind, VideoVAEConfig
+from omniforcing_jax.codecs.video_config import BlockKind, VAEBlock, VideoVAEConfig
 from omniforcing_jax.codecs.video_vae import VideoVAE
-from omniforcing_jax.config import require
+from omniforcing_jax.strict_json import require
 
 PREFIX = "vae."
 STATISTICS = "per_channel_statistics."
@@ -99,7 +99,7 @@ def _require_alternation(config: VideoVAEConfig) -> None:
         require(kinds == [i % 2 == 0 for i in range(len(kinds))] and kinds[-1], name, _spell(blocks), rule)
 
 
-def _spell(blocks: tuple[Block, ...]) -> list[str]:
+def _spell(blocks: tuple[VAEBlock, ...]) -> list[str]:
     return [block.kind.value for block in blocks]
 
 
@@ -150,7 +150,7 @@ def read_header(header: Header) -> VideoVAEConfig:
     return config
 
 
-def _read_block(entry: Any, half: str, where: str) -> Block:
+def _read_block(entry: Any, half: str, where: str) -> VAEBlock:
     """Read `[name, {...}]` or `[name, layers]`."""
     is_pair = isinstance(entry, list | tuple) and len(entry) == 2 and isinstance(entry[0], str)
     require(is_pair, where, entry, "must be lists of [name, values]")
@@ -162,12 +162,12 @@ def _read_block(entry: Any, half: str, where: str) -> Block:
     kind = kinds[name]
     if kind is RES:
         values.expect({"inject_noise": False})
-        block = Block(kind=kind, layers=values.take("num_layers", int))
+        block = VAEBlock(kind=kind, layers=values.take("num_layers", int))
     elif half == "encoder":
-        block = Block(kind=kind, multiplier=values.take("multiplier", int, 2), residual=True)
+        block = VAEBlock(kind=kind, multiplier=values.take("multiplier", int, 2), residual=True)
     else:
         residual = values.take("residual", bool, False) and kind is BlockKind.ALL  # others do not listen to it
-        block = Block(kind=kind, multiplier=values.take("multiplier", int, 1), residual=residual)
+        block = VAEBlock(kind=kind, multiplier=values.take("multiplier", int, 1), residual=residual)
     values.close()
     return block
 
@@ -202,7 +202,7 @@ def write_header(config: VideoVAEConfig) -> dict[str, Any]:
     return {"vae": section}
 
 
-def _write_block(block: Block, suffix: str) -> list[Any]:
+def _write_block(block: VAEBlock, suffix: str) -> list[Any]:
     if block.kind is RES:
         return [block.kind.value, {"num_layers": block.layers}]
     values: dict[str, Any] = {"multiplier": block.multiplier}
@@ -248,11 +248,11 @@ def read_diffusers(values: Header) -> VideoVAEConfig:
     residual = section.take("upsample_residual", list, [True] * 3)
     tops = section.take("decoder_block_out_channels", list, [256, 512, 1024])
     encoder = [
-        Block(kind=_kind(section, name), multiplier=after // before, residual=True)
+        VAEBlock(kind=_kind(section, name), multiplier=after // before, residual=True)
         for name, before, after in zip(down, widths, widths[1:], strict=False)
     ]
     decoder = [  # types in the order of computation, the others from pixels to latents
-        Block(kind=_kind(section, name), multiplier=factor, residual=flag)
+        VAEBlock(kind=_kind(section, name), multiplier=factor, residual=flag)
         for name, factor, flag in zip(up[::-1], factors, residual, strict=False)
     ]
     config = VideoVAEConfig(
@@ -284,10 +284,10 @@ def _expect_all(section: Section, name: str, count: int, wanted: bool) -> None:
     require(set(values) <= {wanted}, f"{section.where}: {name}", values, f"must all be {wanted}")
 
 
-def _with_stages(layers: list[int], resamplings: list[Block]) -> tuple[Block, ...]:
+def _with_stages(layers: list[int], resamplings: list[VAEBlock]) -> tuple[VAEBlock, ...]:
     rule = f"must be one more than the {len(resamplings)} resamplings"
     require(len(layers) == len(resamplings) + 1, "layers per block", layers, rule)
-    stages = [Block(kind=RES, layers=count) for count in layers]
+    stages = [VAEBlock(kind=RES, layers=count) for count in layers]
     return (*(block for pair in zip(stages, resamplings, strict=False) for block in pair), stages[-1])
 
 

@@ -19,7 +19,7 @@ from converters.rules import Axes, Rule
 from omniforcing_jax.codecs.bandwidth import ExtensionConfig
 from omniforcing_jax.codecs.generator import Activation, Final, GeneratorConfig
 from omniforcing_jax.codecs.vocoder import Vocoder, VocoderConfig
-from omniforcing_jax.config import require
+from omniforcing_jax.strict_json import require
 
 PREFIX = "vocoder."
 KERNEL: Axes = (2, 1, 0)

@@ -25,11 +25,11 @@ from experiments import full_size
 from experiments.mains import refusing
 from omniforcing_jax.config import SamplerConfig
 from omniforcing_jax.distill.dmd import DmdConfig
-from omniforcing_jax.distill.players import WholeClip, from_clips
+from omniforcing_jax.distill.generator_critic import WholeClip, from_clips
 from omniforcing_jax.guidance import GuidanceConfig, StreamGuidance
 from omniforcing_jax.layout import latent_frames
 from omniforcing_jax.model.transformer import keep_projections
-from omniforcing_jax.rollout import Latents
+from omniforcing_jax.streams import Streams
 from omniforcing_jax.train.contexts import PairsWithContexts
 from omniforcing_jax.train.optimiser import OptimiserConfig
 
@@ -79,9 +79,9 @@ class Arguments(full_size.DmdArguments):
     """Blocks of 4 + 26 latents, then 3 + 25, as released; or of 1 + 1, then 3 + 25, with sinks, as in the paper."""
 
 
-def clips_of(batch: dict[str, Any]) -> Latents:
+def clips_of(batch: dict[str, Any]) -> Streams:
     """Take the ends of the trajectories."""
-    return Latents(*(batch[name][:, -1].astype(jnp.float32) for name in ("video", "audio")))
+    return Streams(*(batch[name][:, -1].astype(jnp.float32) for name in ("video", "audio")))
 
 
 def main(arguments: Arguments, config: Config = CONFIG) -> None:

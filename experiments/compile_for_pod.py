@@ -25,9 +25,9 @@ import tyro
 from experiments import hlo, pod_programs
 from experiments.mains import keep_figures, refusing
 from experiments.pod_plan import GIB, Chip, Estimate, Program, Slice, rank
-from omniforcing_jax.mesh import MeshConfig, make_mesh
 from omniforcing_jax.nn.kernels import Kernel, using
-from omniforcing_jax.presets import PRESETS
+from omniforcing_jax.parallel.mesh import MeshConfig, make_mesh
+from omniforcing_jax.pipeline.presets import PRESETS
 
 MOST_COMPILED = 3
 MOST_OF_HBM = 0.9

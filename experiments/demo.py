@@ -10,7 +10,7 @@ from pathlib import Path
 
 import tyro
 
-from omniforcing_jax.cli import main as command_line
+from omniforcing_jax.cli.main import main as command_line
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -32,15 +32,17 @@ from rich.console import Console
 from rich.progress import Progress
 
 from experiments import mains
-from omniforcing_jax import machine
-from omniforcing_jax.bench import EARLY, EDGE, PROMPT, Run
-from omniforcing_jax.config import require
-from omniforcing_jax.model.place import Turn, place, turning
+from omniforcing_jax.cli.bench_stream import EARLY, EDGE, PROMPT, StreamTimings
+from omniforcing_jax.io import machine
+from omniforcing_jax.model.positions import Shift, make_positions, shift_rotations
 from omniforcing_jax.nn.rope import Phases, frequencies, rotate
-from omniforcing_jax.pipeline import Pipeline, random_pipeline
-from omniforcing_jax.presets import PRESETS
-from omniforcing_jax.rollout import Setting
-from omniforcing_jax.stream import ChunkStream, open_stream
+from omniforcing_jax.pipeline.pipeline import Pipeline
+from omniforcing_jax.pipeline.presets import PRESETS
+from omniforcing_jax.pipeline.random_weights import random_pipeline
+from omniforcing_jax.rollout import StaticConfig
+from omniforcing_jax.stream.chunk_stream import ChunkStream
+from omniforcing_jax.stream.start import open_stream
+from omniforcing_jax.strict_json import require
 
 TWO_PI = 2 * Fraction("3.14159265358979323846264338327950288419716939937510582097494459")
 
@@ -65,7 +67,7 @@ class Config:
 
 def stream_long(pipeline: Pipeline, config: Config) -> dict[str, Any]:
     """Stream so many blocks and say what they cost and where the keys stand at the end."""
-    run, is_finite = Run(), True
+    run, is_finite = StreamTimings(), True
     made: dict[str, Any] = {}
     counter = machine.CompileCounter.start()
     opened = partial(open_stream, pipeline, PROMPT, seed=config.seed, height=config.height, width=config.width)
@@ -118,7 +120,7 @@ def pinned_key_error(stream: ChunkStream) -> float:
     model, cache, k = stream.setting.config, stream.state.cache, stream.state.block
     fraction = Fraction(stream.setting.sampler.shift_seconds(k)) / Fraction(model.rotary.max_seconds)
     solid, line = (exact_phases(grid, [2 * fraction]) for grid in grids(stream.setting))
-    turns, worst = turning(model, Turn(solid=solid, line=line)), 0.0
+    turns, worst = shift_rotations(model, Shift(solid=solid, line=line)), 0.0
     for name, slots in zip(("video_self", "audio_self"), (cache.video, cache.audio), strict=True):
         first, read = getattr(cache.pinned, name), getattr(cache.past, name).k
         exact = np.asarray(rotate(first, getattr(turns, name)))
@@ -127,10 +129,10 @@ def pinned_key_error(stream: ChunkStream) -> float:
     return worst
 
 
-def angle_error(setting: Setting, k: int) -> float:
+def angle_error(setting: StaticConfig, k: int) -> float:
     """Compare the phases that block k is made with, its own and those its pinned keys turn by, with exact ones."""
     model, block = setting.config, setting.sampler.layout.block(k)
-    found = place(model, block, setting.grid)
+    found = make_positions(model, block, setting.grid)
     frames = [Fraction(16 * t - 6, 48) for t in range(block.video_start, block.video_end)]  # midpoints, in seconds
     latents = [Fraction(8 * t - 2, 200) for t in range(block.audio_start, block.audio_end)]
     solid, line = grids(setting)
@@ -149,7 +151,7 @@ def exact_phases(grid: Float[np.ndarray, " W"], fractions: list[Fraction]) -> Ph
     return Phases(cos=np.cos(exact), sin=np.sin(exact))
 
 
-def grids(setting: Setting) -> tuple[np.ndarray, np.ndarray]:
+def grids(setting: StaticConfig) -> tuple[np.ndarray, np.ndarray]:
     """Frequencies of the three-axis and of the one-axis tables."""
     model = setting.config
     return frequencies(model.rotary, 3, model.video.width), frequencies(model.rotary, 1, model.audio.width)

@@ -19,17 +19,20 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import DTypeLike
 
-from omniforcing_jax import distributed, machine, weights
-from omniforcing_jax import mesh as meshes
-from omniforcing_jax.config import ModelConfig, SamplerConfig, require
+from omniforcing_jax.config import ModelConfig, SamplerConfig
 from omniforcing_jax.distill import dmd
-from omniforcing_jax.distill.players import SelfForcing, WholeClip
+from omniforcing_jax.distill.generator_critic import SelfForcing, WholeClip
+from omniforcing_jax.io import machine, weights
 from omniforcing_jax.layout import FUSED, PREFIX, Layout, latent_frames
-from omniforcing_jax.mesh import MeshConfig
 from omniforcing_jax.model.transformer import Transformer, transformer_spec
-from omniforcing_jax.pipeline import PipelineConfig, assemble, component_places, read_pipeline_config, save_pipeline
-from omniforcing_jax.rollout import Latents
+from omniforcing_jax.parallel import distributed
+from omniforcing_jax.parallel import mesh as meshes
+from omniforcing_jax.parallel.mesh import MeshConfig
+from omniforcing_jax.pipeline.pipeline import PipelineConfig, assemble
+from omniforcing_jax.pipeline.weights_folder import component_places, read_pipeline_config, save_pipeline
 from omniforcing_jax.schedule import ltx2_schedule, snap
+from omniforcing_jax.streams import Streams
+from omniforcing_jax.strict_json import require
 from omniforcing_jax.train import data, gradient, loop, optimiser, state, step
 from omniforcing_jax.train.compare import differences, refuse
 from omniforcing_jax.train.contexts import Contexts
@@ -245,13 +248,13 @@ class Prompts(Source):
         return self._contexts[self._rows[index]]
 
 
-def contexts_of(batch: dict[str, Any]) -> dmd.Contexts:
+def contexts_of(batch: dict[str, Any]) -> dmd.TextContexts:
     """Take the text features of a batch."""
     video, audio, mask = (batch[f"context_{name}"] for name in ("video", "audio", "mask"))
-    return dmd.Contexts(video, audio, mask.astype(jnp.int32))
+    return dmd.TextContexts(video, audio, mask.astype(jnp.int32))
 
 
-def context_of(contexts: Contexts, prompt: str) -> dmd.Contexts:
+def context_of(contexts: Contexts, prompt: str) -> dmd.TextContexts:
     """Read the text features of one prompt, as a batch of one.
 
     Raises:
@@ -302,7 +305,7 @@ def describe(arguments: Arguments, config: Any, student: PipelineConfig) -> dict
 
 
 def gradients(
-    players: SelfForcing | WholeClip, clips_of: Callable[[dict[str, Any]], Latents] | None = None
+    players: SelfForcing | WholeClip, clips_of: Callable[[dict[str, Any]], Streams] | None = None
 ) -> tuple[gradient.Gradient, gradient.Gradient]:
     """Build what the trainer asks of the generator and of the critic; beside them stand teacher and negative context.
 
@@ -311,7 +314,7 @@ def gradients(
       clips_of: takes the clean clips of a batch, for players that begin from such.
     """
 
-    def given(batch: dict[str, Any]) -> tuple[Latents, ...]:
+    def given(batch: dict[str, Any]) -> tuple[Streams, ...]:
         return () if clips_of is None else (clips_of(batch),)
 
     def generator(params: Any, batch: dict, key: jax.Array, extra: None, critic: Any, teacher: Any, negative: Any):
@@ -333,10 +336,10 @@ def distil(
     config: TwoPlayers,
     student: PipelineConfig,
     teacher: ModelConfig,
-    negative: dmd.Contexts,
+    negative: dmd.TextContexts,
     source: Source,
     players: SelfForcing | WholeClip,
-    clips_of: Callable[[dict[str, Any]], Latents] | None = None,
+    clips_of: Callable[[dict[str, Any]], Streams] | None = None,
 ) -> None:
     """Load the networks, train both players, and write the generator's average once the run is whole.
 

@@ -20,9 +20,9 @@ from jaxtyping import Float32, UInt8
 from experiments import mains
 from experiments.chime import world
 from omniforcing_jax.judge import report
-from omniforcing_jax.judge.read import read_media
+from omniforcing_jax.judge.media import read_media
 from omniforcing_jax.judge.seams import Blocks
-from omniforcing_jax.stream.mux import write_mp4
+from omniforcing_jax.stream.mp4 import write_mp4
 
 Video = UInt8[np.ndarray, "F S S 3"]
 Audio = Float32[np.ndarray, "samples 2"]

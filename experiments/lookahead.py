@@ -20,17 +20,19 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from omniforcing_jax import bench_decode
-from omniforcing_jax.cli import CHIME
+from omniforcing_jax.cli import bench_decode
 from omniforcing_jax.codecs.audio_vae import AudioVAE, AudioVAEConfig
 from omniforcing_jax.codecs.bandwidth import fourier_basis
 from omniforcing_jax.codecs.mel import MelConfig, filterbank
 from omniforcing_jax.codecs.snake import low_pass
 from omniforcing_jax.codecs.video_vae import LTX2_VIDEO_VAE, LTX23_VIDEO_VAE, VideoVAE, VideoVAEConfig
 from omniforcing_jax.codecs.vocoder import LTX2_VOCODER, LTX23_VOCODER, Vocoder, VocoderConfig
+from omniforcing_jax.io.atomic_write import write_json
+from omniforcing_jax.io.weights import fill_tree, name_leaves
 from omniforcing_jax.layout import PREFIX
-from omniforcing_jax.pipeline import Codecs, load_pipeline, read_pipeline_config
-from omniforcing_jax.weights import fill_tree, name_leaves, write_json
+from omniforcing_jax.pipeline.pipeline import Codecs
+from omniforcing_jax.pipeline.shipped import CHIME_WEIGHTS
+from omniforcing_jax.pipeline.weights_folder import load_pipeline, read_pipeline_config
 
 AUDIO = AudioVAEConfig(base_channels=16, z_channels=2, res_blocks=1)
 WIDTHS = {"latent_channels": 8, "encoder_base_channels": 8, "decoder_base_channels": 4}
@@ -108,7 +110,7 @@ def make_codecs(config: Config) -> tuple[Codecs, tuple[int, int]]:
         published = {"2.0": (LTX2_VIDEO_VAE, LTX2_VOCODER), "2.3": (LTX23_VIDEO_VAE, LTX23_VOCODER)}[config.case]
         video = dataclasses.replace(published[0], **WIDTHS)
         return random_codecs(video, narrow(published[1]), config.seed), config.grid
-    folder = CHIME / "student"
+    folder = CHIME_WEIGHTS / "student"
     pipeline = load_pipeline(folder, chime := read_pipeline_config(folder))
     codecs = pipeline.codecs
     if config.case == "chime both ways":

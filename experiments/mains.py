@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from omniforcing_jax.stream.mux import check_writable
-from omniforcing_jax.weights import write_json
+from omniforcing_jax.io.atomic_write import check_writable, write_json
 
 
 @contextlib.contextmanager

@@ -24,18 +24,18 @@ import tyro
 
 from experiments import full_size
 from experiments.mains import refusing
-from omniforcing_jax import mesh as meshes
-from omniforcing_jax import weights
-from omniforcing_jax.config import require
-from omniforcing_jax.distill.dmd import Contexts
+from omniforcing_jax.distill.dmd import TextContexts
 from omniforcing_jax.distill.trajectory import draw_noise, guided_entries
 from omniforcing_jax.guidance import LTX2_GUIDANCE, GuidanceConfig
+from omniforcing_jax.io import weights
 from omniforcing_jax.layout import FUSED, audio_latents, latent_frames
-from omniforcing_jax.model.place import clip_block, place, rotaries
+from omniforcing_jax.model.positions import clip_block, make_positions, rotaries
 from omniforcing_jax.model.transformer import Transformer
-from omniforcing_jax.pipeline import PipelineConfig
-from omniforcing_jax.rollout import Latents
+from omniforcing_jax.parallel import mesh as meshes
+from omniforcing_jax.pipeline.pipeline import PipelineConfig
 from omniforcing_jax.schedule import ltx2_schedule, snap
+from omniforcing_jax.streams import Streams
+from omniforcing_jax.strict_json import require
 from omniforcing_jax.train.pairs import pairs_header, write_pairs
 from omniforcing_jax.train.store import Writer
 
@@ -100,18 +100,18 @@ def open_teacher(folder: Path, config: Config) -> PipelineConfig:
 def make(
     params: Transformer,
     seeds: jax.Array,
-    prompt: Contexts,
-    negative: Contexts,
+    prompt: TextContexts,
+    negative: TextContexts,
     *,
     teacher: PipelineConfig,
     config: Config,
     dtype: np.dtype,
-) -> Latents:
+) -> Streams:
     """Make trajectories at the student's levels, [E, B, T, C] and [E, B, A, C]; `negative` is a batch of one."""
     sigmas = ltx2_schedule(config.steps)
     indices, _ = snap(config.student_steps, sigmas)
     frames, grid = latent_frames(FUSED.frames_for(config.seconds)), teacher.grid(*teacher.resolution)
-    places = place(teacher.model, clip_block(frames, audio_latents(frames)), grid)
+    places = make_positions(teacher.model, clip_block(frames, audio_latents(frames)), grid)
     noise = draw_noise(seeds, teacher.model, (frames * grid[0] * grid[1], audio_latents(frames)))
     away = jax.tree.map(lambda x: jnp.repeat(x, len(seeds), axis=0), negative)
     levels, rotation = jnp.asarray(sigmas, jnp.float32), rotaries(teacher.model, places)
@@ -147,7 +147,7 @@ def main(arguments: Arguments, config: Config = CONFIG) -> None:
         writer = Writer(arguments.folder, header, process=jax.process_index(), processes=processes)
         program = jax.jit(partial(make, teacher=teacher, config=config, dtype=dtype))
 
-        def make_rows(rows: np.ndarray) -> Latents:
+        def make_rows(rows: np.ndarray) -> Streams:
             read = [prompts[int(row)] for row in rows]
             batch = {name: np.stack([arrays[name] for arrays in read]) for name in read[0]}
             placed = full_size.contexts_of(meshes.place_batch(batch, arguments.batch, mesh))

@@ -10,7 +10,7 @@ import math
 
 from omniforcing_jax.config import ModelConfig, SamplerConfig
 from omniforcing_jax.layout import Block, latent_frames
-from omniforcing_jax.mesh import MeshConfig
+from omniforcing_jax.parallel.mesh import MeshConfig
 
 EFFICIENCY = 0.4  # of the peak, for ranking only
 KEPT_WIDTHS = (5, 8, 3)  # per video token and layer: D whole, D cut over tensor, d cut over tensor (keep_projections)

@@ -15,16 +15,16 @@ from jaxtyping import PyTree
 
 from experiments import full_size, stage2_ode, stage3_self_forcing
 from experiments.pod_plan import Program
-from omniforcing_jax import mesh as meshes
 from omniforcing_jax import rollout
 from omniforcing_jax.config import ModelConfig, SamplerConfig
-from omniforcing_jax.distill.players import SelfForcing
+from omniforcing_jax.distill.generator_critic import SelfForcing
 from omniforcing_jax.layout import latent_frames
 from omniforcing_jax.model.transformer import keep_projections, transformer_spec
-from omniforcing_jax.nn.sharding import activation_spec
-from omniforcing_jax.pipeline import PipelineConfig
-from omniforcing_jax.rollout import Setting
-from omniforcing_jax.text.contexts import Contexts
+from omniforcing_jax.parallel import mesh as meshes
+from omniforcing_jax.parallel.sharding import activation_spec
+from omniforcing_jax.pipeline.pipeline import PipelineConfig
+from omniforcing_jax.rollout import StaticConfig
+from omniforcing_jax.text.contexts import TextContexts
 from omniforcing_jax.train import gradient, optimiser, state, step
 
 DTYPE = jnp.dtype(jnp.bfloat16)
@@ -57,9 +57,9 @@ class Subject:
         return self.preset.sampler
 
     @property
-    def setting(self) -> Setting:
+    def setting(self) -> StaticConfig:
         """What is static in the programs of the student."""
-        return Setting(self.preset.model, self.sampler, self.preset.grid(*self.preset.resolution), DTYPE)
+        return StaticConfig(self.preset.model, self.sampler, self.preset.grid(*self.preset.resolution), DTYPE)
 
 
 def lower(program: Program, subject: Subject, mesh: Mesh) -> jax.stages.Lowered:
@@ -107,10 +107,10 @@ def _stream_block(subject: Subject, mesh: Mesh) -> jax.stages.Lowered:
     setting, batch = subject.setting, subject.batch
     params = meshes.abstract(transformer_spec(setting.config), mesh, DTYPE)
     video, audio, mask = _contexts(subject, batch, mesh)
-    prompt = jax.eval_shape(partial(rollout.make_prompt, setting=setting), params, video, audio, mask)
+    prompt = jax.eval_shape(partial(rollout.make_prompt_kv, setting=setting), params, video, audio, mask)
     cache = jax.eval_shape(lambda: rollout.make_cache(setting, batch))
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch))
-    tables = rollout.make_tables(setting, setting.sampler.past_blocks + 1)
+    tables = rollout.block_positions(setting, setting.sampler.past_blocks + 1)
 
     def block(cache: Any, params: Any, prompt: Any, keys: Any, tables: Any):
         latents = rollout.denoise_block(params, cache, prompt, keys, tables, setting=setting)
@@ -139,12 +139,12 @@ def _whole(tree: PyTree, mesh: Mesh) -> PyTree:
     return jax.tree.map(place, tree)
 
 
-def _contexts(subject: Subject, rows: int, mesh: Mesh) -> Contexts:
+def _contexts(subject: Subject, rows: int, mesh: Mesh) -> TextContexts:
     """Text features: of a batch cut by its rows, of one prompt whole."""
     place = meshes.batch_sharding(mesh) if rows % meshes.config_of(mesh).rows == 0 else meshes.replicated(mesh)
     channels = subject.preset.context_widths
     video, audio = (_array((rows, subject.text, width), "bfloat16", place) for width in channels)
-    return Contexts(video, audio, _array((rows, subject.text), "int32", place))
+    return TextContexts(video, audio, _array((rows, subject.text), "int32", place))
 
 
 def _batch(subject: Subject, mesh: Mesh, *, pairs: bool) -> dict[str, jax.ShapeDtypeStruct]:

@@ -20,10 +20,10 @@ import tyro
 from experiments import full_size
 from experiments.mains import refusing
 from omniforcing_jax.distill.dmd import DmdConfig
-from omniforcing_jax.distill.players import WholeClip, from_simulation
+from omniforcing_jax.distill.generator_critic import WholeClip, from_simulation
 from omniforcing_jax.guidance import GuidanceConfig, StreamGuidance
 from omniforcing_jax.layout import PREFIX, audio_latents, latent_frames
-from omniforcing_jax.model.place import clip_block
+from omniforcing_jax.model.positions import clip_block
 from omniforcing_jax.model.transformer import keep_projections
 from omniforcing_jax.train.optimiser import OptimiserConfig
 

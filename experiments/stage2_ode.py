@@ -24,13 +24,13 @@ from jaxtyping import DTypeLike
 
 from experiments import full_size
 from experiments.mains import refusing
-from omniforcing_jax import mesh as meshes
 from omniforcing_jax.config import SamplerConfig
 from omniforcing_jax.distill.ode import Context, Error, Trajectory, ode_loss
 from omniforcing_jax.layout import latent_frames
-from omniforcing_jax.model.place import clip_block, place, rotaries
+from omniforcing_jax.model.positions import clip_block, make_positions, rotaries
 from omniforcing_jax.model.transformer import Transformer, keep_projections, text_kv, transformer_spec
-from omniforcing_jax.pipeline import PipelineConfig
+from omniforcing_jax.parallel import mesh as meshes
+from omniforcing_jax.pipeline.pipeline import PipelineConfig
 from omniforcing_jax.train import data, gradient, loop, optimiser, state, step
 from omniforcing_jax.train.contexts import PairsWithContexts
 from omniforcing_jax.train.optimiser import OptimiserConfig
@@ -73,7 +73,7 @@ def make_loss(config: Config, student: PipelineConfig, sampler: SamplerConfig, d
     """Build the trainer's loss."""
     blocks = sampler.layout.blocks(latent_frames(sampler.layout.frames_for(config.seconds)))
     whole = clip_block(blocks[-1].video_end, blocks[-1].audio_end)
-    places = place(student.model, whole, student.grid(*student.resolution))
+    places = make_positions(student.model, whole, student.grid(*student.resolution))
 
     def loss(params: Transformer, batch: dict[str, Any], key: jax.Array, extra: None):
         video, audio = (batch[name].astype(jnp.float32).swapaxes(0, 1) for name in ("video", "audio"))

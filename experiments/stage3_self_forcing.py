@@ -21,10 +21,10 @@ from experiments import full_size
 from experiments.mains import refusing
 from omniforcing_jax.config import SamplerConfig
 from omniforcing_jax.distill.dmd import DmdConfig
-from omniforcing_jax.distill.players import SelfForcing, SelfForcingConfig
+from omniforcing_jax.distill.generator_critic import SelfForcing, SelfForcingConfig
 from omniforcing_jax.guidance import GuidanceConfig, StreamGuidance
 from omniforcing_jax.model.transformer import keep_projections
-from omniforcing_jax.rollout import Setting
+from omniforcing_jax.rollout import StaticConfig
 from omniforcing_jax.train.optimiser import OptimiserConfig
 
 ADAM = OptimiserConfig(  # the last rate is the first: constant
@@ -76,7 +76,7 @@ def main(arguments: Arguments, config: Config = CONFIG) -> None:
         negative = full_size.context_of(contexts, arguments.negative)
         prompts = full_size.Prompts(contexts, arguments.negative)
 
-        setting = Setting(student.model, sampler, student.grid(*student.resolution), jnp.dtype(arguments.dtype))
+        setting = StaticConfig(student.model, sampler, student.grid(*student.resolution), jnp.dtype(arguments.dtype))
         players = SelfForcing(setting, teacher, config.self_forcing, remat=keep_projections)
         full_size.distil(run, arguments, config, student, teacher, negative, prompts, players)
 

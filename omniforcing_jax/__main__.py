@@ -2,6 +2,6 @@
 
 import sys
 
-from omniforcing_jax.cli import main
+from omniforcing_jax.cli.main import main
 
 sys.exit(main())

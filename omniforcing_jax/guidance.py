@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from omniforcing_jax.config import Config, require
-from omniforcing_jax.model.dual_stream import Keep
+from omniforcing_jax.model.dual_stream import Perturbation
 from omniforcing_jax.schedule import euler_step
+from omniforcing_jax.strict_json import Config, require
 
 Latents = tuple[Array, Array]  # (video, audio), batch first
-PredictX0 = Callable[[Latents, Array, PyTree, Keep], Latents]  # latents, sigma [B], context, keep [L, B]
+PredictX0 = Callable[[Latents, Array, PyTree, Perturbation], Latents]  # latents, sigma [B], context, keep [L, B]
 
 
 class Pass(enum.Enum):
@@ -178,14 +178,14 @@ def _predict_together(
     batch, count = latents[0].shape[0], len(contexts)
     video, audio = (jnp.concatenate([x] * count) for x in latents)
     context = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *contexts.values())
-    keep = keep_of_passes(tuple(contexts), config, layers, batch)
+    keep = perturbation_of_passes(tuple(contexts), config, layers, batch)
     levels = jnp.tile(jnp.broadcast_to(jnp.asarray(sigma, jnp.float32), (batch,)), count)
     x0 = predict_x0((video, audio), levels, context, keep)
     pieces_v, pieces_a = (jnp.split(x, count) for x in x0)
     return dict(zip(contexts, zip(pieces_v, pieces_a, strict=True), strict=True))
 
 
-def keep_of_passes(passes: Sequence[Pass], config: GuidanceConfig, layers: int, batch: int) -> Keep:
+def perturbation_of_passes(passes: Sequence[Pass], config: GuidanceConfig, layers: int, batch: int) -> Perturbation:
     """Say what each pass leaves out, for a batch in which the passes lie one after another."""
     chosen = jnp.isin(jnp.arange(layers), jnp.array(config.stg_layers, jnp.int32))
 
@@ -198,8 +198,8 @@ def keep_of_passes(passes: Sequence[Pass], config: GuidanceConfig, layers: int, 
     perturbed = leave_out(Pass.PERTURBED, chosen)
     crossing = leave_out(Pass.ISOLATED, jnp.ones(layers, bool))
     if config.stg is Stg.DROP:
-        return Keep(video_self=perturbed, audio_self=perturbed, a2v=crossing, v2a=crossing)
-    return Keep(video_mix=perturbed, audio_mix=perturbed, a2v=crossing, v2a=crossing)
+        return Perturbation(video_self=perturbed, audio_self=perturbed, a2v=crossing, v2a=crossing)
+    return Perturbation(video_mix=perturbed, audio_mix=perturbed, a2v=crossing, v2a=crossing)
 
 
 def combine_passes(

@@ -2,7 +2,7 @@
 
 Pure functions of one block, their two compiled programs (block 0 and later blocks have shapes of their own, so each
 program is compiled twice), and a whole rollout for tests. A rollout knows no pixels and no clock of its own: the stream
-(stream/sampler.py) decides when a block is made and what happens to it between denoising and commit.
+(stream/chunk_stream.py) decides when a block is made and what happens to it between denoising and commit.
 Source: specs/omniforcing.md 6.3, 6.4.
 """
 
@@ -16,42 +16,43 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, DTypeLike, Float, Int, Key
 
-from omniforcing_jax.cache import Cache, commit, empty_cache, past_bias
 from omniforcing_jax.config import ModelConfig, SamplerConfig
+from omniforcing_jax.model.cache import Cache, commit, empty_cache, past_bias
 from omniforcing_jax.model.dual_stream import Text
-from omniforcing_jax.model.place import Places, Turn, place, rotaries, turn_by, turning
+from omniforcing_jax.model.positions import (
+    Positions,
+    Shift,
+    make_positions,
+    rotaries,
+    shift_phases,
+    shift_rotations,
+)
 from omniforcing_jax.model.transformer import Prediction, Transformer, predict, text_kv
 from omniforcing_jax.model.view import Sigmas, one_sigma, streaming
 from omniforcing_jax.nn.attention import NO_PAST, Sites
 from omniforcing_jax.schedule import add_noise, fresh_shares, renew, to_x0
+from omniforcing_jax.streams import Streams
 
 
-class Latents(NamedTuple):
-    """Tokens of both streams, [..., B, T, C] and [..., B, A, E], float32; the audio is without sinks."""
-
-    video: Float[Array, "... B T C"]
-    audio: Float[Array, "... B A E"]
-
-
-class Estimate(NamedTuple):
+class CleanEstimate(NamedTuple):
     """What a denoise step knows of its block: the clean tokens, and the noise that hides them."""
 
-    x0: Latents
-    noise: Latents
+    x0: Streams
+    noise: Streams
 
 
-class Given(NamedTuple):
+class Conditioning(NamedTuple):
     """Clean tokens of a block that are not made but known, of either stream; None is made."""
 
     video: Float[Array, "B T C"] | None = None
     audio: Float[Array, "B A E"] | None = None
 
 
-NONE_GIVEN = Given()
+NO_CONDITIONING = Conditioning()
 
 
 @struct.dataclass
-class Prompt:
+class PromptKV:
     """Text keys and values of a prompt: for the denoise steps and for the clean pass.
 
     With text AdaLN they depend on sigma, and `denoise` has a leading axis of denoise steps; without, both are one.
@@ -63,14 +64,14 @@ class Prompt:
 
 
 @struct.dataclass
-class Tables:
+class BlockPositions:
     """What the host knows of a block: where its tokens stand, and what pinned keys turn by before the next block."""
 
-    places: Places
-    turn: Turn
+    places: Positions
+    turn: Shift
 
 
-class Setting(NamedTuple):
+class StaticConfig(NamedTuple):
     """What is static in the programs of a stream.
 
     Attributes:
@@ -86,30 +87,30 @@ class Setting(NamedTuple):
     dtype: DTypeLike = jnp.dtype(jnp.float32)
 
 
-def make_tables(setting: Setting, k: int) -> Tables:
+def block_positions(setting: StaticConfig, k: int) -> BlockPositions:
     """Make the tables of block k, on the host: about a millisecond, a few kilobytes."""
     config, sampler = setting.config, setting.sampler
-    return Tables(
-        places=place(config, sampler.layout.block(k), setting.grid),
-        turn=turn_by(config, sampler.shift_seconds(k + 1)),
+    return BlockPositions(
+        places=make_positions(config, sampler.layout.block(k), setting.grid),
+        turn=shift_phases(config, sampler.shift_seconds(k + 1)),
     )
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def make_cache(setting: Setting, batch: int) -> Cache:
+def make_cache(setting: StaticConfig, batch: int) -> Cache:
     """Make the empty cache of a stream of `batch` rows, in the type that is computed in."""
     return empty_cache(setting.config, setting.sampler, setting.grid, batch, setting.dtype)
 
 
 @partial(jax.jit, static_argnames="setting")
-def make_prompt(
+def make_prompt_kv(
     params: Transformer,
     context_video: Float[Array, "B X Cv"],
     context_audio: Float[Array, "B X Ca"],
     mask: Int[Array, "B X"] | None,
     *,
-    setting: Setting,
-) -> Prompt:
+    setting: StaticConfig,
+) -> PromptKV:
     """Project the contexts of a prompt to the keys and values of all layers: once per prompt."""
 
     def at(sigma: float) -> Text:
@@ -118,14 +119,18 @@ def make_prompt(
 
     clean = at(setting.sampler.context_noise)
     if not setting.config.text_adaln:
-        return Prompt(denoise=clean, clean=clean, per_step=False)
+        return PromptKV(denoise=clean, clean=clean, per_step=False)
     steps = [at(sigma) for sigma in setting.sampler.sigmas[:-1]]
-    return Prompt(denoise=jax.tree.map(lambda *leaves: jnp.stack(leaves), *steps), clean=clean, per_step=True)
+    return PromptKV(denoise=jax.tree.map(lambda *leaves: jnp.stack(leaves), *steps), clean=clean, per_step=True)
 
 
 def draw_noise(
-    keys: Key[Array, " B"], block: Int[Array, ""], step: Int[Array, ""] | int, setting: Setting, like: Tables
-) -> Latents:
+    keys: Key[Array, " B"],
+    block: Int[Array, ""],
+    step: Int[Array, ""] | int,
+    setting: StaticConfig,
+    like: BlockPositions,
+) -> Streams:
     """Draw the noise of one denoise step: a function of (request, block, step, stream) and of nothing else.
 
     The clean pass has the step after the last one.
@@ -133,9 +138,9 @@ def draw_noise(
     tokens_v, tokens_a = _token_counts(setting, like)
     config = setting.config
 
-    def draw(key: Array) -> Latents:
+    def draw(key: Array) -> Streams:
         key = jax.random.fold_in(jax.random.fold_in(key, block), step)
-        return Latents(
+        return Streams(
             video=jax.random.normal(jax.random.fold_in(key, 0), (tokens_v, config.video.latent_channels)),
             audio=jax.random.normal(jax.random.fold_in(key, 1), (tokens_a, config.audio.latent_channels)),
         )
@@ -143,71 +148,73 @@ def draw_noise(
     return jax.vmap(draw)(keys)
 
 
-def draw_context_noise(keys: Key[Array, " B"], block: Int[Array, ""], setting: Setting, like: Tables) -> Latents | None:
+def draw_context_noise(
+    keys: Key[Array, " B"], block: Int[Array, ""], setting: StaticConfig, like: BlockPositions
+) -> Streams | None:
     """Draw the noise of a block's clean pass; None where the context noise is 0."""
     if not setting.sampler.context_noise:
         return None
     return draw_noise(keys, block, setting.sampler.steps, setting, like)
 
 
-def levels(setting: Setting) -> tuple[Float[Array, " M"], Float[Array, " M"]]:
+def levels(setting: StaticConfig) -> tuple[Float[Array, " M"], Float[Array, " M"]]:
     """Return the noise level of every denoise step and the share of its noise that is fresh."""
     renewal = setting.sampler.renewal
     shares = fresh_shares(setting.sampler.sigmas, math.inf if renewal is None else renewal)
     return jnp.asarray(setting.sampler.sigmas[:-1], jnp.float32), jnp.asarray(shares)
 
 
-def first_estimate(noise: Latents) -> Estimate:
+def first_estimate(noise: Streams) -> CleanEstimate:
     """What is known before the first step: nothing, and its noise."""
     noise = jax.tree.map(lambda x: x.astype(jnp.float32), noise)
-    return Estimate(x0=jax.tree.map(jnp.zeros_like, noise), noise=noise)
+    return CleanEstimate(x0=jax.tree.map(jnp.zeros_like, noise), noise=noise)
 
 
 def renoise(
-    last: Estimate, fresh: Latents, sigma: Float[Array, ""], share: Float[Array, ""], setting: Setting
-) -> Latents:
+    last: CleanEstimate, fresh: Streams, sigma: Float[Array, ""], share: Float[Array, ""], setting: StaticConfig
+) -> Streams:
     """Noise the last clean estimate to the next level: with fresh noise, or with a `renewal` with a share of it."""
     drawn = fresh
     if setting.sampler.renewal is not None:
-        drawn = Latents(*map(partial(renew, share=share), last.noise, fresh))
-    return Latents(*map(partial(add_noise, sigma=sigma), last.x0, drawn))
+        drawn = Streams(*map(partial(renew, share=share), last.noise, fresh))
+    return Streams(*map(partial(add_noise, sigma=sigma), last.x0, drawn))
 
 
 def denoise_step(
     params: Transformer,
     cache: Cache,
     text: Text,
-    noisy: Latents,
+    noisy: Streams,
     sigma: Float[Array, ""],
-    tables: Tables,
-    setting: Setting,
+    tables: BlockPositions,
+    setting: StaticConfig,
     *,
     remat: Callable[..., Any] | None = None,
-) -> Estimate:
+) -> CleanEstimate:
     """Predict a block once, both streams at one noise level, against the cache, which is only read.
 
     `remat` wraps the body of the scan over layers, where the step is differentiated.
     """
     prediction = _predict(params, cache, text, noisy, one_sigma(sigma[None]), tables, setting, remat=remat)
-    return read_velocity(noisy, Latents(prediction.video, prediction.audio), sigma, NONE_GIVEN)
+    return read_velocity(noisy, Streams(prediction.video, prediction.audio), sigma, NO_CONDITIONING)
 
 
-def read_velocity(noisy: Latents, velocity: Latents, sigma: Float[Array, ""], given: Given) -> Estimate:
+def read_velocity(noisy: Streams, velocity: Streams, sigma: Float[Array, ""], given: Conditioning) -> CleanEstimate:
     """Turn a predicted velocity into an estimate; what is given stands in the place of its own."""
-    x0 = _hold(Latents(*map(partial(to_x0, sigma=sigma), noisy, velocity)), given)
-    return Estimate(x0=x0, noise=Latents(x0.video + velocity.video, x0.audio + velocity.audio))
+    x0 = _hold(Streams(*map(partial(to_x0, sigma=sigma), noisy, velocity)), given)
+    return CleanEstimate(x0=x0, noise=Streams(x0.video + velocity.video, x0.audio + velocity.audio))
 
 
 def denoise(
     params: Transformer,
     cache: Cache,
-    prompt: Prompt,
-    noise: Latents,
-    tables: Tables,
-    setting: Setting,
-    given: Given = NONE_GIVEN,
-    context: Given = NONE_GIVEN,
-) -> Latents:
+    prompt: PromptKV,
+    noise: Streams,
+    tables: BlockPositions,
+    setting: StaticConfig,
+    given: Conditioning = NO_CONDITIONING,
+    context: Conditioning = NO_CONDITIONING,
+) -> Streams:
     """Run the denoise steps of one block against the cache, which is only read.
 
     Each step noises the last clean estimate, the first one a zero, and predicts a new one. The noise is fresh, or with
@@ -229,12 +236,12 @@ def denoise(
     """
     sigmas, shares = levels(setting)
 
-    def step(last: Estimate, inputs: tuple[Array, Array, Latents, Text | None]) -> tuple[Estimate, Latents]:
+    def step(last: CleanEstimate, inputs: tuple[Array, Array, Streams, Text | None]) -> tuple[CleanEstimate, Streams]:
         sigma, share, fresh, text = inputs
         noisy = _hold(renoise(last, fresh, sigma, share, setting), context)
         text = _text_beside(prompt.denoise if text is None else text, prompt.clean, given)
         velocity = _predict(params, cache, text, noisy, _sigmas_beside(sigma, given, setting), tables, setting)
-        last = read_velocity(noisy, Latents(velocity.video, velocity.audio), sigma, given)
+        last = read_velocity(noisy, Streams(velocity.video, velocity.audio), sigma, given)
         return last, last.x0
 
     texts = prompt.denoise if prompt.per_step else None
@@ -245,11 +252,11 @@ def denoise(
 def clean_pass(
     params: Transformer,
     cache: Cache,
-    prompt: Prompt,
-    latents: Latents,
-    noise: Latents | None,
-    tables: Tables,
-    setting: Setting,
+    prompt: PromptKV,
+    latents: Streams,
+    noise: Streams | None,
+    tables: BlockPositions,
+    setting: StaticConfig,
     bias: Sites | None = None,
 ) -> Cache:
     """Show the network the finished block at context noise and commit the keys and values that it gives.
@@ -259,22 +266,22 @@ def clean_pass(
     """
     sigma = jnp.float32(setting.sampler.context_noise)
     if noise is not None:
-        latents = Latents(*map(partial(add_noise, sigma=sigma), latents, noise))
+        latents = Streams(*map(partial(add_noise, sigma=sigma), latents, noise))
     fresh = _predict(params, cache, prompt.clean, latents, one_sigma(sigma[None]), tables, setting, bias).fresh
-    return commit(cache, fresh, turning(setting.config, tables.turn))
+    return commit(cache, fresh, shift_rotations(setting.config, tables.turn))
 
 
 @partial(jax.jit, static_argnames="setting")
 def denoise_block(
     params: Transformer,
     cache: Cache,
-    prompt: Prompt,
+    prompt: PromptKV,
     keys: Key[Array, " B"],
-    tables: Tables,
-    given: Given = NONE_GIVEN,
+    tables: BlockPositions,
+    given: Conditioning = NO_CONDITIONING,
     *,
-    setting: Setting,
-) -> Latents:
+    setting: StaticConfig,
+) -> Streams:
     """Denoise the next block: one program for block 0 and one for all later blocks, per choice of given streams."""
     steps = jnp.arange(setting.sampler.steps)
     noise = jax.vmap(lambda step: draw_noise(keys, cache.blocks_done, step, setting, tables))(steps)
@@ -286,27 +293,29 @@ def denoise_block(
 def commit_block(
     params: Transformer,
     cache: Cache,
-    prompt: Prompt,
+    prompt: PromptKV,
     keys: Key[Array, " B"],
-    latents: Latents,
-    tables: Tables,
+    latents: Streams,
+    tables: BlockPositions,
     *,
-    setting: Setting,
+    setting: StaticConfig,
 ) -> Cache:
     """Run the clean pass of a block and commit it in place: the cache that was passed in is gone."""
     noise = draw_context_noise(keys, cache.blocks_done, setting, tables)
     return clean_pass(params, cache, prompt, latents, noise, tables, setting)
 
 
-def rollout(params: Transformer, prompt: Prompt, keys: Key[Array, " B"], blocks: int, *, setting: Setting) -> Latents:
+def rollout(
+    params: Transformer, prompt: PromptKV, keys: Key[Array, " B"], blocks: int, *, setting: StaticConfig
+) -> Streams:
     """Roll out whole clips of `blocks` blocks, one row per key: the slow and simple form of a stream."""
     cache, made = make_cache(setting, len(keys)), []
     for k in range(blocks):
-        tables = make_tables(setting, k)
+        tables = block_positions(setting, k)
         latents = denoise_block(params, cache, prompt, keys, tables, setting=setting)
         cache = commit_block(params, cache, prompt, keys, latents, tables, setting=setting)
         made.append(latents)
-    return Latents(*(jnp.concatenate(pieces, axis=1) for pieces in zip(*made, strict=True)))
+    return Streams(*(jnp.concatenate(pieces, axis=1) for pieces in zip(*made, strict=True)))
 
 
 def to_frames(video: Float[Array, "B T C"], grid: tuple[int, int]) -> Float[Array, "B F h w C"]:
@@ -314,26 +323,26 @@ def to_frames(video: Float[Array, "B T C"], grid: tuple[int, int]) -> Float[Arra
     return video.reshape(video.shape[0], -1, *grid, video.shape[-1])
 
 
-def _at_context_noise(given: Given, noise: Latents | None, setting: Setting) -> Given:
+def _at_context_noise(given: Conditioning, noise: Streams | None, setting: StaticConfig) -> Conditioning:
     if noise is None:
         return given
     add = partial(add_noise, sigma=setting.sampler.context_noise)
-    return Given(*(None if known is None else add(known, own) for known, own in zip(given, noise, strict=True)))
+    return Conditioning(*(None if known is None else add(known, own) for known, own in zip(given, noise, strict=True)))
 
 
-def _hold(latents: Latents, given: Given) -> Latents:
+def _hold(latents: Streams, given: Conditioning) -> Streams:
     """Put what is given in the place of what was made."""
-    return Latents(*(x if known is None else known for x, known in zip(latents, given, strict=True)))
+    return Streams(*(x if known is None else known for x, known in zip(latents, given, strict=True)))
 
 
-def _sigmas_beside(sigma: Float[Array, ""], given: Given, setting: Setting) -> Sigmas:
+def _sigmas_beside(sigma: Float[Array, ""], given: Conditioning, setting: StaticConfig) -> Sigmas:
     """Give each stream its noise level: a given one has that of the clean pass."""
     context = jnp.float32(setting.sampler.context_noise)
     video, audio = (sigma if known is None else context for known in given)
     return Sigmas(video=video[None, None], audio=audio[None, None])
 
 
-def _text_beside(text: Text, clean: Text, given: Given) -> Text:
+def _text_beside(text: Text, clean: Text, given: Conditioning) -> Text:
     """Let a given stream read its text as in the clean pass."""
     return Text(
         video=text.video if given.video is None else clean.video,
@@ -346,10 +355,10 @@ def _predict(
     params: Transformer,
     cache: Cache,
     text: Text,
-    latents: Latents,
+    latents: Streams,
     sigmas: Sigmas,
-    tables: Tables,
-    setting: Setting,
+    tables: BlockPositions,
+    setting: StaticConfig,
     bias: Sites | None = None,
     remat: Callable[..., Any] | None = None,
 ) -> Prediction:
@@ -362,11 +371,11 @@ def _predict(
     return predict(params, config, *latents, view, text, past=past, dtype=setting.dtype, remat=remat)
 
 
-def _is_first(setting: Setting, tables: Tables) -> bool:
+def _is_first(setting: StaticConfig, tables: BlockPositions) -> bool:
     """Tell block 0 from later blocks by its length, which always differs."""
     return len(tables.places.time.cos) == setting.sampler.layout.first_v
 
 
-def _token_counts(setting: Setting, tables: Tables) -> tuple[int, int]:
+def _token_counts(setting: StaticConfig, tables: BlockPositions) -> tuple[int, int]:
     rows, columns = setting.grid
     return len(tables.places.time.cos) * rows * columns, len(tables.places.audio_time.cos)

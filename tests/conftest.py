@@ -39,7 +39,7 @@ def strict():
 @pytest.fixture(scope="module", autouse=True)
 def _drop_old_programs():
     """Compiled programs are never let go by themselves; a worker would hold those of all its files."""
-    from omniforcing_jax import machine
+    from omniforcing_jax.io import machine
 
     yield
     if machine.resident_bytes() < ENOUGH_BYTES:
@@ -53,7 +53,7 @@ def _drop_old_programs():
 
 @pytest.fixture(autouse=True)
 def _leave_the_users_cache_alone(monkeypatch):
-    monkeypatch.setattr("omniforcing_jax.machine.use_compilation_cache", lambda: None)
+    monkeypatch.setattr("omniforcing_jax.io.machine.use_compilation_cache", lambda: None)
 
 
 @pytest.fixture
@@ -63,8 +63,9 @@ def no_work(monkeypatch):
     def load(*arguments):
         raise AssertionError("weights were loaded")
 
-    monkeypatch.setattr("omniforcing_jax.commands.load", load)
-    monkeypatch.setattr("omniforcing_jax.stream.request.load", load)
+    monkeypatch.setattr("omniforcing_jax.cli.stream.load", load)
+    monkeypatch.setattr("omniforcing_jax.cli.sample.load", load)
+    monkeypatch.setattr("omniforcing_jax.pipeline.checks.load", load)
 
 
 def pytest_collection_modifyitems(config, items):

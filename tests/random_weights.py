@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from omniforcing_jax.weights import name_leaves
+from omniforcing_jax.io.weights import name_leaves
 
 
 def fill(shapes, seed: int = 0):

@@ -1,6 +1,6 @@
 """What a refused command looks like: exit code 2, nothing on stdout, one line on stderr."""
 
-from omniforcing_jax.cli import main
+from omniforcing_jax.cli.main import main
 
 
 def refusal(capsys, arguments) -> str:

@@ -7,9 +7,9 @@ import pytest
 from tiny_stream import PROMPT, folders, student
 
 from experiments.bench import gpu
-from omniforcing_jax import bench
-from omniforcing_jax.cli import Bench
-from omniforcing_jax.stream.open import plan_stream
+from omniforcing_jax.cli import bench_stream
+from omniforcing_jax.cli.options import BenchOptions
+from omniforcing_jax.stream.start import plan_stream
 
 # As issue 2 fixes them.
 KEYS = re.findall(
@@ -22,8 +22,8 @@ PARTS = {"text", "denoise", "clean_pass", "video_decode", "audio_decode", "copy"
 
 
 def figures(blocks=13, mux=True):
-    subject = bench.Subject(pipeline=student(), plan=plan_stream(student(), PROMPT, None), blocks=blocks)
-    return bench.measure(subject, mux=mux, cold_s=None)
+    subject = bench_stream.BenchSubject(pipeline=student(), plan=plan_stream(student(), PROMPT, None), blocks=blocks)
+    return bench_stream.measure(subject, mux=mux, cold_s=None)
 
 
 def test_the_figures_of_a_run_are_those_that_others_rely_on():
@@ -44,15 +44,17 @@ def test_without_a_file_nothing_is_muxed():
 
 
 def test_a_run_counts_late_chunks_and_speed_from_the_second_block_on():
-    run = bench.Run(times=[10.0, 10.5, 11.0, 12.9], frames=[1, 24, 24, 24], starts=[0.0, 1 / 24, 25 / 24, 49 / 24])
+    run = bench_stream.StreamTimings(
+        times=[10.0, 10.5, 11.0, 12.9], frames=[1, 24, 24, 24], starts=[0.0, 1 / 24, 25 / 24, 49 / 24]
+    )
     assert run.block_ms == pytest.approx([500, 1900])
     assert run.frames_per_second == pytest.approx(48 / 2.4)
     assert run.underruns == 2  # at 0.5 s for 0.04 s, and at 2.9 s for 2.04 s
 
 
 def test_a_cold_start_says_when_a_second_could_be_played_and_what_it_compiled(capsys, tmp_path):
-    command = Bench(what="stream", blocks=3, json=tmp_path / "a.json", weights=folders() / "student")
-    bench.start_cold(command)
+    command = BenchOptions(what="stream", blocks=3, json=tmp_path / "a.json", weights=folders() / "student")
+    bench_stream.start_cold(command)
     answer = json.loads(capsys.readouterr().out)
     assert answer["seconds"] > 0
     assert answer["compiled"] >= 0

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from omniforcing_jax.cache import Slots, commit, empty_cache, past_bias, readable
 from omniforcing_jax.config import SamplerConfig
 from omniforcing_jax.layout import PREFIX
-from omniforcing_jax.model.place import place, rotaries, turn_by, turning
+from omniforcing_jax.model.cache import Slots, commit, empty_cache, past_bias, readable_range
+from omniforcing_jax.model.positions import make_positions, rotaries, shift_phases, shift_rotations
 from omniforcing_jax.model.transformer import predict
 from omniforcing_jax.model.view import one_sigma, streaming
 from omniforcing_jax.nn.attention import KV, Sites
@@ -84,13 +84,13 @@ def test_the_next_block_may_read_just_its_window_and_what_is_pinned(window, pin)
 
 def test_readable_slots_are_a_prefix_while_block_0_is_pinned():
     slots = Slots(first=6, sinks=2, step=18, ring=3, pinned=8)
-    ends = [tuple(int(x) for x in readable(slots, jnp.int32(k))) for k in range(7)]
+    ends = [tuple(int(x) for x in readable_range(slots, jnp.int32(k))) for k in range(7)]
     assert ends == [(0, 0), (0, 8), (0, 26), (0, 44), (0, 62), (0, 62), (0, 62)]
 
 
 def test_an_unpinned_block_0_drops_off_the_front():
     slots = Slots(first=6, sinks=2, step=18, ring=2, pinned=2)
-    starts = [int(readable(slots, jnp.int32(k))[0]) for k in range(6)]
+    starts = [int(readable_range(slots, jnp.int32(k))[0]) for k in range(6)]
     assert starts == [0, 0, 0, 6, 6, 6]
 
 
@@ -124,7 +124,7 @@ def test_as_many_sinks_as_a_blocks_audio_confuse_nobody():
 def test_pinned_keys_and_only_they_are_turned_and_always_from_their_first_place(pin, moved):
     cache = after(SINKS, 3, pin_prefix=pin)
     third, fourth = marked(SINKS, cache, 3), marked(SINKS, cache, 4)
-    turns = [turning(SINKS, turn_by(SINKS, seconds)) for seconds in (0, 1, 2)]
+    turns = [shift_rotations(SINKS, shift_phases(SINKS, seconds)) for seconds in (0, 1, 2)]
     turned = commit_one(commit_one(cache, third, turns[1]), fourth, turns[2])
     once = commit_one(commit_one(cache, third, turns[0]), fourth, turns[2])
     still = commit_one(commit_one(cache, third, turns[0]), fourth, turns[0])
@@ -143,7 +143,7 @@ def big_program(window):
     params, grid = random_params(config), GRID
     cache = empty_cache(config, s, grid, BATCH)
     text, latents = random_text(config, params), random_latents(config, 3, 25)
-    placed = place(config, PREFIX.block(1), grid), turn_by(config, 0)
+    placed = make_positions(config, PREFIX.block(1), grid), shift_phases(config, 0)
 
     def denoise(params, cache, latents, places, text):
         view = streaming(config, rotaries(config, places), one_sigma(jnp.full(BATCH, 0.5)), past_bias(cache))
@@ -155,7 +155,7 @@ def big_program(window):
 
     def clean(params, cache, latents, placed, text):
         out = denoise(params, cache, latents, placed[0], text)
-        return commit(cache, out.fresh, turning(config, placed[1]))
+        return commit(cache, out.fresh, shift_rotations(config, placed[1]))
 
     return (step, clean), (params, cache, latents, placed, text)
 

@@ -11,11 +11,11 @@ from refusal import refusal
 from safetensors.numpy import load_file, save_file
 from tiny_stream import PROMPT, folders, student
 
-from omniforcing_jax import machine
-from omniforcing_jax.cli import main
-from omniforcing_jax.stream import open_stream, resume, save
-from omniforcing_jax.stream.mux import Mp4Writer
-from omniforcing_jax.stream.saved import read_saved
+from omniforcing_jax.cli.main import main
+from omniforcing_jax.io import machine
+from omniforcing_jax.stream.mp4 import Mp4Writer
+from omniforcing_jax.stream.saved import read_saved, resume, save
+from omniforcing_jax.stream.start import open_stream
 
 
 def stream(tmp_path, *more, weights=None, prompt=PROMPT, seconds=2, out=None):

@@ -2,8 +2,9 @@ import dataclasses
 
 import pytest
 
-from omniforcing_jax.config import CHIME, CHIME_TEACHER, LTX2_19B, TINY, CrossTimestep, ModelConfig, SamplerConfig
+from omniforcing_jax.config import CrossTimestep, ModelConfig, SamplerConfig
 from omniforcing_jax.layout import FUSED
+from omniforcing_jax.pipeline.presets import CHIME, CHIME_TEACHER, LTX2_19B, TINY
 
 SIGMAS = (1.0, 0.75, 0.0)
 

@@ -12,11 +12,12 @@ import tiny_stream
 from refusal import refusal
 from tiny_text import ENCODER, WITHOUT_WORDS, build_tokenizer, folders
 
-from omniforcing_jax import commands, machine
-from omniforcing_jax.cli import main
-from omniforcing_jax.pipeline import find_text, load_pipeline, read_pipeline_config
-from omniforcing_jax.stream import open_stream
-from omniforcing_jax.stream.clip import plan_clip, read_prompts
+from omniforcing_jax.cli import stream as stream_command
+from omniforcing_jax.cli.main import main
+from omniforcing_jax.io import machine
+from omniforcing_jax.pipeline.weights_folder import find_text, load_pipeline, read_pipeline_config
+from omniforcing_jax.sample.clip import plan_clip, read_prompts
+from omniforcing_jax.stream.start import open_stream
 from omniforcing_jax.text.store import open_store, write_store
 
 PROMPTS = ("a red ball", "a blue ball and Zoë")
@@ -134,8 +135,8 @@ def opened(monkeypatch):
         loaded.append(gemmas())
         return load_pipeline(*arguments)
 
-    monkeypatch.setattr(commands, "load", load)
-    monkeypatch.setattr(commands, "run_stream", lambda stream, command, cues: found.append((stream, cues)))
+    monkeypatch.setattr(stream_command, "load", load)
+    monkeypatch.setattr(stream_command, "run_stream", lambda stream, command, cues: found.append((stream, cues)))
     return found, loaded
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from omniforcing_jax import distributed
+from omniforcing_jax.parallel import distributed
 
 PLAIN = {"JAX_COORDINATOR_ADDRESS": "host:1234", "JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "2"}
 SLURM = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_PROCID": "2"}  # in a batch script, outside of srun

@@ -15,7 +15,7 @@ from experiments import endless
 from omniforcing_jax import rollout as r
 from omniforcing_jax.config import SamplerConfig
 from omniforcing_jax.layout import FUSED, PREFIX, Layout
-from omniforcing_jax.model.place import turn_by
+from omniforcing_jax.model.positions import shift_phases
 
 TWO_SECONDS = Layout(first_v=1, first_a=1, step_v=6, step_a=50)
 MINUTE_TEN = 600
@@ -35,7 +35,7 @@ def test_pinned_keys_keep_the_distance_that_they_had_at_the_horizon_and_do_not_j
 
 @pytest.mark.parametrize("seconds", [1, 3_600, 36_000])
 def test_pinned_keys_turn_by_the_exact_angle_however_long_the_stream(seconds):
-    turn = turn_by(SETTING.config, seconds)
+    turn = shift_phases(SETTING.config, seconds)
     for phases, grid in zip((turn.solid, turn.line), endless.grids(SETTING), strict=True):
         exact = endless.exact_phases(grid, [2 * Fraction(seconds, 20)])
         np.testing.assert_allclose(phases.cos, exact.cos, atol=1e-6, rtol=0)
@@ -50,7 +50,7 @@ def test_a_block_stands_at_the_exact_angle_however_long_the_stream(k):
 def test_noise_of_a_block_depends_on_its_request_and_its_number_only():
     """A network of zeros hands its noise through, so the block is what was drawn for it."""
     silent = jax.tree.map(jnp.zeros_like, student().transformer)
-    prompt, tables = text(rows=2), r.make_tables(SETTING, MINUTE_TEN)
+    prompt, tables = text(rows=2), r.block_positions(SETTING, MINUTE_TEN)
     empty = r.make_cache(SETTING, 2)
 
     def made(fill, block=MINUTE_TEN):

@@ -7,7 +7,7 @@ import pytest
 
 from experiments import endless, judge_controls, mains
 from experiments.chime import change, drift, given, levels
-from omniforcing_jax import machine
+from omniforcing_jax.io import machine
 
 
 def _refused(capsys, work, *args):

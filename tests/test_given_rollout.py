@@ -13,10 +13,10 @@ from tiny_stream import GRID, SETTING, TOKENS, keys, student, text
 from omniforcing_jax import rollout as r
 from omniforcing_jax.config import CrossTimestep
 from omniforcing_jax.layout import block_of_frames
-from omniforcing_jax.model.place import clip_block, place, rotaries
+from omniforcing_jax.model.positions import clip_block, make_positions, rotaries
 from omniforcing_jax.model.transformer import predict, transformer_spec
 from omniforcing_jax.model.view import Sigmas, Times, bidirectional, masked, one_sigma
-from omniforcing_jax.nn.spec import abstract
+from omniforcing_jax.parallel.spec import abstract
 from omniforcing_jax.schedule import add_noise, to_x0
 
 SAMPLER, CONFIG = SETTING.sampler, SETTING.config
@@ -32,13 +32,13 @@ def known_tokens(tables, setting=SETTING):
 
 
 def only(stream, latents):
-    return r.Given(**{stream: getattr(latents, stream)})
+    return r.Conditioning(**{stream: getattr(latents, stream)})
 
 
 @jax.jit
 def velocity_of(video, audio, levels_v, levels_a):
     video_of, audio_of = block_of_frames(BLOCKS)
-    turned = rotaries(CONFIG, place(CONFIG, clip_block(BLOCKS[-1].video_end, BLOCKS[-1].audio_end), GRID))
+    turned = rotaries(CONFIG, make_positions(CONFIG, clip_block(BLOCKS[-1].video_end, BLOCKS[-1].audio_end), GRID))
     sigmas = Sigmas(video=levels_v[video_of][None], audio=levels_a[audio_of][None])
     view = masked(CONFIG, turned, sigmas, BLOCKS, window=SAMPLER.past_blocks + 1, pin_prefix=SAMPLER.pin_prefix)
     return predict(PARAMS, CONFIG, video, audio, view, PROMPT.clean)
@@ -49,12 +49,12 @@ def test_a_given_stream_is_seen_clean_while_the_other_is_made(stream):
     """The masked clip with a noise level per token and stream is the oracle; its context is rebuilt from the keys."""
     cache, context, c = r.make_cache(SETTING, 1), [], SAMPLER.context_noise
     for k in range(LAST):
-        tables = r.make_tables(SETTING, k)
+        tables = r.block_positions(SETTING, k)
         latents = r.denoise_block(PARAMS, cache, PROMPT, KEYS, tables, setting=SETTING)
         cache = r.commit_block(PARAMS, cache, PROMPT, KEYS, latents, tables, setting=SETTING)
         noise = r.draw_noise(KEYS, jnp.int32(k), SAMPLER.steps, SETTING, tables)
         context.append([(1 - c) * x + c * n for x, n in zip(latents, noise, strict=True)])
-    tables = r.make_tables(SETTING, LAST)
+    tables = r.block_positions(SETTING, LAST)
     known = known_tokens(tables)
     made = r.denoise_block(PARAMS, cache, PROMPT, KEYS, tables, only(stream, known), setting=SETTING)
     np.testing.assert_array_equal(getattr(made, stream), getattr(known, stream))
@@ -81,7 +81,7 @@ def test_every_crossing_has_the_level_that_its_semantics_ask_for(stream):
     for semantics in CrossTimestep:
         config = dataclasses.replace(CONFIG, layers=1, cross_timestep=semantics)
         setting = SETTING._replace(config=config, sampler=dataclasses.replace(SAMPLER, sigmas=(1.0, 0.0)))
-        params, tables = fill(abstract(transformer_spec(config))), r.make_tables(setting, 0)
+        params, tables = fill(abstract(transformer_spec(config))), r.block_positions(setting, 0)
         prompt, known = text(setting, params), known_tokens(tables, setting)
         cache = r.make_cache(setting, 1)
         made = r.denoise_block(params, cache, prompt, KEYS, tables, only(stream, known), setting=setting)
@@ -112,6 +112,6 @@ def test_each_choice_of_given_streams_has_two_programs_and_no_more():
     count = jax.jit(lambda *args: traced.append(1) or r.denoise_block(*args, setting=SETTING))
     cache = jax.eval_shape(lambda: r.make_cache(SETTING, 1))
     for k in range(6):
-        tables = r.make_tables(SETTING, k)
+        tables = r.block_positions(SETTING, k)
         count.trace(PARAMS, cache, PROMPT, KEYS, tables, only("audio", known_tokens(tables)))
     assert len(traced) == 2

@@ -15,10 +15,10 @@ from omniforcing_jax.guidance import (
     combine_passes,
     euler_trajectory,
     guided_x0,
-    keep_of_passes,
+    perturbation_of_passes,
     predict_passes,
 )
-from omniforcing_jax.model.dual_stream import Keep
+from omniforcing_jax.model.dual_stream import Perturbation
 
 pytestmark = pytest.mark.usefixtures("strict")
 LAYERS = 3
@@ -66,7 +66,7 @@ def test_without_strengths_there_is_one_pass_and_nothing_is_left_out():
     plain = GuidanceConfig()
     assert plain.passes == (Pass.PROMPT,)
     guided = guided_x0(network, LATENTS, SIGMA, PROMPT, None, plain, LAYERS)
-    expected = Network()(LATENTS, jnp.full(2, SIGMA), PROMPT, Keep())
+    expected = Network()(LATENTS, jnp.full(2, SIGMA), PROMPT, Perturbation())
     assert network.batches == [2]
     for value, other in zip(guided, expected, strict=True):
         np.testing.assert_array_equal(value, other)
@@ -123,7 +123,7 @@ def test_only_the_passes_that_a_strength_needs_are_made():
 )
 def test_the_perturbed_pass_leaves_out_the_chosen_layers_in_the_chosen_way(stg, fields):
     config = GuidanceConfig(video=STRONG, audio=STRONG, stg_layers=(0, 2), stg=stg)
-    keep = keep_of_passes((Pass.PROMPT, Pass.PERTURBED), config, LAYERS, batch=2)
+    keep = perturbation_of_passes((Pass.PROMPT, Pass.PERTURBED), config, LAYERS, batch=2)
     expected = np.ones((LAYERS, 4))
     expected[[0, 2], 2:] = 0
     for field in ("video_mix", "audio_mix", "video_self", "audio_self", "a2v", "v2a"):
@@ -134,7 +134,7 @@ def test_the_perturbed_pass_leaves_out_the_chosen_layers_in_the_chosen_way(stg, 
 
 
 def test_the_isolated_pass_cuts_both_crossings_in_all_layers():
-    keep = keep_of_passes((Pass.ISOLATED, Pass.PROMPT), BOTH, LAYERS, batch=1)
+    keep = perturbation_of_passes((Pass.ISOLATED, Pass.PROMPT), BOTH, LAYERS, batch=1)
     for mask in (keep.a2v, keep.v2a):
         np.testing.assert_array_equal(mask, [[0, 1]] * LAYERS)
     assert keep.video_mix is None

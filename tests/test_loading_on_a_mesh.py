@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import tiny
 
-from omniforcing_jax import mesh as meshes
-from omniforcing_jax import weights
-from omniforcing_jax.mesh import MeshConfig, make_mesh
+from omniforcing_jax.io import weights
+from omniforcing_jax.io.tensor_file import TensorFile
 from omniforcing_jax.model.transformer import transformer_spec
-from omniforcing_jax.tensor_file import TensorFile
+from omniforcing_jax.parallel import mesh as meshes
+from omniforcing_jax.parallel.mesh import MeshConfig, make_mesh
 
 
 def unaligned(array):

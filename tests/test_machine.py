@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from omniforcing_jax import machine
+from omniforcing_jax.io import machine
 
 HEAPS = """
 import ctypes, os, sys, tempfile, threading

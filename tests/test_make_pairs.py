@@ -14,9 +14,9 @@ from experiments import full_size, make_pairs
 from omniforcing_jax.config import SamplerConfig
 from omniforcing_jax.distill.trajectory import draw_noise
 from omniforcing_jax.layout import PREFIX, audio_latents
-from omniforcing_jax.model.place import clip_block, place
-from omniforcing_jax.presets import TINY_CLIP
-from omniforcing_jax.stream.clip import ClipSetting, clip_step
+from omniforcing_jax.model.positions import clip_block, make_positions
+from omniforcing_jax.pipeline.presets import TINY_CLIP
+from omniforcing_jax.sample.clip import ClipStaticConfig, clip_step
 from omniforcing_jax.train.contexts import contexts_header
 
 FRAMES = 4
@@ -53,9 +53,9 @@ def walk(contexts, row):
     store = full_size.open_contexts(contexts, TINY_CLIP.model)
     prompt, negative = (full_size.context_of(store, text) for text in (PROMPTS[row], NEGATIVE))
     audio = audio_latents(FRAMES)
-    places = place(TINY_CLIP.model, clip_block(FRAMES, audio), tiny_stream.GRID)
+    places = make_positions(TINY_CLIP.model, clip_block(FRAMES, audio), tiny_stream.GRID)
     latents = draw_noise(jnp.array([row]), TINY_CLIP.model, (FRAMES * tiny_stream.TOKENS, audio))
-    setting = ClipSetting(TINY_CLIP.model, GUIDANCE, jnp.dtype("float32"))
+    setting = ClipStaticConfig(TINY_CLIP.model, GUIDANCE, jnp.dtype("float32"))
     entries, network = [latents], tiny_stream.teacher().transformer
     for pair in itertools.pairwise(SIGMAS):
         now = tuple(map(jnp.copy, latents))

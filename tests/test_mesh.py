@@ -11,13 +11,13 @@ import pytest
 import tiny
 from jax.sharding import PartitionSpec
 
-from omniforcing_jax import mesh as meshes
-from omniforcing_jax.mesh import MeshConfig, make_mesh
 from omniforcing_jax.model.transformer import transformer_spec
 from omniforcing_jax.nn.linear import linear_spec
-from omniforcing_jax.nn.sharding import constrain, gather
-from omniforcing_jax.nn.spec import Spec, path_name, zeros
-from omniforcing_jax.nn.spec import init as init_on_one
+from omniforcing_jax.parallel import mesh as meshes
+from omniforcing_jax.parallel.mesh import MeshConfig, make_mesh
+from omniforcing_jax.parallel.sharding import constrain, gather
+from omniforcing_jax.parallel.spec import Spec, path_name, zeros
+from omniforcing_jax.parallel.spec import init as init_on_one
 from omniforcing_jax.train import state
 
 NETWORK = transformer_spec(tiny.SINKS)

@@ -10,18 +10,26 @@ import numpy as np
 import pytest
 import tiny
 
-from omniforcing_jax import mesh as meshes
 from omniforcing_jax.config import SamplerConfig
-from omniforcing_jax.distill import players
+from omniforcing_jax.distill import generator_critic
+from omniforcing_jax.distill.generator_critic import SelfForcing, SelfForcingConfig, WholeClip
 from omniforcing_jax.distill.ode import Context, Error, Trajectory, ode_loss
-from omniforcing_jax.distill.players import SelfForcing, SelfForcingConfig, WholeClip
 from omniforcing_jax.layout import PREFIX
-from omniforcing_jax.mesh import MeshConfig, make_mesh
-from omniforcing_jax.model.place import clip_block, place, rotaries
+from omniforcing_jax.model.positions import clip_block, make_positions, rotaries
 from omniforcing_jax.model.transformer import keep_projections, text_kv, transformer_spec
-from omniforcing_jax.nn.spec import path_name
-from omniforcing_jax.rollout import Latents, Setting, commit_block, denoise_block, make_cache, make_prompt, make_tables
-from omniforcing_jax.text.contexts import Contexts
+from omniforcing_jax.parallel import mesh as meshes
+from omniforcing_jax.parallel.mesh import MeshConfig, make_mesh
+from omniforcing_jax.parallel.spec import path_name
+from omniforcing_jax.rollout import (
+    StaticConfig,
+    block_positions,
+    commit_block,
+    denoise_block,
+    make_cache,
+    make_prompt_kv,
+)
+from omniforcing_jax.streams import Streams
+from omniforcing_jax.text.contexts import TextContexts
 
 ROWS = 8
 VIDEO, AUDIO = (dataclasses.replace(s, heads=8, head_size=h) for s, h in ((tiny.TINY.video, 8), (tiny.TINY.audio, 4)))
@@ -29,7 +37,7 @@ TEACHER = dataclasses.replace(tiny.TINY, video=VIDEO, audio=AUDIO)
 STUDENT = dataclasses.replace(TEACHER, sinks=2)
 SPECS = transformer_spec(STUDENT)
 SAMPLER = SamplerConfig(sigmas=(1.0, 0.6, 0.0), horizon_seconds=2, context_noise=0.1, window=2)
-SETTING = Setting(STUDENT, SAMPLER, (1, 2))
+SETTING = StaticConfig(STUDENT, SAMPLER, (1, 2))
 PLAYERS = SelfForcing(SETTING, TEACHER, SelfForcingConfig(seconds=2))
 BLOCKS = PREFIX.blocks(4)
 CUBE = "2,2,2"
@@ -39,7 +47,7 @@ MORE = ("8,1,1", "1,8,1", "1,1,8")
 def contexts(seed, rows=ROWS):
     rng = np.random.default_rng(seed)
     video, audio = (rng.normal(size=(rows, 4, STUDENT.caption_channels)).astype(np.float32) for _ in "va")
-    return Contexts(video, audio, np.ones((rows, 4), np.int32))
+    return TextContexts(video, audio, np.ones((rows, 4), np.int32))
 
 
 def generator(params, batch, key, critic, teacher, negative):
@@ -63,7 +71,7 @@ def whole_clip(params, batch, key, critic, teacher, negative, *, make_clip):
     """Stage 1 and causal DMD, the latter on clips that the key draws."""
     for_clips, for_step = jax.random.split(key)
     step = WholeClip(make_clip=make_clip, scorer=TEACHER, blocks=BLOCKS, grid=SETTING.grid).generator
-    return step(params, batch, negative, for_step, critic, teacher, Latents(*draw(for_clips)))
+    return step(params, batch, negative, for_step, critic, teacher, Streams(*draw(for_clips)))
 
 
 def ode(params, batch, key, *_):
@@ -73,7 +81,7 @@ def ode(params, batch, key, *_):
         for_clips, for_loss = jax.random.split(key)
         video, audio = draw(for_clips, 3)
         trajectory = Trajectory(video=video, audio=audio, sigmas=jnp.asarray(SAMPLER.sigmas, jnp.float32))
-        turned = rotaries(STUDENT, place(STUDENT, clip_block(4, 26), SETTING.grid))
+        turned = rotaries(STUDENT, make_positions(STUDENT, clip_block(4, 26), SETTING.grid))
         options = {"context": Context.NOISY, "error": Error.X0, "remat": keep_projections}
         return ode_loss(params, STUDENT, trajectory, text_kv(params, *batch), turned, BLOCKS, for_loss, **options)
 
@@ -83,11 +91,11 @@ def ode(params, batch, key, *_):
 
 TABLE = SAMPLER.sigmas, BLOCKS, SETTING.grid
 STAGES = {
-    "stage 1": partial(whole_clip, make_clip=players.from_simulation(TEACHER, *TABLE)),
+    "stage 1": partial(whole_clip, make_clip=generator_critic.from_simulation(TEACHER, *TABLE)),
     "stage 2": ode,
     "stage 3 generator": generator,
     "stage 3 critic": critic,
-    "causal DMD": partial(whole_clip, make_clip=players.from_clips(STUDENT, *TABLE)),
+    "causal DMD": partial(whole_clip, make_clip=generator_critic.from_clips(STUDENT, *TABLE)),
 }
 NETWORKS = {  # in training, beside it
     "stage 1": (TEACHER, (TEACHER, TEACHER)),
@@ -122,13 +130,13 @@ def cut(leaf):
 def stream(params, mesh=None):
     """Four blocks with a window of two: the ring wraps. Returns the clip and the last cache."""
     rows = 4
-    prompt = make_prompt(params, *meshes.replicate(contexts(0, rows), mesh), setting=SETTING)
+    prompt = make_prompt_kv(params, *meshes.replicate(contexts(0, rows), mesh), setting=SETTING)
     cache, keys = make_cache(SETTING, rows), jax.random.split(jax.random.key(0), rows)
     denoise = jax.jit(partial(denoise_block, setting=SETTING))
     commit = jax.jit(partial(commit_block, setting=SETTING), donate_argnums=1)
     clip = []
     for k in range(4):
-        tables = make_tables(SETTING, k)
+        tables = block_positions(SETTING, k)
         clip.append(denoise(params, cache, prompt, keys, tables))
         cache = commit(params, cache, prompt, keys, clip[-1], tables)
     return clip, cache, (denoise._cache_size(), commit._cache_size())

@@ -17,12 +17,12 @@ import pytest
 import tiny_stream
 
 from experiments import causal_dmd, full_size, stage1_dmd, stage2_ode, stage3_self_forcing
-from omniforcing_jax import weights
+from omniforcing_jax.io import weights
 from omniforcing_jax.layout import audio_latents, latent_frames
 from omniforcing_jax.model.transformer import transformer_spec
-from omniforcing_jax.nn import spec
-from omniforcing_jax.pipeline import read_pipeline_config
-from omniforcing_jax.presets import TINY_CLIP, TINY_STREAM
+from omniforcing_jax.parallel import spec
+from omniforcing_jax.pipeline.presets import TINY_CLIP, TINY_STREAM
+from omniforcing_jax.pipeline.weights_folder import read_pipeline_config
 from omniforcing_jax.train.contexts import contexts_header
 from omniforcing_jax.train.pairs import pairs_header
 from omniforcing_jax.train.store import Row, Writer

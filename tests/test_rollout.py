@@ -14,11 +14,12 @@ from tiny import AS_USERS_DO, MODERN
 from tiny_stream import GRID, SETTING, TOKENS, keys, student, text
 
 from omniforcing_jax import rollout as r
+from omniforcing_jax import streams
 from omniforcing_jax.layout import block_of_frames
-from omniforcing_jax.model.place import clip_block, place, rotaries
+from omniforcing_jax.model.positions import clip_block, make_positions, rotaries
 from omniforcing_jax.model.transformer import predict, transformer_spec
 from omniforcing_jax.model.view import Sigmas, masked, one_sigma, streaming
-from omniforcing_jax.nn.spec import abstract
+from omniforcing_jax.parallel.spec import abstract
 from omniforcing_jax.schedule import to_x0
 
 SAMPLER, CONFIG = SETTING.sampler, SETTING.config
@@ -34,8 +35,8 @@ def test_a_block_is_the_last_slice_of_a_masked_clip_over_its_own_context():
     blocks = tuple(layout.block(k) for k in range(last + 1))
     context, noise = [], None
     for k, block in enumerate(blocks):
-        tables = r.make_tables(SETTING, k)
-        own = r.Latents(
+        tables = r.block_positions(SETTING, k)
+        own = streams.Streams(
             made.video[:, block.video_start * TOKENS : block.video_end * TOKENS],
             made.audio[:, block.audio_start : block.audio_end],
         )
@@ -43,7 +44,7 @@ def test_a_block_is_the_last_slice_of_a_masked_clip_over_its_own_context():
         c = SAMPLER.context_noise
         context.append([(1 - c) * x + c * n for x, n in zip(own, noise, strict=True)])
 
-    places = place(CONFIG, clip_block(blocks[-1].video_end, blocks[-1].audio_end), GRID)
+    places = make_positions(CONFIG, clip_block(blocks[-1].video_end, blocks[-1].audio_end), GRID)
     video_of, audio_of = block_of_frames(blocks)
 
     @jax.jit
@@ -71,7 +72,7 @@ def test_a_block_is_the_last_slice_of_a_masked_clip_over_its_own_context():
 def test_renewing_no_noise_makes_every_step_eulers():
     sigmas = (1.0, 0.7, 0.3, 0.0)
     setting = SETTING._replace(sampler=dataclasses.replace(SAMPLER, renewal=0.0, sigmas=sigmas))
-    tables, cache = r.make_tables(setting, 0), r.make_cache(setting, 2)
+    tables, cache = r.block_positions(setting, 0), r.make_cache(setting, 2)
     made = r.denoise_block(PARAMS, cache, PROMPT, KEYS, tables, setting=setting)
 
     @jax.jit
@@ -82,7 +83,7 @@ def test_renewing_no_noise_makes_every_step_eulers():
     x = r.draw_noise(KEYS, jnp.int32(0), 0, setting, tables)
     for sigma, after in itertools.pairwise(sigmas):
         velocity = velocity_at(x, jnp.float32(sigma))
-        x = r.Latents(x.video + (after - sigma) * velocity.video, x.audio + (after - sigma) * velocity.audio)
+        x = streams.Streams(x.video + (after - sigma) * velocity.video, x.audio + (after - sigma) * velocity.audio)
     np.testing.assert_allclose(made.video, x.video, atol=2e-5)
     np.testing.assert_allclose(made.audio, x.audio, atol=2e-5)
 
@@ -90,7 +91,7 @@ def test_renewing_no_noise_makes_every_step_eulers():
 def test_renewing_all_noise_is_what_happens_without_a_number():
     plain, renewed = (SETTING._replace(sampler=dataclasses.replace(SAMPLER, renewal=x)) for x in (None, 1e9))
     one, other = (
-        r.denoise_block(PARAMS, r.make_cache(s, 2), PROMPT, KEYS, r.make_tables(s, 0), setting=s)
+        r.denoise_block(PARAMS, r.make_cache(s, 2), PROMPT, KEYS, r.block_positions(s, 0), setting=s)
         for s in (plain, renewed)
     )
     for mine, theirs in zip(one, other, strict=True):
@@ -106,7 +107,7 @@ def test_rows_of_a_batch_are_the_streams_of_their_keys():
 
 
 def test_noise_is_another_for_every_request_block_step_and_stream():
-    steady = [r.make_tables(SETTING, k) for k in (1, 2)]
+    steady = [r.block_positions(SETTING, k) for k in (1, 2)]
     drawn = [
         np.asarray(x[row, :1, :1]).item()
         for k, tables in enumerate(steady, 1)
@@ -134,7 +135,7 @@ def test_two_kinds_of_block_are_traced_and_no_more():
 
     cache = r.make_cache(SETTING, 2)
     for k in range(8):
-        assert one_block.trace(cache, r.make_tables(SETTING, k)).out_info.blocks_done.shape == ()
+        assert one_block.trace(cache, r.block_positions(SETTING, k)).out_info.blocks_done.shape == ()
 
 
 def test_text_that_depends_on_sigma_is_projected_once_per_step():
@@ -143,7 +144,7 @@ def test_text_that_depends_on_sigma_is_projected_once_per_step():
     prompt = text(setting, params, 2)
     assert prompt.denoise.video.k.shape == (SAMPLER.steps, *prompt.clean.video.k.shape)
     swapped = prompt.replace(denoise=jax.tree.map(lambda x: x[::-1], prompt.denoise))
-    cache, tables = r.make_cache(setting, 2), r.make_tables(setting, 0)
+    cache, tables = r.make_cache(setting, 2), r.block_positions(setting, 0)
     one, other = (
         r.denoise_block(params, cache, text, KEYS, tables, setting=setting).video for text in (prompt, swapped)
     )
@@ -156,7 +157,7 @@ def test_the_compiled_steady_step_copies_no_cache(program):
     """CPU transposes the keys of one layer for its matmul; what is as large as a site of all layers is a copy."""
     config = dataclasses.replace(CONFIG, layers=8)
     setting = SETTING._replace(config=config, sampler=dataclasses.replace(SAMPLER, horizon_seconds=60, window=0))
-    params, tables = abstract(transformer_spec(config)), r.make_tables(setting, 1)
+    params, tables = abstract(transformer_spec(config)), r.block_positions(setting, 1)
     cache = jax.eval_shape(lambda: r.make_cache(setting, 2))
     prompt = jax.eval_shape(lambda p: text(setting, p, 2), params)
     if program == "denoise":

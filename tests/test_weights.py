@@ -12,8 +12,8 @@ import pytest
 import safetensors.numpy
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from omniforcing_jax import tensor_file
-from omniforcing_jax.weights import (
+from omniforcing_jax.io import tensor_file
+from omniforcing_jax.io.weights import (
     compare_shapes,
     load_component,
     name_leaves,

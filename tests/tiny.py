@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from omniforcing_jax.config import TINY, ModelConfig, RotaryConfig, RotaryKind
+from omniforcing_jax.config import ModelConfig, RotaryConfig, RotaryKind
 from omniforcing_jax.model.transformer import Transformer, text_kv, transformer_spec
-from omniforcing_jax.nn.spec import Spec, path_name
+from omniforcing_jax.parallel.spec import Spec, path_name
+from omniforcing_jax.pipeline.presets import TINY
 
 GRID = (2, 3)  # latent rows and columns
 TOKENS = GRID[0] * GRID[1]

@@ -11,14 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from random_weights import fill
 
-from omniforcing_jax.pipeline import Pipeline, abstract_pipeline, save_pipeline
-from omniforcing_jax.presets import TINY_CLIP, TINY_STREAM
-from omniforcing_jax.rollout import Setting, make_prompt
+from omniforcing_jax.pipeline.pipeline import Pipeline, abstract_pipeline
+from omniforcing_jax.pipeline.presets import TINY_CLIP, TINY_STREAM
+from omniforcing_jax.pipeline.weights_folder import save_pipeline
+from omniforcing_jax.rollout import StaticConfig, make_prompt_kv
 
 PROMPT = "a red ball and a blue ball"
 GRID = TINY_STREAM.grid(*TINY_STREAM.resolution)
 TOKENS = GRID[0] * GRID[1]
-SETTING = Setting(TINY_STREAM.model, TINY_STREAM.sampler, GRID)
+SETTING = StaticConfig(TINY_STREAM.model, TINY_STREAM.sampler, GRID)
 
 
 @cache
@@ -49,7 +50,7 @@ def text(setting=SETTING, params=None, rows=1):
     video, audio = (jnp.asarray(rng.normal(size=(rows, 16, w)), jnp.float32) for w in widths)
     mask = np.ones((rows, 16), np.int32)
     mask[0, :5] = 0
-    return make_prompt(params or student().transformer, video, audio, jnp.asarray(mask), setting=setting)
+    return make_prompt_kv(params or student().transformer, video, audio, jnp.asarray(mask), setting=setting)
 
 
 def keys(rows: int) -> jax.Array:

@@ -11,13 +11,13 @@ from random_weights import fill
 from tiny_stream import student, teacher
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from omniforcing_jax.nn.spec import abstract
-from omniforcing_jax.pipeline import save_pipeline
+from omniforcing_jax.io.weights import save_component, write_config
+from omniforcing_jax.parallel.spec import abstract
+from omniforcing_jax.pipeline.weights_folder import save_pipeline
 from omniforcing_jax.text.connector import ConnectorConfig, ConnectorsConfig, connectors_spec
 from omniforcing_jax.text.encoder import EncoderConfig
 from omniforcing_jax.text.features import FeatureNorm
 from omniforcing_jax.text.gemma import GemmaConfig, gemma_spec
-from omniforcing_jax.weights import save_component, write_config
 
 WORDS = ("a", "red", "blue", "ball", "and")
 SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>")

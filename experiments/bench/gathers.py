@@ -17,11 +17,11 @@ from jax.sharding import Mesh
 from experiments import hlo
 from experiments.compile_for_pod import topology_devices
 from experiments.mains import refusing
-from omniforcing_jax import mesh as meshes
-from omniforcing_jax.mesh import MeshConfig, make_mesh
 from omniforcing_jax.nn.mlp import Mlp, apply_mlp, mlp_spec
-from omniforcing_jax.nn.sharding import constrain, gather
-from omniforcing_jax.nn.spec import stacked
+from omniforcing_jax.parallel import mesh as meshes
+from omniforcing_jax.parallel.mesh import MeshConfig, make_mesh
+from omniforcing_jax.parallel.sharding import constrain, gather
+from omniforcing_jax.parallel.spec import stacked
 
 KINDS = {
     "all-gather": "gathered",

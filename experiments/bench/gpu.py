@@ -14,12 +14,12 @@ from typing import Any
 
 import tyro
 
-from omniforcing_jax import machine
-from omniforcing_jax.bench import PROMPT, load_subject, measure
-from omniforcing_jax.cli import Bench, DType
-from omniforcing_jax.presets import PRESETS
-from omniforcing_jax.stream.open import plan_stream
-from omniforcing_jax.weights import write_json
+from omniforcing_jax.cli.bench_stream import PROMPT, load_subject, measure
+from omniforcing_jax.cli.options import BenchOptions, DType
+from omniforcing_jax.io import machine
+from omniforcing_jax.io.atomic_write import write_json
+from omniforcing_jax.pipeline.presets import PRESETS
+from omniforcing_jax.stream.start import plan_stream
 
 COLUMNS = ("steps", "window", "fps", "realtime_factor", "first_frame_s", "ttfc_s", "device_gb", *("p50", "p95"))
 PART_COLUMNS = ("denoise", "clean_pass", "video_decode", "audio_decode", "copy")
@@ -46,7 +46,7 @@ class Config:
 def run(config: Config) -> list[dict[str, Any]]:
     """Measure every combination on one set of weights."""
     sampler = PRESETS[config.preset].sampler
-    command = Bench(
+    command = BenchOptions(
         what="stream",
         blocks=config.blocks,
         json=config.json,

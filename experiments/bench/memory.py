@@ -20,15 +20,16 @@ import jax.numpy as jnp
 import tyro
 
 from experiments import mains
-from omniforcing_jax import machine
 from omniforcing_jax.config import ModelConfig, SamplerConfig
 from omniforcing_jax.distill import dmd, self_forcing
-from omniforcing_jax.model.place import clip_block, place, rotaries
+from omniforcing_jax.io import machine
+from omniforcing_jax.model.positions import clip_block, make_positions, rotaries
 from omniforcing_jax.model.transformer import keep_projections, transformer_spec
-from omniforcing_jax.nn import spec
-from omniforcing_jax.presets import CHIME_CLIP, CHIME_STREAM, RELEASED_SIGMAS
-from omniforcing_jax.rollout import Latents, Setting, make_prompt
-from omniforcing_jax.text.contexts import Contexts
+from omniforcing_jax.parallel import spec
+from omniforcing_jax.pipeline.presets import CHIME_CLIP, CHIME_STREAM, RELEASED_SIGMAS
+from omniforcing_jax.rollout import StaticConfig, make_prompt_kv
+from omniforcing_jax.streams import Streams
+from omniforcing_jax.text.contexts import TextContexts
 
 WORDS = 16
 SAME_BUFFERS: dict[str, Any] = {
@@ -58,22 +59,24 @@ def programs(
 ) -> dict[str, Program]:
     """Build the three programs for clips of so many blocks, each with the shapes of its arguments."""
     sampler = SamplerConfig(sigmas=RELEASED_SIGMAS, window=ring + 1, horizon_seconds=ring + 2, context_noise=0.1)
-    setting = Setting(student, sampler, grid)
+    setting = StaticConfig(student, sampler, grid)
     tables = self_forcing.clip_tables(setting, blocks)
     table = tuple(sampler.layout.block(k) for k in range(blocks))
     draw = self_forcing.noise_from_keys(jax.random.split(jax.random.key(0), batch), setting)
-    places = place(teacher, clip_block(table[-1].video_end, table[-1].audio_end), grid)
+    places = make_positions(teacher, clip_block(table[-1].video_end, table[-1].audio_end), grid)
     params, judges = (spec.abstract(transformer_spec(model)) for model in (student, teacher))
     widths = [student.caption_channels or stream.width for stream in (student.video, student.audio)]
     contexts: Any = jax.eval_shape(
-        lambda: Contexts(*(jnp.zeros((batch, WORDS, width)) for width in widths), mask=jnp.ones((batch, WORDS), int))
+        lambda: TextContexts(
+            *(jnp.zeros((batch, WORDS, width)) for width in widths), mask=jnp.ones((batch, WORDS), int)
+        )
     )
     exits = jax.ShapeDtypeStruct((blocks,), jnp.int32)
 
     def first(params: Any, prompt: Any, exits: jax.Array) -> self_forcing.Rollout:
         return self_forcing.roll_out(params, prompt, exits, draw, tables, setting, batch)
 
-    def score(clip: Latents, held: Any, critic: Any, contexts: Contexts, negative: Contexts) -> Any:
+    def score(clip: Streams, held: Any, critic: Any, contexts: TextContexts, negative: TextContexts) -> Any:
         scorer = dmd.Scorer(teacher=held, critic=critic, rotaries=rotaries(teacher, places), model=teacher)
         return dmd.score_clip(clip, scorer, contexts, negative, jax.random.key(1), table, dmd.DmdConfig())
 
@@ -82,7 +85,7 @@ def programs(
             params, prompt, made, wanted, exits, draw, tables, setting, remat=keep_projections
         )
 
-    prompt = jax.eval_shape(lambda p, c: make_prompt(p, *c, setting=setting), params, contexts)
+    prompt = jax.eval_shape(lambda p, c: make_prompt_kv(p, *c, setting=setting), params, contexts)
     made = jax.eval_shape(first, params, prompt, exits)
     clip = jax.eval_shape(lambda x0: x0.joined(), made.x0)
     return {

@@ -20,16 +20,16 @@ import numpy as np
 import tyro
 
 from converters.ltx2_transformer import Checkpoint, to_original
-from omniforcing_jax import machine
 from omniforcing_jax.config import ModelConfig, StreamConfig
+from omniforcing_jax.io import machine
+from omniforcing_jax.io.atomic_write import write_json
 from omniforcing_jax.layout import FRAME_RATE, PREFIX, latent_frames
-from omniforcing_jax.model.place import clip_block, place, rotaries
+from omniforcing_jax.model.positions import clip_block, make_positions, rotaries
 from omniforcing_jax.model.transformer import keep_projections, predict, text_kv, transformer_spec
 from omniforcing_jax.model.view import masked, one_sigma
 from omniforcing_jax.model.whole_clip import predict_velocity
-from omniforcing_jax.nn import spec
-from omniforcing_jax.text.contexts import Contexts
-from omniforcing_jax.weights import write_json
+from omniforcing_jax.parallel import spec
+from omniforcing_jax.text.contexts import TextContexts
 
 CAPTIONS, WORDS, CHANNELS, SIGMA = 256, 64, 128, 0.7
 
@@ -89,13 +89,13 @@ def _ours(config: Config, model: ModelConfig, params: Any, inputs: tuple[np.ndar
     video, audio, *contexts = map(jnp.asarray, inputs)
     frames = latent_frames(PREFIX.frames_for(config.seconds))
     blocks = PREFIX.blocks(frames)
-    places = place(model, clip_block(frames, blocks[-1].audio_end), config.grid)
+    places = make_positions(model, clip_block(frames, blocks[-1].audio_end), config.grid)
     sigma = jnp.full(1, SIGMA, jnp.float32)
 
     @jax.jit
     def forward(params):
         rotation = rotaries(model, places)
-        return predict_velocity(params, model, (video, audio), sigma, Contexts(*contexts, mask=None), rotation)
+        return predict_velocity(params, model, (video, audio), sigma, TextContexts(*contexts, mask=None), rotation)
 
     @jax.jit
     @jax.grad

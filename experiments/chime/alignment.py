@@ -33,9 +33,10 @@ from experiments.chime.detect import Event
 from experiments.chime.evaluate import SHIPPED, render_for_codecs, scenes
 from experiments.chime.metrics import Clip, Picture
 from experiments.chime.prompts import sample_prompts
-from omniforcing_jax import machine
+from omniforcing_jax.io import machine
 from omniforcing_jax.layout import AUDIO_RATE, FRAME_RATE, VIDEO_RATE, pixel_frames
-from omniforcing_jax.pipeline import Codecs, load_pipeline, read_pipeline_config
+from omniforcing_jax.pipeline.pipeline import Codecs
+from omniforcing_jax.pipeline.weights_folder import load_pipeline, read_pipeline_config
 from omniforcing_jax.stream.decode import decode_audio, flush_audio
 
 SPAN = 2  # seconds of picture over which an offset is measured

@@ -30,13 +30,19 @@ from experiments.chime.evaluate import SHIPPED, media_of
 from experiments.chime.metrics import Media
 from experiments.chime.prompts import COLOURS, parse, phrase
 from experiments.chime.world import FRAME_RATE
-from omniforcing_jax import machine
-from omniforcing_jax.judge import read, seams
-from omniforcing_jax.pipeline import Pipeline, load_pipeline, read_pipeline_config
-from omniforcing_jax.stream import open_stream
-from omniforcing_jax.stream.cues import Cue, follow, plan_cues
-from omniforcing_jax.stream.mux import write_mp4
-from omniforcing_jax.stream.request import student_sampler
+from omniforcing_jax.io import machine
+from omniforcing_jax.judge import seams
+from omniforcing_jax.judge.media import read_media
+from omniforcing_jax.pipeline.checks import student_sampler
+from omniforcing_jax.pipeline.pipeline import Pipeline
+from omniforcing_jax.pipeline.weights_folder import load_pipeline, read_pipeline_config
+from omniforcing_jax.stream.mp4 import write_mp4
+from omniforcing_jax.stream.prompt_change.schedule import (
+    ScheduledPrompt,
+    follow_schedule,
+    plan_prompt_schedule,
+)
+from omniforcing_jax.stream.start import open_stream
 
 AT_ONCE = 2.0  # seconds
 
@@ -86,12 +92,12 @@ class Stopwatch:
 
 
 def make_stream(
-    pipeline: Pipeline, arguments: Arguments, first: str, cues: Sequence[Cue], recompute: int, seed: int
+    pipeline: Pipeline, arguments: Arguments, first: str, cues: Sequence[ScheduledPrompt], recompute: int, seed: int
 ) -> tuple[Media, float]:
     """Stream one clip; returns it and the milliseconds that its change took."""
     watch = Stopwatch()
     stream = open_stream(pipeline, first, seconds=arguments.seconds, seed=seed, trace=watch)
-    return media_of(list(follow(stream, cues, recompute))), watch.ms
+    return media_of(list(follow_schedule(stream, cues, recompute))), watch.ms
 
 
 def pool_seams(clips: Sequence[Media], places_s: Sequence[float]) -> dict[str, dict[str, float] | None]:
@@ -101,14 +107,14 @@ def pool_seams(clips: Sequence[Media], places_s: Sequence[float]) -> dict[str, d
         for i, (video, audio, rate) in enumerate(clips):
             file = Path(folder) / f"{i}.mp4"
             write_mp4(file, video, audio, frame_rate=FRAME_RATE, sample_rate=rate)
-            media = read.read_media(file)
-            if media.picture is None or media.sound is None:
+            heard = read_media(file)
+            if heard.picture is None or heard.sound is None:
                 raise ValueError(f"{file.name}: picture or sound was lost in the file")
-            at = media.start_s + np.asarray(places_s)
-            for name, measure in seams.picture_measures(media.picture).items():
-                pooled.setdefault(name, []).append((measure, seams.picture_places(media.picture, at)))
-            for name, measure in seams.sound_measures(media.sound).items():
-                pooled.setdefault(name, []).append((measure, seams.sound_places(media.sound, at)))
+            at = heard.start_s + np.asarray(places_s)
+            for name, measure in seams.picture_measures(heard.picture).items():
+                pooled.setdefault(name, []).append((measure, seams.picture_places(heard.picture, at)))
+            for name, measure in seams.sound_measures(heard.sound).items():
+                pooled.setdefault(name, []).append((measure, seams.sound_places(heard.sound, at)))
     return {name: _profile(parts) for name, parts in pooled.items()}
 
 
@@ -128,7 +134,7 @@ def judge_depth(pipeline: Pipeline, arguments: Arguments, recompute: int) -> dic
     border, end = arguments.at + layout_start, arguments.seconds + layout_start
     clips, judged, taken = [], [], []
     for i, (first, second) in enumerate(draw_pairs(arguments.count, arguments.seed)):
-        cues = plan_cues(student_sampler(pipeline.config), [(arguments.at, second)], arguments.seconds)
+        cues = plan_prompt_schedule(student_sampler(pipeline.config), [(arguments.at, second)], arguments.seconds)
         media, ms = make_stream(pipeline, arguments, first, cues, recompute, arguments.seed + i)
         clips.append(media)
         taken.append(ms)

@@ -19,12 +19,13 @@ import tyro
 
 from experiments.chime import train_audio_vae, train_video_vae, world
 from experiments.chime.clips import HELD_OUT_SEED, to_float
-from omniforcing_jax import layout, weights
+from omniforcing_jax import layout
 from omniforcing_jax.codecs.audio_vae import CHIME_AUDIO_VAE, AudioVAE
 from omniforcing_jax.codecs.mel import LTX2_MEL, fit_rows, log_mel
 from omniforcing_jax.codecs.video_config import CHIME_VIDEO_VAE
 from omniforcing_jax.codecs.video_vae import VideoVAE
 from omniforcing_jax.codecs.vocoder import CHIME_VOCODER
+from omniforcing_jax.io import weights
 from omniforcing_jax.train import checkpoint, state
 
 ASSETS = Path("omniforcing_jax/assets/chime/codecs")

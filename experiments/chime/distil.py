@@ -24,7 +24,7 @@ import tyro
 
 from experiments import mains
 from experiments.chime import codecs
-from omniforcing_jax.weights import write_json
+from omniforcing_jax.io.atomic_write import write_json
 
 LATENTS = 2000
 

@@ -23,10 +23,11 @@ from experiments import mains
 from experiments.chime import metrics
 from experiments.chime.evaluate import SHIPPED, media_of
 from experiments.chime.prompts import parse
-from omniforcing_jax import machine
-from omniforcing_jax.pipeline import Pipeline, load_pipeline, read_pipeline_config
-from omniforcing_jax.stream import open_stream
-from omniforcing_jax.stream.request import student_sampler
+from omniforcing_jax.io import machine
+from omniforcing_jax.pipeline.checks import student_sampler
+from omniforcing_jax.pipeline.pipeline import Pipeline
+from omniforcing_jax.pipeline.weights_folder import load_pipeline, read_pipeline_config
+from omniforcing_jax.stream.start import open_stream
 
 MINUTE = 60
 SPAN = 5.0  # seconds over which number and colours are judged, as in clips of the trained length

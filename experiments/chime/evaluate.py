@@ -25,7 +25,7 @@ from experiments.chime import metrics, world
 from experiments.chime.metrics import Media
 from experiments.chime.prompts import COLOURS, VOCABULARY, Request, parse, sample_prompts
 from omniforcing_jax.codecs.mel import LTX2_MEL
-from omniforcing_jax.media_file import opened
+from omniforcing_jax.io.media_file import opened
 from omniforcing_jax.stream.chunk import Chunk, join_chunks
 from omniforcing_jax.text.words import WordsConfig, tokenise
 
@@ -128,7 +128,7 @@ def codec_clips(prompts: list[str], arguments: Arguments) -> Iterator[Media]:
     import jax.numpy as jnp
 
     from experiments.chime import clips, codecs
-    from omniforcing_jax.pipeline import load_pipeline, read_pipeline_config
+    from omniforcing_jax.pipeline.weights_folder import load_pipeline, read_pipeline_config
     from omniforcing_jax.stream.decode import decode_clip
 
     folder, encoders = weights_of(arguments), codecs.load_encoders()
@@ -158,7 +158,7 @@ def _shift(audio: np.ndarray, samples: int) -> np.ndarray:
 
 def student_clips(prompts: list[str], arguments: Arguments) -> Iterator[Media]:
     """Stream a clip for each prompt."""
-    from omniforcing_jax.stream import open_stream
+    from omniforcing_jax.stream.start import open_stream
 
     weights = _student_weights(arguments)
     for index, prompt in enumerate(prompts):
@@ -170,9 +170,9 @@ def _student_weights(arguments: Arguments) -> Any:
     """Return the student's folder, or its pipeline with other steps or another renewal where they are asked for."""
     if arguments.steps is None and arguments.renewal is None:
         return weights_of(arguments)
-    from omniforcing_jax.pipeline import load_pipeline, read_pipeline_config
+    from omniforcing_jax.pipeline.checks import student_sampler
+    from omniforcing_jax.pipeline.weights_folder import load_pipeline, read_pipeline_config
     from omniforcing_jax.schedule import ltx2_schedule
-    from omniforcing_jax.stream.request import student_sampler
 
     config = read_pipeline_config(weights_of(arguments))
     sampler = student_sampler(config)
@@ -185,7 +185,7 @@ def _student_weights(arguments: Arguments) -> Any:
 
 def teacher_clips(prompts: list[str], arguments: Arguments) -> Iterator[Media]:
     """Sample clips from the bidirectional teacher, some prompts at a time."""
-    from omniforcing_jax.stream import sample_clip
+    from omniforcing_jax.sample.clip import sample_clip
 
     chosen = {"steps": arguments.steps, "guidance": arguments.guidance, "renewal": arguments.renewal}
     options = {name: value for name, value in chosen.items() if value is not None}

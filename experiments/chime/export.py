@@ -13,12 +13,14 @@ import jax.numpy as jnp
 import tyro
 
 from experiments.chime import latents, train_student, train_teacher, two_players
-from omniforcing_jax import config as configs
-from omniforcing_jax import schedule, weights
-from omniforcing_jax.config import require
+from omniforcing_jax import schedule
+from omniforcing_jax.io import weights
 from omniforcing_jax.model.transformer import Transformer
-from omniforcing_jax.pipeline import PipelineConfig, assemble, save_pipeline
-from omniforcing_jax.presets import CHIME_CLIP, CHIME_STREAM
+from omniforcing_jax.pipeline import presets
+from omniforcing_jax.pipeline.pipeline import PipelineConfig, assemble
+from omniforcing_jax.pipeline.presets import CHIME_CLIP, CHIME_STREAM
+from omniforcing_jax.pipeline.weights_folder import save_pipeline
+from omniforcing_jax.strict_json import require
 
 SHARED = {name: f"../codecs/{name}" for name in ("video_vae", "audio_vae", "vocoder", "text")}
 
@@ -50,7 +52,7 @@ def halfway_to(params: Transformer, folder: Path) -> Transformer:
     What that keeps of either is in experiments/LOG.md.
     Source: Wortsman et al., arXiv 2109.01903, who do so with fine-tuned classifiers.
     """
-    begun = train_teacher.exported(folder, configs.CHIME)
+    begun = train_teacher.exported(folder, presets.CHIME)
     return jax.tree.map(lambda own, other: (own + other) / 2, params, begun)
 
 

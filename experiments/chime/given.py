@@ -27,9 +27,11 @@ from experiments.chime import metrics, world
 from experiments.chime.evaluate import SHIPPED, media_of, render, render_for_codecs, scenes
 from experiments.chime.prompts import parse, sample_prompts
 from experiments.chime.track import Tracks
-from omniforcing_jax import machine
-from omniforcing_jax.pipeline import Pipeline, load_pipeline, read_pipeline_config
-from omniforcing_jax.stream import Condition, open_stream
+from omniforcing_jax.io import machine
+from omniforcing_jax.pipeline.pipeline import Pipeline
+from omniforcing_jax.pipeline.weights_folder import load_pipeline, read_pipeline_config
+from omniforcing_jax.stream.conditioning.condition import Condition
+from omniforcing_jax.stream.start import open_stream
 
 PAST, NEW = 3, 5  # seconds
 FLIGHT = 7  # frames on either side of the border that a velocity is fitted to

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from experiments.chime import codecs, world
 from experiments.chime.clips import TRAIN_SEED
-from omniforcing_jax.presets import CHIME_WORDS
+from omniforcing_jax.pipeline.presets import CHIME_WORDS
 from omniforcing_jax.text import words
 
 FILE = Path("runs/chime/latents.safetensors")

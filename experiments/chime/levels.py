@@ -22,10 +22,11 @@ from experiments import mains
 from experiments.chime import clips, codecs, latents, metrics
 from experiments.chime.evaluate import SHIPPED, media_of
 from experiments.chime.prompts import parse
-from omniforcing_jax import machine
-from omniforcing_jax.pipeline import Pipeline, load_pipeline, read_pipeline_config
+from omniforcing_jax.io import machine
+from omniforcing_jax.pipeline.pipeline import Pipeline
+from omniforcing_jax.pipeline.weights_folder import load_pipeline, read_pipeline_config
+from omniforcing_jax.sample import clip
 from omniforcing_jax.schedule import add_noise, fresh_shares
-from omniforcing_jax.stream import clip
 
 BATCH = 8
 

@@ -17,12 +17,13 @@ import tyro
 from experiments.chime import latents, train_teacher
 from experiments.chime.clips import TRAIN_SEED
 from omniforcing_jax import config as configs
-from omniforcing_jax import guidance, schedule, weights
+from omniforcing_jax import guidance, schedule
 from omniforcing_jax.distill.trajectory import draw_noise, guided_entries
+from omniforcing_jax.io import weights
 from omniforcing_jax.layout import PREFIX
-from omniforcing_jax.model.place import Places, rotaries
+from omniforcing_jax.model.positions import Positions, rotaries
 from omniforcing_jax.model.transformer import Transformer
-from omniforcing_jax.rollout import Latents
+from omniforcing_jax.streams import Streams
 from omniforcing_jax.text import words
 from omniforcing_jax.train.pairs import Pairs, pairs_header, write_pairs
 from omniforcing_jax.train.store import Writer
@@ -37,7 +38,7 @@ BOTH = guidance.StreamGuidance(cfg=3.0)
 GUIDANCE = guidance.GuidanceConfig(video=BOTH, audio=BOTH)
 
 
-def make_trajectory(model: configs.ModelConfig, places: Places, vectors: words.Words):
+def make_trajectory(model: configs.ModelConfig, places: Positions, vectors: words.Words):
     """Compile (params, ids [B, X], seeds [B]) -> entries of both streams at the student's sigmas, [E, B, ...]."""
     full = schedule.ltx2_schedule(STEPS)
     indices, _ = schedule.snap(STUDENT_STEPS, full)
@@ -88,7 +89,7 @@ def write(folder: Path, params: Transformer, count: int, batch: int, shards: int
     )
     trajectory = make_trajectory(model, places, train_teacher.word_vectors())
 
-    def make(rows: np.ndarray) -> Latents:
+    def make(rows: np.ndarray) -> Streams:
         ids = np.stack([latents.prompt_ids(TRAIN_SEED + int(row)) for row in rows])
         return trajectory(params, jnp.asarray(ids), jnp.asarray(rows))
 

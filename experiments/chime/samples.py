@@ -9,9 +9,9 @@ from experiments.chime.evaluate import media_of
 from experiments.chime.sheet import write_sheet
 from omniforcing_jax.layout import FRAME_RATE
 from omniforcing_jax.model.transformer import Transformer
-from omniforcing_jax.pipeline import Pipeline
-from omniforcing_jax.stream import open_stream
-from omniforcing_jax.stream.mux import write_mp4
+from omniforcing_jax.pipeline.pipeline import Pipeline
+from omniforcing_jax.stream.mp4 import write_mp4
+from omniforcing_jax.stream.start import open_stream
 
 PROMPTS = ("a red ball", "a green ball and a purple ball", "three bouncing balls: red, cyan and blue")
 

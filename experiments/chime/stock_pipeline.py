@@ -26,10 +26,12 @@ from converters import export
 from experiments import mains
 from experiments.chime import evaluate, metrics
 from omniforcing_jax.layout import FRAME_RATE
-from omniforcing_jax.pipeline import Codecs, Pipeline, load_pipeline, read_pipeline_config
-from omniforcing_jax.stream import clip, request
+from omniforcing_jax.pipeline import text_source
+from omniforcing_jax.pipeline.pipeline import Codecs, Pipeline
+from omniforcing_jax.pipeline.weights_folder import load_pipeline, read_pipeline_config
+from omniforcing_jax.sample import clip
 from omniforcing_jax.stream.chunk import Chunk
-from omniforcing_jax.stream.mux import Mp4Writer
+from omniforcing_jax.stream.mp4 import Mp4Writer
 
 OTHER_GUIDANCE_OFF = {
     **dict.fromkeys(("stg_scale", "audio_stg_scale", "guidance_rescale", "audio_guidance_rescale"), 0.0),
@@ -131,7 +133,7 @@ def open_stock(folder: Path, codecs: Codecs) -> Any:
 def play_stock(folder: Path, pipeline: Pipeline, plan: clip.ClipPlan, noise: clip.Latents) -> list[Chunk]:
     """Make a plan's clips by diffusers from the same noise, without renewal, and decode them by our codecs."""
     batch, (rows, columns) = len(plan.prompts), plan.grid
-    prompt, empty = (request.encode_text(pipeline, texts, None) for texts in (plan.prompts, [""] * batch))
+    prompt, empty = (text_source.encode_text(pipeline, texts, None) for texts in (plan.prompts, [""] * batch))
     # [B, T, C] -> [B, C, F, h, w], and [B, A, c m] -> [B, c, A, m]
     video = np.asarray(noise[0]).reshape(batch, plan.frames, rows, columns, -1).transpose(0, 4, 1, 2, 3)
     audio = (

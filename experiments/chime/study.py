@@ -34,21 +34,21 @@ from experiments import mains
 from experiments.chime import latents, metrics, train_student, train_teacher
 from experiments.chime.evaluate import media_of
 from experiments.chime.prompts import parse, sample_prompts
-from omniforcing_jax import config as configs
-from omniforcing_jax import machine
 from omniforcing_jax.distill.ode import Context, Error, ode_loss
+from omniforcing_jax.io import machine
+from omniforcing_jax.io.atomic_write import write_json
 from omniforcing_jax.layout import FUSED, PREFIX, Layout, latent_frames
-from omniforcing_jax.model.place import clip_block, place, rotaries
+from omniforcing_jax.model.positions import clip_block, make_positions, rotaries
 from omniforcing_jax.model.transformer import keep_projections, text_kv, transformer_spec
-from omniforcing_jax.nn import spec
-from omniforcing_jax.pipeline import load_pipeline, read_pipeline_config
+from omniforcing_jax.parallel import spec
+from omniforcing_jax.pipeline import presets
+from omniforcing_jax.pipeline.checks import student_sampler
+from omniforcing_jax.pipeline.weights_folder import load_pipeline, read_pipeline_config
 from omniforcing_jax.schedule import ltx2_schedule, snap
-from omniforcing_jax.stream import open_stream
-from omniforcing_jax.stream.request import student_sampler
+from omniforcing_jax.stream.start import open_stream
 from omniforcing_jax.text import words
 from omniforcing_jax.train import data, gradient, optimiser, state, step
 from omniforcing_jax.train.optimiser import OptimiserConfig
-from omniforcing_jax.weights import write_json
 
 Part = Literal["sinks", "stages", "windows", "steps"]
 SINKS, LAYOUTS, SEEDS = (0, 1, 4, 16), {"prefix": PREFIX, "fused": FUSED}, (0, 1, 2)
@@ -164,10 +164,10 @@ def stream_and_judge(folder: Path, change: dict[str, Any], count: int, seconds: 
 
 def switch(arguments: Arguments, layout: Layout, sinks: int, seed: int) -> dict[str, Any]:
     """Train the teacher's weights as a causal network for the first steps; returns loss and gradient norm of each."""
-    model = dataclasses.replace(configs.CHIME, sinks=sinks)
+    model = dataclasses.replace(presets.CHIME, sinks=sinks)
     frames = latent_frames(layout.frames_for(SWITCH_SECONDS))
     blocks = layout.blocks(frames)
-    places = place(model, clip_block(frames, blocks[-1].audio_end), (4, 4))
+    places = make_positions(model, clip_block(frames, blocks[-1].audio_end), (4, 4))
     vectors, levels = train_teacher.word_vectors(), jnp.asarray(snap(STEP_LISTS[4], ltx2_schedule(40))[1], jnp.float32)
 
     def loss(params: Any, batch: dict, key: jax.Array, extra: None):
@@ -188,7 +188,7 @@ def switch(arguments: Arguments, layout: Layout, sinks: int, seed: int) -> dict[
         )
         return value, (parts, extra)
 
-    teacher = train_teacher.exported(train_teacher.ASSETS / "teacher", configs.CHIME_TEACHER)
+    teacher = train_teacher.exported(train_teacher.ASSETS / "teacher", presets.CHIME_TEACHER)
     fresh = spec.init(transformer_spec(model), jax.random.key(seed))
     rule = optimiser.optimiser(
         OptimiserConfig(kind="adam", learning_rate=2e-4, steps=SWITCH_STEPS, warmup=0, decay_from=1.0, b2=0.999)

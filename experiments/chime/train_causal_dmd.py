@@ -18,27 +18,27 @@ from pathlib import Path
 import tyro
 
 from experiments.chime import latents, pairs, train_teacher, two_players
-from omniforcing_jax import config as configs
-from omniforcing_jax.distill.players import WholeClip, from_clips
+from omniforcing_jax.distill.generator_critic import WholeClip, from_clips
 from omniforcing_jax.layout import latent_frames
 from omniforcing_jax.model.transformer import keep_projections
-from omniforcing_jax.presets import CHIME_STREAM
-from omniforcing_jax.rollout import Latents
+from omniforcing_jax.pipeline import presets
+from omniforcing_jax.pipeline.presets import CHIME_STREAM
+from omniforcing_jax.streams import Streams
 
 CONFIG = two_players.Config()
 
 
-def clips_of(batch: dict) -> Latents:
+def clips_of(batch: dict) -> Streams:
     """Take a batch's clips."""
-    return Latents(*train_teacher.cut(batch, pairs.SECONDS))
+    return Streams(*train_teacher.cut(batch, pairs.SECONDS))
 
 
 def make_players(config: two_players.Config) -> WholeClip:
     """Let the student predict noised clips in one masked forward."""
     layout, grid = config.sampler.layout, CHIME_STREAM.grid(*CHIME_STREAM.resolution)
     blocks = layout.blocks(latent_frames(layout.frames_for(pairs.SECONDS)))
-    make_clip = from_clips(configs.CHIME, config.sampler.sigmas, blocks, grid, remat=keep_projections)
-    scorer = configs.CHIME_TEACHER
+    make_clip = from_clips(presets.CHIME, config.sampler.sigmas, blocks, grid, remat=keep_projections)
+    scorer = presets.CHIME_TEACHER
     return WholeClip(
         make_clip=make_clip, scorer=scorer, blocks=blocks, grid=grid, dmd=config.dmd, remat=keep_projections
     )

@@ -20,11 +20,11 @@ from typing import Literal
 import tyro
 
 from experiments.chime import latents, train_teacher, two_players
-from omniforcing_jax import config as configs
-from omniforcing_jax.distill.players import SelfForcing, SelfForcingConfig
+from omniforcing_jax.distill.generator_critic import SelfForcing, SelfForcingConfig
 from omniforcing_jax.model.transformer import keep_projections
-from omniforcing_jax.presets import CHIME_STREAM, RELEASED_SIGMAS
-from omniforcing_jax.rollout import Setting
+from omniforcing_jax.pipeline import presets
+from omniforcing_jax.pipeline.presets import CHIME_STREAM, RELEASED_SIGMAS
+from omniforcing_jax.rollout import StaticConfig
 
 CONFIG = two_players.Config()
 FOUR = dataclasses.replace(  # the reference's list: four calls per block
@@ -34,9 +34,9 @@ FOUR = dataclasses.replace(  # the reference's list: four calls per block
 
 def make_players(config: two_players.Config) -> SelfForcing:
     """Let the student roll out clips as long as the teacher's, block by block."""
-    setting = Setting(configs.CHIME, config.sampler, CHIME_STREAM.grid(*CHIME_STREAM.resolution))
+    setting = StaticConfig(presets.CHIME, config.sampler, CHIME_STREAM.grid(*CHIME_STREAM.resolution))
     stage3 = SelfForcingConfig(dmd=config.dmd)
-    return SelfForcing(setting, configs.CHIME_TEACHER, stage3, remat=keep_projections)
+    return SelfForcing(setting, presets.CHIME_TEACHER, stage3, remat=keep_projections)
 
 
 def main(

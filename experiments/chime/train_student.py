@@ -27,10 +27,11 @@ from omniforcing_jax import config as configs
 from omniforcing_jax.distill.ode import Context, Error, Guided, Trajectory, ode_loss
 from omniforcing_jax.layout import PREFIX, block_of_frames
 from omniforcing_jax.model.dual_stream import Text
-from omniforcing_jax.model.place import rotaries
+from omniforcing_jax.model.positions import rotaries
 from omniforcing_jax.model.transformer import Transformer, keep_projections, text_kv, transformer_spec
-from omniforcing_jax.nn import spec
-from omniforcing_jax.pipeline import load_pipeline
+from omniforcing_jax.parallel import spec
+from omniforcing_jax.pipeline import presets
+from omniforcing_jax.pipeline.weights_folder import load_pipeline
 from omniforcing_jax.text import words
 from omniforcing_jax.train import checkpoint, data, gradient, loop, optimiser, state, step
 from omniforcing_jax.train.optimiser import OptimiserConfig
@@ -53,7 +54,7 @@ class Config:
         from the next one.
     """
 
-    model: configs.ModelConfig = configs.CHIME
+    model: configs.ModelConfig = presets.CHIME
     batch: int = 8
     optimiser: OptimiserConfig = OptimiserConfig(
         kind="muon", learning_rate=2e-3, steps=1200, warmup=30, decay_from=0.3, b2=0.99
@@ -171,7 +172,7 @@ def trained(folder: Path) -> Transformer:
     Raises:
       ValueError: if there is none.
     """
-    blank = spec.init(transformer_spec(configs.CHIME_TEACHER), jax.random.key(0))
+    blank = spec.init(transformer_spec(presets.CHIME_TEACHER), jax.random.key(0))
     found = checkpoint.restore(checkpoint.open_manager(folder / "checkpoints"), start(CONFIG, blank)[0])
     if found is None:
         raise ValueError(f"{folder}: no checkpoint of train_student")
@@ -209,7 +210,7 @@ def main(
     rows = latents.read(data_file) if entries == "data" else pairs.read()
     rows = train_teacher.by_balls(rows)
     if begin is None:
-        trainer, rule = start(config, train_teacher.exported(teacher, configs.CHIME_TEACHER))
+        trainer, rule = start(config, train_teacher.exported(teacher, presets.CHIME_TEACHER))
     else:
         rule = optimiser.optimiser(config.optimiser)
         trainer = state.create(train_teacher.exported(begin, config.model), rule, config.seed)

@@ -31,13 +31,14 @@ import tyro
 from experiments.chime import latents
 from experiments.chime.prompts import COLOURS
 from omniforcing_jax import config as configs
-from omniforcing_jax import weights
 from omniforcing_jax.distill.flow import draw_sigma, flow_loss
+from omniforcing_jax.io import weights
 from omniforcing_jax.layout import Block
-from omniforcing_jax.model.place import place, rotaries
+from omniforcing_jax.model.positions import make_positions, rotaries
 from omniforcing_jax.model.transformer import Transformer, keep_projections, transformer_spec
 from omniforcing_jax.model.whole_clip import predict_velocity
-from omniforcing_jax.nn import spec
+from omniforcing_jax.parallel import spec
+from omniforcing_jax.pipeline import presets
 from omniforcing_jax.text import words
 from omniforcing_jax.train import checkpoint, data, gradient, loop, optimiser, state, step
 from omniforcing_jax.train.optimiser import OptimiserConfig
@@ -66,7 +67,7 @@ class Config:
       more_of_many: a clip of n balls comes n times as often: one ball is learned first, three are what is hard.
     """
 
-    model: configs.ModelConfig = configs.CHIME_TEACHER
+    model: configs.ModelConfig = presets.CHIME_TEACHER
     stages: tuple[Stage, ...] = (Stage(seconds=2, batch=20, steps=1400), Stage(seconds=5, batch=8, steps=4000))
     optimiser: OptimiserConfig = OptimiserConfig(
         kind="muon", learning_rate=3e-3, steps=5400, warmup=100, decay_from=0.4, b2=0.99
@@ -118,7 +119,7 @@ def drop_prompts(ids: jax.Array, key: jax.Array, share: float) -> jax.Array:
 
 def whole_clip(model: configs.ModelConfig, seconds: int, grid: tuple[int, int] = (4, 4)):
     """Host tables of a clip of whole seconds and a frame."""
-    return place(model, Block(0, 1 + 3 * seconds, 0, 1 + 25 * seconds), grid)
+    return make_positions(model, Block(0, 1 + 3 * seconds, 0, 1 + 25 * seconds), grid)
 
 
 def by_balls(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

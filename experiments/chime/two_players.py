@@ -16,16 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.chime import pairs, samples, train_teacher
-from omniforcing_jax import config as configs
 from omniforcing_jax.config import SamplerConfig
 from omniforcing_jax.distill.dmd import DmdConfig
-from omniforcing_jax.distill.players import SelfForcing, WholeClip
+from omniforcing_jax.distill.generator_critic import SelfForcing, WholeClip
 from omniforcing_jax.guidance import GuidanceConfig, StreamGuidance
 from omniforcing_jax.model.transformer import Transformer, transformer_spec
-from omniforcing_jax.nn import spec
-from omniforcing_jax.pipeline import load_pipeline
-from omniforcing_jax.presets import CHIME_STREAM
-from omniforcing_jax.rollout import Latents
+from omniforcing_jax.parallel import spec
+from omniforcing_jax.pipeline import presets
+from omniforcing_jax.pipeline.presets import CHIME_STREAM
+from omniforcing_jax.pipeline.weights_folder import load_pipeline
+from omniforcing_jax.streams import Streams
 from omniforcing_jax.text import words
 from omniforcing_jax.train import checkpoint, data, gradient, loop, optimiser, state, step
 from omniforcing_jax.train.optimiser import OptimiserConfig
@@ -79,7 +79,7 @@ class Begin:
 
 
 def gradients(
-    players: SelfForcing | WholeClip, clips_of: Callable[[dict[str, Any]], Latents] | None = None
+    players: SelfForcing | WholeClip, clips_of: Callable[[dict[str, Any]], Streams] | None = None
 ) -> tuple[gradient.Gradient, gradient.Gradient]:
     """Build what the trainer asks of the generator and of the critic.
 
@@ -89,7 +89,7 @@ def gradients(
     """
     contexts = partial(words.contexts, train_teacher.word_vectors())
 
-    def given(batch: dict[str, Any]) -> dict[str, Latents]:
+    def given(batch: dict[str, Any]) -> dict[str, Streams]:
         return {} if clips_of is None else {"clips": clips_of(batch)}
 
     def generator(params: Any, batch: dict, key: jax.Array, extra: None, critic: Any, teacher: Any):
@@ -116,7 +116,7 @@ def trained(folder: Path) -> Transformer:
     Raises:
       ValueError: if there is none.
     """
-    blanks = (spec.init(transformer_spec(model), jax.random.key(0)) for model in (configs.CHIME, configs.CHIME_TEACHER))
+    blanks = (spec.init(transformer_spec(model), jax.random.key(0)) for model in (presets.CHIME, presets.CHIME_TEACHER))
     found = checkpoint.restore(checkpoint.open_manager(folder / "checkpoints"), start(Config(), *blanks)[0])
     if found is None:
         raise ValueError(f"{folder}: no checkpoint of a training with a critic")
@@ -129,7 +129,7 @@ def train(
     begin: Begin,
     players: SelfForcing | WholeClip,
     rows: dict[str, np.ndarray],
-    clips_of: Callable[[dict[str, Any]], Latents] | None = None,
+    clips_of: Callable[[dict[str, Any]], Streams] | None = None,
 ) -> None:
     """Train or continue both players on batches of the rows.
 
@@ -142,8 +142,8 @@ def train(
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("absl").setLevel(logging.WARNING)
-    frozen = train_teacher.exported(begin.teacher, configs.CHIME_TEACHER)
-    trainer, rules = start(config, train_teacher.exported(begin.student, configs.CHIME), frozen)
+    frozen = train_teacher.exported(begin.teacher, presets.CHIME_TEACHER)
+    trainer, rules = start(config, train_teacher.exported(begin.student, presets.CHIME), frozen)
     both = step.make_distill_step(
         *gradients(players, clips_of), *rules, ratio=config.ratio, ema_decay=config.ema_decay, ema_from=config.ema_from
     )

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from omniforcing_jax.codecs.carry import COLLECTION, is_first_call, with_past
 from omniforcing_jax.codecs.conv import pixel_norm
-from omniforcing_jax.config import Config
+from omniforcing_jax.strict_json import Config
 
 EPS = 1e-6
 """Of every pixel norm; the video VAE has another."""

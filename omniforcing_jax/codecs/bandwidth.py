@@ -21,7 +21,7 @@ from omniforcing_jax.codecs.generator import Generator, GeneratorConfig
 from omniforcing_jax.codecs.mel import MelConfig, filterbank
 from omniforcing_jax.codecs.snake import CONSTANTS
 from omniforcing_jax.codecs.timeline import Delay, Span
-from omniforcing_jax.config import Config, require
+from omniforcing_jax.strict_json import Config, require
 
 FLOOR = 1e-5
 LOBES = 6  # zero crossings of the resampling filter on each side

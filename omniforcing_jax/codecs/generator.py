@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from omniforcing_jax.codecs import snake
 from omniforcing_jax.codecs.snake import Snake
 from omniforcing_jax.codecs.timeline import Conv, Delay, Span, UpConv
-from omniforcing_jax.config import Config
+from omniforcing_jax.strict_json import Config
 
 SLOPE = 0.1
 LAST_SLOPE = 0.01

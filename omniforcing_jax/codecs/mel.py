@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from omniforcing_jax.config import Config
+from omniforcing_jax.strict_json import Config
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ import enum
 import math
 
 from omniforcing_jax.codecs.conv import SpatialPadding
-from omniforcing_jax.config import Config, require
+from omniforcing_jax.strict_json import Config, require
 
 Stride = tuple[int, int, int]
 
@@ -31,7 +31,7 @@ STRIDES: dict[BlockKind, Stride] = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Block(Config):
+class VAEBlock(Config):
     """One entry of a block list.
 
     Attributes:
@@ -84,8 +84,8 @@ class VideoVAEConfig(Config):
     patch_size: int
     encoder_base_channels: int
     decoder_base_channels: int
-    encoder_blocks: tuple[Block, ...]
-    decoder_blocks: tuple[Block, ...]
+    encoder_blocks: tuple[VAEBlock, ...]
+    decoder_blocks: tuple[VAEBlock, ...]
     causal_decoder: bool
     encoder_padding: SpatialPadding = SpatialPadding.ZEROS
     decoder_padding: SpatialPadding = SpatialPadding.REFLECT
@@ -137,28 +137,28 @@ class VideoVAEConfig(Config):
         return self.patch_size * math.prod(block.stride[1] for block in self.encoder_blocks)
 
     @property
-    def _halves(self) -> tuple[tuple[Block, ...], tuple[Block, ...]]:
+    def _halves(self) -> tuple[tuple[VAEBlock, ...], tuple[VAEBlock, ...]]:
         return self.encoder_blocks, self.decoder_blocks
 
 
-def _require_cells(block: Block, width: int, half: str, side: str) -> None:
+def _require_cells(block: VAEBlock, width: int, half: str, side: str) -> None:
     cells = math.prod(block.stride)
     require(width % cells == 0, f"{half} {block.kind} {side} width", width, f"must be a multiple of {cells}")
 
 
-def res(layers: int) -> Block:
+def res(layers: int) -> VAEBlock:
     """Spell a row of residual blocks."""
-    return Block(kind=BlockKind.RES, layers=layers)
+    return VAEBlock(kind=BlockKind.RES, layers=layers)
 
 
-def compress(kind: BlockKind, multiplier: int = 2) -> Block:
+def compress(kind: BlockKind, multiplier: int = 2) -> VAEBlock:
     """Spell a residual resampling, in the encoder or in the decoder."""
-    return Block(kind=kind, multiplier=multiplier, residual=True)
+    return VAEBlock(kind=kind, multiplier=multiplier, residual=True)
 
 
-def expand(kind: BlockKind, multiplier: int = 2) -> Block:
+def expand(kind: BlockKind, multiplier: int = 2) -> VAEBlock:
     """Spell a plain resampling, as LTX-2.3's decoder has."""
-    return Block(kind=kind, multiplier=multiplier)
+    return VAEBlock(kind=kind, multiplier=multiplier)
 
 
 SPACE, TIME, ALL = BlockKind.SPACE, BlockKind.TIME, BlockKind.ALL

@@ -20,9 +20,9 @@ from omniforcing_jax.codecs.video_config import (
     CHIME_VIDEO_VAE,
     LTX2_VIDEO_VAE,
     LTX23_VIDEO_VAE,
-    Block,
     BlockKind,
     Stride,
+    VAEBlock,
     VideoVAEConfig,
 )
 
@@ -147,7 +147,7 @@ class VideoEncoder(nn.Module):
         self.down_blocks = [self._part(block) for block in self.config.encoder_blocks]
         self.conv_out = TemporalConv(self.config.latent_channels + 1, padding)
 
-    def _part(self, block: Block) -> nn.Module:
+    def _part(self, block: VAEBlock) -> nn.Module:
         if block.kind is BlockKind.RES:
             return ResStage(block.layers, self.config.encoder_padding)
         return Downsample(block.stride, block.multiplier, self.config.encoder_padding)

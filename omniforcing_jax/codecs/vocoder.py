@@ -18,7 +18,7 @@ from omniforcing_jax.codecs.bandwidth import Extension, ExtensionConfig
 from omniforcing_jax.codecs.carry import COLLECTION
 from omniforcing_jax.codecs.generator import Activation, Final, Generator, GeneratorConfig
 from omniforcing_jax.codecs.timeline import Span
-from omniforcing_jax.config import require
+from omniforcing_jax.strict_json import require
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -15,24 +15,24 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Int
 
 from omniforcing_jax.config import ModelConfig
-from omniforcing_jax.model.place import Rotaries
+from omniforcing_jax.model.positions import Rotaries
 from omniforcing_jax.model.transformer import Transformer
 from omniforcing_jax.model.whole_clip import predict_x0
-from omniforcing_jax.rollout import Latents
 from omniforcing_jax.schedule import add_noise
-from omniforcing_jax.text.contexts import Contexts
+from omniforcing_jax.streams import Streams
+from omniforcing_jax.text.contexts import TextContexts
 
 
 def simulate(
     params: Transformer,
     model: ModelConfig,
-    noise: Latents,
+    noise: Streams,
     sigmas: Float[Array, " K"],
-    contexts: Contexts,
+    contexts: TextContexts,
     rotaries: Rotaries,
     *,
     dtype: DTypeLike = jnp.float32,
-) -> Latents:
+) -> Streams:
     """Run the few-step sampler on whole clips and keep its inputs; no gradient flows.
 
     Args:
@@ -49,11 +49,11 @@ def simulate(
     """
     params, contexts = jax.lax.stop_gradient((params, contexts))
 
-    def step(x0: Latents, inputs: tuple[Array, Latents]) -> tuple[Latents, Latents]:
+    def step(x0: Streams, inputs: tuple[Array, Streams]) -> tuple[Streams, Streams]:
         sigma, fresh = inputs
-        noisy = Latents(*map(partial(add_noise, sigma=sigma), x0, fresh))
+        noisy = Streams(*map(partial(add_noise, sigma=sigma), x0, fresh))
         levels = jnp.broadcast_to(sigma, noisy.video.shape[:1])
-        return Latents(*predict_x0(params, model, noisy, levels, contexts, rotaries, dtype=dtype)), noisy
+        return Streams(*predict_x0(params, model, noisy, levels, contexts, rotaries, dtype=dtype)), noisy
 
     nothing = jax.tree.map(lambda x: jnp.zeros_like(x[0]), noise)
     clip, inputs = jax.lax.scan(step, nothing, (sigmas[:-1], noise))
@@ -68,16 +68,16 @@ def draw_entry(key: Array, batch: int, sigmas: Float[Array, " K"]) -> Int[Array,
 def predict_from(
     params: Transformer,
     model: ModelConfig,
-    trajectory: Latents,
+    trajectory: Streams,
     entry: Int[Array, " B"],
     sigmas: Float[Array, " K"],
-    contexts: Contexts,
+    contexts: TextContexts,
     rotaries: Rotaries,
     *,
     dtype: DTypeLike = jnp.float32,
     remat: Callable | None = None,
-) -> Latents:
+) -> Streams:
     """Predict the clip from one entry of each sample's trajectory: what the generator's loss differentiates."""
     rows = jnp.arange(len(entry))
-    noisy = jax.lax.stop_gradient(Latents(*(x[entry, rows] for x in trajectory)))
-    return Latents(*predict_x0(params, model, noisy, sigmas[entry], contexts, rotaries, dtype=dtype, remat=remat))
+    noisy = jax.lax.stop_gradient(Streams(*(x[entry, rows] for x in trajectory)))
+    return Streams(*predict_x0(params, model, noisy, sigmas[entry], contexts, rotaries, dtype=dtype, remat=remat))

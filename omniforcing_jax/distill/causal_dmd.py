@@ -14,12 +14,12 @@ from jaxtyping import Array, DTypeLike, Float
 
 from omniforcing_jax.config import ModelConfig
 from omniforcing_jax.layout import Block, block_of_frames
-from omniforcing_jax.model.place import Rotaries
+from omniforcing_jax.model.positions import Rotaries
 from omniforcing_jax.model.transformer import Transformer, predict, text_kv
 from omniforcing_jax.model.view import Sigmas, masked
-from omniforcing_jax.rollout import Latents
 from omniforcing_jax.schedule import add_noise, to_x0
-from omniforcing_jax.text.contexts import Contexts
+from omniforcing_jax.streams import Streams
+from omniforcing_jax.text.contexts import TextContexts
 
 
 def draw_levels(key: Array, batch: int, blocks: int, sigmas: Float[Array, " K"]) -> Float[Array, "B k"]:
@@ -30,10 +30,10 @@ def draw_levels(key: Array, batch: int, blocks: int, sigmas: Float[Array, " K"])
 def predict_masked(
     params: Transformer,
     model: ModelConfig,
-    clean: Latents,
-    noise: Latents,
+    clean: Streams,
+    noise: Streams,
     levels: Float[Array, "B k"],
-    contexts: Contexts,
+    contexts: TextContexts,
     rotaries: Rotaries,
     blocks: tuple[Block, ...],
     *,
@@ -41,7 +41,7 @@ def predict_masked(
     pin_prefix: bool = False,
     dtype: DTypeLike = jnp.float32,
     remat: Callable | None = None,
-) -> Latents:
+) -> Streams:
     """Predict every block of a clip from its noised self and its noised past: what the generator's loss differentiates.
 
     Args:
@@ -67,11 +67,11 @@ def predict_masked(
     per_frame = clean.video.shape[1] // len(frames_v)
     sigmas = Sigmas(video=levels[:, frames_v], audio=levels[:, frames_a])
     per_token = (jnp.repeat(sigmas.video, per_frame, axis=1), sigmas.audio)
-    noisy = Latents(
+    noisy = Streams(
         *(add_noise(x, n, s) for x, n, s in zip(jax.lax.stop_gradient(clean), noise, per_token, strict=True))
     )
     view = masked(model, rotaries, sigmas, blocks, window=window, pin_prefix=pin_prefix)
     text = text_kv(params, *contexts, dtype=dtype)
     prediction = predict(params, model, *noisy, view, text, dtype=dtype, remat=remat)
     velocity = (prediction.video, prediction.audio)
-    return Latents(*(to_x0(x, v, s) for x, v, s in zip(noisy, velocity, per_token, strict=True)))
+    return Streams(*(to_x0(x, v, s) for x, v, s in zip(noisy, velocity, per_token, strict=True)))

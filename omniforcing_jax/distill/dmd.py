@@ -17,17 +17,18 @@ from flax import struct
 from jaxtyping import Array, DTypeLike, Float, Int
 
 from omniforcing_jax import guidance
-from omniforcing_jax.config import Config, ModelConfig, require
+from omniforcing_jax.config import ModelConfig
 from omniforcing_jax.distill.flow import flow_loss
 from omniforcing_jax.guidance import GuidanceConfig, StreamGuidance, guided_x0
 from omniforcing_jax.layout import Block, block_of_frames
-from omniforcing_jax.model.dual_stream import Keep
-from omniforcing_jax.model.place import Rotaries
-from omniforcing_jax.model.transformer import KEEP_ALL, Transformer
+from omniforcing_jax.model.dual_stream import Perturbation
+from omniforcing_jax.model.positions import Rotaries
+from omniforcing_jax.model.transformer import NO_PERTURBATION, Transformer
 from omniforcing_jax.model.whole_clip import predict_velocity, predict_x0
-from omniforcing_jax.rollout import Latents
 from omniforcing_jax.schedule import add_noise, sigma_lookup
-from omniforcing_jax.text.contexts import Contexts
+from omniforcing_jax.streams import Streams
+from omniforcing_jax.strict_json import Config, require
+from omniforcing_jax.text.contexts import TextContexts
 
 TINY = 1e-8  # keeps the normaliser from zero, as the reference has it
 
@@ -93,15 +94,15 @@ def draw_scoring_sigma(key: Array, batch: int, *, config: DmdConfig) -> Float[Ar
     return scoring_sigma(jax.random.randint(key, (batch,), 0, 1000), config)
 
 
-def draw_noise(key: Array, like: Latents) -> Latents:
+def draw_noise(key: Array, like: Streams) -> Streams:
     """Draw noise for both streams of a clip."""
     keys = jax.random.split(key)
-    return Latents(*(jax.random.normal(k, x.shape, jnp.float32) for k, x in zip(keys, like, strict=True)))
+    return Streams(*(jax.random.normal(k, x.shape, jnp.float32) for k, x in zip(keys, like, strict=True)))
 
 
-def noise_clip(clip: Latents, noise: Latents, sigma: Float[Array, " B"]) -> Latents:
+def noise_clip(clip: Streams, noise: Streams, sigma: Float[Array, " B"]) -> Streams:
     """Noise both streams to one level per sample."""
-    return Latents(*map(partial(add_noise, sigma=sigma), clip, noise))
+    return Streams(*map(partial(add_noise, sigma=sigma), clip, noise))
 
 
 def kl_gradient(
@@ -127,7 +128,7 @@ def kl_gradient(
     return jnp.nan_to_num((fake - real) / (mean + TINY))
 
 
-def token_weights(blocks: tuple[Block, ...], like: Latents, config: DmdConfig) -> tuple[Array, Array]:
+def token_weights(blocks: tuple[Block, ...], like: Streams, config: DmdConfig) -> tuple[Array, Array]:
     """Return the weight [T] of every token of both streams."""
     uniform = config.block_weights is BlockWeights.UNIFORM
     ramp = jnp.linspace(1.0 if uniform else config.ramp_from, 1.0, len(blocks))
@@ -145,7 +146,7 @@ def matching_loss(
 
 
 def generator_loss(
-    x0: Latents, gradient: Latents, blocks: tuple[Block, ...], config: DmdConfig
+    x0: Streams, gradient: Streams, blocks: tuple[Block, ...], config: DmdConfig
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     """Sum the matching losses of both streams; the value is half the mean of gradient squared, a useful monitor."""
     weights = token_weights(blocks, x0, config)
@@ -154,16 +155,16 @@ def generator_loss(
     return total, {"dmd_video": video, "dmd_audio": audio}
 
 
-def clip_cotangent(gradient: Latents, blocks: tuple[Block, ...], config: DmdConfig) -> Latents:
+def clip_cotangent(gradient: Streams, blocks: tuple[Block, ...], config: DmdConfig) -> Streams:
     """Return the gradient of `generator_loss` with respect to the clip, without a graph."""
     weights = token_weights(blocks, gradient, config)
     strengths = (config.video_weight, config.audio_weight)
-    return Latents(*(s * w[None, :, None] * g / g.size for s, w, g in zip(strengths, weights, gradient, strict=True)))
+    return Streams(*(s * w[None, :, None] * g / g.size for s, w, g in zip(strengths, weights, gradient, strict=True)))
 
 
 def dmd_gradient(
-    clip: Latents, scorer: Scorer, prompt: Contexts, negative: Contexts, key: Array, config: DmdConfig
-) -> tuple[Latents, dict[str, Array]]:
+    clip: Streams, scorer: Scorer, prompt: TextContexts, negative: TextContexts, key: Array, config: DmdConfig
+) -> tuple[Streams, dict[str, Array]]:
     """Score a clip: noise it, ask teacher and critic, and take their normalised difference; no gradient flows.
 
     Args:
@@ -182,13 +183,15 @@ def dmd_gradient(
     sigma = draw_scoring_sigma(for_sigma, clip.video.shape[0], config=config)
     noisy = noise_clip(clip, draw_noise(for_noise, clip), sigma)
 
-    def ask(params: Transformer, latents: guidance.Latents, levels: Array, contexts: Contexts, keep: Keep) -> Latents:
+    def ask(
+        params: Transformer, latents: guidance.Latents, levels: Array, contexts: TextContexts, keep: Perturbation
+    ) -> Streams:
         x0 = predict_x0(params, scorer.model, latents, levels, contexts, scorer.rotaries, keep, dtype=scorer.dtype)
-        return Latents(*x0)
+        return Streams(*x0)
 
     real = guided_x0(partial(ask, scorer.teacher), noisy, sigma, prompt, negative, config.guidance, scorer.model.layers)
-    fake = ask(scorer.critic, noisy, sigma, prompt, KEEP_ALL)
-    gradient = Latents(*(kl_gradient(x, f, r) for x, f, r in zip(clip, fake, real, strict=True)))
+    fake = ask(scorer.critic, noisy, sigma, prompt, NO_PERTURBATION)
+    gradient = Streams(*(kl_gradient(x, f, r) for x, f, r in zip(clip, fake, real, strict=True)))
     metrics = {
         f"{name}_{stream}": jnp.mean(jnp.abs(value))
         for name, values in (("gap", [f - r for f, r in zip(fake, real, strict=True)]), ("push", gradient))
@@ -198,14 +201,14 @@ def dmd_gradient(
 
 
 def score_clip(
-    clip: Latents,
+    clip: Streams,
     scorer: Scorer,
-    prompt: Contexts,
-    negative: Contexts,
+    prompt: TextContexts,
+    negative: TextContexts,
     key: Array,
     blocks: tuple[Block, ...],
     config: DmdConfig,
-) -> tuple[Latents, dict[str, Array]]:
+) -> tuple[Streams, dict[str, Array]]:
     """Return the gradient of the generator's loss with respect to its clip, and metrics; see `dmd_gradient`."""
     gradient, metrics = dmd_gradient(clip, scorer, prompt, negative, key, config)
     loss, parts = generator_loss(clip, gradient, blocks, config)
@@ -213,10 +216,10 @@ def score_clip(
 
 
 def one_graph_gradient(
-    make_clip: Callable[[Transformer], Latents],
+    make_clip: Callable[[Transformer], Streams],
     params: Transformer,
-    score: Callable[[Latents], tuple[Latents, Any]],
-) -> tuple[Transformer, Latents, Any]:
+    score: Callable[[Streams], tuple[Streams, Any]],
+) -> tuple[Transformer, Streams, Any]:
     """Differentiate a clip that is one function of the parameters: stage 1, and causal DMD without a rollout.
 
     Args:
@@ -235,8 +238,8 @@ def one_graph_gradient(
 def critic_loss(
     critic: Transformer,
     model: ModelConfig,
-    clip: Latents,
-    prompt: Contexts,
+    clip: Streams,
+    prompt: TextContexts,
     rotaries: Rotaries,
     key: Array,
     config: DmdConfig,

@@ -17,10 +17,10 @@ from jaxtyping import Array, Bool, DTypeLike, Float, Int
 from omniforcing_jax.config import ModelConfig
 from omniforcing_jax.layout import Block, block_of_frames
 from omniforcing_jax.model.dual_stream import Text
-from omniforcing_jax.model.place import Rotaries
+from omniforcing_jax.model.positions import Rotaries
 from omniforcing_jax.model.transformer import Transformer, predict
 from omniforcing_jax.model.view import Sigmas, masked, on_context, one_sigma
-from omniforcing_jax.nn.spec import Leaf
+from omniforcing_jax.parallel.spec import Leaf
 from omniforcing_jax.schedule import add_noise
 
 

@@ -24,26 +24,27 @@ from flax import struct
 from jaxtyping import Array, Int, Key
 
 from omniforcing_jax import rollout
-from omniforcing_jax.cache import Cache
 from omniforcing_jax.layout import Block
+from omniforcing_jax.model.cache import Cache
 from omniforcing_jax.model.dual_stream import Text
 from omniforcing_jax.model.transformer import Transformer
-from omniforcing_jax.nn.spec import Leaf
-from omniforcing_jax.rollout import Latents, Prompt, Setting, Tables
-from omniforcing_jax.text.contexts import Contexts
+from omniforcing_jax.parallel.spec import Leaf
+from omniforcing_jax.rollout import BlockPositions, PromptKV, StaticConfig
+from omniforcing_jax.streams import Streams
+from omniforcing_jax.text.contexts import TextContexts
 
-Draw = Callable[[Array, Array | int, Tables], Latents]  # (block, denoise step, tables) -> noise of the block
+Draw = Callable[[Array, Array | int, BlockPositions], Streams]  # (block, denoise step, tables) -> noise of the block
 
 
 class Clip(NamedTuple):
     """A clip block by block: block 0, and all later ones stacked on a leading axis."""
 
-    first: Latents
-    later: Latents
+    first: Streams
+    later: Streams
 
-    def joined(self) -> Latents:
+    def joined(self) -> Streams:
         """Join the blocks to tokens [B, T, C] and [B, A, E]."""
-        return Latents(*(_join(first, later) for first, later in zip(self.first, self.later, strict=True)))
+        return Streams(*(_join(first, later) for first, later in zip(self.first, self.later, strict=True)))
 
 
 class Rollout(NamedTuple):
@@ -62,11 +63,11 @@ class Rollout(NamedTuple):
 class ClipTables:
     """Where the blocks of a clip stand: block 0, and all later ones stacked on a leading axis."""
 
-    first: Tables
-    later: Tables
+    first: BlockPositions
+    later: BlockPositions
 
 
-def clip_tables(setting: Setting, blocks: int) -> ClipTables:
+def clip_tables(setting: StaticConfig, blocks: int) -> ClipTables:
     """Make the tables of a clip of `blocks` blocks, on the host.
 
     Raises:
@@ -74,24 +75,24 @@ def clip_tables(setting: Setting, blocks: int) -> ClipTables:
     """
     if blocks < 2:
         raise ValueError(f"blocks={blocks}: a rollout needs block 0 and at least one later block")
-    later = [rollout.make_tables(setting, k) for k in range(1, blocks)]
+    later = [rollout.block_positions(setting, k) for k in range(1, blocks)]
     return ClipTables(
-        first=rollout.make_tables(setting, 0), later=jax.tree.map(lambda *leaves: np.stack(leaves), *later)
+        first=rollout.block_positions(setting, 0), later=jax.tree.map(lambda *leaves: np.stack(leaves), *later)
     )
 
 
-def draw_exits(key: Key[Array, ""], blocks: int, setting: Setting, *, shared: bool = True) -> Int[Array, " K"]:
+def draw_exits(key: Key[Array, ""], blocks: int, setting: StaticConfig, *, shared: bool = True) -> Int[Array, " K"]:
     """Draw the denoise step after which each block stops: one for all blocks, or one per block."""
     drawn = jax.random.randint(key, (1 if shared else blocks,), 0, setting.sampler.steps)
     return jnp.broadcast_to(drawn, (blocks,))
 
 
-def noise_from_keys(keys: Key[Array, " B"], setting: Setting) -> Draw:
+def noise_from_keys(keys: Key[Array, " B"], setting: StaticConfig) -> Draw:
     """Draw noise just as a stream of these keys does."""
     return lambda block, step, tables: rollout.draw_noise(keys, block, step, setting, tables)
 
 
-def split_blocks(clip: Latents, blocks: tuple[Block, ...]) -> Clip:
+def split_blocks(clip: Streams, blocks: tuple[Block, ...]) -> Clip:
     """Cut the tokens of a clip into blocks; the inverse of `Clip.joined`."""
     first = blocks[0]
     per_frame = clip.video.shape[1] // blocks[-1].video_end
@@ -102,18 +103,18 @@ def split_blocks(clip: Latents, blocks: tuple[Block, ...]) -> Clip:
         return jnp.moveaxis(rest.reshape(len(x), len(blocks) - 1, -1, x.shape[-1]), 1, 0)
 
     return Clip(
-        first=Latents(*(x[:, :cut] for x, cut in zip(clip, cuts, strict=True))),
-        later=Latents(*(later(x, cut) for x, cut in zip(clip, cuts, strict=True))),
+        first=Streams(*(x[:, :cut] for x, cut in zip(clip, cuts, strict=True))),
+        later=Streams(*(later(x, cut) for x, cut in zip(clip, cuts, strict=True))),
     )
 
 
 def roll_out(
     params: Transformer,
-    prompt: Prompt,
+    prompt: PromptKV,
     exits: Int[Array, " K"],
     draw: Draw,
     tables: ClipTables,
-    setting: Setting,
+    setting: StaticConfig,
     batch: int,
 ) -> Rollout:
     """Roll a clip out with the real cache, each block up to its exit step: the first pass.
@@ -128,7 +129,7 @@ def roll_out(
       batch: clips.
     """
 
-    def block(cache: Cache, tables: Tables, exit_step: Array) -> tuple[Cache, tuple[Latents, Latents]]:
+    def block(cache: Cache, tables: BlockPositions, exit_step: Array) -> tuple[Cache, tuple[Streams, Streams]]:
         noisy, x0 = _to_exit(params, cache, prompt, exit_step, draw, tables, setting)
         return _commit(params, cache, prompt, x0, draw, tables, setting), (noisy, x0)
 
@@ -140,16 +141,16 @@ def roll_out(
 
 def pull_back(
     params: Transformer,
-    prompt: Prompt,
+    prompt: PromptKV,
     made: Rollout,
     cotangent: Clip,
     exits: Int[Array, " K"],
     draw: Draw,
     tables: ClipTables,
-    setting: Setting,
+    setting: StaticConfig,
     *,
     remat: Callable | None = None,
-) -> tuple[Transformer, Prompt]:
+) -> tuple[Transformer, PromptKV]:
     """Carry a gradient on the clip back to the parameters: the second pass.
 
     Args:
@@ -173,7 +174,7 @@ def pull_back(
         cache, sums = state
         tables, exit_step, noisy, x0, wanted = each
 
-        def exit_x0(params: Transformer, prompt: Prompt) -> Latents:
+        def exit_x0(params: Transformer, prompt: PromptKV) -> Streams:
             return _exit(params, cache, prompt, exit_step, noisy, tables, setting, remat)
 
         _, pull = jax.vjp(exit_x0, params, prompt)
@@ -190,17 +191,17 @@ def pull_back(
 
 def two_pass_gradient(
     params: Transformer,
-    contexts: Contexts,
-    score: Callable[[Latents], tuple[Latents, Any]],
+    contexts: TextContexts,
+    score: Callable[[Streams], tuple[Streams, Any]],
     exits: Int[Array, " K"],
     draw: Draw,
     tables: ClipTables,
     blocks: tuple[Block, ...],
-    setting: Setting,
+    setting: StaticConfig,
     *,
     text_gradient: bool = True,
     remat: Callable | None = None,
-) -> tuple[Transformer, Latents, Any]:
+) -> tuple[Transformer, Streams, Any]:
     """Roll out, score, pull back.
 
     Args:
@@ -232,13 +233,13 @@ def two_pass_gradient(
 
 def single_graph(
     params: Transformer,
-    contexts: Contexts,
+    contexts: TextContexts,
     exits: Int[Array, " K"],
     draw: Draw,
-    setting: Setting,
+    setting: StaticConfig,
     *,
     text_gradient: bool = True,
-) -> Latents:
+) -> Streams:
     """Roll a clip out as one differentiable function of the parameters: the oracle, slow and plain.
 
     Arguments as `two_pass_gradient`; returns the clip.
@@ -249,32 +250,32 @@ def single_graph(
     held = jax.lax.stop_gradient((params, prompt))
     cache, made = rollout.make_cache(setting, contexts.video.shape[0]), []
     for k in range(len(exits)):
-        tables = rollout.make_tables(setting, k)
+        tables = rollout.block_positions(setting, k)
         noisy, _ = jax.lax.stop_gradient(_to_exit(held[0], cache, held[1], exits[k], draw, tables, setting))
         x0 = _exit(params, cache, prompt, exits[k], noisy, tables, setting)
         made.append(x0)
         kept = jax.lax.stop_gradient(x0)
         cache = jax.lax.stop_gradient(_commit(held[0], cache, held[1], kept, draw, tables, setting))
-    return Latents(*(jnp.concatenate(pieces, axis=1) for pieces in zip(*made, strict=True)))
+    return Streams(*(jnp.concatenate(pieces, axis=1) for pieces in zip(*made, strict=True)))
 
 
-def _prompt(params: Transformer, contexts: Contexts, setting: Setting) -> Prompt:
-    return rollout.make_prompt(params, *contexts, setting=setting)
+def _prompt(params: Transformer, contexts: TextContexts, setting: StaticConfig) -> PromptKV:
+    return rollout.make_prompt_kv(params, *contexts, setting=setting)
 
 
 def _to_exit(
     params: Transformer,
     cache: Cache,
-    prompt: Prompt,
+    prompt: PromptKV,
     exit_step: Int[Array, ""],
     draw: Draw,
-    tables: Tables,
-    setting: Setting,
-) -> tuple[Latents, Latents]:
+    tables: BlockPositions,
+    setting: StaticConfig,
+) -> tuple[Streams, Streams]:
     """Denoise up to the exit step; returns its noisy input and its clean estimate."""
     sigmas, shares = rollout.levels(setting)
 
-    def one(step: Array, state: tuple[Latents, rollout.Estimate]) -> tuple[Latents, rollout.Estimate]:
+    def one(step: Array, state: tuple[Streams, rollout.CleanEstimate]) -> tuple[Streams, rollout.CleanEstimate]:
         fresh = draw(cache.blocks_done, step, tables)
         noisy = rollout.renoise(state[1], fresh, sigmas[step], shares[step], setting)
         text = _text_at(prompt, step)
@@ -288,20 +289,26 @@ def _to_exit(
 def _exit(
     params: Transformer,
     cache: Cache,
-    prompt: Prompt,
+    prompt: PromptKV,
     exit_step: Int[Array, ""],
-    noisy: Latents,
-    tables: Tables,
-    setting: Setting,
+    noisy: Streams,
+    tables: BlockPositions,
+    setting: StaticConfig,
     remat: Callable | None = None,
-) -> Latents:
+) -> Streams:
     sigma = rollout.levels(setting)[0][exit_step]
     text = _text_at(prompt, exit_step)
     return rollout.denoise_step(params, cache, text, noisy, sigma, tables, setting, remat=remat).x0
 
 
 def _commit(
-    params: Transformer, cache: Cache, prompt: Prompt, x0: Latents, draw: Draw, tables: Tables, setting: Setting
+    params: Transformer,
+    cache: Cache,
+    prompt: PromptKV,
+    x0: Streams,
+    draw: Draw,
+    tables: BlockPositions,
+    setting: StaticConfig,
 ) -> Cache:
     noise = None
     if setting.sampler.context_noise:
@@ -309,7 +316,7 @@ def _commit(
     return rollout.clean_pass(params, cache, prompt, x0, noise, tables, setting)
 
 
-def _text_at(prompt: Prompt, step: Int[Array, ""]) -> Text:
+def _text_at(prompt: PromptKV, step: Int[Array, ""]) -> Text:
     return jax.tree.map(lambda x: x[step], prompt.denoise) if prompt.per_step else prompt.denoise
 
 

@@ -13,15 +13,15 @@ from jaxtyping import Array, DTypeLike, Float, Int
 from omniforcing_jax import guidance
 from omniforcing_jax.config import ModelConfig
 from omniforcing_jax.guidance import GuidanceConfig, euler_trajectory, guided_x0
-from omniforcing_jax.model.dual_stream import Keep
-from omniforcing_jax.model.place import Rotaries
+from omniforcing_jax.model.dual_stream import Perturbation
+from omniforcing_jax.model.positions import Rotaries
 from omniforcing_jax.model.transformer import Transformer
 from omniforcing_jax.model.whole_clip import predict_x0
-from omniforcing_jax.rollout import Latents
-from omniforcing_jax.text.contexts import Contexts
+from omniforcing_jax.streams import Streams
+from omniforcing_jax.text.contexts import TextContexts
 
 
-def draw_noise(seeds: Int[Array, " B"], model: ModelConfig, tokens: tuple[int, int]) -> Latents:
+def draw_noise(seeds: Int[Array, " B"], model: ModelConfig, tokens: tuple[int, int]) -> Streams:
     """Draw the noise that trajectories begin with, each from its seed alone.
 
     Args:
@@ -30,9 +30,9 @@ def draw_noise(seeds: Int[Array, " B"], model: ModelConfig, tokens: tuple[int, i
       tokens: T and A, tokens of video and audio.
     """
 
-    def draw(seed: Array) -> Latents:
+    def draw(seed: Array) -> Streams:
         for_video, for_audio = jax.random.split(jax.random.key(seed))
-        return Latents(
+        return Streams(
             jax.random.normal(for_video, (tokens[0], model.video.latent_channels), jnp.float32),
             jax.random.normal(for_audio, (tokens[1], model.audio.latent_channels), jnp.float32),
         )
@@ -43,16 +43,16 @@ def draw_noise(seeds: Int[Array, " B"], model: ModelConfig, tokens: tuple[int, i
 def guided_entries(
     params: Transformer,
     model: ModelConfig,
-    noise: Latents,
-    prompt: Contexts,
-    negative: Contexts,
+    noise: Streams,
+    prompt: TextContexts,
+    negative: TextContexts,
     sigmas: Float[Array, " K"],
     indices: Sequence[int],
     config: GuidanceConfig,
     rotaries: Rotaries,
     *,
     dtype: DTypeLike = jnp.float32,
-) -> Latents:
+) -> Streams:
     """Follow guided Euler steps from noise to clips and keep some of what lies between.
 
     Args:
@@ -71,9 +71,9 @@ def guided_entries(
       Entries, [E, B, T, C] and [E, B, A, C].
     """
 
-    def ask(noisy: guidance.Latents, sigma: Array, contexts: Contexts, keep: Keep) -> guidance.Latents:
+    def ask(noisy: guidance.Latents, sigma: Array, contexts: TextContexts, keep: Perturbation) -> guidance.Latents:
         return predict_x0(params, model, noisy, sigma, contexts, rotaries, keep, dtype=dtype)
 
     predict = partial(guided_x0, ask, prompt=prompt, negative=negative, config=config, layers=model.layers)
     entries = euler_trajectory(predict, (noise.video, noise.audio), sigmas)
-    return Latents(*(x[jnp.asarray(indices)] for x in entries))
+    return Streams(*(x[jnp.asarray(indices)] for x in entries))

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float
 
-from omniforcing_jax.judge.listen import Sound, centres
-from omniforcing_jax.judge.look import Picture
+from omniforcing_jax.judge.picture import Picture
+from omniforcing_jax.judge.sound import Sound, centres
 
 SHARE, LEAST = 0.15, 5.0  # a window is this share of the clip, and at least so many seconds
 SILENCE = -80.0  # dB of full scale, said of whatever is quieter

@@ -3,13 +3,13 @@
 A reference is drawn in grey behind the file.
 """
 
-import os
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
 
-from omniforcing_jax.judge.read import Media
+from omniforcing_jax.io.atomic_write import AnyPath
+from omniforcing_jax.judge.media import Media
 from omniforcing_jax.judge.report import find_seams
 from omniforcing_jax.judge.seams import Blocks, Profile
 from omniforcing_jax.judge.synchrony import QUIET, correlate
@@ -94,7 +94,7 @@ def _draw_levels(pictures: "Axes", sounds: "Axes", media: Media, is_reference: b
         _draw_line(sounds, times, 10 * np.log10(np.maximum(power, QUIET)), "loudness", COLOURS[0], is_reference)
 
 
-def draw(path: str | os.PathLike[str], kind: str, media: Media, reference: Media | None, blocks: Blocks) -> None:
+def draw(path: AnyPath, kind: str, media: Media, reference: Media | None, blocks: Blocks) -> None:
     """Write the page.
 
     Args:

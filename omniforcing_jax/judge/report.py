@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from omniforcing_jax.judge import drift
-from omniforcing_jax.judge.look import Picture
-from omniforcing_jax.judge.read import Media
+from omniforcing_jax.judge.media import Media
+from omniforcing_jax.judge.picture import Picture
 from omniforcing_jax.judge.seams import Blocks, Profile, picture_profiles, sound_profiles
 from omniforcing_jax.judge.synchrony import correlate, measure_synchrony
 

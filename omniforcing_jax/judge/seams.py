@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from omniforcing_jax.judge.listen import MOMENT, Sound
-from omniforcing_jax.judge.look import Picture
+from omniforcing_jax.judge.picture import Picture
+from omniforcing_jax.judge.sound import MOMENT, Sound
 from omniforcing_jax.judge.synchrony import QUIET
 
 FEWEST = 2  # borders; one alone cannot be told from what happens there

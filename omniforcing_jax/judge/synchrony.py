@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from omniforcing_jax.judge.listen import HOP, MOMENT, RATE, Sound
-from omniforcing_jax.judge.look import Picture
+from omniforcing_jax.judge.picture import Picture
+from omniforcing_jax.judge.sound import HOP, MOMENT, RATE, Sound
 
 LONGEST = 0.5  # seconds of lag that are looked for, to either side
 RIVALS = 1.0  # seconds of lag within which another peak may speak against the first

@@ -16,16 +16,16 @@ from omniforcing_jax.nn.attention import (
     Site,
     Sites,
     attend,
+    attend_to,
     attention_spec,
     attention_spec_of,
     project_kv,
-    read,
 )
 from omniforcing_jax.nn.mlp import Mlp, apply_mlp, mlp_spec
 from omniforcing_jax.nn.modulation import Shifted, add_gated, add_table, modulate, modulated_norm
 from omniforcing_jax.nn.norm import rms_norm
-from omniforcing_jax.nn.sharding import gather
-from omniforcing_jax.nn.spec import Leaf, Spec, normal
+from omniforcing_jax.parallel.sharding import gather
+from omniforcing_jax.parallel.spec import Leaf, Spec, normal
 
 MLP_RATIO = 4
 TABLE_SCALE = 0.02
@@ -73,7 +73,7 @@ class Text:
 
 
 @struct.dataclass
-class Keep:
+class Perturbation:
     """What a perturbed forward leaves out, per layer and sample: [L, B] of 1 (keep) and 0; None keeps all.
 
     Attributes:
@@ -145,7 +145,7 @@ def dual_stream_layer(
     rows: tuple[Rows, Rows],
     text: Text,
     past: Sites,
-    keep: Keep,
+    keep: Perturbation,
 ) -> tuple[Float[Array, "B T D"], Float[Array, "B A E"], Sites]:
     """Run one layer; also returns the keys and values of the four causal attentions."""
     own_v, own_a = _self_rows(p.video.table, rows[0].main), _self_rows(p.audio.table, rows[1].main)
@@ -182,11 +182,17 @@ def _attend_self(
 
 def _read_text(p: StreamLayer, x: Array, m: SelfRows, text: KV, site: Site) -> Array:
     h = rms_norm(x) if m.text is None else modulated_norm(x, m.text)
-    return add_gated(x, read(p.text_attn, h, text, site), m.text_gate)
+    return add_gated(x, attend_to(p.text_attn, h, text, site), m.text_gate)
 
 
 def _cross(
-    p: DualStreamLayer, video: Array, audio: Array, sites: Sites, rows: tuple[Rows, Rows], past: Sites, keep: Keep
+    p: DualStreamLayer,
+    video: Array,
+    audio: Array,
+    sites: Sites,
+    rows: tuple[Rows, Rows],
+    past: Sites,
+    keep: Perturbation,
 ) -> tuple[Array, Array, KV, KV]:
     """Let each stream read the other; both read the states from before either update."""
     v, a = _cross_rows(p.cross_table_video, rows[0]), _cross_rows(p.cross_table_audio, rows[1])

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, DTypeLike, Float, Int
 from omniforcing_jax.config import ModelConfig, StreamConfig
 from omniforcing_jax.model.dual_stream import (
     DualStreamLayer,
-    Keep,
+    Perturbation,
     Rows,
     Text,
     dual_stream_layer,
@@ -26,6 +26,7 @@ from omniforcing_jax.model.dual_stream import (
 from omniforcing_jax.model.view import Times, View
 from omniforcing_jax.nn.attention import KV, NO_PAST, Site, Sites
 from omniforcing_jax.nn.linear import Linear, linear_spec, project
+from omniforcing_jax.nn.mask import AttentionMask, mask_bias
 from omniforcing_jax.nn.mlp import Mlp, apply_mlp, mlp_spec
 from omniforcing_jax.nn.modulation import (
     TIME_SCALE,
@@ -37,12 +38,11 @@ from omniforcing_jax.nn.modulation import (
     time_embedding_spec,
 )
 from omniforcing_jax.nn.norm import layer_norm
-from omniforcing_jax.nn.sharding import constrain, gather
-from omniforcing_jax.nn.sight import Sight, hide
-from omniforcing_jax.nn.spec import Leaf, Spec, normal, stacked
+from omniforcing_jax.parallel.sharding import constrain, gather
+from omniforcing_jax.parallel.spec import Leaf, Spec, normal, stacked
 
 SINK_SCALE = 0.02
-KEEP_ALL = Keep()
+NO_PERTURBATION = Perturbation()
 
 # For `remat` in training: keep what projections give, recompute the rest. On chime's teacher (batch 8, 5 s, CPU) this
 # takes 240 MB instead of 830 and is about a tenth faster, because a scan must write everything it keeps.
@@ -135,7 +135,7 @@ def text_kv(
     """
     if params.video.prompt_time is not None and sigma is None:
         raise ValueError("sigma=None: text keys of a network with text AdaLN depend on sigma")
-    sight = Sight() if mask is None else Sight(bias=hide(mask[:, None, None, :] != 0))
+    sight = AttentionMask() if mask is None else AttentionMask(bias=mask_bias(mask[:, None, None, :] != 0))
     return Text(
         video=_text_of_stream(params.video, params.layers.video, context_video.astype(dtype), sigma),
         audio=_text_of_stream(params.audio, params.layers.audio, context_audio.astype(dtype), sigma),
@@ -162,7 +162,7 @@ def predict(
     text: Text,
     *,
     past: Sites = NO_PAST,
-    keep: Keep = KEEP_ALL,
+    keep: Perturbation = NO_PERTURBATION,
     dtype: DTypeLike = jnp.float32,
     remat: Callable[..., Any] | None = None,
 ) -> Prediction:
@@ -212,7 +212,7 @@ def hidden_states(
         view,
         text,
         past,
-        KEEP_ALL,
+        NO_PERTURBATION,
         dtype,
         None,
         lambda video, audio, fresh: (video, audio),
@@ -228,7 +228,7 @@ def _run(
     view: View,
     text: Text,
     past: Sites,
-    keep: Keep,
+    keep: Perturbation,
     dtype: DTypeLike,
     remat: Callable[..., Any] | None,
     emit: Callable[[Array, Array, Sites], Any],

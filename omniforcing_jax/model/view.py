@@ -12,11 +12,18 @@ from jaxtyping import Array, Float
 
 from omniforcing_jax.config import CrossTimestep, ModelConfig
 from omniforcing_jax.layout import Block
-from omniforcing_jax.model.place import Rotaries
+from omniforcing_jax.model.positions import Rotaries
 from omniforcing_jax.nn.attention import Site, Sites
+from omniforcing_jax.nn.mask import (
+    AttentionMask,
+    TokenSpan,
+    banded_mask,
+    context_mask,
+    dense_mask,
+    log_ratio_scale,
+)
 from omniforcing_jax.nn.rope import with_identity
-from omniforcing_jax.nn.sight import Sight, Span, banded_sight, context_sight, dense_sight, log_ratio_scale
-from omniforcing_jax.nn.spec import Leaf
+from omniforcing_jax.parallel.spec import Leaf
 
 
 @struct.dataclass
@@ -68,7 +75,13 @@ def one_sigma(sigma: Float[Array, " B"]) -> Sigmas:
 
 def bidirectional(config: ModelConfig, rotaries: Rotaries, sigmas: Sigmas) -> View:
     """Everyone sees everyone: the teacher, or a student with its masks off."""
-    return _view(config, rotaries, sigmas, Sites(Sight(), Sight(), Sight(), Sight()), config.sinks)
+    return _view(
+        config,
+        rotaries,
+        sigmas,
+        Sites(AttentionMask(), AttentionMask(), AttentionMask(), AttentionMask()),
+        config.sinks,
+    )
 
 
 def masked(
@@ -94,9 +107,9 @@ def masked(
     """
     video, audio = spans(config, rotaries, blocks, pin_prefix)
     reach = len(blocks) if window is None else window
-    make = dense_sight if dense else banded_sight
+    make = dense_mask if dense else banded_mask
 
-    def sight(queries: list[Span], keys: list[Span]) -> Sight:
+    def sight(queries: list[TokenSpan], keys: list[TokenSpan]) -> AttentionMask:
         scale = log_ratio_scale(queries, keys, reach) if config.log_ratio else None
         return dataclasses.replace(make(queries, keys, reach), scale=scale)
 
@@ -123,7 +136,7 @@ def on_context(
     _refuse_log_ratio(config)
     video, audio = spans(config, rotaries, blocks, pin_prefix)
     reach = len(blocks) if window is None else window
-    sites = _between(lambda queries, keys: context_sight(queries, keys, reach), video, audio)
+    sites = _between(lambda queries, keys: context_mask(queries, keys, reach), video, audio)
     return _view(config, rotaries, sigmas, sites, config.sinks)
 
 
@@ -145,19 +158,25 @@ def streaming(
     """
     _refuse_log_ratio(config)
     if past_bias is None:
-        return _view(config, rotaries, sigmas, Sites(Sight(), Sight(), Sight(), Sight()), config.sinks)
+        return _view(
+            config,
+            rotaries,
+            sigmas,
+            Sites(AttentionMask(), AttentionMask(), AttentionMask(), AttentionMask()),
+            config.sinks,
+        )
     sights = Sites(
-        video_self=Sight(past_bias=past_bias.video_self, past_is_prefix=prefix),
-        audio_self=Sight(past_bias=past_bias.audio_self, past_is_prefix=prefix),
-        a2v=Sight(past_bias=past_bias.a2v, past_is_prefix=prefix),
-        v2a=Sight(past_bias=past_bias.v2a, past_is_prefix=prefix),
+        video_self=AttentionMask(past_bias=past_bias.video_self, past_is_prefix=prefix),
+        audio_self=AttentionMask(past_bias=past_bias.audio_self, past_is_prefix=prefix),
+        a2v=AttentionMask(past_bias=past_bias.a2v, past_is_prefix=prefix),
+        v2a=AttentionMask(past_bias=past_bias.v2a, past_is_prefix=prefix),
     )
     return _view(config, rotaries, sigmas, sights, 0)
 
 
 def spans(
     config: ModelConfig, rotaries: Rotaries, blocks: tuple[Block, ...], pin_prefix: bool
-) -> tuple[list[Span], list[Span]]:
+) -> tuple[list[TokenSpan], list[TokenSpan]]:
     """List the tokens of both streams by block; the sinks are pinned and belong to block 0.
 
     Raises:
@@ -169,13 +188,16 @@ def spans(
         raise ValueError(f"blocks end at {frames} and {blocks[-1].audio_end}: rotations hold {tokens}, {audio_frames}")
     per_frame, sinks = tokens // frames, config.sinks
     video = [
-        Span(b.video_start * per_frame, b.video_end * per_frame, k, pin_prefix and k == 0) for k, b in enumerate(blocks)
+        TokenSpan(b.video_start * per_frame, b.video_end * per_frame, k, pin_prefix and k == 0)
+        for k, b in enumerate(blocks)
     ]
-    audio = [Span(sinks + b.audio_start, sinks + b.audio_end, k, pin_prefix and k == 0) for k, b in enumerate(blocks)]
-    return video, [Span(0, sinks, 0, True), *audio] if sinks else audio
+    audio = [
+        TokenSpan(sinks + b.audio_start, sinks + b.audio_end, k, pin_prefix and k == 0) for k, b in enumerate(blocks)
+    ]
+    return video, [TokenSpan(0, sinks, 0, True), *audio] if sinks else audio
 
 
-def _between(sight, video: list[Span], audio: list[Span]) -> Sites:
+def _between(sight, video: list[TokenSpan], audio: list[TokenSpan]) -> Sites:
     """Build the four sights from one table of blocks."""
     return Sites(
         video_self=sight(video, video), audio_self=sight(audio, audio), a2v=sight(video, audio), v2a=sight(audio, video)

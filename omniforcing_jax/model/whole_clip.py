@@ -6,12 +6,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float
 
 from omniforcing_jax.config import ModelConfig
-from omniforcing_jax.model.dual_stream import Keep
-from omniforcing_jax.model.place import Rotaries
-from omniforcing_jax.model.transformer import KEEP_ALL, Transformer, predict, text_kv
+from omniforcing_jax.model.dual_stream import Perturbation
+from omniforcing_jax.model.positions import Rotaries
+from omniforcing_jax.model.transformer import NO_PERTURBATION, Transformer, predict, text_kv
 from omniforcing_jax.model.view import bidirectional, one_sigma
 from omniforcing_jax.schedule import to_x0
-from omniforcing_jax.text.contexts import Contexts
+from omniforcing_jax.text.contexts import TextContexts
 
 Streams = tuple[Float[Array, "B T C"], Float[Array, "B A E"]]
 
@@ -21,9 +21,9 @@ def predict_velocity(
     config: ModelConfig,
     noisy: Streams,
     sigma: Float[Array, " B"],
-    contexts: Contexts,
+    contexts: TextContexts,
     rotaries: Rotaries,
-    keep: Keep = KEEP_ALL,
+    keep: Perturbation = NO_PERTURBATION,
     *,
     dtype: DTypeLike = jnp.float32,
     remat: Callable | None = None,

@@ -11,13 +11,13 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
 
-from omniforcing_jax.nn.kernels import attend_parts
+from omniforcing_jax.nn.kernels import dot_product_attention
+from omniforcing_jax.nn.kv_segments import KVSegment
 from omniforcing_jax.nn.linear import Linear, linear_spec, project
+from omniforcing_jax.nn.mask import AttentionMask, QueryBand
 from omniforcing_jax.nn.norm import rms_norm
-from omniforcing_jax.nn.parts import Part
 from omniforcing_jax.nn.rope import Rotary, rotate
-from omniforcing_jax.nn.sight import Segment, Sight
-from omniforcing_jax.nn.spec import Leaf, Spec, ones
+from omniforcing_jax.parallel.spec import Leaf, Spec, ones
 
 
 @struct.dataclass
@@ -48,7 +48,7 @@ class Site:
 
     rotary_q: Rotary | None = None
     rotary_k: Rotary | None = None
-    sight: Sight = Sight()
+    sight: AttentionMask = AttentionMask()
 
 
 @struct.dataclass
@@ -106,10 +106,10 @@ def attend(
     values passed through instead.
     """
     fresh = project_kv(p, x_kv, site.rotary_k)
-    return read(p, x_q, fresh, site, past, mix), fresh
+    return attend_to(p, x_q, fresh, site, past, mix), fresh
 
 
-def read(
+def attend_to(
     p: Attention,
     x_q: Float[Array, "B T D"],
     fresh: KV,
@@ -121,7 +121,7 @@ def read(
     q = _split_heads(rms_norm(project(p.q, x_q), p.q_norm), p.heads)
     if site.rotary_q is not None:
         q = rotate(q, site.rotary_q)
-    y = look(q, fresh, past, site.sight)
+    y = masked_attention(q, fresh, past, site.sight)
     if mix is not None:
         weight = mix.astype(y.dtype)[:, None, None, None]
         y = y * weight + fresh.v * (1 - weight)
@@ -130,25 +130,28 @@ def read(
     return project(p.o, y.reshape(*y.shape[:2], -1))
 
 
-def look(q: Float[Array, "B T N H"], fresh: KV, past: KV | None, sight: Sight) -> Float[Array, "B T N H"]:
+def masked_attention(
+    q: Float[Array, "B T N H"], fresh: KV, past: KV | None, sight: AttentionMask
+) -> Float[Array, "B T N H"]:
     """Attend as the sight allows: one softmax per segment of queries."""
     if sight.scale is not None:
         q = (q * sight.scale[None, :, None, None]).astype(q.dtype)
     if sight.segments is None:
-        parts = [Part(fresh.k, fresh.v, sight.bias)]
-        return attend_parts(
-            q, parts if past is None else [*parts, Part(past.k, past.v, sight.past_bias, sight.past_is_prefix)]
+        parts = [KVSegment(fresh.k, fresh.v, sight.bias)]
+        return dot_product_attention(
+            q, parts if past is None else [*parts, KVSegment(past.k, past.v, sight.past_bias, sight.past_is_prefix)]
         )
     pieces = [
-        attend_parts(q[:, slice(*segment.queries)], _parts_of(segment, fresh, past)) for segment in sight.segments
+        dot_product_attention(q[:, slice(*segment.queries)], _parts_of(segment, fresh, past))
+        for segment in sight.segments
     ]
     return jnp.concatenate(pieces, axis=1)
 
 
-def _parts_of(segment: Segment, fresh: KV, past: KV | None) -> list[Part]:
-    parts = [Part(fresh.k[:, slice(*r)], fresh.v[:, slice(*r)]) for r in segment.fresh]
+def _parts_of(segment: QueryBand, fresh: KV, past: KV | None) -> list[KVSegment]:
+    parts = [KVSegment(fresh.k[:, slice(*r)], fresh.v[:, slice(*r)]) for r in segment.fresh]
     if past is not None:
-        parts += [Part(past.k[:, slice(*r)], past.v[:, slice(*r)]) for r in segment.past]
+        parts += [KVSegment(past.k[:, slice(*r)], past.v[:, slice(*r)]) for r in segment.past]
     return parts
 
 

@@ -12,13 +12,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from omniforcing_jax.nn.parts import Part, join
+from omniforcing_jax.nn.kv_segments import KVSegment, concat_keys
 
 HEAD_STEP, LARGEST_HEAD = 8, 128
 TYPES = ("bfloat16", "float16")
 
 
-def refusal(q: Float[Array, "B T N H"], parts: Sequence[Part]) -> str | None:
+def refusal(q: Float[Array, "B T N H"], parts: Sequence[KVSegment]) -> str | None:
     """Say why the kernel cannot take this attention; None if it can."""
     queries, keys, head = q.shape[1], sum(part.k.shape[1] for part in parts), q.shape[-1]
     if any(part.differs_by_query for part in parts):
@@ -32,23 +32,23 @@ def refusal(q: Float[Array, "B T N H"], parts: Sequence[Part]) -> str | None:
     return None
 
 
-def cudnn_attention(q: Float[Array, "B T N H"], parts: Sequence[Part]) -> Float[Array, "B T N H"]:
+def cudnn_attention(q: Float[Array, "B T N H"], parts: Sequence[KVSegment]) -> Float[Array, "B T N H"]:
     """Do what `plain_attention` does, with masks by key only."""
-    k, v = (join(arrays) for arrays in ([part.k for part in parts], [part.v for part in parts]))
+    k, v = (concat_keys(arrays) for arrays in ([part.k for part in parts], [part.v for part in parts]))
     return jax.nn.dot_product_attention(q, k, v, implementation="cudnn", **masking(q, parts))
 
 
-def masking(q: Float[Array, "B T N H"], parts: Sequence[Part]) -> dict[str, Any]:
+def masking(q: Float[Array, "B T N H"], parts: Sequence[KVSegment]) -> dict[str, Any]:
     """Say which keys may be seen, as arguments of `jax.nn.dot_product_attention`."""
     if all(part.bias is None for part in parts):
         return {}
-    seen = join([part.seen for part in parts])
+    seen = concat_keys([part.seen for part in parts])
     if _is_prefix(parts):
         return {"key_value_seq_lengths": jnp.sum(seen, axis=1, dtype=jnp.int32)}
     return {"mask": jnp.broadcast_to(seen[:, None, None], (len(q), 1, q.shape[1], seen.shape[1]))}
 
 
-def _is_prefix(parts: Sequence[Part]) -> bool:
+def _is_prefix(parts: Sequence[KVSegment]) -> bool:
     """Whether what may be seen of all keys in a row comes first."""
     *whole, last = parts
     return last.prefix and all(part.bias is None for part in whole)

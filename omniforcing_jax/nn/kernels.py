@@ -16,8 +16,8 @@ import jax
 from jaxtyping import Array, Float
 
 from omniforcing_jax.nn import cudnn, splash
-from omniforcing_jax.nn.parts import Part, plain_attention
-from omniforcing_jax.nn.sharding import activation_spec, mesh_in_use
+from omniforcing_jax.nn.kv_segments import KVSegment, plain_attention
+from omniforcing_jax.parallel.sharding import activation_spec, mesh_in_use
 
 
 class Kernel(enum.StrEnum):
@@ -55,7 +55,7 @@ def chosen() -> Kernel:
     return OF_BACKEND.get(jax.default_backend(), Kernel.PLAIN) if kernel is Kernel.AUTO else kernel
 
 
-def attend_parts(q: Float[Array, "B T N H"], parts: Sequence[Part]) -> Float[Array, "B T N H"]:
+def dot_product_attention(q: Float[Array, "B T N H"], parts: Sequence[KVSegment]) -> Float[Array, "B T N H"]:
     """Softmax attention over the union of the parts' keys; scores and sums in float32, returned in q's type."""
     kernel = chosen()
     if kernel is Kernel.PLAIN:
@@ -67,7 +67,7 @@ def attend_parts(q: Float[Array, "B T N H"], parts: Sequence[Part]) -> Float[Arr
 
 
 def _on_each_device(
-    attention: Callable[[Array, Sequence[Part]], Array], q: Float[Array, "B T N H"], parts: Sequence[Part]
+    attention: Callable[[Array, Sequence[KVSegment]], Array], q: Float[Array, "B T N H"], parts: Sequence[KVSegment]
 ) -> Float[Array, "B T N H"]:
     """Give each device of the mesh its own rows and heads; what an axis does not divide stays whole."""
     mesh = mesh_in_use()
@@ -82,7 +82,9 @@ def _on_each_device(
     specs = [(of_tokens, of_tokens, of_bias) for of_bias in of_biases]
 
     def local(q: Array, arrays: list) -> Array:
-        return attention(q, [Part(k, v, bias, part.prefix) for (k, v, bias), part in zip(arrays, parts, strict=True)])
+        return attention(
+            q, [KVSegment(k, v, bias, part.prefix) for (k, v, bias), part in zip(arrays, parts, strict=True)]
+        )
 
     run = jax.shard_map(local, in_specs=(of_tokens, specs), out_specs=of_tokens, check_vma=False)
     return run(q, arrays)

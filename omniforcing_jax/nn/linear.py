@@ -8,7 +8,7 @@ import jax
 from flax import struct
 from jaxtyping import Array, Float
 
-from omniforcing_jax.nn.spec import Leaf, Spec, fan_in, zeros
+from omniforcing_jax.parallel.spec import Leaf, Spec, fan_in, zeros
 
 
 @struct.dataclass

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from omniforcing_jax.nn.linear import Linear, linear_spec, project
 from omniforcing_jax.nn.norm import rms_norm
-from omniforcing_jax.nn.spec import Leaf
+from omniforcing_jax.parallel.spec import Leaf
 
 SINUSOID = 256  # channels of the embedding of a noise level
 TIME_SCALE = 1000.0  # the network is told 1000 sigma

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from omniforcing_jax.nn.spec import Leaf
+from omniforcing_jax.parallel.spec import Leaf
 
 EPSILON = 1e-6
 

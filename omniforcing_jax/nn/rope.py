@@ -12,7 +12,7 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from omniforcing_jax.config import GridPrecision, RotaryConfig, RotaryKind
-from omniforcing_jax.nn.spec import Leaf
+from omniforcing_jax.parallel.spec import Leaf
 
 
 @struct.dataclass
@@ -61,7 +61,7 @@ def angles(grid: Float[np.ndarray, " W"], fractions: Float[np.ndarray, " T"]) ->
     return Phases(cos=np.cos(angle).astype(np.float32), sin=np.sin(angle).astype(np.float32))
 
 
-def turn(grid: Float[np.ndarray, " W"], fraction: int | float) -> Phases:
+def phases_of_shift(grid: Float[np.ndarray, " W"], fraction: int | float) -> Phases:
     """Phases, one row, that move a key by `fraction` of the maximum: angle = grid * 2 fraction."""
     angle = (2 * fraction * grid)[None, :]
     return Phases(cos=np.cos(angle).astype(np.float32), sin=np.sin(angle).astype(np.float32))

@@ -15,7 +15,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 from jaxtyping import Array, Float, Int
 
-from omniforcing_jax.nn.parts import Part, join
+from omniforcing_jax.nn.kv_segments import KVSegment, concat_keys
 
 LANES = 128  # lengths are padded to multiples of it
 LARGEST_BLOCK = 512  # of queries and of keys that the kernel holds at once
@@ -30,7 +30,7 @@ class Keys(NamedTuple):
     seen: Int[Array, "B S"] | None
 
 
-def refusal(q: Float[Array, "B T N H"], parts: Sequence[Part]) -> str | None:
+def refusal(q: Float[Array, "B T N H"], parts: Sequence[KVSegment]) -> str | None:
     """Say why the kernel cannot take this attention; None if it can."""
     queries, keys = q.shape[1], [part.k.shape[1] for part in parts]
     if any(part.differs_by_query for part in parts):
@@ -44,7 +44,7 @@ def refusal(q: Float[Array, "B T N H"], parts: Sequence[Part]) -> str | None:
 
 
 def splash_attention(
-    q: Float[Array, "B T N H"], parts: Sequence[Part], *, interpret: bool = False
+    q: Float[Array, "B T N H"], parts: Sequence[KVSegment], *, interpret: bool = False
 ) -> Float[Array, "B T N H"]:
     """Do what `plain_attention` does, with masks by key only; scores and sums in float32.
 
@@ -105,8 +105,8 @@ def _joined(parts: tuple[Keys, ...]) -> Keys:
     """Concatenate the parts."""
     seen = None
     if any(part.seen is not None for part in parts):
-        seen = join([jnp.ones(p.k.shape[:2], jnp.int32) if p.seen is None else p.seen for p in parts])
-    return Keys(join([part.k for part in parts]), join([part.v for part in parts]), seen)
+        seen = concat_keys([jnp.ones(p.k.shape[:2], jnp.int32) if p.seen is None else p.seen for p in parts])
+    return Keys(concat_keys([part.k for part in parts]), concat_keys([part.v for part in parts]), seen)
 
 
 def _blocks(queries: int, keys: int) -> splash.BlockSizes:

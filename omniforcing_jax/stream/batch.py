@@ -6,9 +6,9 @@ is the batch: an accelerator that one stream leaves half idle makes several in t
 
 from collections.abc import Iterator
 
-from omniforcing_jax.rollout import Setting
+from omniforcing_jax.rollout import StaticConfig
 from omniforcing_jax.stream.chunk import Chunk
-from omniforcing_jax.stream.sampler import ChunkStream, StreamState
+from omniforcing_jax.stream.chunk_stream import ChunkStream, StreamState
 
 
 class BatchStream(Iterator[tuple[Chunk, ...]]):
@@ -34,7 +34,7 @@ class BatchStream(Iterator[tuple[Chunk, ...]]):
         return self.stream.state
 
     @property
-    def setting(self) -> Setting:
+    def setting(self) -> StaticConfig:
         """What is static."""
         return self.stream.setting
 

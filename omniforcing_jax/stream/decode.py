@@ -17,7 +17,7 @@ from omniforcing_jax.codecs import audio_vae, video_vae, vocoder
 from omniforcing_jax.codecs.audio_vae import AudioVAE
 from omniforcing_jax.codecs.video_vae import VideoVAE
 from omniforcing_jax.codecs.vocoder import Vocoder, VocoderCarry
-from omniforcing_jax.pipeline import Codecs
+from omniforcing_jax.pipeline.pipeline import Codecs
 from omniforcing_jax.rollout import to_frames
 
 

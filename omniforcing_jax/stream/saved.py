@@ -22,21 +22,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from omniforcing_jax import tensor_file
-from omniforcing_jax.cache import place
-from omniforcing_jax.config import Config, SamplerConfig, require
-from omniforcing_jax.pipeline import Pipeline, PipelineConfig, abstract_pipeline, describe
-from omniforcing_jax.rollout import Setting, make_prompt
-from omniforcing_jax.stream import request
+from omniforcing_jax.config import SamplerConfig
+from omniforcing_jax.io import tensor_file
+from omniforcing_jax.io.atomic_write import AnyPath, write_json
+from omniforcing_jax.io.tensor_file import open_tensors
+from omniforcing_jax.io.weights import compare_shapes, fill_tree, name_leaves
+from omniforcing_jax.model.cache import put_cache
+from omniforcing_jax.pipeline import budget, checks, text_source
+from omniforcing_jax.pipeline.pipeline import Pipeline, PipelineConfig, abstract_pipeline, describe
+from omniforcing_jax.rollout import StaticConfig, make_prompt_kv
 from omniforcing_jax.stream.batch import BatchStream
+from omniforcing_jax.stream.chunk_stream import ChunkStream, StreamState, Trace, start_state
 from omniforcing_jax.stream.decode import decode_audio, decode_video
-from omniforcing_jax.stream.open import working_bytes
-from omniforcing_jax.stream.sampler import ChunkStream, StreamState, Trace, start_state
-from omniforcing_jax.stream.steer import Script
-from omniforcing_jax.tensor_file import open_tensors
-from omniforcing_jax.weights import compare_shapes, fill_tree, name_leaves, write_json
-
-Folder = str | os.PathLike[str]
+from omniforcing_jax.stream.prompt_change.transition import PromptTransition
+from omniforcing_jax.stream.working_memory import working_bytes
+from omniforcing_jax.strict_json import Config, require
 
 FORMAT = 2
 STATE = "state.json"
@@ -89,7 +89,7 @@ class Saved(Config):
     recompute: int
 
 
-def check_folder(folder: Folder) -> None:
+def check_folder(folder: AnyPath) -> None:
     """Refuse a folder that a state cannot be written to, before any work is done for it; makes it if absent.
 
     Raises:
@@ -103,7 +103,7 @@ def check_folder(folder: Folder) -> None:
         raise ValueError(f"cannot write {folder}: permission denied")
 
 
-def save(stream: ChunkStream | BatchStream, folder: Folder) -> None:
+def save(stream: ChunkStream | BatchStream, folder: AnyPath) -> None:
     """Save a stream between two of its blocks; it can go on afterwards.
 
     Only one process may save to a folder at a time.
@@ -169,7 +169,7 @@ def write_state(folder: Path, state: StreamState, values: dict[str, Any]) -> Non
             stray.unlink(missing_ok=True)
 
 
-def read_saved(folder: Folder) -> tuple[Saved, dict[str, Any]]:
+def read_saved(folder: AnyPath) -> tuple[Saved, dict[str, Any]]:
     """Read what a saved state says of itself, and the configs of its weights by component.
 
     Raises:
@@ -194,8 +194,8 @@ def read_saved(folder: Folder) -> tuple[Saved, dict[str, Any]]:
 
 
 def resume(
-    folder: Folder,
-    weights: request.Weights,
+    folder: AnyPath,
+    weights: checks.Weights,
     seconds: int | float | None = None,
     *,
     trace: Trace = lambda step, block, outputs: None,
@@ -218,29 +218,29 @@ def resume(
             if so many seconds are no whole number of blocks.
     """
     saved, configs = read_saved(folder)
-    config = request.config_of(weights)
-    request.student_sampler(config)
-    request.check_mesh(config)
+    config = checks.config_of(weights)
+    checks.student_sampler(config)
+    checks.check_mesh(config)
     _check_config(folder, saved, configs, config, weights)
-    setting = Setting(config.model, saved.sampler, (saved.grid[0], saved.grid[1]), jnp.dtype(saved.dtype))
+    setting = StaticConfig(config.model, saved.sampler, (saved.grid[0], saved.grid[1]), jnp.dtype(saved.dtype))
     blocks = saved.blocks if seconds is None else saved.block + _count_more(saved, seconds)
     file, abstract = _open_state(Path(folder), saved, config, setting)
     needed = working_bytes(config, setting, len(saved.prompts), saved.history, saved.lookahead)
-    request.check_memory(config, jnp.dtype(saved.weights_dtype), isinstance(weights, Pipeline), needed)
-    pipeline = request.load(weights, config, jnp.dtype(saved.weights_dtype))
+    budget.check_memory(config, jnp.dtype(saved.weights_dtype), isinstance(weights, Pipeline), needed)
+    pipeline = checks.load(weights, config, jnp.dtype(saved.weights_dtype))
     if pipeline.fingerprint != saved.fingerprint:
         raise ValueError(
             f"{folder}: the state belongs to other weights ({saved.name!r}, {saved.fingerprint[:12]}) than given "
             f"({config.name!r}, {pipeline.fingerprint[:12]})"
         )
     state = _read_state(file, abstract, saved)
-    state = dataclasses.replace(state, cache=place(state.cache))
+    state = dataclasses.replace(state, cache=put_cache(state.cache))
     stream = ChunkStream(pipeline, setting, state, blocks, trace, lookahead=saved.lookahead)
     return BatchStream(stream) if saved.is_batch else stream
 
 
 def _check_config(
-    folder: Folder, saved: Saved, configs: dict[str, Any], config: PipelineConfig, weights: request.Weights
+    folder: AnyPath, saved: Saved, configs: dict[str, Any], config: PipelineConfig, weights: checks.Weights
 ) -> None:
     mine = dict(_flat(describe(config)))
     theirs = dict(_flat(configs))
@@ -286,7 +286,7 @@ def _without_counts(state: StreamState) -> dict[str, Any]:
 
 
 def _open_state(
-    folder: Path, saved: Saved, config: PipelineConfig, setting: Setting
+    folder: Path, saved: Saved, config: PipelineConfig, setting: StaticConfig
 ) -> tuple[tensor_file.TensorFile, StreamState]:
     """Check that the tensor file holds just what a state of this request is made of; reads its header only."""
     file = open_tensors(folder / saved.tensors)
@@ -305,22 +305,24 @@ def _open_state(
     return file, abstract
 
 
-def _abstract_state(config: PipelineConfig, setting: Setting, saved: Saved, tokens: int, has_mask: bool) -> StreamState:
+def _abstract_state(
+    config: PipelineConfig, setting: StaticConfig, saved: Saved, tokens: int, has_mask: bool
+) -> StreamState:
     """Return the shapes of a state: of a new one, and of what its decoders carry from block 0 on."""
     model, layout, rows = config.model, setting.sampler.layout, len(saved.prompts)
     shapes = abstract_pipeline(config, jnp.dtype(saved.weights_dtype))
     widths = [model.caption_channels or stream.width for stream in (model.video, model.audio)]
     mask: Any = jax.ShapeDtypeStruct((rows, tokens), jnp.int32) if has_mask else None
     video, audio = (_floats(rows, tokens, width) for width in widths)
-    words = request.Contexts(video, audio, mask)
+    words = text_source.TextContexts(video, audio, mask)
 
-    def begin(transformer: PyTree, words: request.Contexts) -> tuple[Any, ...]:
-        prompt = make_prompt(transformer, *words, setting=setting)
+    def begin(transformer: PyTree, words: text_source.TextContexts) -> tuple[Any, ...]:
+        prompt = make_prompt_kv(transformer, *words, setting=setting)
         state = start_state(setting, prompt, range(rows), words, saved.history)
         return state.cache, state.prompt, jax.random.key_data(state.keys), state.history
 
     cache, prompt, keys, history = jax.eval_shape(begin, shapes.transformer, words)
-    script = Script(now=words, goal=words, left=saved.left, recompute=saved.recompute)
+    script = PromptTransition(now=words, goal=words, left=saved.left, recompute=saved.recompute)
     picture = sound = None
     if saved.block:
         audio = _floats(rows, layout.first_a, model.audio.latent_channels)

@@ -12,13 +12,14 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from omniforcing_jax.config import Config, GridPrecision, RotaryConfig, RotaryKind, require
+from omniforcing_jax.config import GridPrecision, RotaryConfig, RotaryKind
 from omniforcing_jax.nn.attention import Attention, Site, attend, attention_spec
 from omniforcing_jax.nn.mlp import Mlp, apply_mlp, mlp_spec
 from omniforcing_jax.nn.norm import rms_norm
 from omniforcing_jax.nn.rope import Rotary, angles, combine, frequencies
-from omniforcing_jax.nn.spec import Leaf, Spec, normal, stacked
-from omniforcing_jax.text.contexts import Contexts
+from omniforcing_jax.parallel.spec import Leaf, Spec, normal, stacked
+from omniforcing_jax.strict_json import Config, require
+from omniforcing_jax.text.contexts import TextContexts
 from omniforcing_jax.text.features import FeatureNorm, Features, extract_features, features_spec
 
 MLP_RATIO = 4
@@ -142,7 +143,7 @@ def connector_rotary(config: ConnectorsConfig, stream: ConnectorConfig, tokens: 
 
 def make_contexts(
     config: ConnectorsConfig, params: Connectors, states: Float[Array, "K B X D"], mask: Int[Array, "B X"]
-) -> Contexts:
+) -> TextContexts:
     """Turn all hidden states of prompts into text contexts, in the states' type.
 
     Args:
@@ -160,7 +161,7 @@ def make_contexts(
         connect(p, x, mask, connector_rotary(config, stream, tokens))
         for p, x, stream in zip((params.video, params.audio), features, (config.video, config.audio), strict=True)
     )
-    return Contexts(video, audio, jnp.ones_like(mask))
+    return TextContexts(video, audio, jnp.ones_like(mask))
 
 
 def connect(

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from jaxtyping import Array, Float, Int
 
 
-class Contexts(NamedTuple):
+class TextContexts(NamedTuple):
     """Features of prompts for both streams, and which tokens may be seen (None: all)."""
 
     video: Float[Array, "B X Cv"]

@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Int
 
-from omniforcing_jax import weights
-from omniforcing_jax.config import Config, require
-from omniforcing_jax.nn import spec
-from omniforcing_jax.tensor_file import open_tensors
+from omniforcing_jax.io import weights
+from omniforcing_jax.io.tensor_file import open_tensors
+from omniforcing_jax.parallel import spec
+from omniforcing_jax.strict_json import Config, require
 from omniforcing_jax.text.connector import Connectors, ConnectorsConfig, connectors_spec, make_contexts
-from omniforcing_jax.text.contexts import Contexts
+from omniforcing_jax.text.contexts import TextContexts
 from omniforcing_jax.text.gemma import Gemma, GemmaConfig, gemma_spec, hidden_states
 from omniforcing_jax.text.tokenizer import GemmaTokenizer
 
@@ -84,7 +84,7 @@ class Encoder:
         parts = {"Gemma": self._gemma(), "connectors": self._connectors()}
         return {**{name: size * spec.count(tree) for name, tree in parts.items()}, "hidden states": 3 * states}
 
-    def encode(self, prompts: Sequence[str], dtype: DTypeLike = jnp.float32) -> Iterator[Contexts]:
+    def encode(self, prompts: Sequence[str], dtype: DTypeLike = jnp.float32) -> Iterator[TextContexts]:
         """Load the encoder, yield the contexts of each prompt, and let it go.
 
         Args:
@@ -123,7 +123,7 @@ def encode_ids(
     *,
     config: EncoderConfig,
     dtype: DTypeLike,
-) -> Contexts:
+) -> TextContexts:
     """Make the contexts of token ids."""
     states = hidden_states(config.gemma, gemma, ids, mask, dtype)
     return make_contexts(config.connectors, connectors, states, mask)

@@ -14,14 +14,15 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
-from omniforcing_jax.config import Config, RotaryKind, require
-from omniforcing_jax.nn.kernels import attend_parts
+from omniforcing_jax.config import RotaryKind
+from omniforcing_jax.nn.kernels import dot_product_attention
+from omniforcing_jax.nn.kv_segments import KVSegment
 from omniforcing_jax.nn.linear import Linear, linear_spec, project
+from omniforcing_jax.nn.mask import mask_bias
 from omniforcing_jax.nn.norm import rms_norm
-from omniforcing_jax.nn.parts import Part
 from omniforcing_jax.nn.rope import Rotary, rotate
-from omniforcing_jax.nn.sight import hide
-from omniforcing_jax.nn.spec import Leaf, Spec, normal, stacked, zeros
+from omniforcing_jax.parallel.spec import Leaf, Spec, normal, stacked, zeros
+from omniforcing_jax.strict_json import Config, require
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -209,7 +210,7 @@ def _kinds(config: GemmaConfig, is_token: Bool[Array, "B X"]) -> _Kind:
     grids = [config.local_theta**-exponents, config.global_theta**-exponents / config.global_stretch]
     angle = (places[:, None] * np.stack(grids)[:, None, :])[:, None, :, None, :]
     rotary = Rotary(cos=np.cos(angle).astype(np.float32), sin=np.sin(angle).astype(np.float32), kind=RotaryKind.SPLIT)
-    bias = hide(jnp.asarray(seen)[:, None, None] & is_token[None, :, None, None, :])
+    bias = mask_bias(jnp.asarray(seen)[:, None, None] & is_token[None, :, None, None, :])
     return jax.tree.map(jnp.asarray, _Kind(rotary=rotary, bias=bias))
 
 
@@ -225,7 +226,7 @@ def _attend(config: GemmaConfig, p: GemmaLayer, x: Float[Array, "B X D"], kind: 
     q, k = rotate(_norm(q, p.q_norm), kind.rotary), rotate(_norm(k, p.k_norm), kind.rotary)
     q = q * jnp.asarray(math.sqrt(config.head_size / config.query_scale), q.dtype)  # attend_parts divides by head size
     k, v = (jnp.repeat(y, config.heads // config.kv_heads, axis=2) for y in (k, v))
-    y = attend_parts(q, [Part(k, v, kind.bias)])
+    y = dot_product_attention(q, [KVSegment(k, v, kind.bias)])
     return project(p.o, y.reshape(*y.shape[:2], -1))
 
 

@@ -21,8 +21,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from omniforcing_jax.tensor_file import TensorFile, open_tensors, write_tensors
-from omniforcing_jax.text.contexts import Contexts
+from omniforcing_jax.io.atomic_write import AnyPath
+from omniforcing_jax.io.tensor_file import TensorFile, open_tensors, write_tensors
+from omniforcing_jax.text.contexts import TextContexts
 
 FORMAT, METADATA = 1, "contexts"
 NAMED_LENGTH = 60  # characters of a prompt in a message
@@ -42,7 +43,7 @@ class ContextStore:
 
     where: str
     prompts: tuple[str, ...]
-    read_row: Callable[[int], Contexts]
+    read_row: Callable[[int], TextContexts]
     widths: tuple[int, int]
     about: Mapping[str, Any]
 
@@ -62,7 +63,7 @@ class ContextStore:
                 hint = f"; did you mean {_short(near[0])}?" if near else f", only {len(self.prompts)} others"
                 raise ValueError(f"{self.where}: has no contexts of the prompt {_short(prompt)}{hint}")
 
-    def read(self, prompts: Sequence[str]) -> Contexts:
+    def read(self, prompts: Sequence[str]) -> TextContexts:
         """Return the contexts of prompts, as float32, one row each.
 
         Raises:
@@ -77,16 +78,16 @@ class ContextStore:
             for parts in ([row.video for row in rows], [row.audio for row in rows])
         )
         if all(row.mask is None for row in rows):
-            return Contexts(video, audio, None)
+            return TextContexts(video, audio, None)
         masks = [np.ones(row.video.shape[:2], np.int32) if row.mask is None else row.mask for row in rows]
-        return Contexts(video, audio, jnp.concatenate([jnp.asarray(mask, jnp.int32) for mask in masks]))
+        return TextContexts(video, audio, jnp.concatenate([jnp.asarray(mask, jnp.int32) for mask in masks]))
 
 
 def _short(prompt: str) -> str:
     return repr(prompt if len(prompt) <= NAMED_LENGTH else prompt[: NAMED_LENGTH - 3] + "...")
 
 
-def keep(prompts: Sequence[str], contexts: Sequence[Contexts], where: str) -> ContextStore:
+def store_of(prompts: Sequence[str], contexts: Sequence[TextContexts], where: str) -> ContextStore:
     """Make a store of contexts in memory, one row each."""
     widths = contexts[0].video.shape[-1], contexts[0].audio.shape[-1]
     return ContextStore(where=where, prompts=tuple(prompts), read_row=contexts.__getitem__, widths=widths, about={})
@@ -97,7 +98,7 @@ def is_store(file: TensorFile) -> bool:
     return METADATA in file.metadata
 
 
-def open_store(path: str | os.PathLike[str]) -> ContextStore:
+def open_store(path: AnyPath) -> ContextStore:
     """Open a file of contexts; a row is read when it is asked for.
 
     Raises:
@@ -116,10 +117,10 @@ def open_store(path: str | os.PathLike[str]) -> ContextStore:
     if not isinstance(prompts, list) or not prompts or len(set(map(str, prompts))) != len(prompts):
         raise ValueError(f"{file.path}: prompts must be a list of distinct strings, at least one")
 
-    def read_row(row: int) -> Contexts:
+    def read_row(row: int) -> TextContexts:
         video, audio = (jnp.asarray(file.read(f"{row}/{name}"))[None] for name in ("video", "audio"))
         name = f"{row}/mask"
-        return Contexts(video, audio, jnp.asarray(file.read(name))[None] if name in file.entries else None)
+        return TextContexts(video, audio, jnp.asarray(file.read(name))[None] if name in file.entries else None)
 
     return ContextStore(
         where=str(file.path),
@@ -145,7 +146,7 @@ def _check_rows(file: TensorFile, rows: int) -> tuple[int, int]:
 
 
 def write_store(
-    path: str | os.PathLike[str], prompts: Sequence[str], contexts: Iterator[Contexts], about: Mapping[str, Any]
+    path: AnyPath, prompts: Sequence[str], contexts: Iterator[TextContexts], about: Mapping[str, Any]
 ) -> None:
     """Write contexts as they come, under a temporary name, then rename the file into place.
 
@@ -185,6 +186,6 @@ def write_store(
         new.unlink(missing_ok=True)
 
 
-def _as_tensors(contexts: Contexts) -> dict[str, np.ndarray]:
+def _as_tensors(contexts: TextContexts) -> dict[str, np.ndarray]:
     named = {name: np.asarray(value)[0] for name, value in contexts._asdict().items() if value is not None}
     return {name: value.astype(np.int32) if name == "mask" else value for name, value in named.items()}

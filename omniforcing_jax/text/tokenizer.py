@@ -3,12 +3,13 @@
 No chat template: the start token and the prompt, padded on the left. Source: specs/ltx2.md 8.1.
 """
 
-import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int
+
+from omniforcing_jax.io.atomic_write import AnyPath
 
 FILE, SENTENCEPIECE = "tokenizer.json", "tokenizer.model"
 PAD, START = "<pad>", "<bos>"
@@ -35,7 +36,7 @@ class GemmaTokenizer:
         tokens: X, ids per prompt.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], tokens: int):
+    def __init__(self, folder: AnyPath, tokens: int):
         """Read a tokenizer.
 
         Args:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from omniforcing_jax.text.contexts import Contexts
+from omniforcing_jax.text.contexts import TextContexts
 
 PAD, START, FIRST_WORD = 0, 1, 2  # token ids; the vocabulary's words follow
 
@@ -110,10 +110,10 @@ def embed(params: Words, ids: Int[Array, "B X"]) -> Float[Array, "B X C"]:
     return context * (ids != PAD)[..., None].astype(context.dtype)
 
 
-def contexts(params: Words, ids: Int[Array, "B X"]) -> Contexts:
+def contexts(params: Words, ids: Int[Array, "B X"]) -> TextContexts:
     """Return what a network reads of token ids: both streams read the same."""
     features = embed(params, ids)
-    return Contexts(features, features, (ids != PAD).astype(jnp.int32))
+    return TextContexts(features, features, (ids != PAD).astype(jnp.int32))
 
 
 def blank(ids: Int[Array, "B X"]) -> Int[Array, "B X"]:
@@ -121,7 +121,7 @@ def blank(ids: Int[Array, "B X"]) -> Int[Array, "B X"]:
     return jnp.broadcast_to(jnp.where(jnp.arange(ids.shape[1]) == 0, START, PAD), ids.shape)
 
 
-def encode(config: WordsConfig, params: Words, prompts: Sequence[str]) -> Contexts:
+def encode(config: WordsConfig, params: Words, prompts: Sequence[str]) -> TextContexts:
     """Return the text contexts of prompts.
 
     Raises:

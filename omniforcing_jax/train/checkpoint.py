@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from omniforcing_jax.nn.spec import path_name
+from omniforcing_jax.parallel.spec import path_name
 from omniforcing_jax.train.compare import differences, refuse
 
 

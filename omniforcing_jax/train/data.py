@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jax.sharding import Mesh
 
-from omniforcing_jax import mesh as meshes
+from omniforcing_jax.parallel import mesh as meshes
 
 
 @runtime_checkable

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from omniforcing_jax.nn.spec import path_name
+from omniforcing_jax.parallel.spec import path_name
 
 
 class Graded(NamedTuple):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from omniforcing_jax.tensor_file import open_tensors
+from omniforcing_jax.io.tensor_file import open_tensors
 from omniforcing_jax.text.store import ContextStore, open_store
 from omniforcing_jax.train.contexts import contexts_header
 from omniforcing_jax.train.store import Header, Row, fill

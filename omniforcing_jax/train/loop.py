@@ -13,7 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from omniforcing_jax import distributed, weights
+from omniforcing_jax.io import atomic_write
+from omniforcing_jax.parallel import distributed
 from omniforcing_jax.train import checkpoint
 from omniforcing_jax.train.compare import plain
 from omniforcing_jax.train.metrics import Recorder
@@ -75,7 +76,7 @@ class Hook:
             raise ValueError(f"every={self.every}: must be at least 1")
 
 
-class NotFinite(RuntimeError):
+class NotFiniteError(RuntimeError):
     """A loss, a gradient or a parameter stopped being a number; no checkpoint holds it."""
 
 
@@ -107,7 +108,7 @@ def train(
     Raises:
       NotFinite: at the first step whose loss, gradient or parameters are not finite; names them, the last good step
         and the last checkpoint.
-      Lost: if another process dies or hangs; see distributed.py.
+      Lost: if another process dies or hangs; see parallel/distributed.py.
       ValueError: before the first step, when the folder holds a checkpoint of another configuration, when the disk is
         too full, or when `minutes` is given on many hosts, whose clocks would not agree.
     """
@@ -163,7 +164,7 @@ def _begin(
     recorder = Recorder(config.folder, int(state.step), pending, tensorboard=config.tensorboard)
     stack.callback(recorder.close)
     if described is not None and jax.process_index() == 0:
-        weights.write_json(config.folder / "config.json", described)
+        atomic_write.write_json(config.folder / "config.json", described)
     return state, manager, recorder
 
 
@@ -194,7 +195,7 @@ class _Guard:
         names = [name for name, good in zip(report.checked, finite, strict=True) if not good]
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         saved = self._manager.latest_step()
-        raise NotFinite(
+        raise NotFiniteError(
             f"{self._folder}: step {step}: not finite: {', '.join(names[:NAMED])}{more}; "
             f"the last good step is {step - 1}, the last checkpoint {'none' if saved is None else f'step {saved}'}"
         )

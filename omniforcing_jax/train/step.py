@@ -15,8 +15,8 @@ import numpy as np
 import optax
 from flax import struct
 
-from omniforcing_jax.nn.sharding import mesh_in_use
-from omniforcing_jax.nn.spec import path_name
+from omniforcing_jax.parallel.sharding import mesh_in_use
+from omniforcing_jax.parallel.spec import path_name
 from omniforcing_jax.train import gradient as gradients
 from omniforcing_jax.train.gradient import Gradient
 from omniforcing_jax.train.state import DistillState, TrainState

@@ -7,7 +7,7 @@ import pytest
 
 from experiments.chime import codecs
 from omniforcing_jax.codecs.video_vae import VideoVAE
-from omniforcing_jax.presets import TINY_STREAM
+from omniforcing_jax.pipeline.presets import TINY_STREAM
 
 
 @pytest.fixture(scope="module")

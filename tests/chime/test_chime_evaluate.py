@@ -12,7 +12,7 @@ import omniforcing_jax.stream
 from experiments.chime import evaluate, sheet, world
 from experiments.chime.prompts import sample_prompts
 from omniforcing_jax.stream.chunk import Chunk
-from omniforcing_jax.stream.mux import Mp4Writer
+from omniforcing_jax.stream.mp4 import Mp4Writer
 
 
 def _evaluate(tmp_path, *flags):

@@ -6,8 +6,8 @@ import pytest
 from tiny import random_params
 
 from experiments.chime import export, train_teacher, two_players
-from omniforcing_jax import config as configs
-from omniforcing_jax.pipeline import read_pipeline_config
+from omniforcing_jax.pipeline import presets
+from omniforcing_jax.pipeline.weights_folder import read_pipeline_config
 
 
 def test_what_ships_streams_as_it_is_exported():
@@ -19,7 +19,7 @@ def test_what_ships_streams_as_it_is_exported():
 
 def test_halfway_is_the_mean_of_every_weight():
     folder = train_teacher.ASSETS / "student"
-    other, own = train_teacher.exported(folder, configs.CHIME), random_params(configs.CHIME)
+    other, own = train_teacher.exported(folder, presets.CHIME), random_params(presets.CHIME)
     mean = export.halfway_to(own, folder)
     for found, a, b in zip(*map(jax.tree.leaves, (mean, own, other)), strict=True):
         np.testing.assert_allclose(found, (np.asarray(a) + np.asarray(b)) / 2, rtol=1e-6)
@@ -37,4 +37,4 @@ def test_a_flag_that_means_nothing_for_a_part_is_refused(tmp_path):
 
 def test_a_teacher_is_no_start_to_be_halfway_to():
     with pytest.raises(ValueError, match=r"sinks"):
-        export.halfway_to(random_params(configs.CHIME), train_teacher.ASSETS / "teacher")
+        export.halfway_to(random_params(presets.CHIME), train_teacher.ASSETS / "teacher")

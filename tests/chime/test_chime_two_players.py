@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from experiments.chime import latents, pairs, train_causal_dmd, train_self_forcing, two_players
-from omniforcing_jax import config as configs
 from omniforcing_jax.model.transformer import transformer_spec
-from omniforcing_jax.nn import spec
+from omniforcing_jax.parallel import spec
+from omniforcing_jax.pipeline import presets
 
 BATCH = 2
 SHAPES = {
@@ -28,7 +28,7 @@ SHAPES = {
 def test_both_players_are_differentiated_by_their_own_parameters(recipe, clips_of):
     players = recipe.make_players(recipe.CONFIG)
     generator, critic = two_players.gradients(players, clips_of)
-    student, teacher = (spec.abstract(transformer_spec(model)) for model in (configs.CHIME, configs.CHIME_TEACHER))
+    student, teacher = (spec.abstract(transformer_spec(model)) for model in (presets.CHIME, presets.CHIME_TEACHER))
     batch = SHAPES if clips_of else {"ids": SHAPES["ids"]}
     key = jax.eval_shape(lambda: jax.random.key(0))
     made = jax.eval_shape(

@@ -12,7 +12,7 @@ from experiments.chime import pairs, train_student, train_teacher
 from omniforcing_jax.distill.ode import Context
 from omniforcing_jax.layout import block_of_frames
 from omniforcing_jax.model.transformer import transformer_spec
-from omniforcing_jax.nn import spec
+from omniforcing_jax.parallel import spec
 
 SIGMAS = jnp.array(pairs.student_sigmas(), jnp.float32)
 FRAMES_V, FRAMES_A = block_of_frames(train_student.BLOCKS)

@@ -6,7 +6,15 @@ import librosa
 import numpy as np
 import pytest
 
-from omniforcing_jax.codecs.mel import LTX2_MEL, MelConfig, filterbank, fit_rows, log_mel, resample, stft_magnitude
+from omniforcing_jax.codecs.mel import (
+    LTX2_MEL,
+    MelConfig,
+    filterbank,
+    fit_rows,
+    log_mel,
+    resample,
+    stft_magnitude,
+)
 
 RATE = LTX2_MEL.sample_rate
 SILENCE = np.log(np.float32(LTX2_MEL.floor))

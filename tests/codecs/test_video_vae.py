@@ -12,7 +12,7 @@ import pytest
 
 from omniforcing_jax.codecs import conv
 from omniforcing_jax.codecs.folding import fold, patchify, unfold, unpatchify
-from omniforcing_jax.codecs.video_config import ALL, TIME, Block, BlockKind, compress, res
+from omniforcing_jax.codecs.video_config import ALL, TIME, BlockKind, VAEBlock, compress, res
 from omniforcing_jax.codecs.video_vae import (
     CHIME_VIDEO_VAE,
     LTX2_VIDEO_VAE,
@@ -273,7 +273,7 @@ def test_latents_that_cannot_be_decoded_are_refused():
     [
         ({"decoder_blocks": (compress(ALL),)}, "decoder_blocks=.*must expand as much"),
         ({"encoder_base_channels": 3}, "encoder compress_all output width=6: must be a multiple of 8"),
-        ({"encoder_blocks": (Block(kind=BlockKind.ALL),)}, "must expand as much|must be true"),
+        ({"encoder_blocks": (VAEBlock(kind=BlockKind.ALL),)}, "must expand as much|must be true"),
         ({"patch_size": 0}, "VideoVAEConfig.patch_size=0"),
     ],
 )

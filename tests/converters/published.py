@@ -12,7 +12,6 @@ from converters.component import DIFFUSERS, LTX2
 from converters.registry import COMPONENTS
 from converters.transformer import COMPONENT
 from omniforcing_jax.config import (
-    TINY,
     CrossTimestep,
     GridPrecision,
     ModelConfig,
@@ -20,6 +19,7 @@ from omniforcing_jax.config import (
     RotaryKind,
     StreamConfig,
 )
+from omniforcing_jax.pipeline.presets import TINY
 from omniforcing_jax.text.connector import ConnectorConfig, ConnectorsConfig
 from omniforcing_jax.text.features import FeatureNorm
 

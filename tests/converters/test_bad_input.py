@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from converters import swap
 from converters.ltx2_transformer import PREFIX
 from converters.piece import BLOCK, blocks, finite, pieces_of
-from omniforcing_jax.tensor_file import open_tensors
+from omniforcing_jax.io.tensor_file import open_tensors
 
 KEY = f"{PREFIX}transformer_blocks.1.attn1.to_q.weight"
 
@@ -151,7 +151,7 @@ def test_space_that_runs_out_on_the_way_leaves_what_was_there(tmp_path, capsys, 
     def full(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("omniforcing_jax.tensor_file._write_all", full)
+    monkeypatch.setattr("omniforcing_jax.io.tensor_file._write_all", full)
     line = refused(capsys, "convert", "--from", tmp_path / "ltx.safetensors", "--out", tmp_path / "ours")
     assert line == f"error: {tmp_path}/ours: No space left on device"
     assert {path: path.read_bytes() for path in (tmp_path / "ours").rglob("*") if path.is_file()} == before

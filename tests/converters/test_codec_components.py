@@ -19,8 +19,8 @@ from omniforcing_jax.codecs.conv import SpatialPadding
 from omniforcing_jax.codecs.generator import Final
 from omniforcing_jax.codecs.video_config import CHIME_VIDEO_VAE, LTX2_VIDEO_VAE, LTX23_VIDEO_VAE
 from omniforcing_jax.codecs.vocoder import CHIME_VOCODER, LTX2_VOCODER, LTX23_VOCODER
-from omniforcing_jax.presets import TINY_STREAM
-from omniforcing_jax.weights import name_leaves
+from omniforcing_jax.io.weights import name_leaves
+from omniforcing_jax.pipeline.presets import TINY_STREAM
 
 VIDEO, AUDIO, SOUND = video_vae.COMPONENT, audio_vae.COMPONENT, vocoder.COMPONENT
 FULL = {

@@ -10,7 +10,8 @@ from ltx_core.text_encoders.gemma.encoders.encoder_configurator import Embedding
 from converters import transformer
 from converters.component import DIFFUSERS, LTX2
 from converters.connectors import COMPONENT
-from omniforcing_jax.config import LTX2_19B, GridPrecision, RotaryKind
+from omniforcing_jax.config import GridPrecision, RotaryKind
+from omniforcing_jax.pipeline.presets import LTX2_19B
 from omniforcing_jax.text.connector import ConnectorConfig, ConnectorsConfig
 from omniforcing_jax.text.features import FeatureNorm
 

@@ -8,7 +8,7 @@ from published import NEWER
 from run import refused, run
 
 from converters import bench
-from omniforcing_jax.tensor_file import open_tensors
+from omniforcing_jax.io.tensor_file import open_tensors
 
 
 def test_the_synthetic_checkpoint_has_the_full_network_s_widths(tmp_path):

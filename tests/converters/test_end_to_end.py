@@ -15,7 +15,7 @@ from test_whole_file import CONFIGS
 
 from converters.component import HUGGING_FACE, LTX2
 from converters.registry import COMPONENTS, PREFIXES
-from omniforcing_jax import cli
+from omniforcing_jax.cli import main
 from omniforcing_jax.config import GridPrecision, RotaryConfig, RotaryKind
 
 CAPTIONS = 24
@@ -62,7 +62,7 @@ def count_frames(path):
 
 
 def command(*arguments):
-    assert cli.main([str(argument) for argument in arguments]) in (None, 0)
+    assert main.main([str(argument) for argument in arguments]) in (None, 0)
 
 
 @pytest.mark.long

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from converters.cli import main
 from converters.ltx2_transformer import PREFIX
-from omniforcing_jax.tensor_file import open_tensors
+from omniforcing_jax.io.tensor_file import open_tensors
 
 MATRIX = "transformer_blocks.1.ff.net.0.proj"
 FLOAT8 = ml_dtypes.float8_e4m3fn

@@ -13,10 +13,11 @@ from ltx_core.model.transformer.model import LTXModel
 from ltx_core.model.transformer.text_projection import PixArtAlphaTextProjection
 
 from converters.ltx2_transformer import PREFIX, from_original, place_tensors, to_original
-from omniforcing_jax.config import LTX2_19B, TINY, ModelConfig, StreamConfig
+from omniforcing_jax.config import ModelConfig, StreamConfig
+from omniforcing_jax.io.weights import name_leaves
 from omniforcing_jax.model.transformer import transformer_spec
-from omniforcing_jax.nn.spec import abstract
-from omniforcing_jax.weights import name_leaves
+from omniforcing_jax.parallel.spec import abstract
+from omniforcing_jax.pipeline.presets import LTX2_19B, TINY
 
 LTX2_22B = dataclasses.replace(LTX2_19B, caption_channels=None, gated_attention=True, text_adaln=True)
 

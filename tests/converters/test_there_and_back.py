@@ -12,8 +12,8 @@ from safetensors.numpy import load_file, save_file
 
 from converters.component import DIFFUSERS
 from converters.transformer import COMPONENT
-from omniforcing_jax import weights
 from omniforcing_jax.config import ModelConfig, RotaryKind
+from omniforcing_jax.io import weights
 from omniforcing_jax.layout import FUSED, PREFIX
 
 

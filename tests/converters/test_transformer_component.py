@@ -10,7 +10,8 @@ from ltx_core.model.transformer.model_configurator import LTXModelConfigurator
 from converters.component import DIFFUSERS, LTX2
 from converters.ltx2_transformer import PREFIX
 from converters.transformer import COMPONENT
-from omniforcing_jax.config import LTX2_19B, TINY, CrossTimestep, GridPrecision, RotaryConfig, RotaryKind
+from omniforcing_jax.config import CrossTimestep, GridPrecision, RotaryConfig, RotaryKind
+from omniforcing_jax.pipeline.presets import LTX2_19B, TINY
 
 CROSS = dataclasses.replace(LTX2_19B, cross_timestep=CrossTimestep.CROSS)
 NEWER = {"caption_channels": None, "gated_attention": True, "text_adaln": True}

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from converters.component import HUGGING_FACE, LTX2
 from converters.registry import COMPONENTS, PREFIXES
 from omniforcing_jax.codecs.video_config import ALL, SPACE, TIME, VideoVAEConfig, compress, res
-from omniforcing_jax.presets import TINY_STREAM
+from omniforcing_jax.pipeline.presets import TINY_STREAM
 from omniforcing_jax.text.gemma import GemmaConfig
 
 TEXT = GemmaConfig(

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import tiny
 
-from omniforcing_jax.config import TINY
 from omniforcing_jax.distill import flow, ode
 from omniforcing_jax.layout import PREFIX, block_of_frames
-from omniforcing_jax.model.place import clip_block, place, rotaries
+from omniforcing_jax.model.positions import clip_block, make_positions, rotaries
 from omniforcing_jax.model.transformer import text_kv
+from omniforcing_jax.pipeline.presets import TINY
 
 STUDENT = dataclasses.replace(TINY, sinks=2)
 GRID = (2, 2)
@@ -36,7 +36,7 @@ def scene():
 
 
 def loss_of(params, context, trajectory, mode, key):
-    rotation = rotaries(STUDENT, place(STUDENT, clip_block(7, 51), GRID))
+    rotation = rotaries(STUDENT, make_positions(STUDENT, clip_block(7, 51), GRID))
     text = text_kv(params, context, context)
     return ode.ode_loss(params, STUDENT, trajectory, text, rotation, BLOCKS, key, context=mode)
 
@@ -65,7 +65,7 @@ def test_a_share_of_samples_has_one_stream_given_and_never_both():
 
 def test_a_given_stream_is_not_regressed_on(scene):
     params, context, trajectory = scene
-    rotation = rotaries(STUDENT, place(STUDENT, clip_block(7, 51), GRID))
+    rotation = rotaries(STUDENT, make_positions(STUDENT, clip_block(7, 51), GRID))
     text = text_kv(params, context[:1], context[:1])
     one = ode.Trajectory(video=trajectory.video[:, :1], audio=trajectory.audio[:, :1], sigmas=trajectory.sigmas)
 
@@ -83,7 +83,7 @@ def test_a_given_stream_is_not_regressed_on(scene):
 
 def test_what_comes_before_a_change_is_context_only(scene):
     params, context, trajectory = scene
-    rotation = rotaries(STUDENT, place(STUDENT, clip_block(7, 51), GRID))
+    rotation = rotaries(STUDENT, make_positions(STUDENT, clip_block(7, 51), GRID))
     text, none, last = text_kv(params, context, context), jnp.zeros(BATCH, int), jnp.full(BATCH, len(BLOCKS) - 1)
     draws = (jax.random.split(jax.random.key(i), 3)[0] for i in range(100))
     entries = [ode.draw_entries(key, BATCH, len(BLOCKS), 3, clean_too=True) for key in draws]
@@ -145,7 +145,7 @@ def test_guidance_is_at_rest_where_a_sampler_with_that_scale_would_be():
 @pytest.mark.parametrize("mode", list(ode.Context))
 def test_guidance_moves_what_the_prompt_changes_and_nothing_else(scene, mode):
     params, context, trajectory = scene
-    rotation = rotaries(STUDENT, place(STUDENT, clip_block(7, 51), GRID))
+    rotation = rotaries(STUDENT, make_positions(STUDENT, clip_block(7, 51), GRID))
     text, other = (text_kv(params, c, c) for c in (context, -context))
 
     def loss(guided):

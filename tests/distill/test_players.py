@@ -6,38 +6,39 @@ import numpy as np
 import pytest
 import tiny
 
-from omniforcing_jax import mesh as meshes
 from omniforcing_jax.config import SamplerConfig
-from omniforcing_jax.distill import dmd, players
-from omniforcing_jax.distill.players import SelfForcing, SelfForcingConfig, WholeClip
+from omniforcing_jax.distill import dmd, generator_critic
+from omniforcing_jax.distill.generator_critic import SelfForcing, SelfForcingConfig, WholeClip
 from omniforcing_jax.layout import PREFIX
-from omniforcing_jax.mesh import MeshConfig, make_mesh
-from omniforcing_jax.model.place import rotaries
+from omniforcing_jax.model.positions import rotaries
 from omniforcing_jax.model.transformer import transformer_spec
-from omniforcing_jax.nn.spec import path_name
-from omniforcing_jax.rollout import Latents, Setting
-from omniforcing_jax.text.contexts import Contexts
+from omniforcing_jax.parallel import mesh as meshes
+from omniforcing_jax.parallel.mesh import MeshConfig, make_mesh
+from omniforcing_jax.parallel.spec import path_name
+from omniforcing_jax.rollout import StaticConfig
+from omniforcing_jax.streams import Streams
+from omniforcing_jax.text.contexts import TextContexts
 
 ROWS = 4
 STUDENT, TEACHER = tiny.SINKS, tiny.TINY
 SAMPLER = SamplerConfig(sigmas=(1.0, 0.6, 0.0), horizon_seconds=2, context_noise=0.1)
-SETTING = Setting(STUDENT, SAMPLER, (1, 2))
+SETTING = StaticConfig(STUDENT, SAMPLER, (1, 2))
 PLAYERS = SelfForcing(SETTING, TEACHER, SelfForcingConfig(seconds=2))
 
 CUBE = make_mesh(MeshConfig(replica=2, fsdp=2, tensor=2))
 BLOCKS = PREFIX.blocks(4)
 WHOLE = {"scorer": TEACHER, "blocks": BLOCKS, "grid": tiny.GRID}
-CLIPS = Latents(*tiny.random_latents(TEACHER, 4, 26, batch=ROWS))
+CLIPS = Streams(*tiny.random_latents(TEACHER, 4, 26, batch=ROWS))
 MAKERS = {
-    "stage 1": (TEACHER, players.from_simulation(TEACHER, SAMPLER.sigmas, BLOCKS, tiny.GRID), None),
-    "causal DMD": (STUDENT, players.from_clips(STUDENT, SAMPLER.sigmas, BLOCKS, tiny.GRID), CLIPS),
+    "stage 1": (TEACHER, generator_critic.from_simulation(TEACHER, SAMPLER.sigmas, BLOCKS, tiny.GRID), None),
+    "causal DMD": (STUDENT, generator_critic.from_clips(STUDENT, SAMPLER.sigmas, BLOCKS, tiny.GRID), CLIPS),
 }
 
 
-def contexts(seed: int) -> Contexts:
+def contexts(seed: int) -> TextContexts:
     rng = np.random.default_rng(seed)
     video, audio = (jnp.asarray(rng.normal(size=(ROWS, 4, TEACHER.caption_channels)), jnp.float32) for _ in "va")
-    return Contexts(video, audio, jnp.ones((ROWS, 4), jnp.int32))
+    return TextContexts(video, audio, jnp.ones((ROWS, 4), jnp.int32))
 
 
 @pytest.fixture(scope="module")
@@ -97,8 +98,8 @@ def test_a_generator_step_reaches_every_weight_and_depends_on_its_key_alone(netw
 def test_a_critic_that_is_the_teacher_pulls_nowhere_but_where_guidance_does(networks):
     _, _, teacher = networks
     turned = rotaries(TEACHER, PLAYERS.places)
-    clip = Latents(*tiny.random_latents(TEACHER, 7, 51, batch=ROWS))
-    clip = Latents(clip.video[:, : 7 * 2], clip.audio)
+    clip = Streams(*tiny.random_latents(TEACHER, 7, 51, batch=ROWS))
+    clip = Streams(clip.video[:, : 7 * 2], clip.audio)
 
     @jax.jit
     def push(teacher, negative):
@@ -167,8 +168,8 @@ def test_causal_dmd_needs_clips_to_begin_from(networks):
 
 
 def test_weights_of_blocks_and_streams_reach_the_gradient_on_the_clip():
-    clip = Latents(*(jnp.ones((1, 2 * b, 3)) for b in (7, 51)))
-    clip = Latents(clip.video, clip.audio[:, :51])
+    clip = Streams(*(jnp.ones((1, 2 * b, 3)) for b in (7, 51)))
+    clip = Streams(clip.video, clip.audio[:, :51])
     ramp = dmd.DmdConfig(block_weights=dmd.BlockWeights.LINEAR_RAMP, audio_weight=0.5)
     slope = dmd.clip_cotangent(clip, PLAYERS.blocks, ramp)
     assert slope.video[0, 0, 0] * clip.video.size == pytest.approx(0.5)

@@ -12,11 +12,12 @@ import tiny
 
 from omniforcing_jax.config import ModelConfig, SamplerConfig
 from omniforcing_jax.distill import self_forcing
+from omniforcing_jax.io.weights import name_leaves
 from omniforcing_jax.layout import FUSED, PREFIX
 from omniforcing_jax.model.transformer import keep_projections
-from omniforcing_jax.rollout import Latents, Setting, make_prompt, rollout
-from omniforcing_jax.text.contexts import Contexts
-from omniforcing_jax.weights import name_leaves
+from omniforcing_jax.rollout import StaticConfig, make_prompt_kv, rollout
+from omniforcing_jax.streams import Streams
+from omniforcing_jax.text.contexts import TextContexts
 
 SINKS = dataclasses.replace(tiny.SINKS, layers=2)
 SIGMAS = (1.0, 0.8, 0.4, 0.0)
@@ -48,20 +49,20 @@ SCENES = {
 BEHIND_TEXT = {"k/w", "k/b", "v/w", "v/b", "k_norm"}
 
 
-def setting_of(scene: Scene) -> Setting:
-    return Setting(scene.config, scene.sampler, (1, 2))
+def setting_of(scene: Scene) -> StaticConfig:
+    return StaticConfig(scene.config, scene.sampler, (1, 2))
 
 
-def contexts_of(config: ModelConfig) -> Contexts:
+def contexts_of(config: ModelConfig) -> TextContexts:
     rng = np.random.default_rng(4)
     widths = [config.caption_channels or stream.width for stream in (config.video, config.audio)]
     video, audio = (jnp.asarray(rng.normal(size=(tiny.BATCH, 4, width)), jnp.float32) for width in widths)
-    return Contexts(video, audio, jnp.asarray([[0, 1, 1, 1], [1, 1, 1, 1]], jnp.int32))
+    return TextContexts(video, audio, jnp.asarray([[0, 1, 1, 1], [1, 1, 1, 1]], jnp.int32))
 
 
-def wish(clip: Latents) -> Latents:
+def wish(clip: Streams) -> Streams:
     """A gradient that is different for every number of the clip."""
-    return Latents(*(jnp.sin(3 * x) / x.size for x in clip))
+    return Streams(*(jnp.sin(3 * x) / x.size for x in clip))
 
 
 @pytest.mark.parametrize("name", SCENES)
@@ -112,7 +113,7 @@ def test_a_clip_is_what_a_stream_of_the_same_keys_makes():
     scene = Scene(SINKS, sampler(), ())
     setting, contexts = setting_of(scene), contexts_of(scene.config)
     params = tiny.random_params(scene.config)
-    prompt = make_prompt(params, *contexts, setting=setting)
+    prompt = make_prompt_kv(params, *contexts, setting=setting)
     last = jnp.full(4, setting.sampler.steps - 1)
     made = jax.jit(self_forcing.roll_out, static_argnums=(3, 5, 6))(
         params,
@@ -129,7 +130,7 @@ def test_a_clip_is_what_a_stream_of_the_same_keys_makes():
 
 def test_cutting_a_clip_into_blocks_and_joining_them_changes_nothing():
     blocks = FUSED.blocks(10)
-    clip = Latents(*(jnp.arange(2 * n * 3, dtype=jnp.float32).reshape(2, n, 3) for n in (20, 76)))
+    clip = Streams(*(jnp.arange(2 * n * 3, dtype=jnp.float32).reshape(2, n, 3) for n in (20, 76)))
     joined = self_forcing.split_blocks(clip, blocks).joined()
     jax.tree.map(np.testing.assert_array_equal, joined, clip)
 

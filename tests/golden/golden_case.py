@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from omniforcing_jax.tensor_file import open_tensors
+from omniforcing_jax.io.tensor_file import open_tensors
 
 PROJECT = Path(__file__).resolve().parents[2]
 

@@ -12,13 +12,13 @@ from golden_case import FOLDER, Case, read_json
 
 from converters.ltx2_transformer import from_original
 from omniforcing_jax.config import GridPrecision, ModelConfig, RotaryConfig, RotaryKind, StreamConfig
+from omniforcing_jax.io.tensor_file import open_tensors
 from omniforcing_jax.layout import FUSED, PREFIX
-from omniforcing_jax.model.place import Rotaries, clip_block, place, rotaries
+from omniforcing_jax.model.positions import Rotaries, clip_block, make_positions, rotaries
 from omniforcing_jax.model.transformer import Transformer, hidden_states, predict, text_kv, transformer_spec
 from omniforcing_jax.model.view import Times, View
 from omniforcing_jax.nn.rope import Rotary, from_interleaved, from_split, repeat
-from omniforcing_jax.nn.spec import abstract
-from omniforcing_jax.tensor_file import open_tensors
+from omniforcing_jax.parallel.spec import abstract
 
 LAYOUTS = {"prefix": PREFIX, "4-3-3-3": FUSED}
 
@@ -79,7 +79,7 @@ def load_params(weights: str, config: ModelConfig) -> Transformer:
 
 def own_rotaries(config: ModelConfig, frames: int, audio_frames: int, grid) -> Rotaries:
     """Build our own tables of a whole clip."""
-    return rotaries(config, place(config, clip_block(frames, audio_frames), tuple(grid)))
+    return rotaries(config, make_positions(config, clip_block(frames, audio_frames), tuple(grid)))
 
 
 def recorded_rotary(case: Case, name: str, config: ModelConfig) -> Rotary:

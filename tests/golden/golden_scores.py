@@ -6,13 +6,13 @@ from golden_network import as_tokens
 
 from omniforcing_jax.distill.dmd import DmdConfig
 from omniforcing_jax.guidance import GuidanceConfig, Pass, StreamGuidance, combine_passes
-from omniforcing_jax.rollout import Latents
+from omniforcing_jax.streams import Streams
 
 STREAMS = ("video", "audio")
 
 
-def read_clip(case: Case, name: str) -> Latents:
-    return Latents(jnp.asarray(as_tokens(case[f"{name}.video"])), jnp.asarray(case[f"{name}.audio"]))
+def read_clip(case: Case, name: str) -> Streams:
+    return Streams(jnp.asarray(as_tokens(case[f"{name}.video"])), jnp.asarray(case[f"{name}.audio"]))
 
 
 def scoring_of(case: Case, **options) -> DmdConfig:
@@ -26,9 +26,9 @@ def scoring_of(case: Case, **options) -> DmdConfig:
     )
 
 
-def real_of(case: Case) -> Latents:
+def real_of(case: Case) -> Streams:
     guidance, parts = scoring_of(case).guidance, (read_clip(case, "in.real_cond"), read_clip(case, "in.real_uncond"))
-    return Latents(
+    return Streams(
         *(
             combine_passes({Pass.PROMPT: cond, Pass.NEGATIVE: uncond}, getattr(guidance, stream), False)
             for stream, cond, uncond in zip(STREAMS, *parts, strict=True)

@@ -18,7 +18,7 @@ from golden_network import (
 )
 
 from omniforcing_jax.config import CrossTimestep, GridPrecision, RotaryConfig
-from omniforcing_jax.model.place import Rotaries
+from omniforcing_jax.model.positions import Rotaries
 from omniforcing_jax.model.view import Sigmas, bidirectional
 from omniforcing_jax.nn.rope import frequencies, interleaving
 from omniforcing_jax.schedule import to_x0

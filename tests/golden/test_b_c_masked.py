@@ -24,7 +24,7 @@ from golden_network import (
 
 from omniforcing_jax.layout import PartialAudio
 from omniforcing_jax.model.view import Sigmas, bidirectional, masked, one_sigma, spans
-from omniforcing_jax.nn.sight import dense
+from omniforcing_jax.nn.mask import visible_tokens
 from omniforcing_jax.schedule import to_x0
 
 pytestmark = [needs_golden, pytest.mark.usefixtures("strict")]
@@ -145,5 +145,5 @@ def test_the_four_masks_are_the_reference_s(name):
     sites = {"video_self": (video, video), "audio_self": (audio, audio), "a2v": (video, audio), "v2a": (audio, video)}
     for recorded in case.names("mask.*"):
         queries, keys = sites[recorded.removeprefix("mask.")]
-        case.compare(recorded, dense(queries, keys, len(blocks)).astype(np.uint8))
+        case.compare(recorded, visible_tokens(queries, keys, len(blocks)).astype(np.uint8))
     case.assert_all_compared("mask.*")

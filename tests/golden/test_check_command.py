@@ -4,7 +4,7 @@ import pytest
 from golden_case import FOLDER, Case, needs_golden, read_json
 
 from converters.cli import main
-from omniforcing_jax.tensor_file import open_tensors, write_tensors
+from omniforcing_jax.io.tensor_file import open_tensors, write_tensors
 
 pytestmark = needs_golden
 CASE = "a_teacher_bundled"

@@ -21,11 +21,11 @@ from golden_network import (
     run_text_kv,
 )
 
-from omniforcing_jax.cache import commit, empty_cache, past_bias
 from omniforcing_jax.config import SamplerConfig
+from omniforcing_jax.model.cache import commit, empty_cache, past_bias
 from omniforcing_jax.model.view import Sigmas, masked, one_sigma, spans, streaming
 from omniforcing_jax.nn.attention import NO_PAST
-from omniforcing_jax.nn.sight import dense
+from omniforcing_jax.nn.mask import visible_tokens
 
 pytestmark = [needs_golden, pytest.mark.usefixtures("strict")]
 NAME, INPUTS_FROM = "d2_rolling_window_derived", "b_causal_v2_masked"
@@ -116,5 +116,5 @@ def test_the_four_banded_masks_are_the_reference_s(variant):
     video, audio = spans(config, tables, blocks, pinned)
     sites = {"video_self": (video, video), "audio_self": (audio, audio), "a2v": (video, audio), "v2a": (audio, video)}
     for site, (queries, keys) in sites.items():
-        case.compare(f"mask.{variant}.{site}", dense(queries, keys, window).astype(np.uint8))
+        case.compare(f"mask.{variant}.{site}", visible_tokens(queries, keys, window).astype(np.uint8))
     case.assert_all_compared(f"mask.{variant}.*")

@@ -19,9 +19,9 @@ from golden_network import (
     own_rotaries,
 )
 
-from omniforcing_jax import rollout
+from omniforcing_jax import rollout, streams
 from omniforcing_jax.config import SamplerConfig
-from omniforcing_jax.model.place import Places, Rotaries
+from omniforcing_jax.model.positions import Positions, Rotaries
 from omniforcing_jax.schedule import ltx2_schedule, snap
 
 pytestmark = [needs_golden, pytest.mark.usefixtures("strict")]
@@ -33,7 +33,7 @@ run_clean_pass = jax.jit(rollout.clean_pass, static_argnames="setting")
 
 
 @struct.dataclass
-class GivenPlaces(Places):
+class GivenPlaces(Positions):
     """Places that carry the rotations to use."""
 
     given: Rotaries
@@ -45,7 +45,7 @@ def given_tables(monkeypatch):
     monkeypatch.setattr(rollout, "rotaries", lambda config, places: places.given)
 
 
-def make_setting(case: Case, run: str) -> rollout.Setting:
+def make_setting(case: Case, run: str) -> rollout.StaticConfig:
     """A sampler whose ring has room for the whole clip, the last block included."""
     layout, blocks = LAYOUTS[case.config["layout"]], case.config["blocks"]
     np.testing.assert_array_equal(np.array(layout.blocks(blocks[-1][1])), blocks)
@@ -56,21 +56,21 @@ def make_setting(case: Case, run: str) -> rollout.Setting:
         context_noise=case.config["runs"][run].get("context_sigma", 0.0),
     )
     tables_case = Case(TABLES_FROM)
-    return rollout.Setting(config_of(case, tables_case.config), sampler, tuple(tables_case.config["grid"]))
+    return rollout.StaticConfig(config_of(case, tables_case.config), sampler, tuple(tables_case.config["grid"]))
 
 
-def make_tables(setting: rollout.Setting, k: int, whole_clip: Rotaries) -> rollout.Tables:
+def make_tables(setting: rollout.StaticConfig, k: int, whole_clip: Rotaries) -> rollout.BlockPositions:
     """Tables of block k that rotate by the rows of a whole clip's tables."""
-    tables, block = rollout.make_tables(setting, k), setting.sampler.layout.block(k)
+    tables, block = rollout.block_positions(setting, k), setting.sampler.layout.block(k)
     per_frame = setting.grid[0] * setting.grid[1]
     video = slice(block.video_start * per_frame, block.video_end * per_frame)
     given = cut_rotaries(whole_clip, video, slice(block.audio_start, block.audio_end))
     return tables.replace(places=GivenPlaces(**vars(tables.places), given=given))
 
 
-def read_latents(case: Case, *names: str) -> rollout.Latents:
+def read_latents(case: Case, *names: str) -> streams.Streams:
     """Stack recorded draws of both streams as tokens."""
-    return rollout.Latents(
+    return streams.Streams(
         video=jnp.stack([as_tokens(case[f"{name}.video"]) for name in names]),
         audio=jnp.stack([case[f"{name}.audio"] for name in names]),
     )
@@ -101,7 +101,7 @@ def test_every_step_and_cache_of_a_rollout_is_the_reference_s(run, own_tables, g
     if own_tables:
         whole_clip = own_rotaries(setting.config, end.video_end, end.audio_end, setting.grid)
     mask = jnp.asarray(case["in.text_mask"], jnp.int32) if case.config["text_mask"] else None
-    prompt = rollout.make_prompt(params, case["in.video_context"], case["in.audio_context"], mask, setting=setting)
+    prompt = rollout.make_prompt_kv(params, case["in.video_context"], case["in.audio_context"], mask, setting=setting)
     cache = rollout.make_cache(setting, len(case["in.video_context"]))
     steps, made = setting.sampler.steps, []
     for k in range(len(case.config["blocks"])):

@@ -7,7 +7,7 @@ from golden_network import compare_rotary
 
 from omniforcing_jax.config import GridPrecision, ModelConfig, RotaryConfig, RotaryKind, StreamConfig
 from omniforcing_jax.layout import FRAME_RATE, Block, audio_seconds, video_seconds
-from omniforcing_jax.model.place import place, rotaries
+from omniforcing_jax.model.positions import make_positions, rotaries
 from omniforcing_jax.nn.rope import frequencies
 
 GRIDS = {"f32": GridPrecision.FLOAT32, "f64": GridPrecision.FLOAT64}
@@ -40,8 +40,8 @@ def compare_tables(case: Case) -> None:
         video, audio = (int(number) for number in re.fullmatch(r"start_v(\d+)_a(\d+)", label).groups())
         frames, latents = len(case[f"{label}.video_cross.cos"]), len(case[f"{label}.audio_self.cos"])
         block = Block(video, video + frames, audio, audio + latents)
-        tables = rotaries(config, place(config, block, grid))
-        per_frame = rotaries(config, place(config, block, (1, 1)))
+        tables = rotaries(config, make_positions(config, block, grid))
+        per_frame = rotaries(config, make_positions(config, block, (1, 1)))
         compare_rotary(case, f"{label}.video_self", tables.video)
         compare_rotary(case, f"{label}.audio_self", tables.audio)
         compare_rotary(case, f"{label}.video_cross", per_frame.cross_video)

@@ -8,10 +8,10 @@ import pytest
 from golden_case import Case, needs_golden
 from golden_network import LAYOUTS, own_rotaries
 
-from omniforcing_jax.config import TINY
 from omniforcing_jax.layout import PartialAudio, audio_latents, block_of_frames, latent_frames
 from omniforcing_jax.model.view import spans
-from omniforcing_jax.nn.sight import dense, log_ratio_scale
+from omniforcing_jax.nn.mask import log_ratio_scale, visible_tokens
+from omniforcing_jax.pipeline.presets import TINY
 
 pytestmark = needs_golden
 CASES = ("e_tables_v1", "e_tables_v2")
@@ -52,7 +52,7 @@ def test_masks_and_log_ratio_scales_with_and_without_sinks(name):
     for recorded in case.names("mask.*", "log.*"):
         kind, sinks, site = re.fullmatch(r"(mask|log)\.(?:sinks(\d+)\.)?(\w+?)(?:_scale)?", recorded).groups()
         queries, keys = make_sites(case, int(sinks or 0))[site]
-        make = dense if kind == "mask" else log_ratio_scale
+        make = visible_tokens if kind == "mask" else log_ratio_scale
         value = np.asarray(make(queries, keys, window))
         case.compare(recorded, value.astype(np.uint8) if kind == "mask" else value)
     case.assert_all_compared("mask.*", "log.*")

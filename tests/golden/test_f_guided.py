@@ -27,7 +27,7 @@ from omniforcing_jax.guidance import (
     guided_x0,
     predict_passes,
 )
-from omniforcing_jax.model.place import Rotaries
+from omniforcing_jax.model.positions import Rotaries
 from omniforcing_jax.model.transformer import predict, text_kv
 from omniforcing_jax.model.view import bidirectional, one_sigma
 from omniforcing_jax.schedule import ltx2_schedule, snap, to_x0

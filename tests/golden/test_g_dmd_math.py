@@ -13,8 +13,8 @@ from golden_scores import STREAMS, read_clip, real_of, scoring_of
 
 from omniforcing_jax.distill import dmd, flow, ode
 from omniforcing_jax.layout import block_of_frames
-from omniforcing_jax.rollout import Latents
 from omniforcing_jax.schedule import to_velocity
+from omniforcing_jax.streams import Streams
 from omniforcing_jax.train.gradient import Graded
 from omniforcing_jax.train.state import DistillState, create
 from omniforcing_jax.train.step import make_distill_step
@@ -28,7 +28,7 @@ def case() -> Case:
     return Case(NAME)
 
 
-def compare(case: Case, name: str, latents: Latents) -> None:
+def compare(case: Case, name: str, latents: Streams) -> None:
     case.compare(f"{name}.video", as_latents(latents.video, case["in.x0.video"]))
     case.compare(f"{name}.audio", latents.audio)
 
@@ -41,9 +41,9 @@ def blocks_of(case: Case):
     return blocks
 
 
-def gradient_of(case: Case, counts=(None, None)) -> Latents:
+def gradient_of(case: Case, counts=(None, None)) -> Streams:
     given = zip(read_clip(case, "in.x0"), read_clip(case, "in.fake"), real_of(case), counts, strict=True)
-    return Latents(*(dmd.kl_gradient(*each) for each in given))
+    return Streams(*(dmd.kl_gradient(*each) for each in given))
 
 
 def test_noise_levels_and_noisy_clips_are_the_reference_s(case):
@@ -57,7 +57,7 @@ def test_noise_levels_and_noisy_clips_are_the_reference_s(case):
 def test_the_gradient_is_the_reference_s(case):
     compare(case, "out.grad", gradient_of(case))
     plain = [fake - real for fake, real in zip(read_clip(case, "in.fake"), real_of(case), strict=True)]
-    compare(case, "out.grad_unnormalised", Latents(*plain))
+    compare(case, "out.grad_unnormalised", Streams(*plain))
 
 
 @pytest.mark.parametrize("weights", list(dmd.BlockWeights))
@@ -83,7 +83,7 @@ def test_mean_and_normaliser_can_be_those_of_the_last_block(case):
     counts = [(jnp.arange(x.shape[1]) >= s).astype(jnp.float32) for x, s in zip(x0, starts, strict=True)]
     gradient = gradient_of(case, counts)
 
-    def loss(x0: Latents):
+    def loss(x0: Streams):
         parts = [
             dmd.matching_loss(x[:, start:], g[:, start:], count[start:])
             for x, g, count, start in zip(x0, gradient, counts, starts, strict=True)
@@ -101,7 +101,7 @@ def test_the_critic_s_loss_is_the_reference_s(case):
     noisy = dmd.noise_clip(x0, noise, sigma)
     compare(case, "out.critic.noisy", noisy)
     predicted = read_clip(case, "in.critic_pred")
-    velocity = Latents(*(to_velocity(x, p, sigma) for x, p in zip(noisy, predicted, strict=True)))
+    velocity = Streams(*(to_velocity(x, p, sigma) for x, p in zip(noisy, predicted, strict=True)))
     loss, parts = flow.flow_error(velocity, x0, noise)
     case.compare("out.critic.loss", loss[None])
     for stream in STREAMS:
@@ -141,7 +141,7 @@ def test_stage_2_on_the_block_table_and_on_the_reference_s_proportional_map(case
     audio = jnp.moveaxis(jnp.asarray(case["ode.in.audio_trajectory"]), 1, 0)
     per_frame = video.shape[2] // len(frames_v)
     noisy_v, noisy_a = ode.pick(video, jnp.repeat(index_v, per_frame, axis=1)), ode.pick(audio, proportional)
-    compare(case, "ode.out.noisy", Latents(noisy_v, noisy_a))
+    compare(case, "ode.out.noisy", Streams(noisy_v, noisy_a))
     sigma_v, sigma_a, sigma_aligned = (jnp.take_along_axis(sigmas, i, axis=1) for i in (index_v, proportional, aligned))
     case.compare("ode.out.sigma.video", sigma_v)
     case.compare("ode.out.sigma.audio", sigma_a)

@@ -12,8 +12,9 @@ from golden_scores import read_clip, real_of, scoring_of
 from converters.ltx2_transformer import Checkpoint, to_original
 from omniforcing_jax.config import SamplerConfig
 from omniforcing_jax.distill import dmd, self_forcing
-from omniforcing_jax.rollout import Latents, Setting
-from omniforcing_jax.text.contexts import Contexts
+from omniforcing_jax.rollout import StaticConfig
+from omniforcing_jax.streams import Streams
+from omniforcing_jax.text.contexts import TextContexts
 
 pytestmark = [needs_golden]
 NAME, SCORES, TEXT, NETWORK = "h_self_forcing_step", "g_dmd_math", "d_rollout_v2", "b_causal_v2_masked"
@@ -24,10 +25,10 @@ REFERENCES = {"same": "same", "perblock": "perblock", "text_grad": "same"}  # wh
 class Draws:
     """The recorded noise of a run as the rollout asks for it; never drawn steps are zeros."""
 
-    first: Latents  # [M + 1, B, ...]
-    later: Latents  # [K - 1, M + 1, B, ...]
+    first: Streams  # [M + 1, B, ...]
+    later: Streams  # [K - 1, M + 1, B, ...]
 
-    def __call__(self, block, step, tables) -> Latents:
+    def __call__(self, block, step, tables) -> Streams:
         is_first = len(tables.places.audio_time.cos) == self.first.audio.shape[2]
         at = self.first if is_first else jax.tree.map(lambda x: x[block - 1], self.later)
         return jax.tree.map(lambda x: x[step], at)
@@ -44,7 +45,7 @@ def read_draws(case: Case, run: str, steps: int) -> Draws:
         some = next(iter(pairs.values()))
         assert some[1].shape[1] == block[3] - block[2]
         full = [pairs.get(step, tuple(np.zeros_like(x) for x in some)) for step in range(steps + 1)]
-        made.append(Latents(*(jnp.asarray(np.stack(each)) for each in zip(*full, strict=True))))
+        made.append(Streams(*(jnp.asarray(np.stack(each)) for each in zip(*full, strict=True))))
     later = jax.tree.map(lambda *leaves: jnp.stack(leaves), *made[1:])
     return Draws(first=made[0], later=later)
 
@@ -64,17 +65,17 @@ def test_a_whole_generator_step_is_the_reference_s(of):
         context_noise=options["context_noise"] / 1000,
     )
     config = config_of(case, network)
-    setting = Setting(config, sampler, tuple(network["grid"]))
+    setting = StaticConfig(config, sampler, tuple(network["grid"]))
     mask = text["in.text_mask"] if case.config["text_mask"] else np.ones_like(text["in.text_mask"])
-    contexts = Contexts(
+    contexts = TextContexts(
         *(jnp.asarray(text[f"in.{s}_context"]) for s in ("video", "audio")), jnp.asarray(mask, jnp.int32)
     )
     scores = Case(SCORES)
     how = scoring_of(scores)
     fake, real = read_clip(scores, "in.fake"), real_of(scores)
 
-    def score(clip: Latents):
-        gradient = Latents(*(dmd.kl_gradient(x, f, r) for x, f, r in zip(clip, fake, real, strict=True)))
+    def score(clip: Streams):
+        gradient = Streams(*(dmd.kl_gradient(x, f, r) for x, f, r in zip(clip, fake, real, strict=True)))
         return dmd.clip_cotangent(gradient, blocks, how), (gradient, dmd.generator_loss(clip, gradient, blocks, how)[0])
 
     @jax.jit

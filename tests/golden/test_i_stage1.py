@@ -8,9 +8,9 @@ from golden_case import Case, needs_golden
 from golden_network import as_latents, as_tokens, config_of, load_params, own_rotaries
 
 from omniforcing_jax.distill import backward_simulation
-from omniforcing_jax.rollout import Latents
 from omniforcing_jax.schedule import ltx2_schedule, snap
-from omniforcing_jax.text.contexts import Contexts
+from omniforcing_jax.streams import Streams
+from omniforcing_jax.text.contexts import TextContexts
 
 pytestmark = [needs_golden]
 NAME, TEXT, SCHEDULE = "i_stage1_backward_simulation", "d_rollout_v2", "e_sigmas"
@@ -23,12 +23,12 @@ def test_trajectory_and_prediction_are_the_reference_s():
     _, frames, _, *grid = case["in.noise.video"].shape
     tables = own_rotaries(config, frames, case["in.noise.audio"].shape[1], grid)
     mask = text["in.text_mask"] if case.config["text_mask"] else np.ones_like(text["in.text_mask"])
-    contexts = Contexts(
+    contexts = TextContexts(
         *(jnp.asarray(text[f"in.{s}_context"]) for s in ("video", "audio")), jnp.asarray(mask, jnp.int32)
     )
     sigmas = jnp.asarray(case["in.sigmas"])
     names = ["in.noise", *(f"in.renoise{i}" for i in range(len(sigmas) - 2))]
-    noise = Latents(
+    noise = Streams(
         jnp.stack([as_tokens(case[f"{name}.video"]) for name in names]),
         jnp.stack([case[f"{name}.audio"] for name in names]),
     )

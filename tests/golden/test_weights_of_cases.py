@@ -8,10 +8,10 @@ from golden_case import FOLDER, needs_golden, read_json
 from golden_network import make_config
 
 from converters.ltx2_transformer import PREFIX, from_original, to_original
+from omniforcing_jax.io.tensor_file import open_tensors
+from omniforcing_jax.io.weights import name_leaves
 from omniforcing_jax.model.transformer import transformer_spec
-from omniforcing_jax.nn.spec import abstract
-from omniforcing_jax.tensor_file import open_tensors
-from omniforcing_jax.weights import name_leaves
+from omniforcing_jax.parallel.spec import abstract
 
 pytestmark = needs_golden
 FILES = [name for name in read_json("index").get("cases", {}) if name.startswith("weights_")]

@@ -8,10 +8,10 @@ import numpy as np
 from experiments import judge_controls
 from experiments.chime import world
 from omniforcing_jax.judge import report
-from omniforcing_jax.judge.listen import RATE, Listener
-from omniforcing_jax.judge.look import Watcher
-from omniforcing_jax.judge.read import Media
+from omniforcing_jax.judge.media import Media
+from omniforcing_jax.judge.picture import Watcher
 from omniforcing_jax.judge.seams import Blocks
+from omniforcing_jax.judge.sound import RATE, Listener
 
 FRAME_RATE = 24
 SECONDS = 13

@@ -7,9 +7,9 @@ import av
 import numpy as np
 import pytest
 
-from omniforcing_jax.cli import main
-from omniforcing_jax.judge import read
-from omniforcing_jax.judge.listen import RATE, Listener
+from omniforcing_jax.cli.main import main
+from omniforcing_jax.judge import media
+from omniforcing_jax.judge.sound import RATE, Listener
 
 
 def write(path, *, seconds=11, rate=Fraction(30000, 1001), size=(50, 70), sound_rate=44_100, layout="mono", late_s=0.0):
@@ -129,7 +129,7 @@ def no_work(monkeypatch):
     def read_media(*arguments):
         raise AssertionError("the file was read")
 
-    monkeypatch.setattr("omniforcing_jax.commands.read_media", read_media)
+    monkeypatch.setattr("omniforcing_jax.cli.stream.read_media", read_media)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_sound_is_the_same_in_whatever_pieces_it_comes(monkeypatch):
     samples = np.random.default_rng(0).normal(0, 0.1, (2, 3 * RATE + 77)).astype(np.float32)
     whole, pieces = Listener(2), Listener(2)
     whole.hear(samples)
-    monkeypatch.setattr("omniforcing_jax.judge.listen.PIECE", RATE)
+    monkeypatch.setattr("omniforcing_jax.judge.sound.PIECE", RATE)
     for start in range(0, samples.shape[1], 1000):
         pieces.hear(samples[:, start : start + 1000])
         assert pieces._waiting.shape[1] <= 2 * RATE  # what was worked on is let go
@@ -189,7 +189,7 @@ def test_a_hole_in_the_sound_is_heard_as_silence_and_later_sound_keeps_its_place
             frame.sample_rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
             file.mux(stream.encode(frame))
         file.mux(stream.encode(None))
-    sound = read.read_media(tmp_path / "hole.mka").sound
+    sound = media.read_media(tmp_path / "hole.mka").sound
     loud = sound.power > 1e-4
     assert sound.stop_s == pytest.approx(4, abs=0.03)
     assert loud[:98].all()
@@ -202,6 +202,6 @@ def test_time_stamps_that_stand_still_go_on_by_a_frame():
         def __init__(self, time):
             self.time = time
 
-    clock = read._Clock(None)
+    clock = media._Clock(None)
     times = [clock.time_of(Frame(time)) for time in (0.0, None, 0.0, 0.5)]
     assert times == pytest.approx([0, 1 / 24, 2 / 24, 0.5])

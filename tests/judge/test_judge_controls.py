@@ -8,8 +8,8 @@ from judged import damaged, figures_of_truth, media, moved, truth
 
 from experiments import judge_controls
 from omniforcing_jax.judge import report
-from omniforcing_jax.judge.listen import RATE
 from omniforcing_jax.judge.seams import Blocks
+from omniforcing_jax.judge.sound import RATE
 
 
 @pytest.fixture(autouse=True)

@@ -5,8 +5,8 @@ import pytest
 from judged import listen, watch
 
 from omniforcing_jax.judge.drift import compare, ends, picture_state, sound_state
-from omniforcing_jax.judge.listen import RATE
-from omniforcing_jax.judge.look import sharpness
+from omniforcing_jax.judge.picture import sharpness
+from omniforcing_jax.judge.sound import RATE
 
 WHOLE = (0.0, 100.0)
 

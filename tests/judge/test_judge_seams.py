@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from judged import listen
 
-from omniforcing_jax.judge.listen import RATE
-from omniforcing_jax.judge.look import Picture
+from omniforcing_jax.judge.picture import Picture
 from omniforcing_jax.judge.seams import Blocks, Kind, picture_profiles, sound_profiles, stand_out
+from omniforcing_jax.judge.sound import RATE
 
 FRAME_S = 1 / 25
 

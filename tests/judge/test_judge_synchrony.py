@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from judged import listen, truth, watch
 
-from omniforcing_jax.judge.listen import RATE
+from omniforcing_jax.judge.sound import RATE
 from omniforcing_jax.judge.synchrony import correlate, measure_synchrony
 
 TIMES = np.array([0.7, 1.9, 2.5, 4.1, 5.6, 6.3])  # seconds

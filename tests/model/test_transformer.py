@@ -6,14 +6,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from omniforcing_jax.config import LTX2_19B, CrossTimestep, RotaryConfig
+from omniforcing_jax.config import CrossTimestep, RotaryConfig
 from omniforcing_jax.layout import PREFIX, Block
-from omniforcing_jax.model.dual_stream import Keep
-from omniforcing_jax.model.place import clip_block, place, rotaries
-from omniforcing_jax.model.transformer import hidden_states, keep_projections, predict, text_kv, transformer_spec
+from omniforcing_jax.model.dual_stream import Perturbation
+from omniforcing_jax.model.positions import clip_block, make_positions, rotaries
+from omniforcing_jax.model.transformer import (
+    hidden_states,
+    keep_projections,
+    predict,
+    text_kv,
+    transformer_spec,
+)
 from omniforcing_jax.model.view import Sigmas, bidirectional, masked, one_sigma, streaming
 from omniforcing_jax.nn.attention import NO_PAST
-from omniforcing_jax.nn.spec import abstract, count, path_name
+from omniforcing_jax.parallel.spec import abstract, count, path_name
+from omniforcing_jax.pipeline.presets import LTX2_19B
 from tests.tiny import BATCH, GRID, MODERN, SINKS, TINY, TOKENS, random_latents, random_params, random_text
 
 FRAMES, AUDIO = 4, 26
@@ -22,7 +29,9 @@ SIGMA = jnp.array([0.3, 0.8])
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def run(config, dtype, params, latents, text, keep, sigma):
-    view = bidirectional(config, rotaries(config, place(config, clip_block(FRAMES, AUDIO), GRID)), one_sigma(sigma))
+    view = bidirectional(
+        config, rotaries(config, make_positions(config, clip_block(FRAMES, AUDIO), GRID)), one_sigma(sigma)
+    )
     return predict(params, config, *latents, view, text, keep=keep, dtype=dtype)[:2]
 
 
@@ -35,13 +44,13 @@ def material(config):
 
 def out(config=TINY, keep=None, dtype=jnp.float32, params=None):
     own, latents, text = material(config)
-    return run(config, dtype, params or own, latents, text, keep or Keep(), SIGMA)
+    return run(config, dtype, params or own, latents, text, keep or Perturbation(), SIGMA)
 
 
 def everything(**changes):
     """A Keep with every array present, so that all perturbations run in one compiled program."""
-    names = [field.name for field in dataclasses.fields(Keep)]
-    return Keep(**({name: jnp.ones((TINY.layers, BATCH)) for name in names} | changes))
+    names = [field.name for field in dataclasses.fields(Perturbation)]
+    return Perturbation(**({name: jnp.ones((TINY.layers, BATCH)) for name in names} | changes))
 
 
 def but(part):
@@ -65,7 +74,7 @@ def test_the_full_size_network_traces_in_half_precision():
 
     def forward(params, video, audio, context):
         text = text_kv(params, context, context, dtype=jnp.bfloat16)
-        view = bidirectional(config, rotaries(config, place(config, block, grid)), one_sigma(jnp.ones(1)))
+        view = bidirectional(config, rotaries(config, make_positions(config, block, grid)), one_sigma(jnp.ones(1)))
         return predict(params, config, video, audio, view, text, dtype=jnp.bfloat16)
 
     shapes = [(1, 3 * 384, 128), (1, 25, 128), (1, 1024, 3840)]
@@ -137,7 +146,8 @@ def test_masked_text_is_not_read():
     changed = context.at[:, :2].add(3.0)
     make = jax.jit(text_kv)
     a, b = (
-        run(TINY, jnp.float32, params, latents, make(params, c, c, mask), Keep(), SIGMA) for c in (context, changed)
+        run(TINY, jnp.float32, params, latents, make(params, c, c, mask), Perturbation(), SIGMA)
+        for c in (context, changed)
     )
     np.testing.assert_array_equal(a[0][0], b[0][0])
     assert np.abs(a[0][1] - b[0][1]).max() > 1e-2
@@ -153,7 +163,7 @@ def test_text_keys_that_depend_on_sigma_ask_for_it():
 def test_the_next_generation_runs_and_its_text_follows_sigma():
     params, latents, text = material(MODERN)
     other = random_text(MODERN, params, sigma=SIGMA * 0.5)
-    a, b = (run(MODERN, jnp.float32, params, latents, t, Keep(), SIGMA) for t in (text, other))
+    a, b = (run(MODERN, jnp.float32, params, latents, t, Perturbation(), SIGMA) for t in (text, other))
     assert np.isfinite(np.asarray(a[0])).all()
     assert np.abs(a[0] - b[0]).max() > 1e-3
 
@@ -163,7 +173,9 @@ def test_hidden_states_are_of_every_layer_with_sinks():
 
     @jax.jit
     def states(params):
-        view = bidirectional(SINKS, rotaries(SINKS, place(SINKS, clip_block(FRAMES, AUDIO), GRID)), one_sigma(SIGMA))
+        view = bidirectional(
+            SINKS, rotaries(SINKS, make_positions(SINKS, clip_block(FRAMES, AUDIO), GRID)), one_sigma(SIGMA)
+        )
         return hidden_states(params, SINKS, *latents, view, text)
 
     video, audio = states(params)
@@ -179,7 +191,7 @@ def gradients(remat):
 
     def loss(params):
         text = text_kv(params, context, context)
-        rot = rotaries(SINKS, place(SINKS, clip_block(FRAMES, AUDIO), GRID))
+        rot = rotaries(SINKS, make_positions(SINKS, clip_block(FRAMES, AUDIO), GRID))
         view = masked(SINKS, rot, one_sigma(SIGMA), PREFIX.blocks(FRAMES))
         made = predict(params, SINKS, *latents, view, text, remat=remat)
         return jnp.sum(made.video**2) + jnp.sum(made.audio**2)
@@ -200,7 +212,7 @@ def test_every_weight_gets_a_gradient():
 @pytest.mark.parametrize("semantics", [CrossTimestep.CROSS, CrossTimestep.HYBRID])
 def test_levels_of_the_other_stream_must_be_one_per_sample(semantics):
     config = dataclasses.replace(TINY, cross_timestep=semantics)
-    rot = rotaries(config, place(config, clip_block(FRAMES, AUDIO), GRID))
+    rot = rotaries(config, make_positions(config, clip_block(FRAMES, AUDIO), GRID))
     per_frame = Sigmas(video=jnp.ones((1, FRAMES)), audio=jnp.ones((1, AUDIO)))
     with pytest.raises(ValueError, match="scalar sigma=None"):
         bidirectional(config, rot, per_frame)
@@ -208,19 +220,19 @@ def test_levels_of_the_other_stream_must_be_one_per_sample(semantics):
 
 
 def test_levels_that_do_not_divide_the_tokens_are_refused():
-    rot = rotaries(TINY, place(TINY, clip_block(FRAMES, AUDIO), GRID))
+    rot = rotaries(TINY, make_positions(TINY, clip_block(FRAMES, AUDIO), GRID))
     with pytest.raises(ValueError, match="video sigmas: 5 levels for 24 tokens"):
         bidirectional(TINY, rot, Sigmas(video=jnp.ones((1, 5)), audio=jnp.ones((1, 1))))
 
 
 def test_a_block_table_that_does_not_fit_the_rotations_is_refused():
-    rot = rotaries(TINY, place(TINY, clip_block(FRAMES, AUDIO), GRID))
+    rot = rotaries(TINY, make_positions(TINY, clip_block(FRAMES, AUDIO), GRID))
     with pytest.raises(ValueError, match="blocks end at 4 and 25"):
         masked(TINY, rot, one_sigma(SIGMA), (Block(0, 1, 0, 1), Block(1, 4, 1, 25)))
 
 
 def test_a_stream_carries_its_sinks_in_block_0_only():
-    rot = rotaries(SINKS, place(SINKS, PREFIX.block(1), GRID))
+    rot = rotaries(SINKS, make_positions(SINKS, PREFIX.block(1), GRID))
     assert streaming(SINKS, rot, one_sigma(SIGMA), None).sinks == 3
     assert streaming(SINKS, rot, one_sigma(SIGMA), NO_PAST).sinks == 0
 
@@ -228,5 +240,5 @@ def test_a_stream_carries_its_sinks_in_block_0_only():
 def test_rotation_of_another_range_is_another_function():
     wide = dataclasses.replace(TINY, rotary=RotaryConfig(max_seconds=10.0))
     params, latents, text = material(TINY)
-    a, b = (run(c, jnp.float32, params, latents, text, Keep(), SIGMA) for c in (TINY, wide))
+    a, b = (run(c, jnp.float32, params, latents, text, Perturbation(), SIGMA) for c in (TINY, wide))
     assert np.abs(a[0] - b[0]).max() > 1e-3

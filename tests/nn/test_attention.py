@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from omniforcing_jax.nn.attention import KV, Site, attend, attention_spec, look, read
-from omniforcing_jax.nn.kernels import attend_parts
-from omniforcing_jax.nn.parts import Part
-from omniforcing_jax.nn.sight import HIDDEN, Segment, Sight
-from omniforcing_jax.nn.spec import init
+from omniforcing_jax.nn.attention import KV, Site, attend, attend_to, attention_spec, masked_attention
+from omniforcing_jax.nn.kernels import dot_product_attention
+from omniforcing_jax.nn.kv_segments import KVSegment
+from omniforcing_jax.nn.mask import HIDDEN, AttentionMask, QueryBand
+from omniforcing_jax.parallel.spec import init
 
 
 def draw(seed, *shape):
@@ -28,7 +28,7 @@ def plain(q, k, v, bias=0.0):
 
 def cut(*at):
     edges = [0, *at, 7]
-    return [Part(K[:, a:b], V[:, a:b]) for a, b in itertools.pairwise(edges)]
+    return [KVSegment(K[:, a:b], V[:, a:b]) for a, b in itertools.pairwise(edges)]
 
 
 def weights(gated=False, seed=5):
@@ -39,14 +39,14 @@ def weights(gated=False, seed=5):
 
 @pytest.mark.parametrize("at", [(), (3,), (1, 5)])
 def test_keys_in_parts_give_one_softmax(at, strict):
-    np.testing.assert_allclose(attend_parts(Q, cut(*at)), plain(Q, K, V), atol=1e-6)
+    np.testing.assert_allclose(dot_product_attention(Q, cut(*at)), plain(Q, K, V), atol=1e-6)
 
 
 def test_gradients_through_parts_are_those_of_the_whole(strict):
     def loss(q, k, v, at):
         edges = [0, *at, 7]
-        parts = [Part(k[:, a:b], v[:, a:b]) for a, b in itertools.pairwise(edges)]
-        return jnp.sum(jnp.sin(attend_parts(q, parts)))
+        parts = [KVSegment(k[:, a:b], v[:, a:b]) for a, b in itertools.pairwise(edges)]
+        return jnp.sum(jnp.sin(dot_product_attention(q, parts)))
 
     whole, parts = (jax.grad(loss, argnums=(0, 1, 2))(Q, K, V, at) for at in ((), (2, 3)))
     for a, b in zip(whole, parts, strict=True):
@@ -56,40 +56,43 @@ def test_gradients_through_parts_are_those_of_the_whole(strict):
 def test_hidden_keys_do_not_count(strict):
     bias = jnp.where(jnp.arange(7) < 4, 0.0, HIDDEN)[None, None, None]
     np.testing.assert_array_equal(
-        attend_parts(Q, [Part(K, V, bias)]), attend_parts(Q, [Part(K, V.at[:, 4:].set(9.0), bias)])
+        dot_product_attention(Q, [KVSegment(K, V, bias)]),
+        dot_product_attention(Q, [KVSegment(K, V.at[:, 4:].set(9.0), bias)]),
     )
-    np.testing.assert_allclose(attend_parts(Q, [Part(K, V, bias)]), plain(Q, K[:, :4], V[:, :4]), atol=1e-6)
+    np.testing.assert_allclose(
+        dot_product_attention(Q, [KVSegment(K, V, bias)]), plain(Q, K[:, :4], V[:, :4]), atol=1e-6
+    )
 
 
 def test_a_wholly_hidden_past_changes_nothing(strict):
-    hidden = Part(draw(8, 2, 6, 3, 4) * 50, draw(9, 2, 6, 3, 4), jnp.full((1, 1, 1, 6), HIDDEN))
-    np.testing.assert_allclose(attend_parts(Q, [Part(K, V), hidden]), plain(Q, K, V), atol=1e-6)
+    hidden = KVSegment(draw(8, 2, 6, 3, 4) * 50, draw(9, 2, 6, 3, 4), jnp.full((1, 1, 1, 6), HIDDEN))
+    np.testing.assert_allclose(dot_product_attention(Q, [KVSegment(K, V), hidden]), plain(Q, K, V), atol=1e-6)
 
 
 def test_large_scores_do_not_overflow(strict):
-    assert np.isfinite(np.asarray(attend_parts(Q * 1e4, cut(2)))).all()
+    assert np.isfinite(np.asarray(dot_product_attention(Q * 1e4, cut(2)))).all()
 
 
 def test_segments_let_each_range_of_queries_see_its_ranges(strict):
     past = KV(draw(3, 2, 4, 3, 4), draw(4, 2, 4, 3, 4))
-    sight = Sight(segments=(Segment((0, 2), ((0, 3),)), Segment((2, 5), ((0, 1), (4, 7)), ((1, 3),))))
+    sight = AttentionMask(segments=(QueryBand((0, 2), ((0, 3),)), QueryBand((2, 5), ((0, 1), (4, 7)), ((1, 3),))))
     seen_k = np.concatenate([K[:, :1], K[:, 4:], past.k[:, 1:3]], axis=1)
     seen_v = np.concatenate([V[:, :1], V[:, 4:], past.v[:, 1:3]], axis=1)
-    y = look(Q, KV(K, V), past, sight)
+    y = masked_attention(Q, KV(K, V), past, sight)
     np.testing.assert_allclose(y[:, :2], plain(Q[:, :2], K[:, :3], V[:, :3]), atol=1e-6)
     np.testing.assert_allclose(y[:, 2:], plain(Q[:, 2:], seen_k, seen_v), atol=1e-6)
 
 
 def test_a_scale_multiplies_the_queries(strict):
     scale = jnp.linspace(0.5, 1, 5)
-    y = look(Q, KV(K, V), None, Sight(scale=scale))
+    y = masked_attention(Q, KV(K, V), None, AttentionMask(scale=scale))
     np.testing.assert_allclose(y, plain(Q * scale[None, :, None, None], K, V), atol=1e-6)
 
 
 def test_attending_also_returns_what_was_offered(strict):
     p, x_q, x_kv = weights(), draw(6, 2, 5, 12), draw(7, 2, 7, 10)
     y, fresh = attend(p, x_q, x_kv, Site())
-    np.testing.assert_allclose(read(p, x_q, fresh, Site()), y, atol=1e-6)
+    np.testing.assert_allclose(attend_to(p, x_q, fresh, Site()), y, atol=1e-6)
     assert fresh.k.shape == fresh.v.shape == (2, 7, 3, 4)
 
 
@@ -105,7 +108,7 @@ def test_a_gate_scales_each_head_by_twice_a_sigmoid(strict):
     shut = dataclasses.replace(p.gate, w=jnp.zeros_like(p.gate.w), b=jnp.array([0.0, -40.0, 0.0]))
     y, fresh = attend(dataclasses.replace(p, gate=shut), x_q, x_kv, Site())
     without = KV(fresh.k, fresh.v.at[:, :, 1].set(0))
-    np.testing.assert_allclose(y, read(dataclasses.replace(p, gate=None), x_q, without, Site()), atol=1e-6)
+    np.testing.assert_allclose(y, attend_to(dataclasses.replace(p, gate=None), x_q, without, Site()), atol=1e-6)
 
 
 def test_a_sample_whose_mixing_is_off_passes_its_own_values(strict):

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from omniforcing_jax.mesh import MeshConfig, make_mesh
 from omniforcing_jax.nn import cudnn, kernels, splash
-from omniforcing_jax.nn.attention import KV, look
-from omniforcing_jax.nn.kernels import Kernel, attend_parts, using
-from omniforcing_jax.nn.parts import Part, join, plain_attention
-from omniforcing_jax.nn.sight import HIDDEN, Segment, Sight
+from omniforcing_jax.nn.attention import KV, masked_attention
+from omniforcing_jax.nn.kernels import Kernel, dot_product_attention, using
+from omniforcing_jax.nn.kv_segments import KVSegment, concat_keys, plain_attention
+from omniforcing_jax.nn.mask import HIDDEN, AttentionMask, QueryBand
+from omniforcing_jax.parallel.mesh import MeshConfig, make_mesh
 
 ROWS, HEADS, SIZE = 2, 2, 64
 
@@ -26,10 +26,10 @@ def shown(keys, *ranges):
 
 
 Q = draw(0, 120)
-FRESH = Part(draw(1, 120), draw(2, 120))
-TEXT = Part(draw(5, 128), draw(6, 128), shown(128, (3, 128), (40, 90)))
-PAST = Part(draw(3, 126), draw(4, 126), shown(126, (0, 70)), prefix=True)
-UNSEEN = Part(draw(7, 128) * 9, draw(8, 128), shown(128, (0, 0)))
+FRESH = KVSegment(draw(1, 120), draw(2, 120))
+TEXT = KVSegment(draw(5, 128), draw(6, 128), shown(128, (3, 128), (40, 90)))
+PAST = KVSegment(draw(3, 126), draw(4, 126), shown(126, (0, 70)), prefix=True)
+UNSEEN = KVSegment(draw(7, 128) * 9, draw(8, 128), shown(128, (0, 0)))
 CASES = {
     "one part": [FRESH],
     "a mask by row": [TEXT],
@@ -47,7 +47,7 @@ def splash_on_cpu():
 @pytest.mark.parametrize("parts", CASES.values(), ids=CASES)
 def test_splash_equals_the_plain_form(parts, splash_on_cpu):
     assert splash.refusal(Q, parts) is None
-    np.testing.assert_allclose(attend_parts(Q, parts), plain_attention(Q, parts), atol=2e-6)
+    np.testing.assert_allclose(dot_product_attention(Q, parts), plain_attention(Q, parts), atol=2e-6)
 
 
 def test_gradients_of_splash_are_those_of_the_plain_form(splash_on_cpu):
@@ -55,28 +55,28 @@ def test_gradients_of_splash_are_those_of_the_plain_form(splash_on_cpu):
 
     def gradients(attention):
         def loss(q, kv):
-            given = [Part(*pair, part.bias) for pair, part in zip(kv, parts, strict=True)]
+            given = [KVSegment(*pair, part.bias) for pair, part in zip(kv, parts, strict=True)]
             return jnp.sum(jnp.sin(attention(q, given)))
 
         return jax.grad(loss, argnums=(0, 1))(Q, [part[:2] for part in parts])
 
-    for a, b in zip(*map(jax.tree.leaves, map(gradients, (attend_parts, plain_attention))), strict=True):
+    for a, b in zip(*map(jax.tree.leaves, map(gradients, (dot_product_attention, plain_attention))), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
 def test_splash_takes_the_key_ranges_of_a_masked_student(splash_on_cpu):
-    sight = Sight(segments=(Segment((0, 60), ((0, 60),)), Segment((60, 120), ((0, 120),), ((10, 70),))))
+    sight = AttentionMask(segments=(QueryBand((0, 60), ((0, 60),)), QueryBand((60, 120), ((0, 120),), ((10, 70),))))
     past = KV(PAST.k, PAST.v)
-    made = look(Q, KV(FRESH.k, FRESH.v), past, sight)
+    made = masked_attention(Q, KV(FRESH.k, FRESH.v), past, sight)
     with using(Kernel.PLAIN):
-        np.testing.assert_allclose(made, look(Q, KV(FRESH.k, FRESH.v), past, sight), atol=2e-6)
+        np.testing.assert_allclose(made, masked_attention(Q, KV(FRESH.k, FRESH.v), past, sight), atol=2e-6)
 
 
 def test_each_device_runs_splash_on_its_own_rows_and_heads(splash_on_cpu):
     mesh = make_mesh(MeshConfig(fsdp=2, tensor=2), jax.devices()[:4])
     parts = [TEXT, PAST]
     with jax.set_mesh(mesh):
-        compiled = jax.jit(attend_parts).lower(Q, parts).compile()
+        compiled = jax.jit(dot_product_attention).lower(Q, parts).compile()
         made = compiled(Q, parts)
     assert made.sharding.shard_shape(made.shape) == (ROWS // 2, 120, HEADS // 2, SIZE)
     assert "all-gather" not in compiled.as_text()
@@ -84,8 +84,8 @@ def test_each_device_runs_splash_on_its_own_rows_and_heads(splash_on_cpu):
 
 
 REFUSED = {
-    "differs by query": (Q, [Part(FRESH.k, FRESH.v, jnp.zeros((1, 1, 120, 120)))]),
-    "heads of 32": (Q[..., :32], [Part(FRESH.k[..., :32], FRESH.v[..., :32])]),
+    "differs by query": (Q, [KVSegment(FRESH.k, FRESH.v, jnp.zeros((1, 1, 120, 120)))]),
+    "heads of 32": (Q[..., :32], [KVSegment(FRESH.k[..., :32], FRESH.v[..., :32])]),
     "times the scores": (Q[:, :25], [FRESH]),
 }
 
@@ -96,7 +96,7 @@ def test_what_splash_cannot_express_is_plain_and_said_once(reason, splash_on_cpu
     kernels._say_once.cache_clear()
     with caplog.at_level(logging.INFO):
         for _ in range(2):
-            np.testing.assert_array_equal(attend_parts(q, parts), plain_attention(q, parts))
+            np.testing.assert_array_equal(dot_product_attention(q, parts), plain_attention(q, parts))
     (said,) = [record.getMessage() for record in caplog.records if "attention" in record.getMessage()]
     assert reason in said
 
@@ -122,7 +122,7 @@ def test_the_backend_chooses_and_a_choice_is_traced_anew(monkeypatch):
 
 @pytest.mark.parametrize("parts", CASES.values(), ids=CASES)
 def test_cudnn_is_told_the_same_masks(parts):
-    k, v = (join([getattr(part, name) for part in parts]) for name in "kv")
+    k, v = (concat_keys([getattr(part, name) for part in parts]) for name in "kv")
     told = jax.nn.dot_product_attention(Q, k, v, implementation="xla", **cudnn.masking(Q, parts))
     np.testing.assert_allclose(told, plain_attention(Q, parts), atol=2e-6)
 
@@ -138,7 +138,7 @@ def test_cudnn_refuses_what_it_cannot_take():
     assert cudnn.refusal(half, [FRESH, PAST]) is None
     assert "float32" in str(cudnn.refusal(Q, [FRESH]))
     assert "heads of 12" in str(cudnn.refusal(half[..., :12], [FRESH]))
-    assert "differs by query" in str(cudnn.refusal(half, [Part(FRESH.k, FRESH.v, jnp.zeros((1, 1, 120, 120)))]))
+    assert "differs by query" in str(cudnn.refusal(half, [KVSegment(FRESH.k, FRESH.v, jnp.zeros((1, 1, 120, 120)))]))
     assert "119 x 128" in str(cudnn.refusal(half[:, :119], [TEXT]))
 
 
@@ -148,7 +148,7 @@ def test_cudnn_is_lowered_to_its_flash_kernel(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
 
     def attend(q, k, v, past_k, past_v):
-        return attend_parts(q, [Part(k, v), Part(past_k, past_v, PAST.bias, prefix=True)])
+        return dot_product_attention(q, [KVSegment(k, v), KVSegment(past_k, past_v, PAST.bias, prefix=True)])
 
     text = jax.jit(attend).trace(*half).lower(lowering_platforms=("cuda",)).as_text()
     assert "__cudnn$fmhaSoftmax" in text
@@ -157,7 +157,7 @@ def test_cudnn_is_lowered_to_its_flash_kernel(monkeypatch):
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN needs an NVIDIA GPU")
 @pytest.mark.parametrize("parts", CASES.values(), ids=CASES)
 def test_cudnn_equals_the_plain_form(parts):
-    half = [Part(p.k.astype(jnp.bfloat16), p.v.astype(jnp.bfloat16), p.bias, p.prefix) for p in parts]
+    half = [KVSegment(p.k.astype(jnp.bfloat16), p.v.astype(jnp.bfloat16), p.bias, p.prefix) for p in parts]
     with using(Kernel.CUDNN):
-        made = attend_parts(Q.astype(jnp.bfloat16), half)
+        made = dot_product_attention(Q.astype(jnp.bfloat16), half)
     np.testing.assert_allclose(made.astype(jnp.float32), plain_attention(Q, parts), atol=2e-2)

@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from omniforcing_jax.config import TINY, GridPrecision, RotaryConfig, RotaryKind
+from omniforcing_jax.config import GridPrecision, RotaryConfig, RotaryKind
 from omniforcing_jax.layout import PREFIX, Block
-from omniforcing_jax.model.place import place, rotaries, turn_by, turning
+from omniforcing_jax.model.positions import make_positions, rotaries, shift_phases, shift_rotations
 from omniforcing_jax.nn.rope import Rotary, frequencies, interleaving, rotate, with_identity
+from omniforcing_jax.pipeline.presets import TINY
 
 KINDS = [RotaryKind.SPLIT, RotaryKind.INTERLEAVED]
 
@@ -17,12 +18,12 @@ def network(kind):
     return dataclasses.replace(TINY, rotary=RotaryConfig(kind=kind))
 
 
-combined, turned_by = (jax.jit(f, static_argnums=0) for f in (rotaries, turning))
+combined, turned_by = (jax.jit(f, static_argnums=0) for f in (rotaries, shift_rotations))
 rotate_all = jax.jit(rotate)
 
 
 def tables(config, block, grid=(2, 3), **kwargs):
-    return combined(config, place(config, block, grid, **kwargs))
+    return combined(config, make_positions(config, block, grid, **kwargs))
 
 
 def heads_of(seed, tokens, size, batch=2):
@@ -108,7 +109,7 @@ def test_an_unrotated_sink_is_a_token_at_ten_seconds():
 def test_turning_a_rotated_key_is_placing_it_later(kind, seconds, strict):
     config, block = network(kind), PREFIX.block(1)
     here, later = tables(config, block), tables(config, block, offset_seconds=seconds)
-    turn = turned_by(config, turn_by(config, seconds))
+    turn = turned_by(config, shift_phases(config, seconds))
     for name, site, tokens, size in (
         ("video", turn.video_self, 18, 16),
         ("audio", turn.audio_self, 25, 8),
@@ -122,7 +123,7 @@ def test_turning_a_rotated_key_is_placing_it_later(kind, seconds, strict):
 
 def test_turning_by_nothing_is_the_exact_identity():
     keys = heads_of(0, 5, 16)
-    np.testing.assert_array_equal(rotate(keys, turning(TINY, turn_by(TINY, 0)).video_self), keys)
+    np.testing.assert_array_equal(rotate(keys, shift_rotations(TINY, shift_phases(TINY, 0)).video_self), keys)
 
 
 def test_rotation_works_in_float32_inside_low_precision(strict):

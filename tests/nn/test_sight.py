@@ -5,15 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from omniforcing_jax.nn.sight import (
+from omniforcing_jax.nn.mask import (
     HIDDEN,
-    Span,
-    banded_sight,
-    context_sight,
-    dense,
-    dense_sight,
+    TokenSpan,
+    banded_mask,
+    context_mask,
+    dense_mask,
     log_ratio_scale,
     visible,
+    visible_tokens,
 )
 
 
@@ -23,8 +23,8 @@ def parse(picture):
 
 def spans(lengths, sinks=0, pin=False):
     ends = np.cumsum([sinks, *lengths]).tolist()
-    made = [Span(a, b, k, pin and k == 0) for k, (a, b) in enumerate(itertools.pairwise(ends))]
-    return [Span(0, sinks, 0, True), *made] if sinks else made
+    made = [TokenSpan(a, b, k, pin and k == 0) for k, (a, b) in enumerate(itertools.pairwise(ends))]
+    return [TokenSpan(0, sinks, 0, True), *made] if sinks else made
 
 
 def covered(sight, queries, keys):
@@ -63,11 +63,13 @@ def test_sinks_are_seen_by_all_and_see_block_0():
         x x . x x x x
         x x . x x x x
     """
-    np.testing.assert_array_equal(dense(queries, keys, 2), parse(picture))
+    np.testing.assert_array_equal(visible_tokens(queries, keys, 2), parse(picture))
 
 
 def test_streams_of_different_rates_share_one_table_of_blocks():
-    np.testing.assert_array_equal(dense(spans([1, 2]), spans([2, 1], sinks=1), 9), parse("x x x .\nx x x x\nx x x x"))
+    np.testing.assert_array_equal(
+        visible_tokens(spans([1, 2]), spans([2, 1], sinks=1), 9), parse("x x x .\nx x x x\nx x x x")
+    )
 
 
 @settings(deadline=None)
@@ -80,12 +82,12 @@ def test_streams_of_different_rates_share_one_table_of_blocks():
 def test_static_ranges_cover_exactly_what_the_mask_shows(lengths, sinks, window, pin):
     video, audio = spans([v for v, _ in lengths], 0, pin), spans([a for _, a in lengths], sinks, pin)
     for queries, keys in ((video, video), (audio, audio), (video, audio), (audio, video)):
-        expected = dense(queries, keys, window)
-        np.testing.assert_array_equal(covered(banded_sight(queries, keys, window), *expected.shape), expected)
+        expected = visible_tokens(queries, keys, window)
+        np.testing.assert_array_equal(covered(banded_mask(queries, keys, window), *expected.shape), expected)
 
 
 def test_the_whole_past_is_one_range_per_block():
-    sight = banded_sight(spans([1, 2, 2], 2), spans([1, 2, 2], 2), 3)
+    sight = banded_mask(spans([1, 2, 2], 2), spans([1, 2, 2], 2), 3)
     assert [(s.queries, s.fresh) for s in sight.segments] == [
         ((0, 3), ((0, 3),)),
         ((3, 5), ((0, 5),)),
@@ -94,7 +96,7 @@ def test_the_whole_past_is_one_range_per_block():
 
 
 def test_on_context_a_block_is_fresh_and_its_past_is_past():
-    sight = context_sight(spans([1, 2, 2], 2), spans([1, 2, 2], 2), 2)
+    sight = context_mask(spans([1, 2, 2], 2), spans([1, 2, 2], 2), 2)
     assert [(s.fresh, s.past) for s in sight.segments] == [
         (((0, 3),), ()),
         (((3, 5),), ((0, 3),)),
@@ -103,7 +105,7 @@ def test_on_context_a_block_is_fresh_and_its_past_is_past():
 
 
 def test_a_dense_sight_adds_nothing_where_one_may_look():
-    bias = np.asarray(dense_sight(spans([1, 1]), spans([1, 1]), 9).bias)
+    bias = np.asarray(dense_mask(spans([1, 1]), spans([1, 1]), 9).bias)
     np.testing.assert_array_equal(bias, np.array([[[[0, HIDDEN], [0, 0]]]], np.float32))
 
 

@@ -5,7 +5,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from omniforcing_jax.nn.linear import Linear, linear_spec
-from omniforcing_jax.nn.spec import Spec, abstract, count, init, path_name, shardings, stacked, zeros
+from omniforcing_jax.parallel.spec import Spec, abstract, count, init, path_name, shardings, stacked, zeros
 
 TREE = {"a": linear_spec(8, 16, ("heads", "embed")), "b": stacked(linear_spec(4, 8, ("embed", None)), 3)}
 

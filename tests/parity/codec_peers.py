@@ -5,7 +5,7 @@ import torch
 
 from converters.component import Component
 from converters.rules import gather, scatter
-from omniforcing_jax.weights import fill_tree, name_leaves
+from omniforcing_jax.io.weights import fill_tree, name_leaves
 
 
 def to_peer(component: Component, naming: str, config, variables) -> dict[str, torch.Tensor]:

@@ -15,6 +15,7 @@ import pytest
 from converters.component import DIFFUSERS, LTX2
 from converters.connectors import COMPONENT
 from converters.rules import gather
+from omniforcing_jax.io.weights import fill_tree
 from omniforcing_jax.nn.rope import from_split
 from omniforcing_jax.text.connector import (
     ConnectorConfig,
@@ -24,7 +25,6 @@ from omniforcing_jax.text.connector import (
     make_contexts,
 )
 from omniforcing_jax.text.features import FeatureNorm, extract_features
-from omniforcing_jax.weights import fill_tree
 
 pytestmark = pytest.mark.usefixtures("strict")
 PEER_TABLES, OWN_TABLES = 1e-4, 2e-3

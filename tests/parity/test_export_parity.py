@@ -15,7 +15,8 @@ from converters.cli import main
 from converters.component import LTX2
 from converters.ltx2_transformer import PREFIX
 from converters.transformer import COMPONENT
-from omniforcing_jax.config import TINY, CrossTimestep, ModelConfig
+from omniforcing_jax.config import CrossTimestep, ModelConfig
+from omniforcing_jax.pipeline.presets import TINY
 
 NEWER = {"caption_channels": None, "gated_attention": True, "text_adaln": True}
 

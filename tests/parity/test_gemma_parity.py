@@ -12,8 +12,8 @@ from transformers.models.gemma3.modeling_gemma3 import Gemma3TextScaledWordEmbed
 
 from converters.gemma import COMPONENT, TEXT_ONLY
 from converters.rules import gather
+from omniforcing_jax.io.weights import fill_tree
 from omniforcing_jax.text.gemma import GemmaConfig, embed, hidden_states
-from omniforcing_jax.weights import fill_tree
 
 pytestmark = pytest.mark.usefixtures("strict")
 CONFIG = GemmaConfig(

@@ -8,7 +8,7 @@ from tiny_text import build_tokenizer
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration, PreTrainedTokenizerFast
 
 from converters.cli import main as convert
-from omniforcing_jax.cli import main
+from omniforcing_jax.cli.main import main
 from omniforcing_jax.text.store import open_store
 
 PROMPTS = ("a red ball", "a blue ball and a red ball, über all", "")

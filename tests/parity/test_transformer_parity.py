@@ -16,13 +16,14 @@ import torch
 from ltx_core.model.transformer.rope import LTXRopeType, generate_freq_grid_np, precompute_freqs_cis
 
 from converters.ltx2_transformer import from_original
-from omniforcing_jax.config import TINY, CrossTimestep, ModelConfig, RotaryConfig, RotaryKind
-from omniforcing_jax.model.dual_stream import Keep
-from omniforcing_jax.model.place import Rotaries, clip_block, place, rotaries
+from omniforcing_jax.config import CrossTimestep, ModelConfig, RotaryConfig, RotaryKind
+from omniforcing_jax.model.dual_stream import Perturbation
+from omniforcing_jax.model.positions import Rotaries, clip_block, make_positions, rotaries
 from omniforcing_jax.model.transformer import predict, text_kv, transformer_spec
 from omniforcing_jax.model.view import Sigmas, Times, bidirectional
 from omniforcing_jax.nn.rope import from_interleaved, from_split
-from omniforcing_jax.nn.spec import abstract
+from omniforcing_jax.parallel.spec import abstract
+from omniforcing_jax.pipeline.presets import TINY
 
 pytestmark = pytest.mark.usefixtures("strict")
 PEER_TABLES, OWN_TABLES = 1e-4, 2e-3
@@ -72,14 +73,14 @@ def make_inputs(newer: bool, scene: str) -> peers.Inputs:
     return dataclasses.replace(inputs, **changes[scene])
 
 
-def make_keep(inputs: peers.Inputs, drop: bool = False) -> Keep:
+def make_keep(inputs: peers.Inputs, drop: bool = False) -> Perturbation:
     """All masks, so that every scene is the same program."""
     attend = np.ones((peers.LAYERS, peers.BATCH), np.float32)
     for layer in inputs.stg_layers:
         attend[layer, list(inputs.stg_samples)] = 0
     cross = np.full((peers.LAYERS, peers.BATCH), not inputs.isolated, np.float32)
     mix, whole = (np.ones_like(attend), attend) if drop else (attend, np.ones_like(attend))
-    return Keep(video_self=whole, audio_self=whole, video_mix=mix, audio_mix=mix, a2v=cross, v2a=cross)
+    return Perturbation(video_self=whole, audio_self=whole, video_mix=mix, audio_mix=mix, a2v=cross, v2a=cross)
 
 
 def peer_tables(kind: str) -> Rotaries:
@@ -110,7 +111,7 @@ def peer_tables(kind: str) -> Rotaries:
 
 def own_tables(config: ModelConfig) -> Rotaries:
     frames, *grid = peers.GRID
-    return rotaries(config, place(config, clip_block(frames, peers.AUDIO_FRAMES), tuple(grid)))
+    return rotaries(config, make_positions(config, clip_block(frames, peers.AUDIO_FRAMES), tuple(grid)))
 
 
 def run(newer: bool, kind: str, semantics: CrossTimestep, inputs: peers.Inputs, tables: Rotaries, **options):

@@ -12,8 +12,8 @@ import pytest
 from experiments import compile_for_pod, pod_plan, pod_programs
 from experiments.compile_for_pod import Config
 from experiments.pod_plan import CHIPS, Program, Slice, rank
-from omniforcing_jax.mesh import MeshConfig, make_mesh
-from omniforcing_jax.presets import LTX2_19B_STREAM, TINY_STREAM
+from omniforcing_jax.parallel.mesh import MeshConfig, make_mesh
+from omniforcing_jax.pipeline.presets import LTX2_19B_STREAM, TINY_STREAM
 
 ROOT = Path(__file__).parents[2]
 LIBTPU = Path(sys.prefix) / "libtpu"

@@ -7,7 +7,7 @@ import pytest
 
 from experiments import hlo
 from experiments.bench.gathers import Config, compile_mlps
-from omniforcing_jax.mesh import MeshConfig, make_mesh
+from omniforcing_jax.parallel.mesh import MeshConfig, make_mesh
 
 SMALL = Config(width=64, layers=3, tokens=16)
 WEIGHTS = SMALL.layers * 8 * SMALL.width**2

@@ -6,12 +6,13 @@ import pytest
 
 from experiments import hlo, pod_plan
 from experiments.hlo import read_cost
-from omniforcing_jax.config import LTX2_19B, ModelConfig, StreamConfig
-from omniforcing_jax.mesh import MeshConfig, make_mesh
-from omniforcing_jax.model.place import clip_block, place, rotaries
+from omniforcing_jax.config import ModelConfig, StreamConfig
+from omniforcing_jax.model.positions import clip_block, make_positions, rotaries
 from omniforcing_jax.model.transformer import predict, text_kv, transformer_spec
 from omniforcing_jax.model.view import bidirectional, one_sigma
-from omniforcing_jax.nn import spec
+from omniforcing_jax.parallel import spec
+from omniforcing_jax.parallel.mesh import MeshConfig, make_mesh
+from omniforcing_jax.pipeline.presets import LTX2_19B
 
 WEIGHTS = jax.ShapeDtypeStruct((5, 32, 32), jnp.float32)
 X = jax.ShapeDtypeStruct((8, 32), jnp.float32)
@@ -129,7 +130,7 @@ def test_flops_of_a_forward_are_those_of_the_closed_formula():
         caption_channels=48,
     )
     grid, frames, sounds, text = (6, 8), 4, 26, 40
-    places = place(model, clip_block(frames, sounds), grid)
+    places = make_positions(model, clip_block(frames, sounds), grid)
     sizes = [(1, frames * 48, 16), (1, sounds, 16), (1, text, 48), (1, text, 48)]
     inputs = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in sizes]
 

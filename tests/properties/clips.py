@@ -7,10 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from omniforcing_jax.cache import commit, empty_cache, past_bias
 from omniforcing_jax.config import SamplerConfig
 from omniforcing_jax.layout import PREFIX, block_of_frames
-from omniforcing_jax.model.place import clip_block, place, rotaries, turn_by, turning
+from omniforcing_jax.model.cache import commit, empty_cache, past_bias
+from omniforcing_jax.model.positions import (
+    clip_block,
+    make_positions,
+    rotaries,
+    shift_phases,
+    shift_rotations,
+)
 from omniforcing_jax.model.transformer import predict
 from omniforcing_jax.model.view import Sigmas, masked, one_sigma, streaming
 from omniforcing_jax.nn.attention import NO_PAST
@@ -61,7 +67,7 @@ class Clip:
 
     @property
     def places(self):
-        return place(self.config, clip_block(self.frames, self.blocks[-1].audio_end), GRID)
+        return make_positions(self.config, clip_block(self.frames, self.blocks[-1].audio_end), GRID)
 
     def block_of(self, k):
         """Latents of block k."""
@@ -119,7 +125,7 @@ def run_block(config, params, latents, places, sigma, text, past, bias):
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def _commit(config, cache, fresh, turn):
-    cache = commit(cache, fresh, turning(config, turn))
+    cache = commit(cache, fresh, shift_rotations(config, turn))
     return cache, past_bias(cache)
 
 
@@ -128,9 +134,9 @@ def run_stream(clip, sampler):
     cache, bias, pieces = empty_cache(clip.config, sampler, GRID, BATCH), None, []
     for k, block in enumerate(clip.blocks):
         past = NO_PAST if k == 0 else cache.past
-        places, sigma = place(clip.config, block, GRID), clip.block_sigmas[:, k]
+        places, sigma = make_positions(clip.config, block, GRID), clip.block_sigmas[:, k]
         out, fresh = run_block(clip.config, clip.params, clip.block_of(k), places, sigma, clip.text, past, bias)
-        cache, bias = _commit(clip.config, cache, fresh, turn_by(clip.config, sampler.shift_seconds(k + 1)))
+        cache, bias = _commit(clip.config, cache, fresh, shift_phases(clip.config, sampler.shift_seconds(k + 1)))
         pieces.append(out)
     return tuple(jnp.concatenate(stream, axis=1) for stream in zip(*pieces, strict=True))
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from omniforcing_jax.layout import FUSED, PREFIX
-from omniforcing_jax.model.place import place, rotaries, turn_by, turning
+from omniforcing_jax.model.positions import make_positions, rotaries, shift_phases, shift_rotations
 from omniforcing_jax.model.view import on_context, one_sigma, streaming
 from omniforcing_jax.nn.attention import KV, NO_PAST, Sites
+from omniforcing_jax.nn.mask import mask_bias
 from omniforcing_jax.nn.rope import rotate
-from omniforcing_jax.nn.sight import hide
 from tests.properties.clips import Clip, assert_close, build, forward, horizon, run_block, run_masked, run_stream
 from tests.tiny import GRID, INTERLEAVED, MODERN, SINKS, TINY, TOKENS, random_text
 
@@ -51,7 +51,7 @@ def test_log_ratio_scaling_is_the_same_in_both_forms_and_changes_the_result():
 def test_a_stream_refuses_log_ratio_scaling():
     config = dataclasses.replace(TINY, log_ratio=True)
     with pytest.raises(ValueError, match="log_ratio=True"):
-        streaming(config, rotaries(config, place(config, PREFIX.block(1), GRID)), one_sigma(jnp.ones(1)), None)
+        streaming(config, rotaries(config, make_positions(config, PREFIX.block(1), GRID)), one_sigma(jnp.ones(1)), None)
 
 
 def test_a_prefix_of_blocks_gives_the_same_values_alone():
@@ -100,7 +100,7 @@ def explicit_stream(clip, sampler, *, moves=True):
     for k, block in enumerate(clip.blocks):
         shift = sampler.shift_seconds(k) if moves else 0
         past, bias = recall(clip, sampler, history, shift) if k else (NO_PAST, None)
-        places, sigma = place(clip.config, block, GRID), clip.block_sigmas[:, k]
+        places, sigma = make_positions(clip.config, block, GRID), clip.block_sigmas[:, k]
         out, fresh = run_block(clip.config, clip.params, clip.block_of(k), places, sigma, clip.text, past, bias)
         history.append(fresh)
         pieces.append(out)
@@ -109,7 +109,7 @@ def explicit_stream(clip, sampler, *, moves=True):
 
 def recall(clip, sampler, history, shift):
     """Room for the keys of the whole clip at each site, so that one program does; hidden is what is out of sight."""
-    k, turn = len(history), turning(clip.config, turn_by(clip.config, shift))
+    k, turn = len(history), shift_rotations(clip.config, shift_phases(clip.config, shift))
     past, bias = {}, {}
     for name in NAMES:
         is_audio = name in ("audio_self", "a2v")
@@ -122,7 +122,7 @@ def recall(clip, sampler, history, shift):
         keys, values = (jnp.pad(x, room) for x in (made.k, made.v))
         keys = jnp.where(is_pinned[:, None, None], rotate(keys, getattr(turn, name)), keys)
         is_seen = (block_of < k) & ((k - block_of < sampler.past_blocks + 1) | is_pinned)
-        past[name], bias[name] = KV(keys, values), hide(jnp.asarray(is_seen))[None, None, None]
+        past[name], bias[name] = KV(keys, values), mask_bias(jnp.asarray(is_seen))[None, None, None]
     return Sites(**past), Sites(**bias)
 
 

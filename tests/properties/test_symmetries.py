@@ -7,7 +7,7 @@ import pytest
 
 from omniforcing_jax.config import CrossTimestep
 from omniforcing_jax.layout import Block
-from omniforcing_jax.model.place import place
+from omniforcing_jax.model.positions import make_positions
 from omniforcing_jax.model.view import Sigmas, bidirectional, one_sigma
 from omniforcing_jax.nn.rope import interleaving
 from tests.properties.clips import Clip, Masked, assert_close, build, forward
@@ -20,7 +20,7 @@ SIGMA = jnp.array([0.3, 0.8])
 
 def teach(config, params, sigmas, clip=CLIP, **offset):
     """Bidirectional forward of the clip."""
-    places = place(config, Block(0, clip.frames, 0, clip.blocks[-1].audio_end), GRID, **offset)
+    places = make_positions(config, Block(0, clip.frames, 0, clip.blocks[-1].audio_end), GRID, **offset)
     view = build(config, bidirectional, places, sigmas)
     network = dataclasses.replace(config, cross_timestep=TINY.cross_timestep)  # only the view depends on it
     return forward(network, params, *clip.latents, view, clip.text)[0]

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from tiny_stream import PROMPT, student
 
-from omniforcing_jax.stream import BatchStream, join_chunks, open_stream
+from omniforcing_jax.stream.batch import BatchStream
+from omniforcing_jax.stream.chunk import join_chunks
 from omniforcing_jax.stream.saved import resume, save
+from omniforcing_jax.stream.start import open_stream
 
 PROMPTS = (PROMPT, "a green ball")
 SECONDS = 4  # five blocks: the ring of two slots wraps

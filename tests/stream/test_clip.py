@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 from tiny_stream import PROMPT, teacher
 
-from omniforcing_jax.commands import parse_guidance
+from omniforcing_jax.cli.sample import parse_guidance
 from omniforcing_jax.guidance import GuidanceConfig, StreamGuidance
-from omniforcing_jax.stream import sample_clip
-from omniforcing_jax.stream.clip import clip_noise, plan_clip, sample_planned
+from omniforcing_jax.sample.clip import clip_noise, plan_clip, sample_clip, sample_planned
 
 
 def test_a_clip_depends_on_its_prompt_its_place_and_the_seed_and_not_on_its_neighbours():

@@ -8,19 +8,26 @@ import numpy as np
 import pytest
 from tiny_stream import GRID, PROMPT, SETTING, student
 
-from omniforcing_jax import machine
 from omniforcing_jax.codecs.audio_vae import AudioVAE
 from omniforcing_jax.codecs.mel import log_mel
 from omniforcing_jax.codecs.video_vae import VideoVAE
-from omniforcing_jax.stream import Condition, join_chunks, open_stream
-from omniforcing_jax.stream.condition import plan_condition
+from omniforcing_jax.io import machine
+from omniforcing_jax.stream.chunk import join_chunks
+from omniforcing_jax.stream.chunk_stream import ChunkStream
+from omniforcing_jax.stream.conditioning.condition import Condition, plan_conditioning
+from omniforcing_jax.stream.conditioning.tracks import (
+    ConditioningTracks,
+    LatentTrack,
+    encode_picture,
+    encode_sound,
+    frame_counts,
+)
 from omniforcing_jax.stream.decode import decode_clip
-from omniforcing_jax.stream.given import Guide, Track, encode_picture, encode_sound, frame_counts
-from omniforcing_jax.stream.sampler import ChunkStream
+from omniforcing_jax.stream.start import open_stream
 
 SECONDS = 4
 LAYOUT, CODECS = SETTING.sampler.layout, student().codecs
-MEL = plan_condition(student().config, SETTING, SECONDS + 1, Condition(), Condition()).mel
+MEL = plan_conditioning(student().config, SETTING, SECONDS + 1, Condition(), Condition()).mel
 
 
 def frames(count, seed=0):
@@ -44,9 +51,11 @@ def recorded():
 def going_on(blocks, dropped=0):
     """A stream of the same request that is given the first blocks of the free one."""
     latents = recorded()[1]
-    video, audio = (Track(iter([pair[i] for pair in latents[:blocks]]), blocks) for i in range(2))
+    video, audio = (LatentTrack(iter([pair[i] for pair in latents[:blocks]]), blocks) for i in range(2))
     like = open_stream(student(), PROMPT, SECONDS, seed=3)
-    return ChunkStream(student(), like.setting, like.state, like.blocks, guide=Guide(video, audio, dropped))
+    return ChunkStream(
+        student(), like.setting, like.state, like.blocks, guide=ConditioningTracks(video, audio, dropped)
+    )
 
 
 def assert_same(one, other):

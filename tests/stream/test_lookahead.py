@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from tiny_stream import GRID, PROMPT, student
 
-from omniforcing_jax import machine
-from omniforcing_jax.stream import join_chunks, open_stream
+from omniforcing_jax.io import machine
+from omniforcing_jax.stream.chunk import join_chunks
+from omniforcing_jax.stream.chunk_stream import ChunkStream
+from omniforcing_jax.stream.conditioning.tracks import ConditioningTracks, LatentTrack
 from omniforcing_jax.stream.decode import decode_clip
-from omniforcing_jax.stream.given import Guide, Track
-from omniforcing_jax.stream.open import LOOKAHEAD, plan_stream
-from omniforcing_jax.stream.sampler import ChunkStream
 from omniforcing_jax.stream.saved import resume, save
+from omniforcing_jax.stream.start import LOOKAHEAD, open_stream, plan_stream
 
 SECONDS = 5
 
@@ -82,9 +82,9 @@ def test_a_resumed_stream_goes_on_with_the_latents_that_it_holds(blocks, tmp_pat
 @pytest.mark.long
 def test_a_past_that_is_dropped_takes_its_late_frames_with_it():
     latents, whole = recorded()[1], recorded()[0]
-    video, audio = (Track(iter([pair[i] for pair in latents[:3]]), 3) for i in range(2))
+    video, audio = (LatentTrack(iter([pair[i] for pair in latents[:3]]), 3) for i in range(2))
     like = open_stream(looking(), PROMPT, SECONDS, seed=3, lookahead=EXACT)
-    guide = Guide(video, audio, dropped=3)
+    guide = ConditioningTracks(video, audio, dropped=3)
     kept = list(ChunkStream(looking(), like.setting, like.state, like.blocks, guide=guide, lookahead=EXACT))
     np.testing.assert_array_equal(join_chunks(kept)[0], join_chunks(whole)[0][49:])
     np.testing.assert_array_equal(join_chunks(kept)[1], join_chunks(whole)[1][49 * 1000 :])

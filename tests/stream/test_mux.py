@@ -7,8 +7,9 @@ import av
 import numpy as np
 import pytest
 
+from omniforcing_jax.io.atomic_write import check_writable
 from omniforcing_jax.stream.chunk import join_chunks
-from omniforcing_jax.stream.mux import Mp4Writer, Overlapped, check_writable, write_mp4
+from omniforcing_jax.stream.mp4 import Mp4Writer, Overlapped, write_mp4
 
 RATES = {"frame_rate": 24, "sample_rate": 24_000}
 SIZE = {"height": 32, "width": 48}

@@ -11,11 +11,18 @@ import numpy as np
 import pytest
 from tiny_stream import PROMPT, student
 
-from omniforcing_jax import machine
 from omniforcing_jax import rollout as r
-from omniforcing_jax.stream import open_stream, replay, sampler, steer
-from omniforcing_jax.stream.cues import Cue, follow, plan_cues
-from omniforcing_jax.stream.replay import blocks_to_replay, check_recompute, exact_depth, held_blocks, window_blocks
+from omniforcing_jax.io import machine
+from omniforcing_jax.stream import chunk_stream
+from omniforcing_jax.stream.prompt_change import recache, transition
+from omniforcing_jax.stream.prompt_change.history import check_recompute, exact_depth, window_blocks
+from omniforcing_jax.stream.prompt_change.recache import blocks_to_recache, held_blocks
+from omniforcing_jax.stream.prompt_change.schedule import (
+    ScheduledPrompt,
+    follow_schedule,
+    plan_prompt_schedule,
+)
+from omniforcing_jax.stream.start import open_stream
 
 NEW = "a green ball"
 STREAM = open_stream(student(), PROMPT)
@@ -51,7 +58,8 @@ def committed(stream, prompt, blocks):
     cache = r.make_cache(SETTING, 1)
     for k in range(blocks):
         cache = r.commit_block(
-            *(PARAMS, cache, prompt, stream.state.keys, stream.latents[k], r.make_tables(SETTING, k)), setting=SETTING
+            *(PARAMS, cache, prompt, stream.state.keys, stream.latents[k], r.block_positions(SETTING, k)),
+            setting=SETTING,
         )
     return cache
 
@@ -104,7 +112,7 @@ def test_beyond_the_ring_the_window_alone_is_recomputed_by_default_as_a_clip_of_
     commit_one = jax.jit(lambda *args: r.clean_pass(PARAMS, *args, SETTING))
     cache, prompt, keys = r.make_cache(SETTING, 1), fork.state.prompt, fork.state.keys
     for k, turned in ((0, 8), (9, 9), (10, 10)):
-        tables = dataclasses.replace(r.make_tables(SETTING, k), turn=r.make_tables(SETTING, turned).turn)
+        tables = dataclasses.replace(r.block_positions(SETTING, k), turn=r.block_positions(SETTING, turned).turn)
         noise = r.draw_context_noise(keys, jnp.int32(k), SETTING, tables)
         cache = commit_one(cache, prompt, fork.latents[k], noise, tables)
     assert_close(fork.state.cache, dataclasses.replace(cache, blocks_done=jnp.int32(11)), 2e-5)
@@ -158,7 +166,7 @@ def test_a_rehearsed_change_compiles_nothing_in_mid_stream_and_changes_nothing(f
     stream, plain = (open_stream(student(), PROMPT, seed=6, height=32, width=width) for _ in range(2))
     stream.rehearse_change(fade=fade)
     assert_equal(stream.state, plain.state)
-    chunks = follow(stream, [Cue(3, NEW)], fade=fade)
+    chunks = follow_schedule(stream, [ScheduledPrompt(3, NEW)], fade=fade)
     for _, other in zip(range(3), plain, strict=False):
         mine = next(chunks)
         np.testing.assert_array_equal(mine.video, other.video)
@@ -171,14 +179,14 @@ def test_a_rehearsed_change_compiles_nothing_in_mid_stream_and_changes_nothing(f
 def test_a_change_is_rehearsed_in_mid_stream_and_leaves_the_stream_as_it_is(is_rehearsed):
     plain = streamed(5)
     stream = copied(plain)
-    body = replay._replay_later.__wrapped__
+    body = recache._replay_later.__wrapped__
 
     @partial(jax.jit, static_argnames="setting", donate_argnums=1)
     def not_yet_compiled(*args, setting):
         return body(*args, setting=setting)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(replay, "_replay_later", not_yet_compiled)
+        patch.setattr(recache, "_replay_later", not_yet_compiled)
         if is_rehearsed:
             stream.rehearse_change()
         assert_equal(stream.state, plain.state)
@@ -193,11 +201,11 @@ def test_a_rehearsal_needs_no_second_cache(monkeypatch, blocks):
 
     def watched(*args, **kwargs):
         seen.append(machine.device_bytes())
-        changed = steer.change(*args, **kwargs)
+        changed = transition.advance_transition(*args, **kwargs)
         seen.append(machine.device_bytes())
         return changed
 
-    monkeypatch.setattr(sampler, "change", watched)
+    monkeypatch.setattr(chunk_stream, "change", watched)
     stream.rehearse_change()
     gc.collect()
     before = machine.device_bytes()
@@ -270,13 +278,13 @@ def test_contexts_of_another_form_are_refused():
 def test_the_newest_blocks_are_replayed_first_and_block_0_completes_the_window():
     window = window_blocks(SAMPLER)
     assert check_recompute(SAMPLER, EXACT, None) == window == RING + 1 == 3
-    listed = [blocks_to_replay(SETTING, 4, 9, count) for count in range(6)]
+    listed = [blocks_to_recache(SETTING, 4, 9, count) for count in range(6)]
     assert listed == [[], [8], [7, 8], [0, 7, 8], [0, 6, 7, 8], [0, 5, 6, 7, 8]]
-    assert blocks_to_replay(SETTING, 4, 0, 3) == []
-    assert blocks_to_replay(SETTING, 4, 1, 3) == [0]
-    assert blocks_to_replay(SETTING, 4, 2, 1) == [1]
+    assert blocks_to_recache(SETTING, 4, 0, 3) == []
+    assert blocks_to_recache(SETTING, 4, 1, 3) == [0]
+    assert blocks_to_recache(SETTING, 4, 2, 1) == [1]
     unmoved = SETTING._replace(sampler=dataclasses.replace(SAMPLER, window=1))
-    assert [blocks_to_replay(unmoved, 0, 5, count) for count in (0, 1)] == [[], [0]]
+    assert [blocks_to_recache(unmoved, 0, 5, count) for count in (0, 1)] == [[], [0]]
 
 
 @pytest.mark.parametrize("ring", [1, 2, 3])
@@ -289,7 +297,11 @@ def test_a_slot_holds_what_was_replayed_last_or_else_what_was_there(ring):
 
 
 def test_cues_wait_for_the_next_border(caplog):
-    assert plan_cues(SAMPLER, [(1, "a"), (2.5, "b"), (4, "c")], 5) == (Cue(2, "a"), Cue(4, "b"), Cue(5, "c"))
+    assert plan_prompt_schedule(SAMPLER, [(1, "a"), (2.5, "b"), (4, "c")], 5) == (
+        ScheduledPrompt(2, "a"),
+        ScheduledPrompt(4, "b"),
+        ScheduledPrompt(5, "c"),
+    )
     (line,) = caplog.messages
     assert "2.5 s" in line
     assert "3 s" in line
@@ -309,4 +321,4 @@ def test_cues_wait_for_the_next_border(caplog):
 )
 def test_cues_that_cannot_be_are_refused_by_time(times, named):
     with pytest.raises(ValueError, match=named):
-        plan_cues(SAMPLER, [(time, "a") for time in times], 5)
+        plan_prompt_schedule(SAMPLER, [(time, "a") for time in times], 5)

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from tiny_stream import GRID, PROMPT, student
 
-from omniforcing_jax import machine
-from omniforcing_jax.stream import join_chunks, open_stream
+from omniforcing_jax.io import machine
+from omniforcing_jax.stream.chunk import join_chunks
+from omniforcing_jax.stream.chunk_stream import ChunkStream
 from omniforcing_jax.stream.decode import decode_clip
-from omniforcing_jax.stream.sampler import ChunkStream
+from omniforcing_jax.stream.start import open_stream
 
 SECONDS = 5  # six blocks: the ring of two slots wraps
 DELAY = student().codecs.vocoder_config.delay

@@ -16,8 +16,9 @@ import pytest
 from safetensors.numpy import save_file
 from tiny_stream import PROMPT, folders, student
 
-from omniforcing_jax.stream import join_chunks, open_stream
+from omniforcing_jax.stream.chunk import join_chunks
 from omniforcing_jax.stream.saved import STATE, read_saved, resume, save
+from omniforcing_jax.stream.start import open_stream
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -54,7 +55,7 @@ def test_a_resumed_stream_is_the_unbroken_one(tmp_path, blocks):
 RESUME = """
 import sys
 import numpy as np
-from omniforcing_jax.stream import join_chunks
+from omniforcing_jax.stream.chunk import join_chunks
 from omniforcing_jax.stream.saved import resume
 import jax
 jax.config.update("jax_default_matmul_precision", "highest")
@@ -176,7 +177,7 @@ def test_a_folder_without_a_state_is_refused(tmp_path):
 def test_a_state_that_contradicts_itself_is_refused_before_work(saved, monkeypatch, change, named):
     values = json.loads((saved / STATE).read_text())
     (saved / STATE).write_text(json.dumps({**values, **change}))
-    monkeypatch.setattr("omniforcing_jax.stream.request.load", None)
+    monkeypatch.setattr("omniforcing_jax.pipeline.checks.load", None)
     with pytest.raises(ValueError, match=named) as error:
         resume(saved, folders() / "student")
     assert len(str(error.value).splitlines()) == 1

@@ -9,10 +9,10 @@ import pytest
 from refusal import refusal
 from tiny_stream import PROMPT, folders
 
-from omniforcing_jax.cli import main
-from omniforcing_jax.stream.condition import continue_file
-from omniforcing_jax.stream.media import read_frames, read_sound
-from omniforcing_jax.stream.mux import write_mp4
+from omniforcing_jax.cli.main import main
+from omniforcing_jax.stream.conditioning.condition import continue_file
+from omniforcing_jax.stream.conditioning.media import read_frames, read_sound
+from omniforcing_jax.stream.mp4 import write_mp4
 
 
 def command(tmp_path, *more, seconds=3):

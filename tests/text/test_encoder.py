@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 from tiny_text import ENCODER, build_tokenizer, folders, params
 
-from omniforcing_jax.nn.spec import count
-from omniforcing_jax.pipeline import find_text
+from omniforcing_jax.io.atomic_write import write_json
+from omniforcing_jax.io.weights import read_config
+from omniforcing_jax.parallel.spec import count
+from omniforcing_jax.pipeline.weights_folder import find_text
 from omniforcing_jax.text.connector import ConnectorConfig, ConnectorsConfig, connectors_spec, make_contexts
 from omniforcing_jax.text.encoder import EncoderConfig
 from omniforcing_jax.text.features import FeatureNorm
 from omniforcing_jax.text.gemma import GEMMA_3_12B, gemma_spec, hidden_states
 from omniforcing_jax.text.tokenizer import GemmaTokenizer
-from omniforcing_jax.weights import read_config, write_json
 
 PROMPTS = ["a red ball", "", "a blue ball and a red ball and a Zeppelin"]
 
@@ -72,7 +73,7 @@ def no_weights(monkeypatch):
     def load(*arguments):
         raise AssertionError("weights were loaded")
 
-    monkeypatch.setattr("omniforcing_jax.weights.load_component", load)
+    monkeypatch.setattr("omniforcing_jax.io.weights.load_component", load)
 
 
 def broken(tmp_path, change):

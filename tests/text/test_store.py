@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from omniforcing_jax.text.contexts import Contexts
-from omniforcing_jax.text.store import keep, open_store, write_store
+from omniforcing_jax.text.contexts import TextContexts
+from omniforcing_jax.text.store import open_store, store_of, write_store
 
 PROMPTS = ("a red ball", "", "über 2 balls")
 RNG = np.random.default_rng(0)
@@ -17,7 +17,7 @@ RNG = np.random.default_rng(0)
 def rows(tokens=(3, 3, 3), dtype=jnp.float32, masked=True):
     for i, count in enumerate(tokens):
         video, audio = (jnp.asarray(RNG.normal(size=(1, count, width)), dtype) for width in (4, 2))
-        yield Contexts(video, audio, jnp.asarray([[0] * i + [1] * (count - i)], jnp.int32) if masked else None)
+        yield TextContexts(video, audio, jnp.asarray([[0] * i + [1] * (count - i)], jnp.int32) if masked else None)
 
 
 def write(path, contexts=None, prompts=PROMPTS):
@@ -32,9 +32,9 @@ def test_contexts_come_back_by_prompt_in_the_order_asked_for(tmp_path, dtype):
     assert store.prompts == PROMPTS
     assert store.widths == (4, 2)
     assert store.about == {"weights": "tiny"}
-    for source in (store, keep(PROMPTS, made, "the request")):
+    for source in (store, store_of(PROMPTS, made, "the request")):
         found = source.read([f" {PROMPTS[2]}\n", PROMPTS[0]])
-        for name in Contexts._fields:
+        for name in TextContexts._fields:
             wanted = [np.asarray(getattr(made[i], name).astype(jnp.float32)) for i in (2, 0)]
             np.testing.assert_array_equal(getattr(found, name), np.concatenate(wanted))
         assert found.video.dtype == found.audio.dtype == jnp.float32

@@ -18,19 +18,20 @@ import test_training_on_a_mesh as small
 import tiny
 
 from experiments import full_size
-from omniforcing_jax import distributed, weights
-from omniforcing_jax import mesh as meshes
 from omniforcing_jax.config import SamplerConfig
-from omniforcing_jax.distill.players import SelfForcing, SelfForcingConfig
-from omniforcing_jax.mesh import MeshConfig
+from omniforcing_jax.distill.generator_critic import SelfForcing, SelfForcingConfig
+from omniforcing_jax.io import weights
 from omniforcing_jax.model.transformer import transformer_spec
-from omniforcing_jax.rollout import Setting
-from omniforcing_jax.text.contexts import Contexts
+from omniforcing_jax.parallel import distributed
+from omniforcing_jax.parallel import mesh as meshes
+from omniforcing_jax.parallel.mesh import MeshConfig
+from omniforcing_jax.rollout import StaticConfig
+from omniforcing_jax.text.contexts import TextContexts
 from omniforcing_jax.train import data, gradient, loop, optimiser, state, step
 
 STUDENT, TEACHER = tiny.SINKS, tiny.TINY
 SAMPLER = SamplerConfig(sigmas=(1.0, 0.6, 0.0), horizon_seconds=2, context_noise=0.1)
-PLAYERS = SelfForcing(Setting(STUDENT, SAMPLER, (1, 2)), TEACHER, SelfForcingConfig(seconds=2))
+PLAYERS = SelfForcing(StaticConfig(STUDENT, SAMPLER, (1, 2)), TEACHER, SelfForcingConfig(seconds=2))
 ADAM = optimiser.OptimiserConfig(kind="adam", learning_rate=1e-4, last_rate=1e-4, steps=1, warmup=0, clip=1.0)
 RULE = optimiser.optimiser(ADAM)
 
@@ -61,7 +62,7 @@ def stage_3(folder: Path, mesh) -> Training:
     def network(name, config):
         return weights.load_component(folder / name, "transformer", meshes.abstract(transformer_spec(config), mesh))
 
-    negative = meshes.replicate(Contexts(*(x[:1] for x in full_size.contexts_of(features(1)))), mesh)
+    negative = meshes.replicate(TextContexts(*(x[:1] for x in full_size.contexts_of(features(1)))), mesh)
     return Training(
         networks=(network("student", STUDENT), network("teacher", TEACHER)),
         specs=transformer_spec(STUDENT),

@@ -9,8 +9,8 @@ import pytest
 import tyro
 
 from experiments import import_contexts as command
-from omniforcing_jax.tensor_file import write_tensors
-from omniforcing_jax.text.contexts import Contexts as TextContexts
+from omniforcing_jax.io.tensor_file import write_tensors
+from omniforcing_jax.text.contexts import TextContexts as TextContexts
 from omniforcing_jax.text.store import METADATA, open_store, write_store
 from omniforcing_jax.train import import_contexts as importer
 from omniforcing_jax.train.contexts import Contexts

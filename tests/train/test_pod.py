@@ -12,7 +12,7 @@ import numpy as np
 import pod_process
 import pytest
 
-from omniforcing_jax.tensor_file import open_tensors
+from omniforcing_jax.io.tensor_file import open_tensors
 
 ROOT = Path(__file__).parents[2]
 

@@ -70,7 +70,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_it(problem, tmp_path)
     rule = optimiser.optimiser(optimiser.OptimiserConfig(learning_rate=0.01, steps=9, warmup=2))
     bad = step.make_step(gradient.of_loss(lambda p, batch, key, extra: (p["w"].sum() / 0.0, ({}, extra))), rule)
     batches = data.batches(data.ArraySource({"x": np.ones((4, 1), np.float32)}), 2, seed=0)
-    with pytest.raises(loop.NotFinite, match=r"step 1: not finite: gradient/w, loss, .*the last checkpoint none"):
+    with pytest.raises(loop.NotFiniteError, match=r"step 1: not finite: gradient/w, loss, .*the last checkpoint none"):
         loop.train(
             loop.LoopConfig(folder=tmp_path, steps=2, log_every=1),
             state.create({"w": jnp.ones((8, 8))}, rule, 0),
@@ -180,7 +180,7 @@ def test_a_gradient_that_breaks_later_names_itself_the_last_good_step_and_the_ch
     config = loop.LoopConfig(folder=tmp_path, steps=9, save_every=2)
     start = state.create(start.params, rule, 0, extra=jnp.zeros(()))
     expected = r"step 4: not finite: gradient/w, parameter/w; the last good step is 3, the last checkpoint step 2"
-    with pytest.raises(loop.NotFinite, match=expected):
+    with pytest.raises(loop.NotFiniteError, match=expected):
         loop.train(config, start, update, batches())
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["2"]
 

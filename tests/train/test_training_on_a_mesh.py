@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from omniforcing_jax import mesh as meshes
-from omniforcing_jax.mesh import MeshConfig, make_mesh
 from omniforcing_jax.nn.linear import linear_spec, project
-from omniforcing_jax.nn.sharding import constrain, gather
-from omniforcing_jax.nn.spec import init
+from omniforcing_jax.parallel import mesh as meshes
+from omniforcing_jax.parallel.mesh import MeshConfig, make_mesh
+from omniforcing_jax.parallel.sharding import constrain, gather
+from omniforcing_jax.parallel.spec import init
 from omniforcing_jax.train import data, gradient, loop, optimiser, state, step
 
 SPECS = {"up": linear_spec(8, 16, ("mlp", "embed")), "down": linear_spec(16, 8, ("embed", "mlp"))}

@@ -1,0 +1,83 @@
+"""The command `contexts`: from a file of prompts to a file of their text contexts, one prompt at a time."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from rich.console import Console
+from rich.progress import Progress
+
+from omniforcing_jax.cli.options import ContextsOptions as Command
+from omniforcing_jax.io.atomic_write import check_writable
+from omniforcing_jax.pipeline.budget import check_free
+from omniforcing_jax.pipeline.weights_folder import find_text, load_words
+from omniforcing_jax.strict_json import require
+from omniforcing_jax.text.contexts import TextContexts
+from omniforcing_jax.text.encoder import Encoder
+from omniforcing_jax.text.store import write_store
+from omniforcing_jax.text.words import WordsConfig, encode, tokenise
+
+EMPTY = ""  # the negative prompt of guidance
+
+
+def prepare(command: Command) -> Callable[[], None]:
+    """Check the request; what comes back does the work.
+
+    Raises:
+        ValueError: in one line, whatever is wrong with the request.
+    """
+    prompts = read_prompts(command.prompts)
+    require(command.out.resolve() != command.prompts.resolve(), "out", str(command.out), "is the file of prompts")
+    check_writable(command.out)
+    text, dtype = find_text(command.weights), jnp.dtype(command.dtype)
+    if isinstance(text, Encoder):
+        text.check(prompts)
+        check_free(text.count_bytes(dtype))
+        about = {"encoder": text.config.to_dict()}
+        contexts = text.encode(prompts, dtype)
+    elif text is not None:
+        for prompt in prompts:
+            tokenise(text, prompt)
+        about, contexts = {"encoder": text.to_json()}, _encode_words(command.weights, text, prompts)
+    else:
+        raise ValueError(f"{command.weights}: has no text encoder: expected text and, where that is Gemma, connectors")
+
+    def work() -> None:
+        write_store(command.out, prompts, _watched(contexts, len(prompts)), {**about, "weights": command.weights.name})
+        print(f"{command.out}: contexts of {len(prompts)} prompts, the empty one included")
+
+    return work
+
+
+def read_prompts(path: Path) -> tuple[str, ...]:
+    """Read a prompt per line, each once, in order, white space around them off; the empty prompt comes last.
+
+    Raises:
+        ValueError: in one line, if the file cannot be read, is not UTF-8 or has no prompt.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not UTF-8 text") from None
+    prompts = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    require(len(prompts) > 0, "prompts", str(path), "must have a prompt per line, at least one")
+    return (*prompts, EMPTY)
+
+
+def _encode_words(folder: Path, config: WordsConfig, prompts: Sequence[str]) -> Iterator[TextContexts]:
+    params = load_words(folder, config)
+    for prompt in prompts:
+        yield encode(config, params, [prompt])
+
+
+def _watched(contexts: Iterator[TextContexts], count: int) -> Iterator[TextContexts]:
+    """Pass contexts on when they are there, with a bar on a terminal."""
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("reading prompts", total=count)
+        for each in contexts:
+            yield jax.block_until_ready(each)
+            progress.advance(task)

@@ -1,0 +1,90 @@
+"""The command `sample`: from a checked request to a clip in a file."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax.numpy as jnp
+from rich.console import Console
+from rich.progress import Progress
+
+from omniforcing_jax.cli.options import SampleOptions
+from omniforcing_jax.guidance import GuidanceConfig, StreamGuidance
+from omniforcing_jax.io import machine
+from omniforcing_jax.io.atomic_write import check_writable
+from omniforcing_jax.layout import FRAME_RATE
+from omniforcing_jax.pipeline.checks import load
+from omniforcing_jax.sample.clip import plan_clip, read_prompts, sample_planned
+from omniforcing_jax.schedule import DISTILLED
+from omniforcing_jax.stream.mp4 import write_mp4
+from omniforcing_jax.strict_json import require
+
+
+def parse_guidance(items: Sequence[str]) -> GuidanceConfig:
+    """Read guidance as the command line has it.
+
+    Items are `name=value` for both streams or `video.name=value`, `audio.name=value` for one, with the names of
+    `StreamGuidance`; `layers=3,4` chooses the layers of STG. A bare number is `cfg`; a second one is the audio's.
+
+    Raises:
+        ValueError: naming the item that cannot be read.
+    """
+    strengths: dict[str, dict[str, float]] = {"video": {}, "audio": {}}
+    layers: tuple[int, ...] = ()
+    bare = [item for item in items if "=" not in item]
+    require(len(bare) <= 2, "guidance", bare, "at most two bare numbers: cfg of video and of audio")
+    named = [f"{stream}.cfg={value}" for stream, value in zip(("video", "audio"), bare * 2, strict=False)]
+    for item in [*named, *(item for item in items if "=" in item)]:
+        name, _, value = item.partition("=")
+        try:
+            if name == "layers":
+                layers = tuple(int(layer) for layer in value.split(","))
+                continue
+            stream, _, field = name.rpartition(".")
+            for each in (stream,) if stream else ("video", "audio"):
+                strengths[each][field] = float(value)
+        except (KeyError, ValueError):
+            raise ValueError(f"guidance: cannot read {item!r}; expected for example 3, cfg=3 or audio.stg=1") from None
+    try:
+        return GuidanceConfig(
+            video=StreamGuidance(**strengths["video"]), audio=StreamGuidance(**strengths["audio"]), stg_layers=layers
+        )
+    except TypeError:
+        known = ", ".join(field.name for field in dataclasses.fields(StreamGuidance))
+        wrong = sorted({name for stream in strengths.values() for name in stream} - set(known.split(", ")))
+        raise ValueError(f"guidance: unknown {', '.join(wrong)}; known are {known} and layers") from None
+
+
+def prepare_sample(command: SampleOptions) -> Callable[[], None]:
+    """Check the request and load the weights.
+
+    Raises:
+        ValueError: in one line, whatever is wrong with the request.
+    """
+    check_writable(command.out)
+    dtype = jnp.dtype(command.dtype)
+    plan = plan_clip(
+        command.weights,
+        [command.prompt],
+        command.seconds,
+        command.steps,
+        parse_guidance(command.guidance),
+        height=command.height,
+        width=command.width,
+        dtype=dtype,
+        contexts=command.contexts,
+        negative_contexts=command.negative_contexts,
+        renewal=command.renewal,
+        sigmas=DISTILLED if command.sigmas == "distilled" else None,
+    )
+    plan = read_prompts(command.weights, plan)
+    pipeline = load(command.weights, plan.config, dtype)
+
+    def work() -> None:
+        console = Console(stderr=True)
+        with Progress(console=console, disable=not console.is_terminal) as progress:
+            task = progress.add_task("sampling", total=len(plan.sigmas) - 1)
+            (clip,) = sample_planned(pipeline, plan, command.seed, lambda step: progress.update(task, completed=step))
+        write_mp4(command.out, clip.video, clip.audio, frame_rate=FRAME_RATE, sample_rate=clip.sample_rate)
+        print(f"{command.out}: {len(clip.video)} frames, {machine.process_seconds():.2f} s after start")
+
+    return work

@@ -1,0 +1,242 @@
+"""The commands `stream`, `sample` and `judge`: from a request that was understood to a file and a few figures."""
+
+import contextlib
+import dataclasses
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax.numpy as jnp
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from omniforcing_jax.cli.options import StreamOptions
+from omniforcing_jax.io import machine
+from omniforcing_jax.io.atomic_write import check_writable
+from omniforcing_jax.layout import FRAME_RATE
+from omniforcing_jax.parallel.mesh import MeshConfig, use
+from omniforcing_jax.pipeline import checks, text_source
+from omniforcing_jax.pipeline.checks import load
+from omniforcing_jax.stream.chunk import Chunk
+from omniforcing_jax.stream.chunk_stream import ChunkStream
+from omniforcing_jax.stream.conditioning.condition import Condition, continue_file
+from omniforcing_jax.stream.mp4 import Mp4Writer, Overlapped
+from omniforcing_jax.stream.prompt_change.history import check_recompute
+from omniforcing_jax.stream.prompt_change.schedule import (
+    ChangeWatch,
+    ScheduledPrompt,
+    follow_schedule,
+    plan_prompt_schedule,
+)
+from omniforcing_jax.stream.saved import check_folder, read_saved, resume, save
+from omniforcing_jax.stream.start import plan_stream, start_stream
+from omniforcing_jax.strict_json import require
+
+PLAIN_LINE_EVERY_S = 5.0
+SAVED_WITH_THE_STATE = (
+    *("prompt", "seed", "height", "width", "window", "steps", "dtype", "contexts"),
+    *("sound", "picture", "from_image", "continue_", "drop_past", "lookahead"),
+)
+
+
+@dataclass
+class Pace:
+    """How fast chunks come: when the first one came, and the speed since the second, when all was compiled."""
+
+    first_chunk_s: float = 0.0  # since the process began
+    chunks: int = 0
+    frames: int = 0
+    since_s: float = 0.0
+    since_frames: int = 0
+    now_s: float = 0.0
+
+    def count(self, chunk: Chunk) -> None:
+        """Take note of a chunk that was just handed out."""
+        self.now_s = machine.process_seconds()
+        self.chunks, self.frames = self.chunks + 1, self.frames + len(chunk.video)
+        if self.chunks == 1:
+            self.first_chunk_s = self.now_s
+        if self.chunks <= 2:
+            self.since_s, self.since_frames = self.now_s, self.frames
+
+    def __str__(self) -> str:
+        """Say it in a few words."""
+        if self.now_s == self.since_s:
+            return "starting"
+        speed = (self.frames - self.since_frames) / (self.now_s - self.since_s)
+        return f"{speed:.1f} frames/s, {speed / FRAME_RATE:.2f}x real time"
+
+
+def prepare_stream(command: StreamOptions) -> Callable[[], None]:
+    """Check the request, load the weights and read the prompt.
+
+    Raises:
+        ValueError: in one line, whatever is wrong with the request.
+    """
+    check_writable(command.out)
+    require(command.fade >= 0, "fade", command.fade, "must not be negative")
+    if command.save_state is not None:
+        driven = [name for name in ("sound", "picture") if getattr(command, name) is not None]
+        require(not driven, "save-state", command.save_state, "a stream that is made to a file cannot be saved")
+        check_folder(command.save_state)
+    mesh = MeshConfig.parse(command.mesh)
+    with use(mesh):
+        stream, cues = _open(command) if command.resume is None else _resume(command, command.resume)
+
+    def work() -> None:
+        with use(mesh):
+            run_stream(stream, command, cues)
+
+    return work
+
+
+def _open(command: StreamOptions) -> tuple[ChunkStream, Sequence[ScheduledPrompt]]:
+    require(command.prompt is not None, "prompt", None, "give --prompt, or --resume with a saved state")
+    prompt, dtype, source = str(command.prompt), jnp.dtype(command.dtype), text_source.open_source(command.contexts)
+    plan = plan_stream(
+        command.weights,
+        prompt,
+        command.seconds,
+        height=command.height,
+        width=command.width,
+        window=command.window,
+        steps=command.steps,
+        dtype=dtype,
+        contexts=source,
+        history=None if command.recompute is None else command.recompute - 1,
+        start=_start_of(command),
+        drive=Condition(picture=command.picture, sound=command.sound),
+        lookahead=command.lookahead,
+    )
+    check_recompute(plan.setting.sampler, plan.history, command.recompute)
+    cues = plan_prompt_schedule(plan.setting.sampler, command.prompt_at, command.seconds)
+    if cues:
+        rule = "needs the weights' own text encoder, or --contexts by prompt as the command `contexts` writes them"
+        require(not isinstance(source, Path), "prompt-at", command.prompt_at[:1], rule)
+        text_source.check_text(plan.config, [cue.prompt for cue in cues], source, command.weights)
+    texts = [prompt, *(cue.prompt for cue in cues)]
+    source = text_source.read_prompts(command.weights, plan.config, texts, source, dtype)
+    pipeline = load(command.weights, plan.config, dtype)
+    stream = start_stream(pipeline, plan, prompt, command.seed, source, ChangeWatch())
+    return stream, [cue._replace(contexts=source) for cue in cues]
+
+
+def _start_of(command: StreamOptions) -> Condition:
+    """Read what the stream begins from."""
+    image, past = command.from_image, command.continue_
+    require(image is None or past is None, "from-image", image, "not with --continue, which has a picture already")
+    require(past is not None or not command.drop_past, "drop-past", True, "needs --continue, which gives a past")
+    if past is None:
+        return Condition(picture=image)
+    return continue_file(past, keep=not command.drop_past)
+
+
+def _resume(command: StreamOptions, folder: Path) -> tuple[ChunkStream, Sequence[ScheduledPrompt]]:
+    """Go on with a saved stream; what was saved with it cannot be asked for anew, except for the same prompt."""
+    defaults = {field.name: field.default for field in dataclasses.fields(StreamOptions)}
+    given = [name for name in SAVED_WITH_THE_STATE if getattr(command, name) != defaults[name]]
+    saved, _ = read_saved(folder)
+    if command.prompt is not None and saved.prompts == (command.prompt,):
+        given.remove("prompt")
+    for name in given:
+        flag = name.strip("_").replace("_", "-")
+        require(False, flag, getattr(command, name), f"the state in {folder} has its own, leave --{flag} out")
+    cues = plan_prompt_schedule(saved.sampler, command.prompt_at, None)
+    for cue in cues:
+        passed = saved.sampler.layout.start_seconds(saved.block)
+        require(cue.block >= saved.block, "prompt-at", cue.prompt, f"the state in {folder} is at {passed} s already")
+    check_recompute(saved.sampler, saved.history, command.recompute)
+    source = None
+    if cues:
+        config, texts = checks.config_of(command.weights), [cue.prompt for cue in cues]
+        text_source.check_text(config, texts, None, command.weights)
+        source = text_source.read_prompts(command.weights, config, texts, None, jnp.dtype(saved.weights_dtype))
+    stream = resume(folder, command.weights, command.seconds, trace=ChangeWatch())
+    if not isinstance(stream, ChunkStream):
+        raise ValueError(f"{folder}: holds a batch of {stream.rows} streams, one file takes one stream")
+    return stream, [cue._replace(contexts=source) for cue in cues]
+
+
+def run_stream(stream: ChunkStream, command: StreamOptions, cues: Sequence[ScheduledPrompt]) -> None:
+    """Write the stream to its file, save it where that was asked for, and say how fast it was."""
+    pace, end = Pace(), stream.blocks
+    chunks = follow_schedule(stream, cues, command.recompute, command.fade)
+    chunks = _until_ctrl_c(chunks) if command.save_state is None else _saving(stream, chunks, command.save_state)
+    height, width = stream.picture_size
+    with (
+        Mp4Writer(
+            command.out, height=height, width=width, frame_rate=FRAME_RATE, sample_rate=stream.sample_rate
+        ) as out,
+        Overlapped(out.write) as write,
+    ):
+        for chunk in _watched(machine.trimmed(chunks), stream, end, pace):
+            write(chunk)
+    print(f"{command.out}: {pace.frames} frames; first chunk {pace.first_chunk_s:.2f} s after start, {pace}")
+
+
+def _until_ctrl_c(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+    """Pass chunks on until Ctrl-C; the block under way is the last one.
+
+    Python's own interrupt is raised wherever the program is, and lost where that is a destructor or a callback.
+    """
+    with _ctrl_c_noted() as noted:
+        for chunk in chunks:
+            yield chunk
+            if noted.is_set():
+                raise KeyboardInterrupt
+
+
+def _saving(stream: ChunkStream, chunks: Iterator[Chunk], folder: Path) -> Iterator[Chunk]:
+    """Pass chunks on and save the stream at its end, or after the block at which Ctrl-C asked to end.
+
+    The stream is made endless and cut here, so that its last block is committed like the others.
+    """
+    end, stream.blocks = stream.blocks, None
+    with _ctrl_c_noted() as noted:
+        while stream.state.block != end and not noted.is_set():
+            yield next(chunks)
+        save(stream, folder)
+    print(f"{folder}: saved after block {stream.state.block - 1}; go on with --resume {folder}", file=sys.stderr)
+    if (tail := stream.close()) is not None:
+        yield tail
+    if noted.is_set():
+        raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _ctrl_c_noted() -> Iterator[threading.Event]:
+    """Note the first Ctrl-C instead of interrupting in the middle of a block, whose buffers would be half used."""
+    noted = threading.Event()
+
+    def note(number: int, frame: object) -> None:
+        noted.set()
+        signal.signal(signal.SIGINT, before)  # a second one interrupts
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _watched(chunks: Iterable[Chunk], stream: ChunkStream, end: int | None, pace: Pace) -> Iterator[Chunk]:
+    """Pass chunks on, with a live line on a terminal and a plain one every few seconds elsewhere."""
+    console = Console(stderr=True)
+    columns = (
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} blocks, {task.description}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task, said = progress.add_task("", total=end), time.monotonic()
+        for chunk in chunks:
+            pace.count(chunk)
+            progress.update(task, completed=stream.state.block, description=str(pace))
+            if progress.disable and time.monotonic() - said > PLAIN_LINE_EVERY_S:
+                said = time.monotonic()
+                print(f"block {stream.state.block} of {end}: {pace}", file=sys.stderr, flush=True)
+            yield chunk

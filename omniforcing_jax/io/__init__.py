@@ -1,0 +1,1 @@
+"""Files and the machine: tensors, weights, media, JSON, memory."""

@@ -1,0 +1,226 @@
+"""The native weights folder: one subfolder per component, safetensors and JSON in each.
+
+A tree's leaves are named by their paths ("layers/video/self_attn/q/w"). Loading is strict and
+looks at names and shapes before it reads a byte; each device reads just its own slice. What
+lies in a config is read here and understood elsewhere. Source: DESIGN 6.
+
+    weights/
+      config.json                 the whole: which components, an optional "sampler" section
+      transformer/model.safetensors, transformer/config.json
+      video_vae/..., audio_vae/..., vocoder/..., text/...
+"""
+
+import collections
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from omniforcing_jax.io import tensor_file
+from omniforcing_jax.io.atomic_write import AnyPath, write_json
+from omniforcing_jax.io.tensor_file import TensorFile, open_tensors
+from omniforcing_jax.parallel import distributed
+from omniforcing_jax.parallel.spec import path_name
+
+MODEL = "model.safetensors"
+CONFIG = "config.json"
+NAMED_AT_MOST = 5  # keys of one kind in a message
+
+
+def name_leaves(tree: PyTree) -> dict[str, Any]:
+    """List the leaves of a tree by path: dataclass fields and dict keys joined by '/'.
+
+    Raises:
+        ValueError: Two leaves would have the same name, because a dict key contains a '/'.
+    """
+    named: dict[str, Any] = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        name = path_name(path)
+        if name in named:
+            raise ValueError(f"'{name}' names two leaves of the tree")
+        named[name] = leaf
+    return named
+
+
+def fill_tree(abstract: PyTree, named: Mapping[str, Any]) -> PyTree:
+    """Put named leaves into the places of a tree of the same names (checked elsewhere)."""
+    return jax.tree.unflatten(jax.tree.structure(abstract), [named[name] for name in name_leaves(abstract)])
+
+
+def compare_shapes(found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]], where: str) -> None:
+    """Check that the same tensors of the same shapes stand on both sides.
+
+    Raises:
+        ValueError: In one line, with `where` and the missing, unknown and mis-shaped names.
+    """
+    faults = [
+        _list_names("missing", [name for name in wanted if name not in found]),
+        _list_names("unknown", [name for name in found if name not in wanted]),
+        _list_names(
+            "mis-shaped",
+            [f"{n}: {found[n]} instead of {wanted[n]}" for n in wanted if n in found and found[n] != wanted[n]],
+        ),
+    ]
+    if any(faults):
+        raise ValueError(f"{where}: {'; '.join(fault for fault in faults if fault)}")
+
+
+def _list_names(fault: str, names: list[str]) -> str:
+    """Spell out a few names, and how many there are when they are many."""
+    if not names:
+        return ""
+    more = f" and {len(names) - NAMED_AT_MOST} more" if len(names) > NAMED_AT_MOST else ""
+    return f"{fault} {', '.join(names[:NAMED_AT_MOST])}{more}"
+
+
+def fingerprint(tree: PyTree) -> str:
+    """Hash names, types, shapes and every byte of all leaves (sha256, hex); leaf by leaf they come to the host."""
+    digest = hashlib.sha256()
+    for name, leaf in name_leaves(tree).items():
+        digest.update(f"{name} {leaf.dtype} {tuple(leaf.shape)}\n".encode())
+        digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def save_component(
+    folder: AnyPath, name: str, tree: PyTree, config: Mapping[str, Any], dtype: jax.typing.DTypeLike | None = None
+) -> None:
+    """Write one component: its tensors and its config, each under a temporary name first.
+
+    Of several processes all must call this, for what is cut over them is brought together; the first one writes.
+
+    Args:
+        folder: The weights folder; made if absent.
+        name: The component, e.g. "transformer".
+        tree: Parameters: any tree of arrays.
+        config: What the component is, as JSON values.
+        dtype: Floating leaves rest in this dtype (e.g. float16); None keeps each one's own.
+
+    Raises:
+        ValueError: A value does not fit into `dtype`; names the leaf.
+    """
+    component = Path(folder) / name
+    leaves = name_leaves(tree)
+    if not distributed.speaks():
+        for leaf in leaves.values():
+            collections.deque(_runs(leaf), maxlen=0)
+        return
+    component.mkdir(parents=True, exist_ok=True)
+    layout = {key: (_resting_dtype(leaf.dtype, dtype), tuple(leaf.shape)) for key, leaf in leaves.items()}
+    new = component / f".{MODEL}.{os.getpid()}"
+    try:
+        tensor_file.write_runs(new, layout, lambda key: (_cast(key, x, layout[key][0]) for x in _runs(leaves[key])))
+        write_json(component / CONFIG, config)
+        os.replace(new, component / MODEL)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def _runs(leaf: Any) -> Iterator[np.ndarray]:
+    """Bring a leaf to the host, whole or, where other processes hold parts of it, row by row of its leading axis."""
+    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
+        yield np.asarray(leaf)
+        return
+    take = _taking(leaf.sharding.mesh)  # pyright: ignore[reportAttributeAccessIssue]
+    for row in range(leaf.shape[0]):
+        yield np.asarray(take(leaf, row))
+
+
+@functools.cache
+def _taking(mesh: jax.sharding.Mesh) -> Any:
+    """Compile the taking of a row, whole on every device."""
+    return jax.jit(lambda x, row: x[row], out_shardings=jax.NamedSharding(mesh, jax.P()))
+
+
+def _resting_dtype(own: np.dtype, asked: jax.typing.DTypeLike | None) -> np.dtype:
+    """Choose the dtype on disk: only floating leaves are cast."""
+    return np.dtype(asked) if asked is not None and jnp.issubdtype(own, jnp.floating) else np.dtype(own)
+
+
+def _cast(name: str, value: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Cast a leaf, refusing one whose finite values would become infinite."""
+    with np.errstate(over="ignore"):
+        cast = value.astype(dtype)
+    if jnp.issubdtype(dtype, jnp.floating) and not np.array_equal(np.isfinite(cast), np.isfinite(value)):
+        raise ValueError(f"'{name}' has values that do not fit into {dtype}")
+    return cast
+
+
+def load_component(folder: AnyPath, name: str, abstract: PyTree) -> PyTree:
+    """Load one component into the shapes, dtypes and shardings that are asked for.
+
+    Args:
+        folder: The weights folder.
+        name: The component, e.g. "transformer".
+        abstract: The tree in `jax.ShapeDtypeStruct`s. Floating leaves may rest in any floating
+            dtype and are cast to the one asked for. A leaf with a sharding is read slice by
+            slice, each device's own; the others go to the default device.
+
+    Raises:
+        ValueError: In one line, before any tensor is read: the file is missing or damaged, a
+            weight is missing, unknown, mis-shaped or of a wrong kind; names file and keys.
+    """
+    file = open_tensors(Path(folder) / name / MODEL)
+    wanted = name_leaves(abstract)
+    compare_shapes(file.shapes, {key: tuple(leaf.shape) for key, leaf in wanted.items()}, str(file.path))
+    _check_dtypes(file, wanted)
+    return fill_tree(abstract, {key: _load_leaf(file, key, leaf) for key, leaf in wanted.items()})
+
+
+def _check_dtypes(file: TensorFile, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> None:
+    """Refuse a weight that is of another kind (integer, floating) than asked for."""
+    for name, leaf in wanted.items():
+        own = file.entries[name].dtype
+        both_float = jnp.issubdtype(own, jnp.floating) and jnp.issubdtype(leaf.dtype, jnp.floating)
+        if own != leaf.dtype and not both_float:
+            raise ValueError(f"{file.path}: '{name}' is {own}, expected {leaf.dtype}")
+
+
+def _load_leaf(file: TensorFile, name: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    """Read what the devices of this process need of one leaf, each slice once; waits until it is on the devices."""
+    if leaf.sharding is None:
+        return jnp.asarray(file.read(name).astype(leaf.dtype, copy=False))
+    slices: dict[str, np.ndarray] = {}
+
+    def read_slice(index: tensor_file.Index | None) -> np.ndarray:
+        place = str(index)
+        if place not in slices:
+            slices[place] = file.read(name, index or ()).astype(leaf.dtype, copy=False)
+        return slices[place]
+
+    # So that no slice of this leaf is on the host any more when the next one is read.
+    return jax.block_until_ready(jax.make_array_from_callback(leaf.shape, leaf.sharding, read_slice))
+
+
+def write_config(folder: AnyPath, values: Mapping[str, Any]) -> None:
+    """Write the top-level config of a weights folder; of several processes the first one does."""
+    if not distributed.speaks():
+        return
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    write_json(Path(folder) / CONFIG, values)
+
+
+def read_config(folder: AnyPath, name: str | None = None) -> dict[str, Any]:
+    """Read the config of a component, or the top-level one of the folder.
+
+    Raises:
+        ValueError: The file is missing or is not a JSON object; names it.
+    """
+    path = Path(folder) / (name or "") / CONFIG
+    try:
+        values = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from None
+    except ValueError:
+        raise ValueError(f"{path}: not JSON") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: not a JSON object")
+    return values

@@ -1,0 +1,108 @@
+"""Where the tokens of a forward stand: small per-axis tables from the host, combined on the device.
+
+A block's `Places` are a few kilobytes and take about a millisecond to make, so a stream makes them
+anew for every block, in float64 and at absolute seconds, and passes them in as arrays.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Float
+
+from omniforcing_jax.config import ModelConfig
+from omniforcing_jax.layout import Block, audio_seconds, video_seconds
+from omniforcing_jax.nn.attention import Sites
+from omniforcing_jax.nn.rope import Phases, Rotary, angles, combine, frequencies, phases_of_shift, repeat
+
+
+@struct.dataclass
+class Positions:
+    """Per-axis phases of a stretch of latent frames, float32 NumPy arrays of a few rows."""
+
+    time: Phases  # video frames, at the frequencies of the three-axis table
+    rows: Phases
+    columns: Phases
+    video_time: Phases  # video frames, at the frequencies of the one-axis tables (crossings)
+    audio_time: Phases
+
+
+@struct.dataclass
+class Rotaries:
+    """Rotations of every token; the audio sinks are not among them."""
+
+    video: Rotary
+    audio: Rotary
+    cross_video: Rotary
+    cross_audio: Rotary
+
+
+@struct.dataclass
+class Shift:
+    """A shift in seconds as phases of one row: what every pinned key is turned by."""
+
+    solid: Phases  # at the frequencies of the three-axis table
+    line: Phases
+
+
+def clip_block(latent_frames: int, audio_frames: int) -> Block:
+    """A whole clip taken as one block."""
+    return Block(0, latent_frames, 0, audio_frames)
+
+
+def make_positions(
+    config: ModelConfig, block: Block, grid: tuple[int, int], *, offset_seconds: int | float = 0
+) -> Positions:
+    """Make the tables of a block's latent frames on a latent grid of (rows, columns), on the host.
+
+    `offset_seconds` moves both streams in time.
+    """
+    rotary = config.rotary
+    solid, line = frequencies(rotary, 3, config.video.width), frequencies(rotary, 1, config.audio.width)
+    seconds_v = video_seconds(block.video_start, block.video_frames) + offset_seconds
+    seconds_a = audio_seconds(block.audio_start, block.audio_frames) + offset_seconds
+    rows, columns = (_pixel_phases(config, solid, size) for size in grid)
+    return Positions(
+        time=angles(solid, seconds_v / rotary.max_seconds),
+        rows=rows,
+        columns=columns,
+        video_time=angles(line, seconds_v / rotary.max_seconds),
+        audio_time=angles(line, seconds_a / rotary.max_seconds),
+    )
+
+
+def rotaries(config: ModelConfig, places: Positions) -> Rotaries:
+    """Combine the tables of a block into one rotation per token (video tokens: frame, row, column)."""
+    kind, heads = config.rotary.kind, config.video.heads
+    tokens_per_frame = places.rows.cos.shape[0] * places.columns.cos.shape[0]
+    audio = combine((places.audio_time,), config.audio.width, heads, kind)
+    return Rotaries(
+        video=combine((places.time, places.rows, places.columns), config.video.width, heads, kind),
+        audio=audio,
+        cross_video=repeat(combine((places.video_time,), config.audio.width, heads, kind), tokens_per_frame),
+        cross_audio=audio,
+    )
+
+
+def shift_phases(config: ModelConfig, seconds: int | float) -> Shift:
+    """Make the phases that move a key `seconds` later, on the host; 0 s is the exact identity."""
+    rotary = config.rotary
+    solid, line = frequencies(rotary, 3, config.video.width), frequencies(rotary, 1, config.audio.width)
+    return Shift(
+        solid=phases_of_shift(solid, seconds / rotary.max_seconds),
+        line=phases_of_shift(line, seconds / rotary.max_seconds),
+    )
+
+
+def shift_rotations(config: ModelConfig, by: Shift) -> Sites:
+    """Combine the phases into rotations, one row each, for the keys of the four sites."""
+    kind, heads = config.rotary.kind, config.video.heads
+    still = Phases(cos=jnp.ones_like(by.solid.cos), sin=jnp.zeros_like(by.solid.sin))
+    video = combine((by.solid, still, still), config.video.width, heads, kind)
+    line = combine((by.line,), config.audio.width, heads, kind)
+    return Sites(video_self=video, audio_self=line, a2v=line, v2a=line)
+
+
+def _pixel_phases(config: ModelConfig, grid: Float[np.ndarray, " W"], size: int) -> Phases:
+    """Phases of the midpoints, in pixels, of `size` latent rows or columns."""
+    midpoints = (np.arange(size) + 0.5) * config.spatial_compression
+    return angles(grid, midpoints / config.rotary.max_pixels)

@@ -1,0 +1,144 @@
+"""Who may see whom, on block indices: one rule, and the forms of it that a kernel can use.
+
+    visible(q, k) = 0 <= k <= q  and  (q - k < window  or  k is pinned)
+
+Three blocks, two sinks `s` in front of the keys, window 2, sinks pinned, block 0 not:
+
+              keys   s s | 0 | 1 1 | 2 2
+    queries of 0     x x   x
+    queries of 1     x x   x   x x
+    queries of 2     x x       x x   x x
+
+`dense` writes this out (the readable truth); `banded` turns it into static ranges of keys per
+range of queries, so that nothing masked is ever computed.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from omniforcing_jax.parallel.spec import Leaf
+
+HIDDEN = float(np.finfo(np.float32).min)  # added to a score: finite, so that a row that sees nothing has no NaN
+Range = tuple[int, int]
+
+
+class TokenSpan(NamedTuple):
+    """Consecutive tokens [start, stop) of one block."""
+
+    start: int
+    stop: int
+    block: int
+    pinned: bool = False
+
+
+class QueryBand(NamedTuple):
+    """A range of queries and all the ranges of keys that it sees, fresh and past."""
+
+    queries: Range
+    fresh: tuple[Range, ...]
+    past: tuple[Range, ...] = ()
+
+
+@struct.dataclass
+class AttentionMask:
+    """Who sees whom at one site; empty, everyone sees everything.
+
+    Attributes:
+      bias: added to the scores of fresh keys, broadcastable to [B, N, T, S]; 0 or HIDDEN where it is one row for all
+        heads and queries (`hide`).
+      past_bias: the same for past keys.
+      scale: [T], multiplies the queries (log-ratio scaling).
+      segments: static ranges; None is one segment of everything.
+      past_is_prefix: the past keys that `past_bias` shows come first.
+    """
+
+    bias: Leaf = None
+    past_bias: Leaf = None
+    scale: Leaf = None
+    segments: tuple[QueryBand, ...] | None = struct.field(pytree_node=False, default=None)
+    past_is_prefix: bool = struct.field(pytree_node=False, default=False)
+
+
+def visible(
+    queries: Int[np.ndarray, " T"], keys: Int[np.ndarray, " S"], pinned: Bool[np.ndarray, " S"], window: int
+) -> Bool[np.ndarray, "T S"]:
+    """Apply the rule of sight to block indices; an empty slot has index -1."""
+    q, k = queries[:, None], keys[None, :]
+    return (k >= 0) & (k <= q) & ((q - k < window) | pinned[None, :])
+
+
+def visible_tokens(queries: Sequence[TokenSpan], keys: Sequence[TokenSpan], window: int) -> Bool[np.ndarray, "T S"]:
+    """Write the rule out as a mask over tokens."""
+    (q, _), (k, pinned) = _per_token(queries), _per_token(keys)
+    return visible(q, k, pinned, window)
+
+
+def dense_mask(queries: Sequence[TokenSpan], keys: Sequence[TokenSpan], window: int) -> AttentionMask:
+    """Sight in the form of an additive mask."""
+    return AttentionMask(bias=np.where(visible_tokens(queries, keys, window), 0, HIDDEN).astype(np.float32)[None, None])
+
+
+def banded_mask(queries: Sequence[TokenSpan], keys: Sequence[TokenSpan], window: int) -> AttentionMask:
+    """Sight in the form of static key ranges per query block: the fast form of `dense_sight`."""
+    rows = _rule_on_spans(queries, keys, window)
+    segments = [
+        QueryBand(block_range, _merge(k for k, sees in zip(keys, row, strict=True) if sees))
+        for block_range, row in rows
+    ]
+    return AttentionMask(segments=tuple(segments))
+
+
+def context_mask(queries: Sequence[TokenSpan], keys: Sequence[TokenSpan], window: int) -> AttentionMask:
+    """Sight of blocks that see themselves among the fresh keys and earlier blocks among the past keys only."""
+    segments = []
+    for block_range, row in _rule_on_spans(queries, keys, window):
+        own = next(q.block for q in queries if q.start == block_range[0])
+        seen = [k for k, sees in zip(keys, row, strict=True) if sees]
+        fresh = _merge(k for k in seen if k.block == own)
+        segments.append(QueryBand(block_range, fresh, _merge(k for k in seen if k.block != own)))
+    return AttentionMask(segments=tuple(segments))
+
+
+def log_ratio_scale(queries: Sequence[TokenSpan], keys: Sequence[TokenSpan], window: int) -> Float[np.ndarray, " T"]:
+    """Scale log(1 + visible) / log(1 + total) of each query. Source: specs/omniforcing.md 3.1."""
+    seen = visible_tokens(queries, keys, window).sum(axis=1)
+    return (np.log1p(seen) / np.log1p(keys[-1].stop)).astype(np.float32)
+
+
+def mask_bias(seen: Bool[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Turn a mask (True may be seen) into numbers to add to scores."""
+    return jnp.where(seen, 0.0, HIDDEN).astype(jnp.float32)
+
+
+def _per_token(spans: Sequence[TokenSpan]) -> tuple[np.ndarray, np.ndarray]:
+    lengths = [span.stop - span.start for span in spans]
+    blocks, pinned = [span.block for span in spans], [span.pinned for span in spans]
+    return np.repeat(blocks, lengths).astype(np.int32), np.repeat(pinned, lengths).astype(bool)
+
+
+def _rule_on_spans(
+    queries: Sequence[TokenSpan], keys: Sequence[TokenSpan], window: int
+) -> list[tuple[Range, np.ndarray]]:
+    """Apply the rule to spans instead of tokens; queries of one block are taken together."""
+    ranges: dict[int, Range] = {}
+    for span in queries:
+        start = ranges[span.block][0] if span.block in ranges else span.start
+        ranges[span.block] = (start, span.stop)
+    blocks, pinned = np.array([k.block for k in keys], np.int32), np.array([k.pinned for k in keys], bool)
+    seen = visible(np.array(list(ranges), np.int32), blocks, pinned, window)
+    return list(zip(ranges.values(), seen, strict=True))
+
+
+def _merge(spans) -> tuple[Range, ...]:
+    merged: list[Range] = []
+    for span in spans:
+        if merged and merged[-1][1] == span.start:
+            merged[-1] = (merged[-1][0], span.stop)
+        else:
+            merged.append((span.start, span.stop))
+    return tuple(merged)

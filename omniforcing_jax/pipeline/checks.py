@@ -1,0 +1,85 @@
+"""What a request must satisfy before any work is done for it, and what it resolves to.
+
+Shared by the stream and the clip: which weights, how long, how large, which text, how much memory. Every refusal is a
+ValueError of one line that names the culprit.
+"""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import DTypeLike
+
+from omniforcing_jax.config import SamplerConfig
+from omniforcing_jax.io.atomic_write import AnyPath
+from omniforcing_jax.parallel import mesh as meshes
+from omniforcing_jax.pipeline.pipeline import Pipeline, PipelineConfig
+from omniforcing_jax.pipeline.weights_folder import load_pipeline, read_pipeline_config
+from omniforcing_jax.strict_json import require
+
+Weights = AnyPath | Pipeline
+
+
+def config_of(weights: Weights) -> PipelineConfig:
+    """Read the configs of a weights folder, or take those of a loaded pipeline."""
+    return weights.config if isinstance(weights, Pipeline) else read_pipeline_config(weights)
+
+
+def load(weights: Weights, config: PipelineConfig, dtype: DTypeLike) -> Pipeline:
+    """Load a weights folder, or take a pipeline that is loaded already."""
+    return weights if isinstance(weights, Pipeline) else load_pipeline(weights, config, dtype)
+
+
+def student_sampler(config: PipelineConfig) -> SamplerConfig:
+    """Return what makes these weights a causal student.
+
+    Raises:
+        ValueError: if they are a bidirectional teacher.
+    """
+    if config.sampler is None:
+        raise ValueError(
+            f"{config.name!r} is a bidirectional teacher (its config has no sampler section), which cannot stream: "
+            "use the command `sample`"
+        )
+    return config.sampler
+
+
+def refuse_student(config: PipelineConfig) -> None:
+    """Refuse weights that are a causal student.
+
+    Raises:
+        ValueError: if they are.
+    """
+    if config.sampler is not None:
+        raise ValueError(
+            f"{config.name!r} is a causal student (its config has a sampler section), which has no whole-clip form: "
+            "use the command `stream`"
+        )
+
+
+def check_mesh(config: PipelineConfig) -> None:
+    """Refuse weights that the mesh which is set cannot cut.
+
+    Raises:
+        ValueError: if it cannot; names what does not divide.
+    """
+    mesh = meshes.mesh_that_is_set()
+    if mesh is not None:
+        meshes.config_of(mesh).check_network(config.model)
+
+
+def adjust_sampler(sampler: SamplerConfig, window: int | None, steps: int | None) -> SamplerConfig:
+    """Apply a request's own window and number of denoise steps.
+
+    Fewer steps keep the first sigma and thin out the others evenly: a student knows only the noise levels that it was
+    trained on.
+
+    Raises:
+        ValueError: if the window is longer than the horizon, or there are more steps than trained ones.
+    """
+    if window is not None:
+        sampler = dataclasses.replace(sampler, window=window)
+    if steps is not None:
+        require(1 <= steps <= sampler.steps, "steps", steps, f"must be between 1 and {sampler.steps}, the trained ones")
+        kept = np.round(np.arange(steps) * sampler.steps / steps).astype(int)
+        sampler = dataclasses.replace(sampler, sigmas=(*(sampler.sigmas[i] for i in kept), 0.0))
+    return sampler

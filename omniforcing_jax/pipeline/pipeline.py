@@ -1,0 +1,199 @@
+"""Everything between a prompt and its pixels as one value, and the weights folder that holds it.
+
+A `Pipeline` is the network, the text encoder and the codecs with their configs. Here it is declared, checked against
+itself, drawn at random, saved and loaded; nothing is generated. A text encoder as large as Gemma is no part of the
+value: it stays on disk (`find_encoder`), and what it gives goes in as contexts. Source: DESIGN 6.
+
+    config.json   {"format": 1, "name": ..., "resolution": [H, W], "sampler": {...}, "components": {...}}
+
+`sampler` makes the network a causal student; without it it is a bidirectional teacher. `components` names, relative to
+the folder, the components that lie elsewhere, so that a teacher and its student can share their codecs.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from flax.typing import VariableDict
+from jaxtyping import Array, DTypeLike, PyTree
+
+from omniforcing_jax import layout
+from omniforcing_jax.codecs.audio_vae import AudioVAE, AudioVAEConfig
+from omniforcing_jax.codecs.video_config import VideoVAEConfig
+from omniforcing_jax.codecs.video_vae import VideoVAE
+from omniforcing_jax.codecs.vocoder import Vocoder, VocoderConfig
+from omniforcing_jax.config import ModelConfig, SamplerConfig
+from omniforcing_jax.io import weights
+from omniforcing_jax.model.transformer import Transformer, transformer_spec
+from omniforcing_jax.parallel import spec
+from omniforcing_jax.strict_json import require
+from omniforcing_jax.text.encoder import EncoderConfig
+from omniforcing_jax.text.words import Words, WordsConfig, init_words
+
+INIT_SIDE = 8  # latents per side while a codec is initialised: enough for every padding
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PipelineConfig:
+    """All configs of a weights folder, checked against each other.
+
+    Attributes:
+        name: What these weights are called in messages.
+        model: The network.
+        sampler: What makes the network a causal student; None for a bidirectional teacher.
+        resolution: Height and width, in pixels, that the weights were trained at.
+        video_vae, audio_vae, vocoder: The codecs.
+        words: The text encoder of a small world; None where contexts come from elsewhere.
+        encoder: Gemma and the connectors, where the folder has them; then there are no words.
+    """
+
+    name: str
+    model: ModelConfig
+    sampler: SamplerConfig | None
+    resolution: tuple[int, int]
+    video_vae: VideoVAEConfig
+    audio_vae: AudioVAEConfig
+    vocoder: VocoderConfig
+    words: WordsConfig | None
+    encoder: EncoderConfig | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse components that do not fit together."""
+        model, video, audio, vocoder = self.model, self.video_vae, self.audio_vae, self.vocoder
+        _same("transformer.video.latent_channels", model.video.latent_channels, "video_vae", video.latent_channels)
+        _same("transformer.audio.latent_channels", model.audio.latent_channels, "audio_vae", audio.latent_size)
+        _same("transformer.spatial_compression", model.spatial_compression, "video_vae", video.spatial_compression)
+        _same("video_vae.temporal_compression", video.temporal_compression, "layout", layout.PIXELS_PER_LATENT)
+        _same("audio_vae.rows_per_latent", audio.rows_per_latent, "layout", layout.ROWS_PER_LATENT)
+        _same("vocoder.mel_bins", vocoder.mel_bins, "audio_vae", audio.mel_bins)
+        _same("vocoder.row_rate", vocoder.row_rate, "layout", layout.ROW_RATE)
+        if self.words is not None:
+            _same("text.channels", self.words.channels, "transformer.caption_channels", model.caption_channels)
+        if self.encoder is not None:
+            connectors, widths = self.encoder.connectors, self.context_widths
+            _same("connectors.video.width", connectors.video.width, "transformer's video context", widths[0])
+            _same("connectors.audio.width", connectors.audio.width, "transformer's audio context", widths[1])
+            require(self.words is None, "words", self.words, "must be None beside an encoder")
+        self.grid(*self.resolution)
+
+    @property
+    def context_widths(self) -> tuple[int, int]:
+        """Channels of the text contexts of video and audio."""
+        captions = self.model.caption_channels
+        return captions or self.model.video.width, captions or self.model.audio.width
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Return latent rows and columns of a picture.
+
+        Raises:
+            ValueError: if the codec cannot divide it.
+        """
+        pixels = self.video_vae.spatial_compression
+        for name, size in (("height", height), ("width", width)):
+            require(size > 0 and size % pixels == 0, name, size, f"must be a positive multiple of {pixels} pixels")
+        return height // pixels, width // pixels
+
+
+def _same(field: str, value: object, other: str, wanted: object) -> None:
+    require(value == wanted, field, value, f"{other} has {wanted}")
+
+
+@struct.dataclass
+class Codecs:
+    """Variables of the codecs, ready for `apply`."""
+
+    video: VariableDict
+    audio: VariableDict
+    vocoder: VariableDict
+    video_config: VideoVAEConfig = struct.field(pytree_node=False)
+    audio_config: AudioVAEConfig = struct.field(pytree_node=False)
+    vocoder_config: VocoderConfig = struct.field(pytree_node=False)
+
+
+@struct.dataclass
+class Pipeline:
+    """The values that belong to a `PipelineConfig`: arrays, shapes (`abstract`), or whatever else has its tree."""
+
+    transformer: Transformer
+    codecs: Codecs
+    words: Words | None
+    config: PipelineConfig = struct.field(pytree_node=False)
+
+    @property
+    def parts(self) -> dict[str, tuple[PyTree, Any]]:
+        """Values and config of each component, by its name on disk."""
+        config, codecs = self.config, self.codecs
+        named = {
+            "transformer": (self.transformer, config.model),
+            "video_vae": (codecs.video, config.video_vae),
+            "audio_vae": (codecs.audio, config.audio_vae),
+            "vocoder": (codecs.vocoder, config.vocoder),
+        }
+        return named if config.words is None else {**named, "text": (self.words, config.words)}
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Tells these weights, in the type that they are loaded in, from all others."""
+        return weights.fingerprint({name: values for name, (values, _) in self.parts.items()})
+
+
+def describe(config: PipelineConfig) -> dict[str, Any]:
+    """Return the configs of all components as JSON values, by their names on disk."""
+    return {name: _to_dict(part) for name, (_, part) in abstract_pipeline(config).parts.items()}
+
+
+def assemble(config: PipelineConfig, parts: Mapping[str, PyTree]) -> Pipeline:
+    """Build a pipeline from the values of its components, by their names on disk."""
+    codecs = Codecs(
+        video=parts["video_vae"],
+        audio=parts["audio_vae"],
+        vocoder=parts["vocoder"],
+        video_config=config.video_vae,
+        audio_config=config.audio_vae,
+        vocoder_config=config.vocoder,
+    )
+    return Pipeline(transformer=parts["transformer"], codecs=codecs, words=parts.get("text"), config=config)
+
+
+@functools.cache
+def abstract_pipeline(config: PipelineConfig, dtype: DTypeLike = jnp.float32) -> Pipeline:
+    """Return shapes and types: network and picture in `dtype`, statistics, sound and words in float32."""
+    video = jax.eval_shape(lambda: _init_video(config.video_vae, jax.random.key(0)))
+    parts = {
+        "transformer": spec.abstract(transformer_spec(config.model), dtype),
+        "video_vae": {**video, "params": _in_type(video["params"], dtype)},
+        "audio_vae": jax.eval_shape(lambda: _init_audio(config.audio_vae, jax.random.key(0))),
+        "vocoder": jax.eval_shape(lambda: _init_vocoder(config.vocoder, jax.random.key(0))),
+    }
+    if config.words is not None:
+        parts["text"] = _abstract_words(config.words)
+    return assemble(config, parts)
+
+
+def _init_video(config: VideoVAEConfig, key: Array) -> VariableDict:
+    side = INIT_SIDE * config.spatial_compression
+    return VideoVAE(config).init(key, jnp.zeros((1, 1 + config.temporal_compression, side, side, 3)))
+
+
+def _init_audio(config: AudioVAEConfig, key: Array) -> VariableDict:
+    return AudioVAE(config).init(key, jnp.zeros((1, config.mel_rows(2), config.mel_bins, config.audio_channels)))
+
+
+def _init_vocoder(config: VocoderConfig, key: Array) -> VariableDict:
+    return Vocoder(config).init(key, jnp.zeros((1, 5, config.mel_bins, config.audio_channels)))
+
+
+def _in_type(tree: PyTree, dtype: DTypeLike) -> PyTree:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), tree)
+
+
+def _abstract_words(config: WordsConfig) -> Any:
+    return jax.eval_shape(lambda: init_words(config, jax.random.key(0)))
+
+
+def _to_dict(config: Any) -> dict[str, Any]:
+    return config.to_json() if isinstance(config, WordsConfig) else config.to_dict()

@@ -1,0 +1,197 @@
+"""A weights folder on disk: read its configs, check them, load it, save it.
+
+    config.json   {"format": 1, "name": ..., "resolution": [H, W], "sampler": {...}, "components": {...}}
+
+`sampler` makes the network a causal student; without it it is a bidirectional teacher. `components` names, relative to
+the folder, the components that lie elsewhere, so that a teacher and its student can share their codecs.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import DTypeLike
+
+from omniforcing_jax.codecs.audio_vae import AudioVAEConfig
+from omniforcing_jax.codecs.video_config import VideoVAEConfig
+from omniforcing_jax.codecs.vocoder import VocoderConfig
+from omniforcing_jax.config import ModelConfig, SamplerConfig
+from omniforcing_jax.io import weights
+from omniforcing_jax.io.atomic_write import AnyPath
+from omniforcing_jax.io.tensor_file import open_tensors
+from omniforcing_jax.model.transformer import transformer_spec
+from omniforcing_jax.parallel import mesh as meshes
+from omniforcing_jax.pipeline.pipeline import (
+    Pipeline,
+    PipelineConfig,
+    _abstract_words,
+    _to_dict,
+    abstract_pipeline,
+    assemble,
+)
+from omniforcing_jax.strict_json import require
+from omniforcing_jax.text.connector import ConnectorsConfig
+from omniforcing_jax.text.encoder import Encoder, EncoderConfig
+from omniforcing_jax.text.gemma import GemmaConfig
+from omniforcing_jax.text.words import Words, WordsConfig
+
+FORMAT = 1
+
+KEYS = {"format", "name", "resolution", "sampler", "components"}
+
+
+def save_pipeline(
+    folder: AnyPath,
+    pipeline: Pipeline,
+    *,
+    shared: Mapping[str, str] | None = None,
+    dtype: DTypeLike | None = None,
+) -> None:
+    """Write a weights folder.
+
+    Args:
+        folder: Made if absent.
+        pipeline: What to write.
+        shared: Components that are not written, because they already lie at these paths relative to the folder; Gemma
+            and connectors are never written, only shared.
+        dtype: Type on disk; None keeps each leaf's own.
+    """
+    config, shared = pipeline.config, dict(shared or {})
+    for name, (values, part) in pipeline.parts.items():
+        if name not in shared:
+            weights.save_component(folder, name, values, _to_dict(part), dtype)
+    top = {"format": FORMAT, "name": config.name, "resolution": list(config.resolution)}
+    if config.sampler is not None:
+        top["sampler"] = config.sampler.to_dict()
+    if shared:
+        top["components"] = shared
+    weights.write_config(folder, top)
+
+
+def read_pipeline_config(folder: AnyPath) -> PipelineConfig:
+    """Read and check all configs of a weights folder, without opening any weights.
+
+    Raises:
+        ValueError: in one line, if a config is missing, damaged, has unknown keys or contradicts another.
+    """
+    top, places = _read_top(folder)
+    where = str(folder)
+
+    def read(name: str, kind: Any) -> Any:
+        return kind(weights.read_config(*places[name]))
+
+    try:
+        text = _read_text(places)
+        return PipelineConfig(
+            name=str(top.get("name", Path(folder).name)),
+            model=read("transformer", ModelConfig.from_dict),
+            sampler=SamplerConfig.from_dict(top["sampler"]) if "sampler" in top else None,
+            resolution=_two_numbers(top.get("resolution")),
+            video_vae=read("video_vae", VideoVAEConfig.from_dict),
+            audio_vae=read("audio_vae", AudioVAEConfig.from_dict),
+            vocoder=read("vocoder", VocoderConfig.from_dict),
+            words=text if isinstance(text, WordsConfig) else None,
+            encoder=text.config if isinstance(text, Encoder) else None,
+        )
+    except ValueError as error:
+        raise ValueError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
+
+
+def find_text(folder: AnyPath) -> WordsConfig | Encoder | None:
+    """Read which text encoder a weights folder has, which needs nothing else for this; None if it has none.
+
+    Raises:
+        ValueError: in one line, if a config is missing, damaged or contradicts another.
+    """
+    _, places = _read_top(folder)
+    try:
+        return _read_text(places)
+    except ValueError as error:
+        raise ValueError(str(error) if str(error).startswith(str(folder)) else f"{folder}: {error}") from None
+
+
+def load_words(folder: AnyPath, config: WordsConfig) -> Words:
+    """Load the word vectors of a weights folder, and nothing else.
+
+    Raises:
+        ValueError: as `load_pipeline`.
+    """
+    _, places = _read_top(folder)
+    return weights.load_component(*places["text"], _abstract_words(config))
+
+
+def _read_text(places: Mapping[str, tuple[Path, str]]) -> WordsConfig | Encoder | None:
+    """Read the config of the text encoder: words where the vocabulary is words, else Gemma if it has connectors."""
+    if not _is_there(*places["text"]):
+        return None
+    values = weights.read_config(*places["text"])
+    if isinstance(values.get("vocabulary"), list):
+        return WordsConfig.from_json(values)
+    if not _is_there(*places["connectors"]):
+        return None
+    connectors = ConnectorsConfig.from_dict(weights.read_config(*places["connectors"]))
+    config = EncoderConfig(gemma=GemmaConfig.from_dict(values), connectors=connectors)
+    return Encoder(config=config, text=places["text"], connectors=places["connectors"])
+
+
+def load_pipeline(folder: AnyPath, config: PipelineConfig, dtype: DTypeLike = jnp.float32) -> Pipeline:
+    """Load a weights folder whose configs were read; all names and shapes are checked before any tensor is read.
+
+    With a mesh that is set the network is cut over it and everything else lies whole on each of its devices.
+
+    Raises:
+        ValueError: in one line, naming file and keys, if weights are missing, unknown or mis-shaped, or the mesh cannot
+            cut the network.
+    """
+    _, places = _read_top(folder)
+    mesh = meshes.mesh_that_is_set()
+    if mesh is not None:
+        meshes.config_of(mesh).check_network(config.model)
+    wanted = {name: tree for name, (tree, _) in abstract_pipeline(config, dtype).parts.items()}
+    for name, tree in wanted.items():
+        file = open_tensors(Path(*places[name]) / weights.MODEL)
+        shapes = {key: tuple(leaf.shape) for key, leaf in weights.name_leaves(tree).items()}
+        weights.compare_shapes(file.shapes, shapes, str(file.path))
+    if mesh is not None:
+        specs = transformer_spec(config.model)
+        wanted = {name: meshes.abstract_beside(tree, specs, mesh) for name, tree in wanted.items()}
+    return assemble(config, {name: weights.load_component(*places[name], tree) for name, tree in wanted.items()})
+
+
+def component_places(folder: AnyPath) -> dict[str, tuple[Path, str]]:
+    """Say where each component of a weights folder lies, there or not: folder and name, as `load_component` takes them.
+
+    Raises:
+        ValueError: in one line, if there is no such folder or its config is damaged.
+    """
+    return _read_top(folder)[1]
+
+
+def _read_top(folder: AnyPath) -> tuple[dict[str, Any], dict[str, tuple[Path, str]]]:
+    """Read the top-level config; also returns folder and name of every component."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such weights folder")
+    top = weights.read_config(folder)
+    if unknown := sorted(set(top) - KEYS):
+        raise ValueError(f"{folder / weights.CONFIG}: unknown keys {unknown}")
+    if top.get("format") != FORMAT:
+        raise ValueError(f"{folder / weights.CONFIG}: format={top.get('format')!r}: must be {FORMAT}")
+    named = top.get("components", {})
+    names = ("transformer", "video_vae", "audio_vae", "vocoder", "text", "connectors")
+    if unknown := sorted(set(named) - set(names)):
+        raise ValueError(f"{folder / weights.CONFIG}: unknown components {unknown}")
+    paths = {name: Path(os.path.normpath(folder / named.get(name, name))) for name in names}
+    return top, {name: (path.parent, path.name) for name, path in paths.items()}
+
+
+def _is_there(folder: Path, name: str) -> bool:
+    return (folder / name).is_dir()
+
+
+def _two_numbers(value: Any) -> tuple[int, int]:
+    is_size = isinstance(value, list) and len(value) == 2 and all(type(number) is int for number in value)
+    require(is_size, "resolution", value, "must be [height, width] in pixels")
+    return value[0], value[1]

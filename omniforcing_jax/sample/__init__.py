@@ -1,0 +1,1 @@
+"""Whole clips from a bidirectional teacher."""

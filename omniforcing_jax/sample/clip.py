@@ -1,0 +1,319 @@
+"""Clips from a bidirectional teacher: guided steps over the whole clip, then one decode.
+
+A job of its own, not a stream: nothing can be shown before the last step. Source: specs/ltx2.md 5.3, 5.4.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, DTypeLike, Float, Key
+
+from omniforcing_jax import layout
+from omniforcing_jax.config import ModelConfig
+from omniforcing_jax.guidance import GuidanceConfig, Latents, Pass, StreamGuidance, guided_x0
+from omniforcing_jax.model.dual_stream import Perturbation
+from omniforcing_jax.model.positions import Positions, clip_block, make_positions, rotaries
+from omniforcing_jax.model.transformer import Transformer
+from omniforcing_jax.model.whole_clip import predict_x0
+from omniforcing_jax.pipeline import budget, checks, text_source
+from omniforcing_jax.pipeline.pipeline import Pipeline, PipelineConfig
+from omniforcing_jax.schedule import add_noise, euler_step, fresh_shares, ltx2_schedule, renew, to_velocity
+from omniforcing_jax.stream.chunk import Chunk
+from omniforcing_jax.stream.decode import decode_clip
+from omniforcing_jax.strict_json import require
+from omniforcing_jax.text.contexts import TextContexts
+
+STEPS = 40
+GUIDANCE = 3.0
+LATER_NOISE = 2**31 - 1  # folded into the seed's key, apart from the places of clips
+
+
+class ClipStaticConfig(NamedTuple):
+    """What is static in one Euler step.
+
+    Attributes:
+        config: The network.
+        guidance: Strengths.
+        dtype: Type to compute in.
+    """
+
+    config: ModelConfig
+    guidance: GuidanceConfig
+    dtype: DTypeLike
+
+
+def as_guidance(guidance: GuidanceConfig | int | float) -> GuidanceConfig:
+    """Read a number as classifier-free guidance of that strength in both streams."""
+    if isinstance(guidance, GuidanceConfig):
+        return guidance
+    both = StreamGuidance(cfg=float(guidance))
+    return GuidanceConfig(video=both, audio=both)
+
+
+@partial(jax.jit, static_argnames="setting", donate_argnames="latents")
+def clip_step(
+    params: Transformer,
+    latents: Latents,
+    sigmas: Float[Array, "2"],
+    fresh: Latents | None,
+    share: Float[Array, ""],
+    prompt: TextContexts,
+    negative: TextContexts | None,
+    places: Positions,
+    *,
+    setting: ClipStaticConfig,
+) -> Latents:
+    """Take one guided step of whole clips, from the first of two sigmas to the second.
+
+    `fresh` is noise, a `share` of which takes the place of what the clips carry on; None is Euler's step.
+    """
+    config, guidance, dtype = setting
+
+    def ask(noisy: Latents, sigma: Array, context: TextContexts, keep: Perturbation) -> Latents:
+        return predict_x0(params, config, noisy, sigma, context, rotaries(config, places), keep, dtype=dtype)
+
+    x0 = guided_x0(ask, latents, sigmas[0], prompt, negative, guidance, config.layers)
+    if fresh is None:
+        video, audio = (euler_step(x, clean, sigmas[0], sigmas[1]) for x, clean in zip(latents, x0, strict=True))
+        return video, audio
+
+    def step(x: Array, clean: Array, drawn: Array) -> Array:
+        carried = clean + to_velocity(x, clean, sigmas[0])
+        return add_noise(clean, renew(carried, drawn, share), sigmas[1])
+
+    video, audio = (step(*parts) for parts in zip(latents, x0, fresh, strict=True))
+    return video, audio
+
+
+@partial(jax.jit, static_argnames=("config", "rows", "tokens"))
+def clip_noise(key: Key[Array, ""], *, config: ModelConfig, rows: int, tokens: tuple[int, int]) -> Latents:
+    """Draw the noise that clips start from; clip i depends on the key and on i only."""
+
+    def draw(i: Array) -> Latents:
+        video, audio = jax.random.split(jax.random.fold_in(key, i))
+        return (
+            jax.random.normal(video, (tokens[0], config.video.latent_channels)),
+            jax.random.normal(audio, (tokens[1], config.audio.latent_channels)),
+        )
+
+    return jax.vmap(draw)(jnp.arange(rows))
+
+
+class ClipPlan(NamedTuple):
+    """A request that was checked.
+
+    Attributes:
+        config: The weights' configs.
+        setting: What is static.
+        grid: Latent rows and columns.
+        frames: Video latent frames.
+        sigmas: Noise levels from 1 to 0.
+        shares: Of fresh noise at each level, see `schedule.fresh_shares`; None draws none.
+        prompts: What to show.
+        contexts, negative_contexts: Text contexts, or files of them, instead of the weights' own encoder.
+    """
+
+    config: PipelineConfig
+    setting: ClipStaticConfig
+    grid: tuple[int, int]
+    frames: int
+    sigmas: tuple[float, ...]
+    shares: tuple[float, ...] | None
+    prompts: tuple[str, ...]
+    contexts: text_source.TextSource
+    negative_contexts: text_source.TextSource
+
+    @property
+    def tokens(self) -> tuple[int, int]:
+        """Tokens of both streams."""
+        return self.frames * self.grid[0] * self.grid[1], layout.audio_latents(self.frames)
+
+
+def plan_clip(
+    weights: checks.Weights,
+    prompts: Sequence[str],
+    seconds: int | float,
+    steps: int = STEPS,
+    guidance: GuidanceConfig | int | float = GUIDANCE,
+    *,
+    height: int | None = None,
+    width: int | None = None,
+    dtype: DTypeLike = jnp.float32,
+    contexts: text_source.TextSource = None,
+    negative_contexts: text_source.TextSource = None,
+    renewal: int | float = 0.0,
+    sigmas: Sequence[float] | None = None,
+) -> ClipPlan:
+    """Check a request, without loading any weights; arguments as `sample_clip`.
+
+    Raises:
+        ValueError: in one line, whatever is wrong with it.
+    """
+    config, guidance, contexts = checks.config_of(weights), as_guidance(guidance), text_source.open_source(contexts)
+    require(renewal >= 0, "renewal", renewal, "must not be negative")
+    levels = tuple(ltx2_schedule(steps).tolist() if sigmas is None else sigmas)
+    falls = all(a > b for a, b in itertools.pairwise(levels))
+    require(falls and levels[0] <= 1 and levels[-1] == 0, "sigmas", levels, "must fall from at most 1 to 0")
+    checks.refuse_student(config)
+    for layer in guidance.stg_layers:
+        require(0 <= layer < config.model.layers, "layers", layer, f"must be below {config.model.layers}")
+    plan = ClipPlan(
+        config=config,
+        setting=ClipStaticConfig(config.model, guidance, jnp.dtype(dtype)),
+        grid=config.grid(height or config.resolution[0], width or config.resolution[1]),
+        frames=layout.latent_frames(layout.PREFIX.frames_for(seconds)),
+        sigmas=levels,
+        shares=tuple(fresh_shares(levels, renewal).tolist()) if renewal else None,
+        prompts=tuple(prompts),
+        contexts=contexts,
+        negative_contexts=_negative_of(contexts) if negative_contexts is None else negative_contexts,
+    )
+    text_source.check_text(config, prompts, plan.contexts, weights)
+    if Pass.NEGATIVE in guidance.passes and plan.contexts is not None:
+        negative = plan.negative_contexts
+        require(negative is not None, "negative_contexts", None, "cfg other than 1 needs them beside contexts")
+        text_source.check_text(config, [""] * len(prompts), negative)
+    scores = budget.score_bytes(config, len(prompts) * len(guidance.passes), plan.tokens[0], plan.tokens[0])
+    budget.check_memory(config, dtype, isinstance(weights, Pipeline), {"attention": scores})
+    return plan
+
+
+def sample_clip(
+    weights: checks.Weights,
+    prompts: Sequence[str],
+    seconds: int | float,
+    steps: int = STEPS,
+    guidance: GuidanceConfig | int | float = GUIDANCE,
+    seed: int = 0,
+    *,
+    height: int | None = None,
+    width: int | None = None,
+    dtype: DTypeLike = jnp.float32,
+    contexts: text_source.TextSource = None,
+    negative_contexts: text_source.TextSource = None,
+    renewal: int | float = 0.0,
+    sigmas: Sequence[float] | None = None,
+) -> list[Chunk]:
+    """Make one clip per prompt with a bidirectional teacher, all in one batch.
+
+    Args:
+        weights: A weights folder, or a loaded pipeline.
+        prompts: What to show. Clip i starts from noise that depends on seed and i only.
+        seconds: Whole seconds; a clip has one frame more.
+        steps: Denoise steps.
+        guidance: Strengths; a number is classifier-free guidance of both streams.
+        seed: Of the noise.
+        height: Of the picture, in pixels; by default what the weights were trained at.
+        width: Of the picture, in pixels; by default what the weights were trained at.
+        dtype: Type to compute in.
+        contexts: Text contexts, or a file of them, instead of the weights' own encoder.
+        negative_contexts: The same for the negative prompt; with the weights' own encoder, or contexts by prompt, that
+            is the empty prompt.
+        renewal: How much fresh noise a step draws, see `schedule.fresh_shares`: 0 makes Euler's steps, 1 those of a
+            diffusion run backwards, which forgive a network its errors but want more steps.
+        sigmas: Noise levels from 1 to 0 instead of those of the schedule with so many steps, such as
+            `schedule.DISTILLED` for LTX-2's distilled weights.
+
+    Returns:
+        A chunk per prompt that holds its whole clip; its index is the prompt's place.
+
+    Raises:
+        ValueError: in one line and before any work, whatever is wrong with the request.
+    """
+    plan = plan_clip(
+        weights,
+        prompts,
+        seconds,
+        steps,
+        guidance,
+        height=height,
+        width=width,
+        dtype=dtype,
+        contexts=contexts,
+        negative_contexts=negative_contexts,
+        renewal=renewal,
+        sigmas=sigmas,
+    )
+    plan = read_prompts(weights, plan)
+    return sample_planned(checks.load(weights, plan.config, dtype), plan, seed)
+
+
+def read_prompts(weights: checks.Weights, plan: ClipPlan) -> ClipPlan:
+    """Let a text encoder that lies on disk read a plan's prompts, before anything else is in memory.
+
+    Raises:
+        ValueError: as `request.read_prompts`.
+    """
+    texts = (*plan.prompts, *([""] if Pass.NEGATIVE in plan.setting.guidance.passes else []))
+    contexts = text_source.read_prompts(weights, plan.config, texts, plan.contexts, plan.setting.dtype)
+    negative = plan.negative_contexts
+    return plan._replace(contexts=contexts, negative_contexts=_negative_of(contexts) if negative is None else negative)
+
+
+def _negative_of(contexts: text_source.TextSource) -> text_source.TextSource:
+    """Where contexts are looked up by prompt, the empty prompt is among them."""
+    return contexts if isinstance(contexts, text_source.ContextStore) else None
+
+
+def sample_planned(
+    pipeline: Pipeline,
+    plan: ClipPlan,
+    seed: int,
+    on_step: Callable[[int], None] = lambda step: None,
+    start: Latents | None = None,
+) -> list[Chunk]:
+    """Make the clips of a checked request.
+
+    Args:
+        pipeline: The teacher.
+        plan: What `plan_clip` made of the request.
+        seed: Of the noise.
+        on_step: Told the number of steps done after each.
+        start: Latents at the first of the plan's sigmas, [B, T, C] and [B, A, E] float32, to begin with instead of
+            noise; they are used up.
+
+    Raises:
+        ValueError: if `start` has not the shape of the clips' noise.
+    """
+    config, setting = plan.config, plan.setting
+    draw = partial(clip_noise, config=config.model, rows=len(plan.prompts), tokens=plan.tokens)
+    key = jax.random.key(seed)
+    if start is not None:
+        for name, given, noise in zip(("video", "audio"), start, jax.eval_shape(draw, key), strict=True):
+            require(given.shape == noise.shape, f"start: {name}", given.shape, f"must be {noise.shape}")
+    prompt, negative = text_source.encode_text(pipeline, plan.prompts, plan.contexts), None
+    if Pass.NEGATIVE in setting.guidance.passes:
+        negative = text_source.encode_text(pipeline, [""] * len(plan.prompts), plan.negative_contexts)
+    places = make_positions(config.model, clip_block(plan.frames, plan.tokens[1]), plan.grid)
+    latents, later = draw(key) if start is None else start, jax.random.fold_in(key, LATER_NOISE)
+    for step, pair in enumerate(itertools.pairwise(plan.sigmas)):
+        fresh = None if plan.shares is None else draw(jax.random.fold_in(later, step))
+        share = np.float32(0.0 if plan.shares is None else (*plan.shares, 0.0)[step + 1])
+        latents = clip_step(
+            *(pipeline.transformer, latents, np.array(pair, np.float32), fresh, share, prompt, negative, places),
+            setting=setting,
+        )
+        jax.block_until_ready(latents)
+        on_step(step + 1)
+    return decode_clips(pipeline, plan, latents)
+
+
+def decode_clips(pipeline: Pipeline, plan: ClipPlan, latents: Latents) -> list[Chunk]:
+    """Decode a plan's clips, [B, T, C] and [B, A, E] at sigma 0, each to a chunk that is the whole of it."""
+    video, audio = decode_clip(pipeline.codecs, *latents, grid=plan.grid, dtype=plan.setting.dtype)
+    return [
+        Chunk(
+            index=index,
+            video=pixels,
+            video_start_s=0.0,
+            audio=samples,
+            audio_start_s=0.0,
+            sample_rate=plan.config.vocoder.sample_rate,
+        )
+        for index, (pixels, samples) in enumerate(zip(np.asarray(video), np.asarray(audio), strict=True))
+    ]

@@ -1,0 +1,173 @@
+"""Chunks into a file that can be played while it grows: H.264 and AAC in fragmented MP4, by PyAV.
+
+One GOP per block and no B-frames, so every block is a fragment of its own. A fragment reaches the disk when
+the next block's key frame arrives: a killed process leaves a file that plays to its last finished fragment,
+and one that is closed, also by an error or by Ctrl-C, plays to its last block. The file is therefore written
+under its own name, not under a temporary one.
+"""
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from fractions import Fraction
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from omniforcing_jax.io.atomic_write import AnyPath
+from omniforcing_jax.stream.chunk import Chunk
+
+_CONTAINER_OPTIONS = {"movflags": "frag_keyframe+delay_moov+default_base_moof", "flush_packets": "1"}
+# zerolatency: no look-ahead and no frame threads, so a block's packets come out with the block.
+_VIDEO_OPTIONS = {"preset": "veryfast", "tune": "zerolatency", "crf": "16", "bf": "0", "sc_threshold": "0"}
+_AUDIO_BITS_PER_S = 128_000
+_LONGEST_GOP = 1 << 20  # key frames are set by hand, at the first frame of every block
+_BT709 = 1  # of AVColorSpace, AVColorPrimaries and AVColorTransferCharacteristic alike
+_LIMITED_RANGE = 1  # of AVColorRange: "MPEG"
+
+
+class Mp4Writer:
+    """A growing MP4 file; a context manager that closes it in a playable state.
+
+    Its clock is that of the chunks: a file whose first chunk is from the middle of a stream begins at that time.
+
+    Args:
+        path: The file; replaced if it exists.
+        height: Of the picture, even.
+        width: Of the picture, even.
+        frame_rate: Frames per second.
+        sample_rate: Samples per second of the stereo sound.
+    """
+
+    def __init__(self, path: AnyPath, *, height: int, width: int, frame_rate: int, sample_rate: int) -> None:
+        import av  # PyAV is imported where it is used: the network runs where it is absent
+
+        self._file = av.open(os.fspath(path), "w", format="mp4", container_options=_CONTAINER_OPTIONS)
+        self._video = _add_video(self._file, height, width, frame_rate)
+        self._audio: Any = self._file.add_stream("aac", rate=sample_rate, layout="stereo")
+        self._audio.bit_rate = _AUDIO_BITS_PER_S
+        self._frame_time = Fraction(1, frame_rate)  # not the stream's own time base: the container changes that
+        self._frames = self._samples = 0
+        self._is_empty = True
+
+    def write(self, chunk: Chunk) -> None:
+        """Encode a chunk and hand it to the container; its key frame puts the block before on disk."""
+        if self._is_empty:
+            self._frames = round(chunk.video_start_s / self._frame_time)
+            self._samples = round(chunk.audio_start_s * chunk.sample_rate)
+            self._is_empty = False
+        self._write_video(chunk.video)
+        self._write_audio(chunk.audio)
+
+    def close(self) -> None:
+        """Flush both encoders and the last fragment."""
+        for stream in (self._video, self._audio):
+            self._file.mux(stream.encode(None))
+        self._file.close()
+
+    def __enter__(self) -> "Mp4Writer":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _write_video(self, video: UInt8[np.ndarray, "F H W 3"]) -> None:
+        import av
+        from av.video.frame import PictureType
+
+        for offset, pixels in enumerate(video):
+            rgb = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame = rgb.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+            frame.pts, frame.time_base = self._frames, self._frame_time
+            frame.pict_type = PictureType.I if offset == 0 else PictureType.NONE
+            self._frames += 1
+            self._file.mux(self._video.encode(frame))
+
+    def _write_audio(self, audio: Float32[np.ndarray, "samples 2"]) -> None:
+        import av
+
+        if not len(audio):
+            return
+        planes = np.ascontiguousarray(audio.T, np.float32)
+        frame = av.AudioFrame.from_ndarray(planes, format="fltp", layout="stereo")
+        frame.sample_rate, frame.pts = self._audio.rate, self._samples
+        frame.time_base = Fraction(1, self._audio.rate)
+        self._samples += len(audio)
+        self._file.mux(self._audio.encode(frame))
+
+
+def _add_video(file: Any, height: int, width: int, frame_rate: int) -> Any:
+    stream = file.add_stream("libx264", rate=frame_rate, options=_VIDEO_OPTIONS, height=height, width=width)
+    stream.pix_fmt = "yuv420p"
+    stream.time_base = Fraction(1, frame_rate)
+    context = stream.codec_context
+    context.gop_size = _LONGEST_GOP
+    context.colorspace = context.color_primaries = context.color_trc = _BT709
+    context.color_range = _LIMITED_RANGE
+    return stream
+
+
+class Overlapped:
+    """A consumer that works on one chunk, in its own thread, while the next one is made.
+
+    At most one chunk is in its hands and one waits: memory stays bounded and a slow consumer slows the stream
+    down. An error of the consumer is raised at the next call or at `wait`.
+    """
+
+    def __init__(self, consume: Callable[[Chunk], None]) -> None:
+        self._consume = consume
+        self._pool = ThreadPoolExecutor(max_workers=1)
+        self._pending: Future[None] | None = None
+
+    def __call__(self, chunk: Chunk) -> None:
+        """Hand over a chunk as soon as the one before is done."""
+        self.wait()
+        self._pending = self._pool.submit(self._consume, chunk)
+
+    def wait(self) -> None:
+        """Return when nothing is in hand."""
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None
+
+    def __enter__(self) -> "Overlapped":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.wait()
+        finally:
+            self._pool.shutdown()
+
+
+def write_mp4(
+    path: AnyPath,
+    video: UInt8[np.ndarray, "F H W 3"],
+    audio: Float32[np.ndarray, "samples 2"],
+    *,
+    frame_rate: int,
+    sample_rate: int,
+) -> None:
+    """Write a whole clip, one fragment per second."""
+    chunks: Iterable[Chunk] = (
+        Chunk(
+            index=second,
+            video=video[second * frame_rate :][:frame_rate],
+            video_start_s=float(second),
+            audio=audio[second * sample_rate :][:sample_rate],
+            audio_start_s=float(second),
+            sample_rate=sample_rate,
+        )
+        for second in range(-(-len(video) // frame_rate))
+    )
+    with Mp4Writer(
+        path, height=video.shape[1], width=video.shape[2], frame_rate=frame_rate, sample_rate=sample_rate
+    ) as out:
+        for chunk in chunks:
+            out.write(chunk)

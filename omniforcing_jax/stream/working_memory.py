@@ -1,0 +1,38 @@
+"""The memory that a stream needs beside its weights."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from omniforcing_jax.parallel.sharding import mesh_in_use
+from omniforcing_jax.pipeline import budget
+from omniforcing_jax.pipeline.pipeline import PipelineConfig, abstract_pipeline
+from omniforcing_jax.rollout import StaticConfig, make_cache
+from omniforcing_jax.stream.decode import decode_video
+from omniforcing_jax.stream.prompt_change.history import make_history
+
+
+def working_bytes(
+    config: PipelineConfig, setting: StaticConfig, rows: int, history: int, lookahead: int
+) -> dict[str, int]:
+    """Count what a stream holds on a device besides its weights: shapes only, nothing is computed."""
+    shapes = abstract_pipeline(config, setting.dtype)
+    cache = jax.eval_shape(lambda: make_cache(setting, rows))
+    step = setting.sampler.layout.step_v * setting.grid[0] * setting.grid[1]
+    seen = step + lookahead * setting.grid[0] * setting.grid[1]
+    tokens = jax.ShapeDtypeStruct((rows, seen, setting.config.video.latent_channels), jnp.float32)
+    pixels, carry = jax.eval_shape(
+        partial(decode_video, carry=None, grid=setting.grid, dtype=setting.dtype, lookahead=lookahead),
+        shapes.codecs,
+        tokens,
+    )
+    kept = jax.eval_shape(lambda: make_history(setting, rows, history))
+    mesh = mesh_in_use()
+    cut = 1 if mesh is None else mesh.shape["tensor"]
+    return {
+        "cache": budget.count_bytes(cache) // cut,
+        "history": budget.count_bytes(kept),
+        "decoder": budget.count_bytes((pixels, carry)),
+        "attention": budget.score_bytes(config, rows, step, step + cache.video.total) // cut,
+    }
