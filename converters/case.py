@@ -70,7 +70,7 @@ class Case:
             raise ValueError(f"{self.name}: missing {name}")
         return self.tensors[name]
 
-    def setting(self, name: str) -> Any:
+    def static(self, name: str) -> Any:
         """Return an entry of the settings, or say that it is missing."""
         if name not in self.settings:
             raise ValueError(f"{self.name}: its JSON has no {name}")

@@ -64,7 +64,7 @@ def _find_run(case: Case) -> tuple[Run, dict[str, Any]]:
         return run_rollout, case.settings["runs"]
     if "guidance" in case.settings:
         return run_guided, {"guided": None}
-    return run_forward, case.setting("variants")
+    return run_forward, case.static("variants")
 
 
 def _check_sizes(case: Case, config: ModelConfig) -> None:

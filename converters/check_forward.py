@@ -22,15 +22,15 @@ WINDOW = re.compile(r"window of (\d+) past block\(s\), sink block 0 kept: (True|
 
 def run_forward(case: Case, variant: str, config: ModelConfig, params: Transformer) -> dict[str, np.ndarray]:
     """Run one variant; returns velocities and clean estimates as they are recorded."""
-    words = case.setting("variants")[variant]
+    words = case.static("variants")[variant]
     blocks = _blocks(case, variant)
-    frames, audio_frames = case.setting("frames"), case.setting("audio_frames")
+    frames, audio_frames = case.static("frames"), case.static("audio_frames")
     video, audio = case["in.video_latent"], case[f"{_inputs(variant)}.audio_latent"]
     if variant == PARTIAL:
         frames, audio_frames = blocks[-1].video_end, blocks[-1].audio_end
         video = video[:, :frames]
     tokens = as_tokens(video)
-    tables = rotaries(config, make_positions(config, clip_block(frames, audio_frames), tuple(case.setting("grid"))))
+    tables = rotaries(config, make_positions(config, clip_block(frames, audio_frames), tuple(case.static("grid"))))
     shown = words.get("text_mask", True) if isinstance(words, dict) else case.settings.get("text_mask", False)
     mask = jnp.asarray(case["in.text_mask"], jnp.int32) if shown else None
     if isinstance(words, dict):

@@ -54,7 +54,7 @@ def run_guided(case: Case, _: str, config: ModelConfig, params: Transformer) -> 
             for stream, value in zip(STREAMS, streams, strict=True):
                 name = f"out.step{step}.{part}.{stream}_x0"
                 result[name] = as_latents(np.asarray(value), noise_v if stream == "video" else noise_a)
-    kept, levels = snap(case.setting("denoising_step_list"), case["in.sigmas"])
+    kept, levels = snap(case.static("denoising_step_list"), case["in.sigmas"])
     result |= {"out.subsample_indices": np.array(kept), "out.subsample_sigmas": np.array(levels)}
     for name, rows in (("out.{}_trajectory", slice(None)), ("out.ode_{}", np.array(kept))):
         entries = np.stack([as_latents(entry, noise_v) for entry in np.asarray(video)[rows]], axis=1)
@@ -64,7 +64,7 @@ def run_guided(case: Case, _: str, config: ModelConfig, params: Transformer) -> 
 
 def _guidance(case: Case, config: ModelConfig) -> GuidanceConfig:
     """Read the strengths; what a perturbed layer does changed in the release that changed whose sigma crossings see."""
-    words = case.setting("guidance")
+    words = case.static("guidance")
     video, audio = (
         StreamGuidance(cfg=words[f"cfg_{s}"], stg=words["stg"], modality=words["modality"], rescale=words["rescale"])
         for s in STREAMS
@@ -82,8 +82,8 @@ def _programs(config: ModelConfig, guidance: GuidanceConfig) -> tuple[Callable[.
     """Compile the trajectory, and the passes of one step."""
 
     def network(params: Transformer, tables: Rotaries) -> Callable[..., Latents]:
-        def ask(latents: Latents, sigma: jax.Array, contexts: TextContexts, keep: Perturbation) -> Latents:
-            return predict_x0(params, config, latents, sigma, contexts, tables, keep)
+        def ask(latents: Latents, sigma: jax.Array, contexts: TextContexts, perturbation: Perturbation) -> Latents:
+            return predict_x0(params, config, latents, sigma, contexts, tables, perturbation)
 
         return ask
 

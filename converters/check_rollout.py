@@ -29,39 +29,39 @@ def run_rollout(case: Case, run: str, config: ModelConfig, params: Transformer) 
     Raises:
         ValueError: A draw is missing, or the blocks are of no layout; names it.
     """
-    setting = _setting(case, run, config)
-    plain = setting._replace(sampler=dataclasses.replace(setting.sampler, context_noise=0.0))  # all runs share it
+    static = _setting(case, run, config)
+    plain = static._replace(sampler=dataclasses.replace(static.sampler, context_noise=0.0))  # all runs share it
     mask = jnp.asarray(case["in.text_mask"], jnp.int32) if case.settings.get("text_mask") else None
-    prompt = rollout.make_prompt_kv(params, case["in.video_context"], case["in.audio_context"], mask, setting=setting)
-    cache, made, result = rollout.make_cache(setting, len(case["in.video_context"])), [], {}
-    steps = setting.sampler.steps
-    for k in range(len(case.setting("blocks"))):
+    prompt = rollout.make_prompt_kv(params, case["in.video_context"], case["in.audio_context"], mask, static=static)
+    cache, made, result = rollout.make_cache(static, len(case["in.video_context"])), [], {}
+    steps = static.sampler.steps
+    for k in range(len(case.static("blocks"))):
         block = f"{run}.block{k}"
         noise = _read(case, f"{block}.init_noise", *(f"{block}.step{i}.renoise" for i in range(steps - 1)))
-        tables = rollout.block_positions(setting, k)
-        estimates = _denoise(params, cache, prompt, noise, tables, setting=plain)
+        positions = rollout.block_positions(static, k)
+        estimates = _denoise(params, cache, prompt, noise, positions, static=plain)
         for i in range(steps):
             result |= _name(case, f"{block}.step{i}.x0", (estimates.video[i], estimates.audio[i]))
         made.append(jax.tree.map(lambda x: x[-1], estimates))
         context = None
-        if setting.sampler.context_noise:
+        if static.sampler.context_noise:
             context = jax.tree.map(lambda x: x[0], _read(case, f"{block}.ctx_noise"))
-        cache = _clean_pass(params, cache, prompt, made[-1], context, tables, setting=setting)
+        cache = _clean_pass(params, cache, prompt, made[-1], context, positions, static=static)
     clip = [np.concatenate(pieces, axis=1) for pieces in zip(*made, strict=True)]
     return result | _name(case, f"{run}.final", clip) | _caches(case, run, cache, prompt)
 
 
 def _setting(case: Case, run: str, config: ModelConfig) -> rollout.StaticConfig:
     """Make the sampler of a run, whose ring has room for the whole clip."""
-    blocks = [tuple(block) for block in case.setting("blocks")]
+    blocks = [tuple(block) for block in case.static("blocks")]
     fitting = [layout for layout in (PREFIX, FUSED) if [*map(tuple, layout.blocks(blocks[-1][1]))] == blocks]
     if not fitting:
         raise ValueError(f"{case.name}: blocks={blocks}: must be those of a layout")
     sampler = SamplerConfig(
         layout=fitting[0],
-        sigmas=tuple(case.setting("sigmas")),
+        sigmas=tuple(case.static("sigmas")),
         horizon_seconds=fitting[0].start_seconds(len(blocks) + 1),
-        context_noise=case.setting("runs")[run].get("context_sigma", 0.0),
+        context_noise=case.static("runs")[run].get("context_sigma", 0.0),
     )
     rows, columns = case.latents("video").shape[-2:]
     return rollout.StaticConfig(config, sampler, (rows, columns))

@@ -107,7 +107,7 @@ def topology_devices(name: str) -> Sequence[jax.Device]:
 def _candidates(config: Config, place: Slice) -> list[Estimate]:
     preset = pod_programs.shortened(PRESETS[config.preset], config.layers)
     subject = pod_programs.Subject(preset=preset, batch=1, text=config.text)
-    per_frame = math.prod(subject.setting.grid)
+    per_frame = math.prod(subject.static.grid)
     ranked = rank(Program(config.program), preset.model, subject.sampler, per_frame, config.text, place)
     if config.mesh is None:
         return ranked[:MOST_COMPILED]

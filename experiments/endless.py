@@ -99,7 +99,7 @@ def stream_long(pipeline: Pipeline, config: Config) -> dict[str, Any]:
         "device_bytes_block10": run.memory["early"][1],
         "device_bytes_end": run.memory["end"][1],
         "pinned_key_error": pinned_key_error(stream),
-        "angle_error": angle_error(stream.setting, stream.state.block),
+        "angle_error": angle_error(stream.static, stream.state.block),
     }
 
 
@@ -117,9 +117,9 @@ def time_in_turns(late: ChunkStream, new: ChunkStream) -> float:
 
 def pinned_key_error(stream: ChunkStream) -> float:
     """Compare the pinned keys that the next block will read with exactly turned ones; relative to the largest."""
-    model, cache, k = stream.setting.config, stream.state.cache, stream.state.block
-    fraction = Fraction(stream.setting.sampler.shift_seconds(k)) / Fraction(model.rotary.max_seconds)
-    solid, line = (exact_phases(grid, [2 * fraction]) for grid in grids(stream.setting))
+    model, cache, k = stream.static.model, stream.state.cache, stream.state.block
+    fraction = Fraction(stream.static.sampler.shift_seconds(k)) / Fraction(model.rotary.max_seconds)
+    solid, line = (exact_phases(grid, [2 * fraction]) for grid in grids(stream.static))
     turns, worst = shift_rotations(model, Shift(solid=solid, line=line)), 0.0
     for name, slots in zip(("video_self", "audio_self"), (cache.video, cache.audio), strict=True):
         first, read = getattr(cache.pinned, name), getattr(cache.past, name).k
@@ -129,13 +129,13 @@ def pinned_key_error(stream: ChunkStream) -> float:
     return worst
 
 
-def angle_error(setting: StaticConfig, k: int) -> float:
+def angle_error(static: StaticConfig, k: int) -> float:
     """Compare the phases that block k is made with, its own and those its pinned keys turn by, with exact ones."""
-    model, block = setting.config, setting.sampler.layout.block(k)
-    found = make_positions(model, block, setting.grid)
+    model, block = static.model, static.sampler.layout.block(k)
+    found = make_positions(model, block, static.grid)
     frames = [Fraction(16 * t - 6, 48) for t in range(block.video_start, block.video_end)]  # midpoints, in seconds
     latents = [Fraction(8 * t - 2, 200) for t in range(block.audio_start, block.audio_end)]
-    solid, line = grids(setting)
+    solid, line = grids(static)
     pairs = [(found.time, solid, frames), (found.video_time, line, frames), (found.audio_time, line, latents)]
     worst = 0.0
     for phases, grid, seconds in pairs:
@@ -151,9 +151,9 @@ def exact_phases(grid: Float[np.ndarray, " W"], fractions: list[Fraction]) -> Ph
     return Phases(cos=np.cos(exact), sin=np.sin(exact))
 
 
-def grids(setting: StaticConfig) -> tuple[np.ndarray, np.ndarray]:
+def grids(static: StaticConfig) -> tuple[np.ndarray, np.ndarray]:
     """Frequencies of the three-axis and of the one-axis tables."""
-    model = setting.config
+    model = static.model
     return frequencies(model.rotary, 3, model.video.width), frequencies(model.rotary, 1, model.audio.width)
 
 

@@ -111,10 +111,10 @@ def make(
     sigmas = ltx2_schedule(config.steps)
     indices, _ = snap(config.student_steps, sigmas)
     frames, grid = latent_frames(FUSED.frames_for(config.seconds)), teacher.grid(*teacher.resolution)
-    places = make_positions(teacher.model, clip_block(frames, audio_latents(frames)), grid)
+    positions = make_positions(teacher.model, clip_block(frames, audio_latents(frames)), grid)
     noise = draw_noise(seeds, teacher.model, (frames * grid[0] * grid[1], audio_latents(frames)))
     away = jax.tree.map(lambda x: jnp.repeat(x, len(seeds), axis=0), negative)
-    levels, rotation = jnp.asarray(sigmas, jnp.float32), rotaries(teacher.model, places)
+    levels, rotation = jnp.asarray(sigmas, jnp.float32), rotaries(teacher.model, positions)
     return guided_entries(
         params, teacher.model, noise, prompt, away, levels, indices, config.guidance, rotation, dtype=dtype
     )

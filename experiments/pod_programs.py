@@ -57,7 +57,7 @@ class Subject:
         return self.preset.sampler
 
     @property
-    def setting(self) -> StaticConfig:
+    def static(self) -> StaticConfig:
         """What is static in the programs of the student."""
         return StaticConfig(self.preset.model, self.sampler, self.preset.grid(*self.preset.resolution), DTYPE)
 
@@ -83,7 +83,7 @@ def _stage3(program: Program, subject: Subject, mesh: Mesh) -> jax.stages.Lowere
     recipe, model = stage3_self_forcing.Config(), subject.preset.model
     config = dataclasses.replace(recipe.self_forcing, seconds=subject.sampler.horizon_seconds)
     scorer = dataclasses.replace(model, sinks=0)
-    players = SelfForcing(subject.setting, scorer, config, remat=keep_projections)
+    players = SelfForcing(subject.static, scorer, config, remat=keep_projections)
     rules = optimiser.optimiser(recipe.generator), optimiser.optimiser(recipe.critic)
     update = step.make_distill_step(
         *full_size.gradients(players),
@@ -104,20 +104,26 @@ def _stage3(program: Program, subject: Subject, mesh: Mesh) -> jax.stages.Lowere
 
 def _stream_block(subject: Subject, mesh: Mesh) -> jax.stages.Lowered:
     """A late block: every denoise step, then the clean pass that is committed into the donated cache."""
-    setting, batch = subject.setting, subject.batch
-    params = meshes.abstract(transformer_spec(setting.config), mesh, DTYPE)
+    static, batch = subject.static, subject.batch
+    params = meshes.abstract(transformer_spec(static.model), mesh, DTYPE)
     video, audio, mask = _contexts(subject, batch, mesh)
-    prompt = jax.eval_shape(partial(rollout.make_prompt_kv, setting=setting), params, video, audio, mask)
-    cache = jax.eval_shape(lambda: rollout.make_cache(setting, batch))
+    prompt = jax.eval_shape(partial(rollout.make_prompt_kv, static=static), params, video, audio, mask)
+    cache = jax.eval_shape(lambda: rollout.make_cache(static, batch))
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch))
-    tables = rollout.block_positions(setting, setting.sampler.past_blocks + 1)
+    positions = rollout.block_positions(static, static.sampler.past_blocks + 1)
 
-    def block(cache: Any, params: Any, prompt: Any, keys: Any, tables: Any):
-        latents = rollout.denoise_block(params, cache, prompt, keys, tables, setting=setting)
-        return rollout.commit_block(params, cache, prompt, keys, latents, tables, setting=setting), latents
+    def block(cache: Any, params: Any, prompt: Any, keys: Any, positions: Any):
+        latents = rollout.denoise_block(params, cache, prompt, keys, positions, static=static)
+        return rollout.commit_block(params, cache, prompt, keys, latents, positions, static=static), latents
 
-    places = _of_cache(cache, mesh), params, _of_cache(prompt, mesh), _whole(keys, mesh), _whole(tables, mesh)
-    return jax.jit(block, donate_argnums=0).lower(*places)
+    whole_positions = (
+        _of_cache(cache, mesh),
+        params,
+        _of_cache(prompt, mesh),
+        _whole(keys, mesh),
+        _whole(positions, mesh),
+    )
+    return jax.jit(block, donate_argnums=0).lower(*whole_positions)
 
 
 def _of_cache(tree: PyTree, mesh: Mesh) -> PyTree:
@@ -160,7 +166,7 @@ def _batch(subject: Subject, mesh: Mesh, *, pairs: bool) -> dict[str, jax.ShapeD
         return batch
     model, sampler = subject.preset.model, subject.sampler
     clip = sampler.layout.blocks(latent_frames(sampler.layout.frames_for(sampler.horizon_seconds)))[-1]
-    per_frame = subject.setting.grid[0] * subject.setting.grid[1]
+    per_frame = subject.static.grid[0] * subject.static.grid[1]
     entries = rows, len(sampler.sigmas)
     video = (*entries, clip.video_end * per_frame, model.video.latent_channels)
     audio = (*entries, clip.audio_end, model.audio.latent_channels)

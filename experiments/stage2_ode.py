@@ -73,7 +73,7 @@ def make_loss(config: Config, student: PipelineConfig, sampler: SamplerConfig, d
     """Build the trainer's loss."""
     blocks = sampler.layout.blocks(latent_frames(sampler.layout.frames_for(config.seconds)))
     whole = clip_block(blocks[-1].video_end, blocks[-1].audio_end)
-    places = make_positions(student.model, whole, student.grid(*student.resolution))
+    positions = make_positions(student.model, whole, student.grid(*student.resolution))
 
     def loss(params: Transformer, batch: dict[str, Any], key: jax.Array, extra: None):
         video, audio = (batch[name].astype(jnp.float32).swapaxes(0, 1) for name in ("video", "audio"))
@@ -82,7 +82,7 @@ def make_loss(config: Config, student: PipelineConfig, sampler: SamplerConfig, d
             student.model,
             Trajectory(video=video, audio=audio, sigmas=jnp.asarray(config.sigmas, jnp.float32)),
             text_kv(params, *full_size.contexts_of(batch), dtype=dtype),
-            rotaries(student.model, places),
+            rotaries(student.model, positions),
             blocks,
             key,
             context=config.context,

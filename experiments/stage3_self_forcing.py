@@ -76,8 +76,8 @@ def main(arguments: Arguments, config: Config = CONFIG) -> None:
         negative = full_size.context_of(contexts, arguments.negative)
         prompts = full_size.Prompts(contexts, arguments.negative)
 
-        setting = StaticConfig(student.model, sampler, student.grid(*student.resolution), jnp.dtype(arguments.dtype))
-        players = SelfForcing(setting, teacher, config.self_forcing, remat=keep_projections)
+        static = StaticConfig(student.model, sampler, student.grid(*student.resolution), jnp.dtype(arguments.dtype))
+        players = SelfForcing(static, teacher, config.self_forcing, remat=keep_projections)
         full_size.distil(run, arguments, config, student, teacher, negative, prompts, players)
 
 

@@ -178,9 +178,9 @@ def _predict_together(
     batch, count = latents[0].shape[0], len(contexts)
     video, audio = (jnp.concatenate([x] * count) for x in latents)
     context = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *contexts.values())
-    keep = perturbation_of_passes(tuple(contexts), config, layers, batch)
+    perturbation = perturbation_of_passes(tuple(contexts), config, layers, batch)
     levels = jnp.tile(jnp.broadcast_to(jnp.asarray(sigma, jnp.float32), (batch,)), count)
-    x0 = predict_x0((video, audio), levels, context, keep)
+    x0 = predict_x0((video, audio), levels, context, perturbation)
     pieces_v, pieces_a = (jnp.split(x, count) for x in x0)
     return dict(zip(contexts, zip(pieces_v, pieces_a, strict=True), strict=True))
 

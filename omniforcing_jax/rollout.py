@@ -41,14 +41,8 @@ class CleanEstimate(NamedTuple):
     noise: Streams
 
 
-class Conditioning(NamedTuple):
-    """Clean tokens of a block that are not made but known, of either stream; None is made."""
-
-    video: Float[Array, "B T C"] | None = None
-    audio: Float[Array, "B A E"] | None = None
-
-
-NO_CONDITIONING = Conditioning()
+NO_CONDITIONING = Streams(video=None, audio=None)
+"""Nothing of a block is given: both streams are made. A stream that is given has its clean tokens here."""
 
 
 @struct.dataclass
@@ -65,41 +59,41 @@ class PromptKV:
 
 @struct.dataclass
 class BlockPositions:
-    """What the host knows of a block: where its tokens stand, and what pinned keys turn by before the next block."""
+    """What the host knows of a block: positions of its tokens, and the shift of pinned keys before the next block."""
 
-    places: Positions
-    turn: Shift
+    tokens: Positions
+    pinned_shift: Shift
 
 
 class StaticConfig(NamedTuple):
     """What is static in the programs of a stream.
 
     Attributes:
-        config: The network.
+        model: The network.
         sampler: What makes it a student.
         grid: Latent rows and columns.
         dtype: Type to compute in.
     """
 
-    config: ModelConfig
+    model: ModelConfig
     sampler: SamplerConfig
     grid: tuple[int, int]
     dtype: DTypeLike = jnp.dtype(jnp.float32)
 
 
-def block_positions(setting: StaticConfig, k: int) -> BlockPositions:
-    """Make the tables of block k, on the host: about a millisecond, a few kilobytes."""
-    config, sampler = setting.config, setting.sampler
+def block_positions(static: StaticConfig, k: int) -> BlockPositions:
+    """Make the positions of block k, on the host: about a millisecond, a few kilobytes."""
+    config, sampler = static.model, static.sampler
     return BlockPositions(
-        places=make_positions(config, sampler.layout.block(k), setting.grid),
-        turn=shift_phases(config, sampler.shift_seconds(k + 1)),
+        tokens=make_positions(config, sampler.layout.block(k), static.grid),
+        pinned_shift=shift_phases(config, sampler.shift_seconds(k + 1)),
     )
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def make_cache(setting: StaticConfig, batch: int) -> Cache:
+def make_cache(static: StaticConfig, batch: int) -> Cache:
     """Make the empty cache of a stream of `batch` rows, in the type that is computed in."""
-    return empty_cache(setting.config, setting.sampler, setting.grid, batch, setting.dtype)
+    return empty_cache(static.model, static.sampler, static.grid, batch, static.dtype)
 
 
 @partial(jax.jit, static_argnames="setting")
@@ -109,18 +103,18 @@ def make_prompt_kv(
     context_audio: Float[Array, "B X Ca"],
     mask: Int[Array, "B X"] | None,
     *,
-    setting: StaticConfig,
+    static: StaticConfig,
 ) -> PromptKV:
     """Project the contexts of a prompt to the keys and values of all layers: once per prompt."""
 
     def at(sigma: float) -> Text:
         sigmas = jnp.full(context_video.shape[:1], sigma, jnp.float32)
-        return text_kv(params, context_video, context_audio, mask, sigma=sigmas, dtype=setting.dtype)
+        return text_kv(params, context_video, context_audio, mask, sigma=sigmas, dtype=static.dtype)
 
-    clean = at(setting.sampler.context_noise)
-    if not setting.config.text_adaln:
+    clean = at(static.sampler.context_noise)
+    if not static.model.text_adaln:
         return PromptKV(denoise=clean, clean=clean, per_step=False)
-    steps = [at(sigma) for sigma in setting.sampler.sigmas[:-1]]
+    steps = [at(sigma) for sigma in static.sampler.sigmas[:-1]]
     return PromptKV(denoise=jax.tree.map(lambda *leaves: jnp.stack(leaves), *steps), clean=clean, per_step=True)
 
 
@@ -128,15 +122,15 @@ def draw_noise(
     keys: Key[Array, " B"],
     block: Int[Array, ""],
     step: Int[Array, ""] | int,
-    setting: StaticConfig,
+    static: StaticConfig,
     like: BlockPositions,
 ) -> Streams:
     """Draw the noise of one denoise step: a function of (request, block, step, stream) and of nothing else.
 
     The clean pass has the step after the last one.
     """
-    tokens_v, tokens_a = _token_counts(setting, like)
-    config = setting.config
+    tokens_v, tokens_a = _token_counts(static, like)
+    config = static.model
 
     def draw(key: Array) -> Streams:
         key = jax.random.fold_in(jax.random.fold_in(key, block), step)
@@ -149,19 +143,19 @@ def draw_noise(
 
 
 def draw_context_noise(
-    keys: Key[Array, " B"], block: Int[Array, ""], setting: StaticConfig, like: BlockPositions
+    keys: Key[Array, " B"], block: Int[Array, ""], static: StaticConfig, like: BlockPositions
 ) -> Streams | None:
     """Draw the noise of a block's clean pass; None where the context noise is 0."""
-    if not setting.sampler.context_noise:
+    if not static.sampler.context_noise:
         return None
-    return draw_noise(keys, block, setting.sampler.steps, setting, like)
+    return draw_noise(keys, block, static.sampler.steps, static, like)
 
 
-def levels(setting: StaticConfig) -> tuple[Float[Array, " M"], Float[Array, " M"]]:
+def levels(static: StaticConfig) -> tuple[Float[Array, " M"], Float[Array, " M"]]:
     """Return the noise level of every denoise step and the share of its noise that is fresh."""
-    renewal = setting.sampler.renewal
-    shares = fresh_shares(setting.sampler.sigmas, math.inf if renewal is None else renewal)
-    return jnp.asarray(setting.sampler.sigmas[:-1], jnp.float32), jnp.asarray(shares)
+    renewal = static.sampler.renewal
+    shares = fresh_shares(static.sampler.sigmas, math.inf if renewal is None else renewal)
+    return jnp.asarray(static.sampler.sigmas[:-1], jnp.float32), jnp.asarray(shares)
 
 
 def first_estimate(noise: Streams) -> CleanEstimate:
@@ -171,13 +165,13 @@ def first_estimate(noise: Streams) -> CleanEstimate:
 
 
 def renoise(
-    last: CleanEstimate, fresh: Streams, sigma: Float[Array, ""], share: Float[Array, ""], setting: StaticConfig
+    last: CleanEstimate, fresh: Streams, sigma: Float[Array, ""], share: Float[Array, ""], static: StaticConfig
 ) -> Streams:
     """Noise the last clean estimate to the next level: with fresh noise, or with a `renewal` with a share of it."""
     drawn = fresh
-    if setting.sampler.renewal is not None:
-        drawn = Streams(*map(partial(renew, share=share), last.noise, fresh))
-    return Streams(*map(partial(add_noise, sigma=sigma), last.x0, drawn))
+    if static.sampler.renewal is not None:
+        drawn = jax.tree.map(partial(renew, share=share), last.noise, fresh)
+    return jax.tree.map(partial(add_noise, sigma=sigma), last.x0, drawn)
 
 
 def denoise_step(
@@ -186,8 +180,8 @@ def denoise_step(
     text: Text,
     noisy: Streams,
     sigma: Float[Array, ""],
-    tables: BlockPositions,
-    setting: StaticConfig,
+    positions: BlockPositions,
+    static: StaticConfig,
     *,
     remat: Callable[..., Any] | None = None,
 ) -> CleanEstimate:
@@ -195,14 +189,14 @@ def denoise_step(
 
     `remat` wraps the body of the scan over layers, where the step is differentiated.
     """
-    prediction = _predict(params, cache, text, noisy, one_sigma(sigma[None]), tables, setting, remat=remat)
+    prediction = _predict(params, cache, text, noisy, one_sigma(sigma[None]), positions, static, remat=remat)
     return read_velocity(noisy, Streams(prediction.video, prediction.audio), sigma, NO_CONDITIONING)
 
 
-def read_velocity(noisy: Streams, velocity: Streams, sigma: Float[Array, ""], given: Conditioning) -> CleanEstimate:
+def read_velocity(noisy: Streams, velocity: Streams, sigma: Float[Array, ""], conditioning: Streams) -> CleanEstimate:
     """Turn a predicted velocity into an estimate; what is given stands in the place of its own."""
-    x0 = _hold(Streams(*map(partial(to_x0, sigma=sigma), noisy, velocity)), given)
-    return CleanEstimate(x0=x0, noise=Streams(x0.video + velocity.video, x0.audio + velocity.audio))
+    x0 = _hold(jax.tree.map(partial(to_x0, sigma=sigma), noisy, velocity), conditioning)
+    return CleanEstimate(x0=x0, noise=jax.tree.map(jnp.add, x0, velocity))
 
 
 def denoise(
@@ -210,10 +204,10 @@ def denoise(
     cache: Cache,
     prompt: PromptKV,
     noise: Streams,
-    tables: BlockPositions,
-    setting: StaticConfig,
-    given: Conditioning = NO_CONDITIONING,
-    context: Conditioning = NO_CONDITIONING,
+    positions: BlockPositions,
+    static: StaticConfig,
+    conditioning: Streams = NO_CONDITIONING,
+    context: Streams = NO_CONDITIONING,
 ) -> Streams:
     """Run the denoise steps of one block against the cache, which is only read.
 
@@ -223,25 +217,25 @@ def denoise(
     Args:
         params: The network.
         cache: The stream's past; not read by block 0.
-        prompt: What `make_prompt` made.
+        prompt: What `make_prompt_kv` made.
         noise: Fresh noise of every step, [M, B, ...].
-        tables: Of this block.
-        setting: What is static.
-        given: A stream that is known: it stands beside the other one as in the clean pass, at context noise and with
-            text of that sigma, in every step; what is predicted for it is ignored.
+        positions: Of this block.
+        static: What is static.
+        conditioning: Clean tokens of a stream that is given. In every step it is held at the context noise level, with
+            text of that sigma, as in the clean pass; what is predicted for it is ignored.
         context: The same at context noise.
 
     Returns:
         The clean estimates of every step, [M, B, ...]; the last one is the block.
     """
-    sigmas, shares = levels(setting)
+    sigmas, shares = levels(static)
 
     def step(last: CleanEstimate, inputs: tuple[Array, Array, Streams, Text | None]) -> tuple[CleanEstimate, Streams]:
         sigma, share, fresh, text = inputs
-        noisy = _hold(renoise(last, fresh, sigma, share, setting), context)
-        text = _text_beside(prompt.denoise if text is None else text, prompt.clean, given)
-        velocity = _predict(params, cache, text, noisy, _sigmas_beside(sigma, given, setting), tables, setting)
-        last = read_velocity(noisy, Streams(velocity.video, velocity.audio), sigma, given)
+        noisy = _hold(renoise(last, fresh, sigma, share, static), context)
+        text = _text_beside(prompt.denoise if text is None else text, prompt.clean, conditioning)
+        velocity = _predict(params, cache, text, noisy, _sigmas_beside(sigma, conditioning, static), positions, static)
+        last = read_velocity(noisy, Streams(velocity.video, velocity.audio), sigma, conditioning)
         return last, last.x0
 
     texts = prompt.denoise if prompt.per_step else None
@@ -255,8 +249,8 @@ def clean_pass(
     prompt: PromptKV,
     latents: Streams,
     noise: Streams | None,
-    tables: BlockPositions,
-    setting: StaticConfig,
+    positions: BlockPositions,
+    static: StaticConfig,
     bias: Sites | None = None,
 ) -> Cache:
     """Show the network the finished block at context noise and commit the keys and values that it gives.
@@ -264,11 +258,11 @@ def clean_pass(
     `noise` may be None where the context noise is 0. `bias` says which slots are read; by default those that the next
     block may see.
     """
-    sigma = jnp.float32(setting.sampler.context_noise)
+    sigma = jnp.float32(static.sampler.context_noise)
     if noise is not None:
-        latents = Streams(*map(partial(add_noise, sigma=sigma), latents, noise))
-    fresh = _predict(params, cache, prompt.clean, latents, one_sigma(sigma[None]), tables, setting, bias).fresh
-    return commit(cache, fresh, shift_rotations(setting.config, tables.turn))
+        latents = jax.tree.map(partial(add_noise, sigma=sigma), latents, noise)
+    fresh = _predict(params, cache, prompt.clean, latents, one_sigma(sigma[None]), positions, static, bias).fresh
+    return commit(cache, fresh, shift_rotations(static.model, positions.pinned_shift))
 
 
 @partial(jax.jit, static_argnames="setting")
@@ -277,16 +271,18 @@ def denoise_block(
     cache: Cache,
     prompt: PromptKV,
     keys: Key[Array, " B"],
-    tables: BlockPositions,
-    given: Conditioning = NO_CONDITIONING,
+    positions: BlockPositions,
+    conditioning: Streams = NO_CONDITIONING,
     *,
-    setting: StaticConfig,
+    static: StaticConfig,
 ) -> Streams:
     """Denoise the next block: one program for block 0 and one for all later blocks, per choice of given streams."""
-    steps = jnp.arange(setting.sampler.steps)
-    noise = jax.vmap(lambda step: draw_noise(keys, cache.blocks_done, step, setting, tables))(steps)
-    context = _at_context_noise(given, draw_context_noise(keys, cache.blocks_done, setting, tables), setting)
-    return jax.tree.map(lambda x: x[-1], denoise(params, cache, prompt, noise, tables, setting, given, context))
+    steps = jnp.arange(static.sampler.steps)
+    noise = jax.vmap(lambda step: draw_noise(keys, cache.blocks_done, step, static, positions))(steps)
+    context = _at_context_noise(conditioning, draw_context_noise(keys, cache.blocks_done, static, positions), static)
+    return jax.tree.map(
+        lambda x: x[-1], denoise(params, cache, prompt, noise, positions, static, conditioning, context)
+    )
 
 
 @partial(jax.jit, static_argnames="setting", donate_argnames="cache")
@@ -296,26 +292,26 @@ def commit_block(
     prompt: PromptKV,
     keys: Key[Array, " B"],
     latents: Streams,
-    tables: BlockPositions,
+    positions: BlockPositions,
     *,
-    setting: StaticConfig,
+    static: StaticConfig,
 ) -> Cache:
     """Run the clean pass of a block and commit it in place: the cache that was passed in is gone."""
-    noise = draw_context_noise(keys, cache.blocks_done, setting, tables)
-    return clean_pass(params, cache, prompt, latents, noise, tables, setting)
+    noise = draw_context_noise(keys, cache.blocks_done, static, positions)
+    return clean_pass(params, cache, prompt, latents, noise, positions, static)
 
 
 def rollout(
-    params: Transformer, prompt: PromptKV, keys: Key[Array, " B"], blocks: int, *, setting: StaticConfig
+    params: Transformer, prompt: PromptKV, keys: Key[Array, " B"], blocks: int, *, static: StaticConfig
 ) -> Streams:
     """Roll out whole clips of `blocks` blocks, one row per key: the slow and simple form of a stream."""
-    cache, made = make_cache(setting, len(keys)), []
+    cache, made = make_cache(static, len(keys)), []
     for k in range(blocks):
-        tables = block_positions(setting, k)
-        latents = denoise_block(params, cache, prompt, keys, tables, setting=setting)
-        cache = commit_block(params, cache, prompt, keys, latents, tables, setting=setting)
+        positions = block_positions(static, k)
+        latents = denoise_block(params, cache, prompt, keys, positions, static=static)
+        cache = commit_block(params, cache, prompt, keys, latents, positions, static=static)
         made.append(latents)
-    return Streams(*(jnp.concatenate(pieces, axis=1) for pieces in zip(*made, strict=True)))
+    return jax.tree.map(lambda *pieces: jnp.concatenate(pieces, axis=1), *made)
 
 
 def to_frames(video: Float[Array, "B T C"], grid: tuple[int, int]) -> Float[Array, "B F h w C"]:
@@ -323,30 +319,30 @@ def to_frames(video: Float[Array, "B T C"], grid: tuple[int, int]) -> Float[Arra
     return video.reshape(video.shape[0], -1, *grid, video.shape[-1])
 
 
-def _at_context_noise(given: Conditioning, noise: Streams | None, setting: StaticConfig) -> Conditioning:
+def _at_context_noise(conditioning: Streams, noise: Streams | None, static: StaticConfig) -> Streams:
     if noise is None:
-        return given
-    add = partial(add_noise, sigma=setting.sampler.context_noise)
-    return Conditioning(*(None if known is None else add(known, own) for known, own in zip(given, noise, strict=True)))
+        return conditioning
+    add = partial(add_noise, sigma=static.sampler.context_noise)
+    return jax.tree.map(lambda own, known: None if known is None else add(known, own), noise, conditioning)
 
 
-def _hold(latents: Streams, given: Conditioning) -> Streams:
+def _hold(latents: Streams, conditioning: Streams) -> Streams:
     """Put what is given in the place of what was made."""
-    return Streams(*(x if known is None else known for x, known in zip(latents, given, strict=True)))
+    return jax.tree.map(lambda x, known: x if known is None else known, latents, conditioning)
 
 
-def _sigmas_beside(sigma: Float[Array, ""], given: Conditioning, setting: StaticConfig) -> Sigmas:
+def _sigmas_beside(sigma: Float[Array, ""], conditioning: Streams, static: StaticConfig) -> Sigmas:
     """Give each stream its noise level: a given one has that of the clean pass."""
-    context = jnp.float32(setting.sampler.context_noise)
-    video, audio = (sigma if known is None else context for known in given)
+    context = jnp.float32(static.sampler.context_noise)
+    video, audio = (sigma if known is None else context for known in conditioning)
     return Sigmas(video=video[None, None], audio=audio[None, None])
 
 
-def _text_beside(text: Text, clean: Text, given: Conditioning) -> Text:
+def _text_beside(text: Text, clean: Text, conditioning: Streams) -> Text:
     """Let a given stream read its text as in the clean pass."""
     return Text(
-        video=text.video if given.video is None else clean.video,
-        audio=text.audio if given.audio is None else clean.audio,
+        video=text.video if conditioning.video is None else clean.video,
+        audio=text.audio if conditioning.audio is None else clean.audio,
         site=text.site,
     )
 
@@ -357,25 +353,25 @@ def _predict(
     text: Text,
     latents: Streams,
     sigmas: Sigmas,
-    tables: BlockPositions,
-    setting: StaticConfig,
+    positions: BlockPositions,
+    static: StaticConfig,
     bias: Sites | None = None,
     remat: Callable[..., Any] | None = None,
 ) -> Prediction:
-    config, is_first = setting.config, _is_first(setting, tables)
-    turned = rotaries(config, tables.places)
+    config, is_first = static.model, _is_first(static, positions)
+    turned = rotaries(config, positions.tokens)
     readable = past_bias(cache) if bias is None else bias
     prefix = bias is None and cache.reads_prefix
     view = streaming(config, turned, sigmas, None if is_first else readable, prefix=prefix)
     past = NO_PAST if is_first else cache.past
-    return predict(params, config, *latents, view, text, past=past, dtype=setting.dtype, remat=remat)
+    return predict(params, config, *latents, view, text, past=past, dtype=static.dtype, remat=remat)
 
 
-def _is_first(setting: StaticConfig, tables: BlockPositions) -> bool:
+def _is_first(static: StaticConfig, positions: BlockPositions) -> bool:
     """Tell block 0 from later blocks by its length, which always differs."""
-    return len(tables.places.time.cos) == setting.sampler.layout.first_v
+    return len(positions.tokens.time.cos) == static.sampler.layout.first_v
 
 
-def _token_counts(setting: StaticConfig, tables: BlockPositions) -> tuple[int, int]:
-    rows, columns = setting.grid
-    return len(tables.places.time.cos) * rows * columns, len(tables.places.audio_time.cos)
+def _token_counts(static: StaticConfig, positions: BlockPositions) -> tuple[int, int]:
+    rows, columns = static.grid
+    return len(positions.tokens.time.cos) * rows * columns, len(positions.tokens.audio_time.cos)

@@ -145,8 +145,8 @@ def big_program(window):
     text, latents = random_text(config, params), random_latents(config, 3, 25)
     placed = make_positions(config, PREFIX.block(1), grid), shift_phases(config, 0)
 
-    def denoise(params, cache, latents, places, text):
-        view = streaming(config, rotaries(config, places), one_sigma(jnp.full(BATCH, 0.5)), past_bias(cache))
+    def denoise(params, cache, latents, positions, text):
+        view = streaming(config, rotaries(config, positions), one_sigma(jnp.full(BATCH, 0.5)), past_bias(cache))
         return predict(params, config, *latents, view, text, past=cache.past)
 
     def step(params, cache, latents, placed, text):

@@ -136,7 +136,9 @@ def opened(monkeypatch):
         return load_pipeline(*arguments)
 
     monkeypatch.setattr(stream_command, "load", load)
-    monkeypatch.setattr(stream_command, "run_stream", lambda stream, command, cues: found.append((stream, cues)))
+    monkeypatch.setattr(
+        stream_command, "run_stream", lambda stream, command, schedule: found.append((stream, schedule))
+    )
     return found, loaded
 
 
@@ -146,11 +148,11 @@ def test_a_stream_reads_its_prompts_and_lets_gemma_go_before_it_loads(tmp_path, 
     run(*stream(tmp_path, "looked_up.mp4", *CHANGE, "--contexts", store))
     assert loaded == [before, before]
     wanted = open_store(store)
-    for opened_stream, cues in streams:
-        jax.tree.map(np.testing.assert_array_equal, opened_stream.state.script.now, wanted.read(PROMPTS[:1]))
-        assert [cue.prompt for cue in cues] == [PROMPTS[1]]
-        opened_stream.set_prompt(cues[0].prompt, contexts=cues[0].contexts)
-        jax.tree.map(np.testing.assert_array_equal, opened_stream.state.script.goal, wanted.read(PROMPTS[1:]))
+    for opened_stream, schedule in streams:
+        jax.tree.map(np.testing.assert_array_equal, opened_stream.state.transition.now, wanted.read(PROMPTS[:1]))
+        assert [change.prompt for change in schedule] == [PROMPTS[1]]
+        opened_stream.set_prompt(schedule[0].prompt, contexts=schedule[0].contexts)
+        jax.tree.map(np.testing.assert_array_equal, opened_stream.state.transition.goal, wanted.read(PROMPTS[1:]))
 
 
 @pytest.mark.long
@@ -223,7 +225,7 @@ def test_a_loaded_pipeline_has_no_gemma_and_says_so():
         open_stream(pipeline, PROMPTS[0], 1)
     (contexts,) = encoded(PROMPTS[:1])
     stream = open_stream(pipeline, PROMPTS[0], 1, contexts=contexts)
-    np.testing.assert_array_equal(stream.state.script.now.video, jnp.asarray(contexts.video))
+    np.testing.assert_array_equal(stream.state.transition.now.video, jnp.asarray(contexts.video))
     with pytest.raises(ValueError, match="is on disk"):
         stream.set_prompt(PROMPTS[1])
 

@@ -57,6 +57,6 @@ def test_figures_are_kept_where_they_were_asked_for(tmp_path):
     ],
 )
 def test_every_main_refuses_in_one_line(capsys, monkeypatch, main, arguments, named):
-    for setting in ("use_compilation_cache", "use_one_heap"):
-        monkeypatch.setattr(machine, setting, lambda: None)
+    for static in ("use_compilation_cache", "use_one_heap"):
+        monkeypatch.setattr(machine, static, lambda: None)
     assert named in _refused(capsys, main, arguments)

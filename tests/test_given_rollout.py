@@ -26,9 +26,9 @@ BLOCKS = tuple(SAMPLER.layout.block(k) for k in range(LAST + 1))
 STREAMS = ("video", "audio")
 
 
-def known_tokens(tables, setting=SETTING):
+def known_tokens(positions, static=SETTING):
     """Tokens of a block that no network made."""
-    return r.draw_noise(KEYS, jnp.int32(77), 0, setting, tables)
+    return r.draw_noise(KEYS, jnp.int32(77), 0, static, positions)
 
 
 def only(stream, latents):
@@ -49,22 +49,22 @@ def test_a_given_stream_is_seen_clean_while_the_other_is_made(stream):
     """The masked clip with a noise level per token and stream is the oracle; its context is rebuilt from the keys."""
     cache, context, c = r.make_cache(SETTING, 1), [], SAMPLER.context_noise
     for k in range(LAST):
-        tables = r.block_positions(SETTING, k)
-        latents = r.denoise_block(PARAMS, cache, PROMPT, KEYS, tables, setting=SETTING)
-        cache = r.commit_block(PARAMS, cache, PROMPT, KEYS, latents, tables, setting=SETTING)
-        noise = r.draw_noise(KEYS, jnp.int32(k), SAMPLER.steps, SETTING, tables)
+        positions = r.block_positions(SETTING, k)
+        latents = r.denoise_block(PARAMS, cache, PROMPT, KEYS, positions, static=SETTING)
+        cache = r.commit_block(PARAMS, cache, PROMPT, KEYS, latents, positions, static=SETTING)
+        noise = r.draw_noise(KEYS, jnp.int32(k), SAMPLER.steps, SETTING, positions)
         context.append([(1 - c) * x + c * n for x, n in zip(latents, noise, strict=True)])
-    tables = r.block_positions(SETTING, LAST)
-    known = known_tokens(tables)
-    made = r.denoise_block(PARAMS, cache, PROMPT, KEYS, tables, only(stream, known), setting=SETTING)
+    positions = r.block_positions(SETTING, LAST)
+    known = known_tokens(positions)
+    made = r.denoise_block(PARAMS, cache, PROMPT, KEYS, positions, only(stream, known), static=SETTING)
     np.testing.assert_array_equal(getattr(made, stream), getattr(known, stream))
 
     i, starts = STREAMS.index(stream), (BLOCKS[-1].video_start * TOKENS, BLOCKS[-1].audio_start)
-    own = r.draw_noise(KEYS, jnp.int32(LAST), SAMPLER.steps, SETTING, tables)
+    own = r.draw_noise(KEYS, jnp.int32(LAST), SAMPLER.steps, SETTING, positions)
     seen = (1 - c) * known[i] + c * own[i]
     x0 = jnp.zeros_like(known[1 - i])
     for step, sigma in enumerate(SAMPLER.sigmas[:-1]):
-        fresh = r.draw_noise(KEYS, jnp.int32(LAST), step, SETTING, tables)[1 - i]
+        fresh = r.draw_noise(KEYS, jnp.int32(LAST), step, SETTING, positions)[1 - i]
         noisy = (1 - sigma) * x0 + sigma * fresh
         pair = (seen, noisy) if i == 0 else (noisy, seen)
         levels = [jnp.asarray([c] * LAST + [c if j == i else sigma], jnp.float32) for j in range(2)]
@@ -80,14 +80,14 @@ def test_every_crossing_has_the_level_that_its_semantics_ask_for(stream):
     results, i = [], STREAMS.index(stream)
     for semantics in CrossTimestep:
         config = dataclasses.replace(CONFIG, layers=1, cross_timestep=semantics)
-        setting = SETTING._replace(config=config, sampler=dataclasses.replace(SAMPLER, sigmas=(1.0, 0.0)))
-        params, tables = fill(abstract(transformer_spec(config))), r.block_positions(setting, 0)
-        prompt, known = text(setting, params), known_tokens(tables, setting)
-        cache = r.make_cache(setting, 1)
-        made = r.denoise_block(params, cache, prompt, KEYS, tables, only(stream, known), setting=setting)
+        static = SETTING._replace(config=config, sampler=dataclasses.replace(SAMPLER, sigmas=(1.0, 0.0)))
+        params, positions = fill(abstract(transformer_spec(config))), r.block_positions(static, 0)
+        prompt, known = text(static, params), known_tokens(positions, static)
+        cache = r.make_cache(static, 1)
+        made = r.denoise_block(params, cache, prompt, KEYS, positions, only(stream, known), static=static)
 
-        own = r.draw_noise(KEYS, jnp.int32(0), setting.sampler.steps, setting, tables)
-        fresh = r.draw_noise(KEYS, jnp.int32(0), 0, setting, tables)
+        own = r.draw_noise(KEYS, jnp.int32(0), static.sampler.steps, static, positions)
+        fresh = r.draw_noise(KEYS, jnp.int32(0), 0, static, positions)
         noisy = [fresh[0], fresh[1]]
         noisy[i] = add_noise(known[i], own[i], SAMPLER.context_noise)
         levels = [jnp.full((1, 1), SAMPLER.context_noise if j == i else 1.0) for j in range(2)]
@@ -96,8 +96,8 @@ def test_every_crossing_has_the_level_that_its_semantics_ask_for(stream):
         times = [Times(*three) for three in zip(levels, crossing, gates, strict=True)]
 
         @jax.jit
-        def oracle(params, noisy, times, tables=tables, config=config, prompt=prompt):
-            view = bidirectional(config, rotaries(config, tables.places), one_sigma(jnp.ones(1)))
+        def oracle(params, noisy, times, positions=positions, config=config, prompt=prompt):
+            view = bidirectional(config, rotaries(config, positions.tokens), one_sigma(jnp.ones(1)))
             view = dataclasses.replace(view, video=times[0], audio=times[1])
             return predict(params, config, *noisy, view, prompt.clean)
 
@@ -109,9 +109,9 @@ def test_every_crossing_has_the_level_that_its_semantics_ask_for(stream):
 
 def test_each_choice_of_given_streams_has_two_programs_and_no_more():
     traced = []
-    count = jax.jit(lambda *args: traced.append(1) or r.denoise_block(*args, setting=SETTING))
+    count = jax.jit(lambda *args: traced.append(1) or r.denoise_block(*args, static=SETTING))
     cache = jax.eval_shape(lambda: r.make_cache(SETTING, 1))
     for k in range(6):
-        tables = r.block_positions(SETTING, k)
-        count.trace(PARAMS, cache, PROMPT, KEYS, tables, only("audio", known_tokens(tables)))
+        positions = r.block_positions(SETTING, k)
+        count.trace(PARAMS, cache, PROMPT, KEYS, positions, only("audio", known_tokens(positions)))
     assert len(traced) == 2

@@ -41,12 +41,12 @@ class Network:
     def __init__(self):
         self.batches = []
 
-    def __call__(self, latents, sigma, context, keep):
+    def __call__(self, latents, sigma, context, perturbation):
         self.batches.append(latents[0].shape[0])
         ones = jnp.ones((LAYERS, len(sigma)), jnp.float32)
 
         def weigh(which):
-            mask = getattr(keep, which)
+            mask = getattr(perturbation, which)
             return (jnp.arange(1.0, LAYERS + 1)[:, None] * (ones if mask is None else mask)).sum(0)
 
         seen = 2 * weigh("video_mix") + 3 * weigh("video_self") + 5 * weigh("a2v") + context["context"].sum(1) + sigma
@@ -123,21 +123,21 @@ def test_only_the_passes_that_a_strength_needs_are_made():
 )
 def test_the_perturbed_pass_leaves_out_the_chosen_layers_in_the_chosen_way(stg, fields):
     config = GuidanceConfig(video=STRONG, audio=STRONG, stg_layers=(0, 2), stg=stg)
-    keep = perturbation_of_passes((Pass.PROMPT, Pass.PERTURBED), config, LAYERS, batch=2)
+    perturbation = perturbation_of_passes((Pass.PROMPT, Pass.PERTURBED), config, LAYERS, batch=2)
     expected = np.ones((LAYERS, 4))
     expected[[0, 2], 2:] = 0
     for field in ("video_mix", "audio_mix", "video_self", "audio_self", "a2v", "v2a"):
         if field in fields:
-            np.testing.assert_array_equal(getattr(keep, field), expected)
+            np.testing.assert_array_equal(getattr(perturbation, field), expected)
         else:
-            assert getattr(keep, field) is None
+            assert getattr(perturbation, field) is None
 
 
 def test_the_isolated_pass_cuts_both_crossings_in_all_layers():
-    keep = perturbation_of_passes((Pass.ISOLATED, Pass.PROMPT), BOTH, LAYERS, batch=1)
-    for mask in (keep.a2v, keep.v2a):
+    perturbation = perturbation_of_passes((Pass.ISOLATED, Pass.PROMPT), BOTH, LAYERS, batch=1)
+    for mask in (perturbation.a2v, perturbation.v2a):
         np.testing.assert_array_equal(mask, [[0, 1]] * LAYERS)
-    assert keep.video_mix is None
+    assert perturbation.video_mix is None
 
 
 def test_streams_have_their_own_strengths():

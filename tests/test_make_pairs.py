@@ -53,14 +53,14 @@ def walk(contexts, row):
     store = full_size.open_contexts(contexts, TINY_CLIP.model)
     prompt, negative = (full_size.context_of(store, text) for text in (PROMPTS[row], NEGATIVE))
     audio = audio_latents(FRAMES)
-    places = make_positions(TINY_CLIP.model, clip_block(FRAMES, audio), tiny_stream.GRID)
+    positions = make_positions(TINY_CLIP.model, clip_block(FRAMES, audio), tiny_stream.GRID)
     latents = draw_noise(jnp.array([row]), TINY_CLIP.model, (FRAMES * tiny_stream.TOKENS, audio))
-    setting = ClipStaticConfig(TINY_CLIP.model, GUIDANCE, jnp.dtype("float32"))
+    static = ClipStaticConfig(TINY_CLIP.model, GUIDANCE, jnp.dtype("float32"))
     entries, network = [latents], tiny_stream.teacher().transformer
     for pair in itertools.pairwise(SIGMAS):
         now = tuple(map(jnp.copy, latents))
         levels = np.array(pair, np.float32)
-        latents = clip_step(network, now, levels, None, np.float32(0), prompt, negative, places, setting=setting)
+        latents = clip_step(network, now, levels, None, np.float32(0), prompt, negative, positions, static=static)
         entries.append(latents)
     return entries
 

@@ -130,15 +130,15 @@ def cut(leaf):
 def stream(params, mesh=None):
     """Four blocks with a window of two: the ring wraps. Returns the clip and the last cache."""
     rows = 4
-    prompt = make_prompt_kv(params, *meshes.replicate(contexts(0, rows), mesh), setting=SETTING)
+    prompt = make_prompt_kv(params, *meshes.replicate(contexts(0, rows), mesh), static=SETTING)
     cache, keys = make_cache(SETTING, rows), jax.random.split(jax.random.key(0), rows)
-    denoise = jax.jit(partial(denoise_block, setting=SETTING))
-    commit = jax.jit(partial(commit_block, setting=SETTING), donate_argnums=1)
+    denoise = jax.jit(partial(denoise_block, static=SETTING))
+    commit = jax.jit(partial(commit_block, static=SETTING), donate_argnums=1)
     clip = []
     for k in range(4):
-        tables = block_positions(SETTING, k)
-        clip.append(denoise(params, cache, prompt, keys, tables))
-        cache = commit(params, cache, prompt, keys, clip[-1], tables)
+        positions = block_positions(SETTING, k)
+        clip.append(denoise(params, cache, prompt, keys, positions))
+        cache = commit(params, cache, prompt, keys, clip[-1], positions)
     return clip, cache, (denoise._cache_size(), commit._cache_size())
 
 

@@ -31,32 +31,32 @@ PROMPT = text(rows=2)
 def test_a_block_is_the_last_slice_of_a_masked_clip_over_its_own_context():
     """Prefix rerun, specs/omniforcing.md 5.5: context noise and clean estimates are rebuilt from the keys alone."""
     last, layout = 3, SAMPLER.layout
-    made = r.rollout(PARAMS, PROMPT, KEYS, last + 1, setting=SETTING)
+    made = r.rollout(PARAMS, PROMPT, KEYS, last + 1, static=SETTING)
     blocks = tuple(layout.block(k) for k in range(last + 1))
     context, noise = [], None
     for k, block in enumerate(blocks):
-        tables = r.block_positions(SETTING, k)
+        positions = r.block_positions(SETTING, k)
         own = streams.Streams(
             made.video[:, block.video_start * TOKENS : block.video_end * TOKENS],
             made.audio[:, block.audio_start : block.audio_end],
         )
-        noise = r.draw_noise(KEYS, jnp.int32(k), SAMPLER.steps, SETTING, tables)
+        noise = r.draw_noise(KEYS, jnp.int32(k), SAMPLER.steps, SETTING, positions)
         c = SAMPLER.context_noise
         context.append([(1 - c) * x + c * n for x, n in zip(own, noise, strict=True)])
 
-    places = make_positions(CONFIG, clip_block(blocks[-1].video_end, blocks[-1].audio_end), GRID)
+    whole_positions = make_positions(CONFIG, clip_block(blocks[-1].video_end, blocks[-1].audio_end), GRID)
     video_of, audio_of = block_of_frames(blocks)
 
     @jax.jit
     def velocity_of(video, audio, levels):
         sigmas = Sigmas(video=levels[video_of][None], audio=levels[audio_of][None])
         reach = {"window": SAMPLER.past_blocks + 1, "pin_prefix": SAMPLER.pin_prefix}
-        view = masked(CONFIG, rotaries(CONFIG, places), sigmas, blocks, **reach)
+        view = masked(CONFIG, rotaries(CONFIG, whole_positions), sigmas, blocks, **reach)
         return predict(PARAMS, CONFIG, video, audio, view, PROMPT.clean)
 
     x0 = [jnp.zeros_like(x) for x in context[last]]
     for step, sigma in enumerate(SAMPLER.sigmas[:-1]):
-        fresh = r.draw_noise(KEYS, jnp.int32(last), step, SETTING, tables)
+        fresh = r.draw_noise(KEYS, jnp.int32(last), step, SETTING, positions)
         noisy = [(1 - sigma) * x + sigma * n for x, n in zip(x0, fresh, strict=True)]
         video, audio = (jnp.concatenate(x, axis=1) for x in zip(*context[:last], noisy, strict=True))
         levels = jnp.asarray([SAMPLER.context_noise] * last + [sigma], jnp.float32)
@@ -71,16 +71,16 @@ def test_a_block_is_the_last_slice_of_a_masked_clip_over_its_own_context():
 
 def test_renewing_no_noise_makes_every_step_eulers():
     sigmas = (1.0, 0.7, 0.3, 0.0)
-    setting = SETTING._replace(sampler=dataclasses.replace(SAMPLER, renewal=0.0, sigmas=sigmas))
-    tables, cache = r.block_positions(setting, 0), r.make_cache(setting, 2)
-    made = r.denoise_block(PARAMS, cache, PROMPT, KEYS, tables, setting=setting)
+    static = SETTING._replace(sampler=dataclasses.replace(SAMPLER, renewal=0.0, sigmas=sigmas))
+    positions, cache = r.block_positions(static, 0), r.make_cache(static, 2)
+    made = r.denoise_block(PARAMS, cache, PROMPT, KEYS, positions, static=static)
 
     @jax.jit
     def velocity_at(x, sigma):
-        view = streaming(CONFIG, rotaries(CONFIG, tables.places), one_sigma(jnp.full(2, sigma)), None)
+        view = streaming(CONFIG, rotaries(CONFIG, positions.tokens), one_sigma(jnp.full(2, sigma)), None)
         return predict(PARAMS, CONFIG, *x, view, PROMPT.clean)
 
-    x = r.draw_noise(KEYS, jnp.int32(0), 0, setting, tables)
+    x = r.draw_noise(KEYS, jnp.int32(0), 0, static, positions)
     for sigma, after in itertools.pairwise(sigmas):
         velocity = velocity_at(x, jnp.float32(sigma))
         x = streams.Streams(x.video + (after - sigma) * velocity.video, x.audio + (after - sigma) * velocity.audio)
@@ -91,7 +91,7 @@ def test_renewing_no_noise_makes_every_step_eulers():
 def test_renewing_all_noise_is_what_happens_without_a_number():
     plain, renewed = (SETTING._replace(sampler=dataclasses.replace(SAMPLER, renewal=x)) for x in (None, 1e9))
     one, other = (
-        r.denoise_block(PARAMS, r.make_cache(s, 2), PROMPT, KEYS, r.block_positions(s, 0), setting=s)
+        r.denoise_block(PARAMS, r.make_cache(s, 2), PROMPT, KEYS, r.block_positions(s, 0), static=s)
         for s in (plain, renewed)
     )
     for mine, theirs in zip(one, other, strict=True):
@@ -99,9 +99,9 @@ def test_renewing_all_noise_is_what_happens_without_a_number():
 
 
 def test_rows_of_a_batch_are_the_streams_of_their_keys():
-    both = r.rollout(PARAMS, PROMPT, KEYS, 3, setting=SETTING)
+    both = r.rollout(PARAMS, PROMPT, KEYS, 3, static=SETTING)
     second = jax.tree.map(lambda x: x[:, 1:] if x.ndim == 5 else x[1:], PROMPT)
-    alone = r.rollout(PARAMS, second, KEYS[1:], 3, setting=SETTING)
+    alone = r.rollout(PARAMS, second, KEYS[1:], 3, static=SETTING)
     for one, other in zip(both, alone, strict=True):
         np.testing.assert_allclose(one[1:], other, atol=1e-5)
 
@@ -110,16 +110,16 @@ def test_noise_is_another_for_every_request_block_step_and_stream():
     steady = [r.block_positions(SETTING, k) for k in (1, 2)]
     drawn = [
         np.asarray(x[row, :1, :1]).item()
-        for k, tables in enumerate(steady, 1)
+        for k, positions in enumerate(steady, 1)
         for step in range(3)
-        for x in r.draw_noise(KEYS, jnp.int32(k), step, SETTING, tables)
+        for x in r.draw_noise(KEYS, jnp.int32(k), step, SETTING, positions)
         for row in range(2)
     ]
     assert len(set(drawn)) == 2 * 3 * 2 * 2
 
 
 def test_a_longer_rollout_begins_with_the_shorter_one():
-    short, long = (r.rollout(PARAMS, PROMPT, KEYS, blocks, setting=SETTING) for blocks in (2, 4))
+    short, long = (r.rollout(PARAMS, PROMPT, KEYS, blocks, static=SETTING) for blocks in (2, 4))
     for one, other in zip(short, long, strict=True):
         np.testing.assert_array_equal(one, other[:, : one.shape[1]])
 
@@ -129,9 +129,9 @@ def test_two_kinds_of_block_are_traced_and_no_more():
 
     @jax.jit
     @chex.assert_max_traces(n=2)
-    def one_block(cache, tables):
-        latents = r.denoise_block(PARAMS, cache, PROMPT, KEYS, tables, setting=SETTING)
-        return r.commit_block(PARAMS, cache, PROMPT, KEYS, latents, tables, setting=SETTING)
+    def one_block(cache, positions):
+        latents = r.denoise_block(PARAMS, cache, PROMPT, KEYS, positions, static=SETTING)
+        return r.commit_block(PARAMS, cache, PROMPT, KEYS, latents, positions, static=SETTING)
 
     cache = r.make_cache(SETTING, 2)
     for k in range(8):
@@ -139,14 +139,14 @@ def test_two_kinds_of_block_are_traced_and_no_more():
 
 
 def test_text_that_depends_on_sigma_is_projected_once_per_step():
-    setting = SETTING._replace(config=MODERN)
+    static = SETTING._replace(config=MODERN)
     params = fill(abstract(transformer_spec(MODERN)))
-    prompt = text(setting, params, 2)
+    prompt = text(static, params, 2)
     assert prompt.denoise.video.k.shape == (SAMPLER.steps, *prompt.clean.video.k.shape)
     swapped = prompt.replace(denoise=jax.tree.map(lambda x: x[::-1], prompt.denoise))
-    cache, tables = r.make_cache(setting, 2), r.block_positions(setting, 0)
+    cache, positions = r.make_cache(static, 2), r.block_positions(static, 0)
     one, other = (
-        r.denoise_block(params, cache, text, KEYS, tables, setting=setting).video for text in (prompt, swapped)
+        r.denoise_block(params, cache, text, KEYS, positions, static=static).video for text in (prompt, swapped)
     )
     assert np.isfinite(one).all()
     assert not np.allclose(one, other)
@@ -156,15 +156,15 @@ def test_text_that_depends_on_sigma_is_projected_once_per_step():
 def test_the_compiled_steady_step_copies_no_cache(program):
     """CPU transposes the keys of one layer for its matmul; what is as large as a site of all layers is a copy."""
     config = dataclasses.replace(CONFIG, layers=8)
-    setting = SETTING._replace(config=config, sampler=dataclasses.replace(SAMPLER, horizon_seconds=60, window=0))
-    params, tables = abstract(transformer_spec(config)), r.block_positions(setting, 1)
-    cache = jax.eval_shape(lambda: r.make_cache(setting, 2))
-    prompt = jax.eval_shape(lambda p: text(setting, p, 2), params)
+    static = SETTING._replace(config=config, sampler=dataclasses.replace(SAMPLER, horizon_seconds=60, window=0))
+    params, positions = abstract(transformer_spec(config)), r.block_positions(static, 1)
+    cache = jax.eval_shape(lambda: r.make_cache(static, 2))
+    prompt = jax.eval_shape(lambda p: text(static, p, 2), params)
     if program == "denoise":
-        lowered = r.denoise_block.lower(params, cache, prompt, KEYS, tables, setting=setting)
+        lowered = r.denoise_block.lower(params, cache, prompt, KEYS, positions, static=static)
     else:
-        latents = r.draw_noise(KEYS, jnp.int32(1), 0, setting, tables)
-        lowered = r.commit_block.lower(params, cache, prompt, KEYS, latents, tables, setting=setting)
+        latents = r.draw_noise(KEYS, jnp.int32(1), 0, static, positions)
+        lowered = r.commit_block.lower(params, cache, prompt, KEYS, latents, positions, static=static)
     site = min(x.size for x in jax.tree.leaves(cache.past))
     made = re.findall(
         r"= \w+\[([\d,]+)\][^=]* (?:copy|concatenate|transpose)\(", lowered.compile(AS_USERS_DO).as_text()

@@ -43,14 +43,14 @@ def folders() -> Path:
     return root
 
 
-def text(setting=SETTING, params=None, rows=1):
+def text(static=SETTING, params=None, rows=1):
     """Text keys and values of random contexts with a padding mask, as long as those of words."""
     rng = np.random.default_rng(3)
-    widths = [setting.config.caption_channels or s.width for s in (setting.config.video, setting.config.audio)]
+    widths = [static.model.caption_channels or s.width for s in (static.model.video, static.model.audio)]
     video, audio = (jnp.asarray(rng.normal(size=(rows, 16, w)), jnp.float32) for w in widths)
     mask = np.ones((rows, 16), np.int32)
     mask[0, :5] = 0
-    return make_prompt_kv(params or student().transformer, video, audio, jnp.asarray(mask), setting=setting)
+    return make_prompt_kv(params or student().transformer, video, audio, jnp.asarray(mask), static=static)
 
 
 def keys(rows: int) -> jax.Array:

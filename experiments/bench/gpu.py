@@ -65,7 +65,7 @@ def run(config: Config) -> list[dict[str, Any]]:
                 None,
                 window=window,
                 steps=steps,
-                dtype=subject.plan.setting.dtype,
+                dtype=subject.plan.static.dtype,
                 contexts=subject.contexts,
             )
             figures = measure(dataclasses.replace(subject, plan=plan), mux=False, cold_s=None)

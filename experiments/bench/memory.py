@@ -59,11 +59,11 @@ def programs(
 ) -> dict[str, Program]:
     """Build the three programs for clips of so many blocks, each with the shapes of its arguments."""
     sampler = SamplerConfig(sigmas=RELEASED_SIGMAS, window=ring + 1, horizon_seconds=ring + 2, context_noise=0.1)
-    setting = StaticConfig(student, sampler, grid)
-    tables = self_forcing.clip_tables(setting, blocks)
+    static = StaticConfig(student, sampler, grid)
+    positions = self_forcing.clip_positions(static, blocks)
     table = tuple(sampler.layout.block(k) for k in range(blocks))
-    draw = self_forcing.noise_from_keys(jax.random.split(jax.random.key(0), batch), setting)
-    places = make_positions(teacher, clip_block(table[-1].video_end, table[-1].audio_end), grid)
+    draw = self_forcing.noise_from_keys(jax.random.split(jax.random.key(0), batch), static)
+    whole_positions = make_positions(teacher, clip_block(table[-1].video_end, table[-1].audio_end), grid)
     params, judges = (spec.abstract(transformer_spec(model)) for model in (student, teacher))
     widths = [student.caption_channels or stream.width for stream in (student.video, student.audio)]
     contexts: Any = jax.eval_shape(
@@ -74,18 +74,18 @@ def programs(
     exits = jax.ShapeDtypeStruct((blocks,), jnp.int32)
 
     def first(params: Any, prompt: Any, exits: jax.Array) -> self_forcing.Rollout:
-        return self_forcing.roll_out(params, prompt, exits, draw, tables, setting, batch)
+        return self_forcing.roll_out(params, prompt, exits, draw, positions, static, batch)
 
     def score(clip: Streams, held: Any, critic: Any, contexts: TextContexts, negative: TextContexts) -> Any:
-        scorer = dmd.Scorer(teacher=held, critic=critic, rotaries=rotaries(teacher, places), model=teacher)
+        scorer = dmd.Scorer(teacher=held, critic=critic, rotaries=rotaries(teacher, whole_positions), model=teacher)
         return dmd.score_clip(clip, scorer, contexts, negative, jax.random.key(1), table, dmd.DmdConfig())
 
     def second(params: Any, prompt: Any, made: Any, wanted: Any, exits: jax.Array) -> Any:
         return self_forcing.pull_back(
-            params, prompt, made, wanted, exits, draw, tables, setting, remat=keep_projections
+            params, prompt, made, wanted, exits, draw, positions, static, remat=keep_projections
         )
 
-    prompt = jax.eval_shape(lambda p, c: make_prompt_kv(p, *c, setting=setting), params, contexts)
+    prompt = jax.eval_shape(lambda p, c: make_prompt_kv(p, *c, static=static), params, contexts)
     made = jax.eval_shape(first, params, prompt, exits)
     clip = jax.eval_shape(lambda x0: x0.joined(), made.x0)
     return {

@@ -89,18 +89,18 @@ def _ours(config: Config, model: ModelConfig, params: Any, inputs: tuple[np.ndar
     video, audio, *contexts = map(jnp.asarray, inputs)
     frames = latent_frames(PREFIX.frames_for(config.seconds))
     blocks = PREFIX.blocks(frames)
-    places = make_positions(model, clip_block(frames, blocks[-1].audio_end), config.grid)
+    positions = make_positions(model, clip_block(frames, blocks[-1].audio_end), config.grid)
     sigma = jnp.full(1, SIGMA, jnp.float32)
 
     @jax.jit
     def forward(params):
-        rotation = rotaries(model, places)
+        rotation = rotaries(model, positions)
         return predict_velocity(params, model, (video, audio), sigma, TextContexts(*contexts, mask=None), rotation)
 
     @jax.jit
     @jax.grad
     def gradient(params):
-        view = masked(model, rotaries(model, places), one_sigma(sigma), blocks)
+        view = masked(model, rotaries(model, positions), one_sigma(sigma), blocks)
         text = text_kv(params, *contexts)
         prediction = predict(params, model, video, audio, view, text, remat=keep_projections)
         return jnp.mean(prediction.video**2) + jnp.mean(prediction.audio**2)
@@ -149,10 +149,10 @@ def _theirs(config: Config, model: ModelConfig, params: Any, inputs: tuple[np.nd
     shape = AudioLatentShape(1, CHANNELS, audio.shape[1], 16)
     places_a = AudioPatchifier(1).get_patch_grid_bounds(shape).float()
 
-    def modality(latent: Any, places: Any, context: Any) -> Any:
+    def modality(latent: Any, positions: Any, context: Any) -> Any:
         levels = torch.full(latent.shape[:2], SIGMA)
         return Modality(
-            latent=latent, sigma=levels[:, 0], timesteps=levels, positions=places, context=context, context_mask=None
+            latent=latent, sigma=levels[:, 0], timesteps=levels, positions=positions, context=context, context_mask=None
         )
 
     def run():

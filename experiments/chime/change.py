@@ -92,12 +92,12 @@ class Stopwatch:
 
 
 def make_stream(
-    pipeline: Pipeline, arguments: Arguments, first: str, cues: Sequence[ScheduledPrompt], recompute: int, seed: int
+    pipeline: Pipeline, arguments: Arguments, first: str, schedule: Sequence[ScheduledPrompt], recompute: int, seed: int
 ) -> tuple[Media, float]:
     """Stream one clip; returns it and the milliseconds that its change took."""
     watch = Stopwatch()
     stream = open_stream(pipeline, first, seconds=arguments.seconds, seed=seed, trace=watch)
-    return media_of(list(follow_schedule(stream, cues, recompute))), watch.ms
+    return media_of(list(follow_schedule(stream, schedule, recompute))), watch.ms
 
 
 def pool_seams(clips: Sequence[Media], places_s: Sequence[float]) -> dict[str, dict[str, float] | None]:
@@ -134,8 +134,8 @@ def judge_depth(pipeline: Pipeline, arguments: Arguments, recompute: int) -> dic
     border, end = arguments.at + layout_start, arguments.seconds + layout_start
     clips, judged, taken = [], [], []
     for i, (first, second) in enumerate(draw_pairs(arguments.count, arguments.seed)):
-        cues = plan_prompt_schedule(student_sampler(pipeline.config), [(arguments.at, second)], arguments.seconds)
-        media, ms = make_stream(pipeline, arguments, first, cues, recompute, arguments.seed + i)
+        schedule = plan_prompt_schedule(student_sampler(pipeline.config), [(arguments.at, second)], arguments.seconds)
+        media, ms = make_stream(pipeline, arguments, first, schedule, recompute, arguments.seed + i)
         clips.append(media)
         taken.append(ms)
         judged.append(metrics.perceive(media, parse(second)))

@@ -83,8 +83,8 @@ def judge_minute(clips: Sequence[metrics.Clip]) -> dict[str, float | None]:
 def run(pipeline: Pipeline, arguments: Arguments, window: int, block_0: str) -> list[Row]:
     """Stream with one setting and judge minute after minute."""
     sampler = replace(student_sampler(pipeline.config), window=window, **KEEPING[block_0])
-    setting = replace(pipeline, config=replace(pipeline.config, sampler=sampler))
-    stream = open_stream(setting, arguments.prompts, seconds=arguments.minutes * MINUTE, seed=arguments.seed)
+    static = replace(pipeline, config=replace(pipeline.config, sampler=sampler))
+    stream = open_stream(static, arguments.prompts, seconds=arguments.minutes * MINUTE, seed=arguments.seed)
     next(stream)  # one frame, before the first second
     rows = []
     for minute in range(arguments.minutes):

@@ -38,19 +38,19 @@ BOTH = guidance.StreamGuidance(cfg=3.0)
 GUIDANCE = guidance.GuidanceConfig(video=BOTH, audio=BOTH)
 
 
-def make_trajectory(model: configs.ModelConfig, places: Positions, vectors: words.Words):
+def make_trajectory(model: configs.ModelConfig, positions: Positions, vectors: words.Words):
     """Compile (params, ids [B, X], seeds [B]) -> entries of both streams at the student's sigmas, [E, B, ...]."""
     full = schedule.ltx2_schedule(STEPS)
     indices, _ = schedule.snap(STUDENT_STEPS, full)
-    tokens = places.time.cos.shape[0] * places.rows.cos.shape[0] * places.columns.cos.shape[0]
-    audio_frames = places.audio_time.cos.shape[0]
+    tokens = positions.time.cos.shape[0] * positions.rows.cos.shape[0] * positions.columns.cos.shape[0]
+    audio_frames = positions.audio_time.cos.shape[0]
 
     def trajectory(params: Transformer, ids: jax.Array, seeds: jax.Array):
         noise = draw_noise(seeds, model, (tokens, audio_frames))
         prompt, negative = (words.contexts(vectors, text) for text in (ids, words.blank(ids)))
         levels = jnp.asarray(full, jnp.float32)
         return guided_entries(
-            params, model, noise, prompt, negative, levels, indices, GUIDANCE, rotaries(model, places)
+            params, model, noise, prompt, negative, levels, indices, GUIDANCE, rotaries(model, positions)
         )
 
     return jax.jit(trajectory)
@@ -76,18 +76,18 @@ def main(
 def write(folder: Path, params: Transformer, count: int, batch: int, shards: int = SHARDS) -> None:
     """Write the trajectories that `folder` lacks; each depends on its row alone, not on the batch it was made in."""
     model = train_teacher.FIRST.model
-    places = train_teacher.whole_clip(model, SECONDS)
-    frames, rows, columns = (len(axis.cos) for axis in (places.time, places.rows, places.columns))
+    positions = train_teacher.whole_clip(model, SECONDS)
+    frames, rows, columns = (len(axis.cos) for axis in (positions.time, positions.rows, positions.columns))
     header = pairs_header(
         count=count,
         shards=shards,
         sigmas=student_sigmas(),
         video=(frames, rows, columns, model.video.latent_channels),
-        audio=(len(places.audio_time.cos), model.audio.latent_channels),
+        audio=(len(positions.audio_time.cos), model.audio.latent_channels),
         teacher=weights.fingerprint(params),
         extra={"ids": ("int32", latents.prompt_ids(TRAIN_SEED).shape)},
     )
-    trajectory = make_trajectory(model, places, train_teacher.word_vectors())
+    trajectory = make_trajectory(model, positions, train_teacher.word_vectors())
 
     def make(rows: np.ndarray) -> Streams:
         ids = np.stack([latents.prompt_ids(TRAIN_SEED + int(row)) for row in rows])

@@ -167,7 +167,7 @@ def switch(arguments: Arguments, layout: Layout, sinks: int, seed: int) -> dict[
     model = dataclasses.replace(presets.CHIME, sinks=sinks)
     frames = latent_frames(layout.frames_for(SWITCH_SECONDS))
     blocks = layout.blocks(frames)
-    places = make_positions(model, clip_block(frames, blocks[-1].audio_end), (4, 4))
+    positions = make_positions(model, clip_block(frames, blocks[-1].audio_end), (4, 4))
     vectors, levels = train_teacher.word_vectors(), jnp.asarray(snap(STEP_LISTS[4], ltx2_schedule(40))[1], jnp.float32)
 
     def loss(params: Any, batch: dict, key: jax.Array, extra: None):
@@ -179,7 +179,7 @@ def switch(arguments: Arguments, layout: Layout, sinks: int, seed: int) -> dict[
             model,
             trajectory,
             text,
-            rotaries(model, places),
+            rotaries(model, positions),
             blocks,
             for_levels,
             context=Context.NOISY,

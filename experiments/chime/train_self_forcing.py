@@ -34,9 +34,9 @@ FOUR = dataclasses.replace(  # the reference's list: four calls per block
 
 def make_players(config: two_players.Config) -> SelfForcing:
     """Let the student roll out clips as long as the teacher's, block by block."""
-    setting = StaticConfig(presets.CHIME, config.sampler, CHIME_STREAM.grid(*CHIME_STREAM.resolution))
+    static = StaticConfig(presets.CHIME, config.sampler, CHIME_STREAM.grid(*CHIME_STREAM.resolution))
     stage3 = SelfForcingConfig(dmd=config.dmd)
-    return SelfForcing(setting, presets.CHIME_TEACHER, stage3, remat=keep_projections)
+    return SelfForcing(static, presets.CHIME_TEACHER, stage3, remat=keep_projections)
 
 
 def main(

@@ -122,7 +122,7 @@ def recorded(batch: dict[str, Any], sigmas: jax.Array, key: jax.Array) -> Trajec
 
 def make_loss(config: Config, vectors: words.Words, context: Context, entries: Entries):
     """Build the trainer's loss."""
-    places = train_teacher.whole_clip(config.model, pairs.SECONDS)
+    positions = train_teacher.whole_clip(config.model, pairs.SECONDS)
     sigmas = jnp.array(pairs.student_sigmas(), jnp.float32)
     make_trajectory = straight if entries == "data" else recorded
 
@@ -138,7 +138,7 @@ def make_loss(config: Config, vectors: words.Words, context: Context, entries: E
         guided = None
         if config.guidance != 1:
             guided = Guided(empty=texts(params, words.blank(ids)), strength=config.guidance)
-        rotation = rotaries(config.model, places)
+        rotation = rotaries(config.model, positions)
         value, metrics = ode_loss(
             params,
             config.model,

@@ -133,13 +133,13 @@ def make_loss(config: Config, vectors: words.Words):
     """Build the trainer's loss for clips of `seconds`."""
 
     def for_seconds(seconds: int):
-        places = whole_clip(config.model, seconds)
+        positions = whole_clip(config.model, seconds)
 
         def loss(params: Transformer, batch: dict, key: jax.Array, extra: None):
             for_prompts, for_flow = jax.random.split(key)
             ids = drop_prompts(batch["ids"], for_prompts, config.empty_prompts)
             contexts = words.contexts(vectors, ids)
-            rotation = rotaries(config.model, places)
+            rotation = rotaries(config.model, positions)
 
             def velocities(video: jax.Array, audio: jax.Array, sigma: jax.Array):
                 noisy = video, audio

@@ -85,11 +85,11 @@ def prepare_stream(command: StreamOptions) -> Callable[[], None]:
         check_folder(command.save_state)
     mesh = MeshConfig.parse(command.mesh)
     with use(mesh):
-        stream, cues = _open(command) if command.resume is None else _resume(command, command.resume)
+        stream, schedule = _open(command) if command.resume is None else _resume(command, command.resume)
 
     def work() -> None:
         with use(mesh):
-            run_stream(stream, command, cues)
+            run_stream(stream, command, schedule)
 
     return work
 
@@ -112,17 +112,17 @@ def _open(command: StreamOptions) -> tuple[ChunkStream, Sequence[ScheduledPrompt
         drive=Condition(picture=command.picture, sound=command.sound),
         lookahead=command.lookahead,
     )
-    check_recompute(plan.setting.sampler, plan.history, command.recompute)
-    cues = plan_prompt_schedule(plan.setting.sampler, command.prompt_at, command.seconds)
-    if cues:
+    check_recompute(plan.static.sampler, plan.history, command.recompute)
+    schedule = plan_prompt_schedule(plan.static.sampler, command.prompt_at, command.seconds)
+    if schedule:
         rule = "needs the weights' own text encoder, or --contexts by prompt as the command `contexts` writes them"
         require(not isinstance(source, Path), "prompt-at", command.prompt_at[:1], rule)
-        text_source.check_text(plan.config, [cue.prompt for cue in cues], source, command.weights)
-    texts = [prompt, *(cue.prompt for cue in cues)]
+        text_source.check_text(plan.config, [change.prompt for change in schedule], source, command.weights)
+    texts = [prompt, *(change.prompt for change in schedule)]
     source = text_source.read_prompts(command.weights, plan.config, texts, source, dtype)
     pipeline = load(command.weights, plan.config, dtype)
     stream = start_stream(pipeline, plan, prompt, command.seed, source, ChangeWatch())
-    return stream, [cue._replace(contexts=source) for cue in cues]
+    return stream, [change._replace(contexts=source) for change in schedule]
 
 
 def _start_of(command: StreamOptions) -> Condition:
@@ -145,26 +145,28 @@ def _resume(command: StreamOptions, folder: Path) -> tuple[ChunkStream, Sequence
     for name in given:
         flag = name.strip("_").replace("_", "-")
         require(False, flag, getattr(command, name), f"the state in {folder} has its own, leave --{flag} out")
-    cues = plan_prompt_schedule(saved.sampler, command.prompt_at, None)
-    for cue in cues:
+    schedule = plan_prompt_schedule(saved.sampler, command.prompt_at, None)
+    for change in schedule:
         passed = saved.sampler.layout.start_seconds(saved.block)
-        require(cue.block >= saved.block, "prompt-at", cue.prompt, f"the state in {folder} is at {passed} s already")
+        require(
+            change.block >= saved.block, "prompt-at", change.prompt, f"the state in {folder} is at {passed} s already"
+        )
     check_recompute(saved.sampler, saved.history, command.recompute)
     source = None
-    if cues:
-        config, texts = checks.config_of(command.weights), [cue.prompt for cue in cues]
+    if schedule:
+        config, texts = checks.config_of(command.weights), [change.prompt for change in schedule]
         text_source.check_text(config, texts, None, command.weights)
         source = text_source.read_prompts(command.weights, config, texts, None, jnp.dtype(saved.weights_dtype))
     stream = resume(folder, command.weights, command.seconds, trace=ChangeWatch())
     if not isinstance(stream, ChunkStream):
         raise ValueError(f"{folder}: holds a batch of {stream.rows} streams, one file takes one stream")
-    return stream, [cue._replace(contexts=source) for cue in cues]
+    return stream, [change._replace(contexts=source) for change in schedule]
 
 
-def run_stream(stream: ChunkStream, command: StreamOptions, cues: Sequence[ScheduledPrompt]) -> None:
+def run_stream(stream: ChunkStream, command: StreamOptions, schedule: Sequence[ScheduledPrompt]) -> None:
     """Write the stream to its file, save it where that was asked for, and say how fast it was."""
     pace, end = Pace(), stream.blocks
-    chunks = follow_schedule(stream, cues, command.recompute, command.fade)
+    chunks = follow_schedule(stream, schedule, command.recompute, command.fade)
     chunks = _until_ctrl_c(chunks) if command.save_state is None else _saving(stream, chunks, command.save_state)
     height, width = stream.picture_size
     with (

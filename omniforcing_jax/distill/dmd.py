@@ -184,9 +184,15 @@ def dmd_gradient(
     noisy = noise_clip(clip, draw_noise(for_noise, clip), sigma)
 
     def ask(
-        params: Transformer, latents: guidance.Latents, levels: Array, contexts: TextContexts, keep: Perturbation
+        params: Transformer,
+        latents: guidance.Latents,
+        levels: Array,
+        contexts: TextContexts,
+        perturbation: Perturbation,
     ) -> Streams:
-        x0 = predict_x0(params, scorer.model, latents, levels, contexts, scorer.rotaries, keep, dtype=scorer.dtype)
+        x0 = predict_x0(
+            params, scorer.model, latents, levels, contexts, scorer.rotaries, perturbation, dtype=scorer.dtype
+        )
         return Streams(*x0)
 
     real = guided_x0(partial(ask, scorer.teacher), noisy, sigma, prompt, negative, config.guidance, scorer.model.layers)

@@ -69,20 +69,20 @@ class Players:
 
     def __post_init__(self):
         """Place the clip's tokens."""
-        self.places = _whole(self.scorer, self.blocks, self.grid)
+        self.whole_positions = _whole(self.scorer, self.blocks, self.grid)
 
     def _scoring(
         self, contexts: TextContexts, negative: TextContexts, key: Array, critic: Transformer, teacher: Transformer
     ) -> Callable[[Streams], tuple[Streams, dict[str, Array]]]:
         """Return what takes a clip and gives the gradient of the loss with respect to it, and metrics."""
-        turned = rotaries(self.scorer, self.places)
+        turned = rotaries(self.scorer, self.whole_positions)
         scorer = Scorer(teacher=teacher, critic=critic, rotaries=turned, model=self.scorer, dtype=self.dtype)
         return lambda clip: dmd.score_clip(clip, scorer, contexts, negative, key, self.blocks, self.dmd)
 
     def _critic_loss(
         self, params: Transformer, clip: Streams, contexts: TextContexts, key: Array
     ) -> tuple[Array, dict[str, Array]]:
-        turned = rotaries(self.scorer, self.places)
+        turned = rotaries(self.scorer, self.whole_positions)
         learn = partial(dmd.critic_loss, dtype=self.dtype, remat=self.remat)
         return learn(params, self.scorer, clip, contexts, turned, key, self.dmd)
 
@@ -91,7 +91,7 @@ class SelfForcing(Players):
     """The players of stage 3, for one student's setting.
 
     Args:
-      setting: the student's network, sampler and latent grid.
+      static: the student's network, sampler and latent grid.
       scorer: the network that teacher and critic are.
       config: see SelfForcingConfig.
       remat: wraps the scan over layers of what is differentiated.
@@ -101,17 +101,17 @@ class SelfForcing(Players):
     """
 
     def __init__(
-        self, setting: StaticConfig, scorer: ModelConfig, config: SelfForcingConfig, *, remat: Callable | None = None
+        self, static: StaticConfig, scorer: ModelConfig, config: SelfForcingConfig, *, remat: Callable | None = None
     ) -> None:
-        layout = setting.sampler.layout
+        layout = static.sampler.layout
         blocks = layout.blocks(latent_frames(layout.frames_for(config.seconds)))
-        if setting.sampler.horizon_seconds != config.seconds:
-            raise ValueError(f"seconds={config.seconds}: the student's horizon is {setting.sampler.horizon_seconds} s")
+        if static.sampler.horizon_seconds != config.seconds:
+            raise ValueError(f"seconds={config.seconds}: the student's horizon is {static.sampler.horizon_seconds} s")
         super().__init__(
-            scorer=scorer, blocks=blocks, grid=setting.grid, dmd=config.dmd, dtype=setting.dtype, remat=remat
+            scorer=scorer, blocks=blocks, grid=static.grid, dmd=config.dmd, dtype=static.dtype, remat=remat
         )
-        self.setting, self.config = setting, config
-        self.tables = self_forcing.clip_tables(setting, len(blocks))
+        self.static, self.config = static, config
+        self.positions = self_forcing.clip_positions(static, len(blocks))
 
     def generator(
         self,
@@ -142,9 +142,9 @@ class SelfForcing(Players):
             self._scoring(contexts, negative, for_score, critic, teacher),
             exits,
             draw,
-            self.tables,
+            self.positions,
             self.blocks,
-            self.setting,
+            self.static,
             text_gradient=self.config.text_gradient,
             remat=self.remat,
         )
@@ -162,15 +162,17 @@ class SelfForcing(Players):
           generator: the student as it stands.
         """
         for_loss, exits, draw = self._draws(key, contexts)
-        prompt = make_prompt_kv(generator, *contexts, setting=self.setting)
-        made = self_forcing.roll_out(generator, prompt, exits, draw, self.tables, self.setting, contexts.video.shape[0])
+        prompt = make_prompt_kv(generator, *contexts, static=self.static)
+        made = self_forcing.roll_out(
+            generator, prompt, exits, draw, self.positions, self.static, contexts.video.shape[0]
+        )
         return self._critic_loss(params, made.x0.joined(), contexts, for_loss)
 
     def _draws(self, key: Array, contexts: TextContexts) -> tuple[Array, Array, self_forcing.Draw]:
         for_exits, for_rows, rest = jax.random.split(key, 3)
-        exits = self_forcing.draw_exits(for_exits, len(self.blocks), self.setting, shared=self.config.shared_exit)
+        exits = self_forcing.draw_exits(for_exits, len(self.blocks), self.static, shared=self.config.shared_exit)
         keys = jax.random.split(for_rows, contexts.video.shape[0])
-        return rest, exits, self_forcing.noise_from_keys(keys, self.setting)
+        return rest, exits, self_forcing.noise_from_keys(keys, self.static)
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
@@ -254,13 +256,17 @@ def from_simulation(
       dtype: type to compute in.
       remat: wraps the scan over layers of what is differentiated.
     """
-    places, end = _whole(model, blocks, grid), blocks[-1]
+    whole_positions, end = _whole(model, blocks, grid), blocks[-1]
     sizes_v = end.video_end * grid[0] * grid[1], model.video.latent_channels
     sizes_a = end.audio_end, model.audio.latent_channels
 
     def make_clip(params: Transformer, contexts: TextContexts, clips: Streams | None, key: Array) -> Streams:
         for_entry, *for_noise = jax.random.split(key, 3)
-        levels, turned, batch = jnp.asarray(sigmas, jnp.float32), rotaries(model, places), contexts.video.shape[0]
+        levels, turned, batch = (
+            jnp.asarray(sigmas, jnp.float32),
+            rotaries(model, whole_positions),
+            contexts.video.shape[0],
+        )
         shapes = ((len(sigmas) - 1, batch, *sizes) for sizes in (sizes_v, sizes_a))
         noise = Streams(*map(jax.random.normal, for_noise, shapes))
         trajectory = backward_simulation.simulate(params, model, noise, levels, contexts, turned, dtype=dtype)
@@ -294,7 +300,7 @@ def from_clips(
       dtype: type to compute in.
       remat: wraps the scan over layers.
     """
-    places = _whole(model, blocks, grid)
+    whole_positions = _whole(model, blocks, grid)
 
     def make_clip(params: Transformer, contexts: TextContexts, clips: Streams | None, key: Array) -> Streams:
         if clips is None:
@@ -309,7 +315,7 @@ def from_clips(
             dmd.draw_noise(for_noise, clips),
             drawn,
             contexts,
-            rotaries(model, places),
+            rotaries(model, whole_positions),
             blocks,
             window=window,
             pin_prefix=pin_prefix,

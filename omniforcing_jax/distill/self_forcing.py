@@ -67,7 +67,7 @@ class ClipTables:
     later: BlockPositions
 
 
-def clip_tables(setting: StaticConfig, blocks: int) -> ClipTables:
+def clip_positions(static: StaticConfig, blocks: int) -> ClipTables:
     """Make the tables of a clip of `blocks` blocks, on the host.
 
     Raises:
@@ -75,21 +75,21 @@ def clip_tables(setting: StaticConfig, blocks: int) -> ClipTables:
     """
     if blocks < 2:
         raise ValueError(f"blocks={blocks}: a rollout needs block 0 and at least one later block")
-    later = [rollout.block_positions(setting, k) for k in range(1, blocks)]
+    later = [rollout.block_positions(static, k) for k in range(1, blocks)]
     return ClipTables(
-        first=rollout.block_positions(setting, 0), later=jax.tree.map(lambda *leaves: np.stack(leaves), *later)
+        first=rollout.block_positions(static, 0), later=jax.tree.map(lambda *leaves: np.stack(leaves), *later)
     )
 
 
-def draw_exits(key: Key[Array, ""], blocks: int, setting: StaticConfig, *, shared: bool = True) -> Int[Array, " K"]:
+def draw_exits(key: Key[Array, ""], blocks: int, static: StaticConfig, *, shared: bool = True) -> Int[Array, " K"]:
     """Draw the denoise step after which each block stops: one for all blocks, or one per block."""
-    drawn = jax.random.randint(key, (1 if shared else blocks,), 0, setting.sampler.steps)
+    drawn = jax.random.randint(key, (1 if shared else blocks,), 0, static.sampler.steps)
     return jnp.broadcast_to(drawn, (blocks,))
 
 
-def noise_from_keys(keys: Key[Array, " B"], setting: StaticConfig) -> Draw:
+def noise_from_keys(keys: Key[Array, " B"], static: StaticConfig) -> Draw:
     """Draw noise just as a stream of these keys does."""
-    return lambda block, step, tables: rollout.draw_noise(keys, block, step, setting, tables)
+    return lambda block, step, positions: rollout.draw_noise(keys, block, step, static, positions)
 
 
 def split_blocks(clip: Streams, blocks: tuple[Block, ...]) -> Clip:
@@ -113,8 +113,8 @@ def roll_out(
     prompt: PromptKV,
     exits: Int[Array, " K"],
     draw: Draw,
-    tables: ClipTables,
-    setting: StaticConfig,
+    positions: ClipTables,
+    static: StaticConfig,
     batch: int,
 ) -> Rollout:
     """Roll a clip out with the real cache, each block up to its exit step: the first pass.
@@ -124,18 +124,18 @@ def roll_out(
       prompt: what `rollout.make_prompt` made of the prompts.
       exits: the exit step of every block, 0 to M - 1.
       draw: where noise comes from.
-      tables: of the clip.
-      setting: what is static.
+      positions: of the clip.
+      static: what is static.
       batch: clips.
     """
 
-    def block(cache: Cache, tables: BlockPositions, exit_step: Array) -> tuple[Cache, tuple[Streams, Streams]]:
-        noisy, x0 = _to_exit(params, cache, prompt, exit_step, draw, tables, setting)
-        return _commit(params, cache, prompt, x0, draw, tables, setting), (noisy, x0)
+    def block(cache: Cache, positions: BlockPositions, exit_step: Array) -> tuple[Cache, tuple[Streams, Streams]]:
+        noisy, x0 = _to_exit(params, cache, prompt, exit_step, draw, positions, static)
+        return _commit(params, cache, prompt, x0, draw, positions, static), (noisy, x0)
 
-    cache = rollout.make_cache(setting, batch)
-    cache, first = block(cache, tables.first, exits[0])
-    _, later = jax.lax.scan(lambda cache, each: block(cache, *each), cache, (tables.later, exits[1:]))
+    cache = rollout.make_cache(static, batch)
+    cache, first = block(cache, positions.first, exits[0])
+    _, later = jax.lax.scan(lambda cache, each: block(cache, *each), cache, (positions.later, exits[1:]))
     return jax.lax.stop_gradient(Rollout(*(Clip(f, rest) for f, rest in zip(first, later, strict=True))))
 
 
@@ -146,8 +146,8 @@ def pull_back(
     cotangent: Clip,
     exits: Int[Array, " K"],
     draw: Draw,
-    tables: ClipTables,
-    setting: StaticConfig,
+    positions: ClipTables,
+    static: StaticConfig,
     *,
     remat: Callable | None = None,
 ) -> tuple[Transformer, PromptKV]:
@@ -160,8 +160,8 @@ def pull_back(
       cotangent: gradient with respect to the clip.
       exits: the exit step of every block.
       draw: where noise comes from.
-      tables: of the clip.
-      setting: what is static.
+      positions: of the clip.
+      static: what is static.
       remat: wraps the scan over layers of what is differentiated.
 
     Returns:
@@ -172,19 +172,19 @@ def pull_back(
 
     def block(state, each):
         cache, sums = state
-        tables, exit_step, noisy, x0, wanted = each
+        positions, exit_step, noisy, x0, wanted = each
 
         def exit_x0(params: Transformer, prompt: PromptKV) -> Streams:
-            return _exit(params, cache, prompt, exit_step, noisy, tables, setting, remat)
+            return _exit(params, cache, prompt, exit_step, noisy, positions, static, remat)
 
         _, pull = jax.vjp(exit_x0, params, prompt)
         sums = jax.tree.map(jnp.add, sums, pull(wanted))
-        return (_commit(params, cache, prompt, x0, draw, tables, setting), sums), None
+        return (_commit(params, cache, prompt, x0, draw, positions, static), sums), None
 
     batch = made.x0.first.video.shape[0]
-    state = (rollout.make_cache(setting, batch), zeros((params, prompt)))
-    state, _ = block(state, (tables.first, exits[0], made.noisy.first, made.x0.first, cotangent.first))
-    later = (tables.later, exits[1:], made.noisy.later, made.x0.later, cotangent.later)
+    state = (rollout.make_cache(static, batch), zeros((params, prompt)))
+    state, _ = block(state, (positions.first, exits[0], made.noisy.first, made.x0.first, cotangent.first))
+    later = (positions.later, exits[1:], made.noisy.later, made.x0.later, cotangent.later)
     (_, sums), _ = jax.lax.scan(block, state, later)
     return sums
 
@@ -195,9 +195,9 @@ def two_pass_gradient(
     score: Callable[[Streams], tuple[Streams, Any]],
     exits: Int[Array, " K"],
     draw: Draw,
-    tables: ClipTables,
+    positions: ClipTables,
     blocks: tuple[Block, ...],
-    setting: StaticConfig,
+    static: StaticConfig,
     *,
     text_gradient: bool = True,
     remat: Callable | None = None,
@@ -210,9 +210,9 @@ def two_pass_gradient(
       score: takes the clip [B, T, C] and [B, A, E] and gives the gradient with respect to it, and anything else.
       exits: exit step of every block.
       draw: where noise comes from.
-      tables: of the clip.
+      positions: of the clip.
       blocks: block table of the clip.
-      setting: what is static.
+      static: what is static.
       text_gradient: whether gradients go through text keys and values to the caption projections and the text
         attentions; off is the reference's reading.
       remat: wraps the scan over layers of what is differentiated.
@@ -220,12 +220,12 @@ def two_pass_gradient(
     Returns:
       The gradient of the parameters, the clip, and what else `score` gave.
     """
-    prompt, pull_text = jax.vjp(lambda p: _prompt(p, contexts, setting), params)
-    made = roll_out(params, prompt, exits, draw, tables, setting, contexts.video.shape[0])
+    prompt, pull_text = jax.vjp(lambda p: _prompt(p, contexts, static), params)
+    made = roll_out(params, prompt, exits, draw, positions, static, contexts.video.shape[0])
     clip = made.x0.joined()
     cotangent, extra = score(clip)
     wanted = split_blocks(cotangent, blocks)
-    gradient, of_prompt = pull_back(params, prompt, made, wanted, exits, draw, tables, setting, remat=remat)
+    gradient, of_prompt = pull_back(params, prompt, made, wanted, exits, draw, positions, static, remat=remat)
     if text_gradient:
         gradient = jax.tree.map(jnp.add, gradient, pull_text(of_prompt)[0])
     return gradient, clip, extra
@@ -236,7 +236,7 @@ def single_graph(
     contexts: TextContexts,
     exits: Int[Array, " K"],
     draw: Draw,
-    setting: StaticConfig,
+    static: StaticConfig,
     *,
     text_gradient: bool = True,
 ) -> Streams:
@@ -244,23 +244,23 @@ def single_graph(
 
     Arguments as `two_pass_gradient`; returns the clip.
     """
-    prompt = _prompt(params, contexts, setting)
+    prompt = _prompt(params, contexts, static)
     if not text_gradient:
         prompt = jax.lax.stop_gradient(prompt)
     held = jax.lax.stop_gradient((params, prompt))
-    cache, made = rollout.make_cache(setting, contexts.video.shape[0]), []
+    cache, made = rollout.make_cache(static, contexts.video.shape[0]), []
     for k in range(len(exits)):
-        tables = rollout.block_positions(setting, k)
-        noisy, _ = jax.lax.stop_gradient(_to_exit(held[0], cache, held[1], exits[k], draw, tables, setting))
-        x0 = _exit(params, cache, prompt, exits[k], noisy, tables, setting)
+        positions = rollout.block_positions(static, k)
+        noisy, _ = jax.lax.stop_gradient(_to_exit(held[0], cache, held[1], exits[k], draw, positions, static))
+        x0 = _exit(params, cache, prompt, exits[k], noisy, positions, static)
         made.append(x0)
         kept = jax.lax.stop_gradient(x0)
-        cache = jax.lax.stop_gradient(_commit(held[0], cache, held[1], kept, draw, tables, setting))
+        cache = jax.lax.stop_gradient(_commit(held[0], cache, held[1], kept, draw, positions, static))
     return Streams(*(jnp.concatenate(pieces, axis=1) for pieces in zip(*made, strict=True)))
 
 
-def _prompt(params: Transformer, contexts: TextContexts, setting: StaticConfig) -> PromptKV:
-    return rollout.make_prompt_kv(params, *contexts, setting=setting)
+def _prompt(params: Transformer, contexts: TextContexts, static: StaticConfig) -> PromptKV:
+    return rollout.make_prompt_kv(params, *contexts, static=static)
 
 
 def _to_exit(
@@ -269,19 +269,19 @@ def _to_exit(
     prompt: PromptKV,
     exit_step: Int[Array, ""],
     draw: Draw,
-    tables: BlockPositions,
-    setting: StaticConfig,
+    positions: BlockPositions,
+    static: StaticConfig,
 ) -> tuple[Streams, Streams]:
     """Denoise up to the exit step; returns its noisy input and its clean estimate."""
-    sigmas, shares = rollout.levels(setting)
+    sigmas, shares = rollout.levels(static)
 
     def one(step: Array, state: tuple[Streams, rollout.CleanEstimate]) -> tuple[Streams, rollout.CleanEstimate]:
-        fresh = draw(cache.blocks_done, step, tables)
-        noisy = rollout.renoise(state[1], fresh, sigmas[step], shares[step], setting)
+        fresh = draw(cache.blocks_done, step, positions)
+        noisy = rollout.renoise(state[1], fresh, sigmas[step], shares[step], static)
         text = _text_at(prompt, step)
-        return noisy, rollout.denoise_step(params, cache, text, noisy, sigmas[step], tables, setting)
+        return noisy, rollout.denoise_step(params, cache, text, noisy, sigmas[step], positions, static)
 
-    start = rollout.first_estimate(draw(cache.blocks_done, 0, tables))
+    start = rollout.first_estimate(draw(cache.blocks_done, 0, positions))
     noisy, last = jax.lax.fori_loop(0, exit_step + 1, one, (start.noise, start))
     return noisy, last.x0
 
@@ -292,13 +292,13 @@ def _exit(
     prompt: PromptKV,
     exit_step: Int[Array, ""],
     noisy: Streams,
-    tables: BlockPositions,
-    setting: StaticConfig,
+    positions: BlockPositions,
+    static: StaticConfig,
     remat: Callable | None = None,
 ) -> Streams:
-    sigma = rollout.levels(setting)[0][exit_step]
+    sigma = rollout.levels(static)[0][exit_step]
     text = _text_at(prompt, exit_step)
-    return rollout.denoise_step(params, cache, text, noisy, sigma, tables, setting, remat=remat).x0
+    return rollout.denoise_step(params, cache, text, noisy, sigma, positions, static, remat=remat).x0
 
 
 def _commit(
@@ -307,13 +307,13 @@ def _commit(
     prompt: PromptKV,
     x0: Streams,
     draw: Draw,
-    tables: BlockPositions,
-    setting: StaticConfig,
+    positions: BlockPositions,
+    static: StaticConfig,
 ) -> Cache:
     noise = None
-    if setting.sampler.context_noise:
-        noise = draw(cache.blocks_done, setting.sampler.steps, tables)
-    return rollout.clean_pass(params, cache, prompt, x0, noise, tables, setting)
+    if static.sampler.context_noise:
+        noise = draw(cache.blocks_done, static.sampler.steps, positions)
+    return rollout.clean_pass(params, cache, prompt, x0, noise, positions, static)
 
 
 def _text_at(prompt: PromptKV, step: Int[Array, ""]) -> Text:

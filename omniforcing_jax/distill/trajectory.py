@@ -71,8 +71,10 @@ def guided_entries(
       Entries, [E, B, T, C] and [E, B, A, C].
     """
 
-    def ask(noisy: guidance.Latents, sigma: Array, contexts: TextContexts, keep: Perturbation) -> guidance.Latents:
-        return predict_x0(params, model, noisy, sigma, contexts, rotaries, keep, dtype=dtype)
+    def ask(
+        noisy: guidance.Latents, sigma: Array, contexts: TextContexts, perturbation: Perturbation
+    ) -> guidance.Latents:
+        return predict_x0(params, model, noisy, sigma, contexts, rotaries, perturbation, dtype=dtype)
 
     predict = partial(guided_x0, ask, prompt=prompt, negative=negative, config=config, layers=model.layers)
     entries = euler_trajectory(predict, (noise.video, noise.audio), sigmas)

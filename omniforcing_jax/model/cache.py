@@ -142,7 +142,7 @@ def _slot_bias(slots: Slots, blocks_done: Leaf) -> Float[Array, "1 1 1 S"]:
     return mask_bias((index >= start) & (index < stop))[None, None, None]
 
 
-def commit(cache: Cache, fresh: Sites, turn: Sites | None = None) -> Cache:
+def commit(cache: Cache, fresh: Sites, shift: Sites | None = None) -> Cache:
     """Write a block's keys and values into their slots, count it, and stand the pinned keys for the next block.
 
     Donate the cache: then nothing is copied. Block 0 is told from later blocks by its number of tokens.
@@ -150,7 +150,7 @@ def commit(cache: Cache, fresh: Sites, turn: Sites | None = None) -> Cache:
     Args:
       cache: the cache.
       fresh: keys and values that the block's clean pass gave (`Prediction.fresh`).
-      turn: rotations from the first place of pinned keys to where the next block wants them (`place.turning`),
+      shift: rotations from the first place of pinned keys to where the next block wants them (`place.turning`),
         one row per site; None leaves them where they are.
 
     Raises:
@@ -167,16 +167,16 @@ def commit(cache: Cache, fresh: Sites, turn: Sites | None = None) -> Cache:
         elif site.ring:
             past[name] = _write(old, new, site.region + (cache.blocks_done - 1) % site.ring * site.step)
     written = Cache(Sites(**past), Sites(**pinned), cache.blocks_done + 1, cache.video, cache.audio)
-    return written if turn is None else reanchor_pinned(written, turn)
+    return written if shift is None else reanchor_pinned(written, shift)
 
 
-def reanchor_pinned(cache: Cache, turn: Sites) -> Cache:
+def reanchor_pinned(cache: Cache, shift: Sites) -> Cache:
     """Stand the pinned keys where a block wants them: turned from their first place, one row per site."""
     slots = Sites(video_self=cache.video, audio_self=cache.audio, a2v=cache.audio, v2a=cache.video)
     past = {}
     for name in ("video_self", "audio_self", "a2v", "v2a"):
         site, old, pinned = (getattr(sites, name) for sites in (slots, cache.past, cache.pinned))
-        past[name] = old if pinned is None else _stand(site, old, pinned, getattr(turn, name))
+        past[name] = old if pinned is None else _stand(site, old, pinned, getattr(shift, name))
     return dataclasses.replace(cache, past=Sites(**past))
 
 
@@ -209,6 +209,6 @@ def _on_mesh(slots: Leaf) -> Array:
     return constrain(slots, None, "batch", None, "heads", None)
 
 
-def _stand(slots: Slots, past: KV, pinned: Leaf, turn: Rotary) -> KV:
+def _stand(slots: Slots, past: KV, pinned: Leaf, shift: Rotary) -> KV:
     """Overwrite the pinned slots with keys turned from their first place."""
-    return KV(k=_put(past.k, rotate(pinned, turn), slots.region - slots.pinned), v=past.v)
+    return KV(k=_put(past.k, rotate(pinned, shift), slots.region - slots.pinned), v=past.v)

@@ -145,19 +145,19 @@ def dual_stream_layer(
     rows: tuple[Rows, Rows],
     text: Text,
     past: Sites,
-    keep: Perturbation,
+    perturbation: Perturbation,
 ) -> tuple[Float[Array, "B T D"], Float[Array, "B A E"], Sites]:
     """Run one layer; also returns the keys and values of the four causal attentions."""
     own_v, own_a = _self_rows(p.video.table, rows[0].main), _self_rows(p.audio.table, rows[1].main)
     video, kv_v = _attend_self(
-        p.video, video, own_v, sites.video_self, past.video_self, keep.video_self, keep.video_mix
+        p.video, video, own_v, sites.video_self, past.video_self, perturbation.video_self, perturbation.video_mix
     )
     video = _read_text(p.video, video, own_v, text.video, text.site)
     audio, kv_a = _attend_self(
-        p.audio, audio, own_a, sites.audio_self, past.audio_self, keep.audio_self, keep.audio_mix
+        p.audio, audio, own_a, sites.audio_self, past.audio_self, perturbation.audio_self, perturbation.audio_mix
     )
     audio = _read_text(p.audio, audio, own_a, text.audio, text.site)
-    video, audio, kv_a2v, kv_v2a = _cross(p, video, audio, sites, rows, past, keep)
+    video, audio, kv_a2v, kv_v2a = _cross(p, video, audio, sites, rows, past, perturbation)
     video = add_gated(video, apply_mlp(p.video.mlp, modulated_norm(video, own_v.mlp)), own_v.mlp_gate)
     audio = add_gated(audio, apply_mlp(p.audio.mlp, modulated_norm(audio, own_a.mlp)), own_a.mlp_gate)
     return video, audio, Sites(video_self=kv_v, audio_self=kv_a, a2v=kv_a2v, v2a=kv_v2a)
@@ -173,11 +173,11 @@ def text_kv_of_layer(p: StreamLayer, context: Float[Array, "B X D"], rows: Leaf)
 
 
 def _attend_self(
-    p: StreamLayer, x: Array, m: SelfRows, site: Site, past: KV | None, keep: Leaf, mix: Leaf
+    p: StreamLayer, x: Array, m: SelfRows, site: Site, past: KV | None, perturbation: Leaf, mix: Leaf
 ) -> tuple[Array, KV]:
     h = modulated_norm(x, m.attn)
     y, fresh = attend(p.self_attn, h, h, site, past, mix)
-    return add_gated(x, _kept(y, keep), m.attn_gate), fresh
+    return add_gated(x, _kept(y, perturbation), m.attn_gate), fresh
 
 
 def _read_text(p: StreamLayer, x: Array, m: SelfRows, text: KV, site: Site) -> Array:
@@ -192,15 +192,15 @@ def _cross(
     sites: Sites,
     rows: tuple[Rows, Rows],
     past: Sites,
-    keep: Perturbation,
+    perturbation: Perturbation,
 ) -> tuple[Array, Array, KV, KV]:
     """Let each stream read the other; both read the states from before either update."""
     v, a = _cross_rows(p.cross_table_video, rows[0]), _cross_rows(p.cross_table_audio, rows[1])
     norm_v, norm_a = rms_norm(video), rms_norm(audio)
     from_audio, kv_a2v = attend(p.a2v, modulate(norm_v, v.a2v), modulate(norm_a, a.a2v), sites.a2v, past.a2v)
     from_video, kv_v2a = attend(p.v2a, modulate(norm_a, a.v2a), modulate(norm_v, v.v2a), sites.v2a, past.v2a)
-    video = add_gated(video, _kept(from_audio, keep.a2v), v.gate)
-    audio = add_gated(audio, _kept(from_video, keep.v2a), a.gate)
+    video = add_gated(video, _kept(from_audio, perturbation.a2v), v.gate)
+    audio = add_gated(audio, _kept(from_video, perturbation.v2a), a.gate)
     return video, audio, kv_a2v, kv_v2a
 
 
@@ -223,5 +223,5 @@ def _cross_rows(table: Leaf, rows: Rows) -> CrossRows:
     return CrossRows(a2v=Shifted(a2v_shift, a2v_scale), v2a=Shifted(v2a_shift, v2a_scale), gate=gate)
 
 
-def _kept(y: Array, keep: Leaf) -> Array:
-    return y if keep is None else y * keep.astype(y.dtype)[:, None, None]
+def _kept(y: Array, perturbation: Leaf) -> Array:
+    return y if perturbation is None else y * perturbation.astype(y.dtype)[:, None, None]

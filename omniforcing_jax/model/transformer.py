@@ -135,11 +135,11 @@ def text_kv(
     """
     if params.video.prompt_time is not None and sigma is None:
         raise ValueError("sigma=None: text keys of a network with text AdaLN depend on sigma")
-    sight = AttentionMask() if mask is None else AttentionMask(bias=mask_bias(mask[:, None, None, :] != 0))
+    attended = AttentionMask() if mask is None else AttentionMask(bias=mask_bias(mask[:, None, None, :] != 0))
     return Text(
         video=_text_of_stream(params.video, params.layers.video, context_video.astype(dtype), sigma),
         audio=_text_of_stream(params.audio, params.layers.audio, context_audio.astype(dtype), sigma),
-        site=Site(sight=sight),
+        site=Site(mask=attended),
     )
 
 
@@ -162,7 +162,7 @@ def predict(
     text: Text,
     *,
     past: Sites = NO_PAST,
-    keep: Perturbation = NO_PERTURBATION,
+    perturbation: Perturbation = NO_PERTURBATION,
     dtype: DTypeLike = jnp.float32,
     remat: Callable[..., Any] | None = None,
 ) -> Prediction:
@@ -176,12 +176,12 @@ def predict(
       view: the regime: who sees whom, rotations and noise levels (model/view.py).
       text: what `text_kv` made of the prompt.
       past: keys and values of earlier blocks [L, B, S, N, H] per site, read only.
-      keep: what to leave out, for guidance.
+      perturbation: what to leave out, for guidance.
       dtype: type to compute in; norms, softmax, rotations, modulation and the outputs are float32.
       remat: wraps the body of the scan over layers, such as `keep_projections`, to save memory in training.
     """
     streams, fresh = _run(
-        params, config, video, audio, view, text, past, keep, dtype, remat, lambda video, audio, fresh: fresh
+        params, config, video, audio, view, text, past, perturbation, dtype, remat, lambda video, audio, fresh: fresh
     )
     (hidden_v, embedded_v), (hidden_a, embedded_a) = streams
     sinks = view.sinks
@@ -228,7 +228,7 @@ def _run(
     view: View,
     text: Text,
     past: Sites,
-    keep: Perturbation,
+    perturbation: Perturbation,
     dtype: DTypeLike,
     remat: Callable[..., Any] | None,
     emit: Callable[[Array, Array, Sites], Any],
@@ -244,17 +244,17 @@ def _run(
     specs = dual_stream_layer_spec(config)
 
     def body(state: tuple[Array, Array], layer: Any) -> tuple[tuple[Array, Array], Any]:
-        p, text_v, text_a, past_of_layer, keep_of_layer = layer
+        p, text_v, text_a, past_of_layer, perturbation_of_layer = layer
         prompt = Text(video=text_v, audio=text_a, site=text.site)
         video, audio = (constrain(stream, "batch", None, None) for stream in state)
         # Their gradients too: left to itself, XLA sums those of per-token levels over all chips in every layer.
         rows = jax.tree.map(lambda x: constrain(x, "batch", None, None, None), (rows_v, rows_a))
         video, audio, fresh = dual_stream_layer(
-            gather(p, specs, dtype), video, audio, view.sites, rows, prompt, past_of_layer, keep_of_layer
+            gather(p, specs, dtype), video, audio, view.sites, rows, prompt, past_of_layer, perturbation_of_layer
         )
         return (video, audio), emit(video, audio, fresh)
 
-    scanned = (params.layers, text.video, text.audio, past, keep)
+    scanned = (params.layers, text.video, text.audio, past, perturbation)
     (x, y), emitted = jax.lax.scan(remat(body) if remat else body, (x, y), scanned)
     return ((x, embedded_v), (y, embedded_a)), emitted
 

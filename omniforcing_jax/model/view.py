@@ -109,11 +109,11 @@ def masked(
     reach = len(blocks) if window is None else window
     make = dense_mask if dense else banded_mask
 
-    def sight(queries: list[TokenSpan], keys: list[TokenSpan]) -> AttentionMask:
+    def mask(queries: list[TokenSpan], keys: list[TokenSpan]) -> AttentionMask:
         scale = log_ratio_scale(queries, keys, reach) if config.log_ratio else None
         return dataclasses.replace(make(queries, keys, reach), scale=scale)
 
-    return _view(config, rotaries, sigmas, _between(sight, video, audio), config.sinks)
+    return _view(config, rotaries, sigmas, _between(mask, video, audio), config.sinks)
 
 
 def on_context(
@@ -165,13 +165,13 @@ def streaming(
             Sites(AttentionMask(), AttentionMask(), AttentionMask(), AttentionMask()),
             config.sinks,
         )
-    sights = Sites(
+    masks = Sites(
         video_self=AttentionMask(past_bias=past_bias.video_self, past_is_prefix=prefix),
         audio_self=AttentionMask(past_bias=past_bias.audio_self, past_is_prefix=prefix),
         a2v=AttentionMask(past_bias=past_bias.a2v, past_is_prefix=prefix),
         v2a=AttentionMask(past_bias=past_bias.v2a, past_is_prefix=prefix),
     )
-    return _view(config, rotaries, sigmas, sights, 0)
+    return _view(config, rotaries, sigmas, masks, 0)
 
 
 def spans(
@@ -197,20 +197,20 @@ def spans(
     return video, [TokenSpan(0, sinks, 0, True), *audio] if sinks else audio
 
 
-def _between(sight, video: list[TokenSpan], audio: list[TokenSpan]) -> Sites:
+def _between(mask, video: list[TokenSpan], audio: list[TokenSpan]) -> Sites:
     """Build the four sights from one table of blocks."""
     return Sites(
-        video_self=sight(video, video), audio_self=sight(audio, audio), a2v=sight(video, audio), v2a=sight(audio, video)
+        video_self=mask(video, video), audio_self=mask(audio, audio), a2v=mask(video, audio), v2a=mask(audio, video)
     )
 
 
-def _view(config: ModelConfig, rotaries: Rotaries, sigmas: Sigmas, sights: Sites, sinks: int) -> View:
+def _view(config: ModelConfig, rotaries: Rotaries, sigmas: Sigmas, masks: Sites, sinks: int) -> View:
     audio, cross_audio = with_identity(rotaries.audio, sinks), with_identity(rotaries.cross_audio, sinks)
     sites = Sites(
-        video_self=Site(rotaries.video, rotaries.video, sights.video_self),
-        audio_self=Site(audio, audio, sights.audio_self),
-        a2v=Site(rotaries.cross_video, cross_audio, sights.a2v),
-        v2a=Site(cross_audio, rotaries.cross_video, sights.v2a),
+        video_self=Site(rotaries.video, rotaries.video, masks.video_self),
+        audio_self=Site(audio, audio, masks.audio_self),
+        a2v=Site(rotaries.cross_video, cross_audio, masks.a2v),
+        v2a=Site(cross_audio, rotaries.cross_video, masks.v2a),
     )
     audio_levels = sigmas.audio
     if sinks and audio_levels.shape[1] > 1:

@@ -23,7 +23,7 @@ def predict_velocity(
     sigma: Float[Array, " B"],
     contexts: TextContexts,
     rotaries: Rotaries,
-    keep: Perturbation = NO_PERTURBATION,
+    perturbation: Perturbation = NO_PERTURBATION,
     *,
     dtype: DTypeLike = jnp.float32,
     remat: Callable | None = None,
@@ -37,13 +37,13 @@ def predict_velocity(
       sigma: their noise level.
       contexts: text features; their keys and values are made here.
       rotaries: rotations of the whole clip.
-      keep: what to leave out, for guidance.
+      perturbation: what to leave out, for guidance.
       dtype: type to compute in.
       remat: wraps the scan over layers.
     """
     text = text_kv(params, *contexts, sigma=sigma, dtype=dtype)
     view = bidirectional(config, rotaries, one_sigma(sigma))
-    prediction = predict(params, config, *noisy, view, text, keep=keep, dtype=dtype, remat=remat)
+    prediction = predict(params, config, *noisy, view, text, perturbation=perturbation, dtype=dtype, remat=remat)
     return prediction.video, prediction.audio
 
 

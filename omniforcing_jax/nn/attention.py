@@ -48,7 +48,7 @@ class Site:
 
     rotary_q: Rotary | None = None
     rotary_k: Rotary | None = None
-    sight: AttentionMask = AttentionMask()
+    mask: AttentionMask = AttentionMask()
 
 
 @struct.dataclass
@@ -121,7 +121,7 @@ def attend_to(
     q = _split_heads(rms_norm(project(p.q, x_q), p.q_norm), p.heads)
     if site.rotary_q is not None:
         q = rotate(q, site.rotary_q)
-    y = masked_attention(q, fresh, past, site.sight)
+    y = masked_attention(q, fresh, past, site.mask)
     if mix is not None:
         weight = mix.astype(y.dtype)[:, None, None, None]
         y = y * weight + fresh.v * (1 - weight)
@@ -131,19 +131,19 @@ def attend_to(
 
 
 def masked_attention(
-    q: Float[Array, "B T N H"], fresh: KV, past: KV | None, sight: AttentionMask
+    q: Float[Array, "B T N H"], fresh: KV, past: KV | None, mask: AttentionMask
 ) -> Float[Array, "B T N H"]:
     """Attend as the sight allows: one softmax per segment of queries."""
-    if sight.scale is not None:
-        q = (q * sight.scale[None, :, None, None]).astype(q.dtype)
-    if sight.segments is None:
-        parts = [KVSegment(fresh.k, fresh.v, sight.bias)]
+    if mask.scale is not None:
+        q = (q * mask.scale[None, :, None, None]).astype(q.dtype)
+    if mask.segments is None:
+        parts = [KVSegment(fresh.k, fresh.v, mask.bias)]
         return dot_product_attention(
-            q, parts if past is None else [*parts, KVSegment(past.k, past.v, sight.past_bias, sight.past_is_prefix)]
+            q, parts if past is None else [*parts, KVSegment(past.k, past.v, mask.past_bias, mask.past_is_prefix)]
         )
     pieces = [
         dot_product_attention(q[:, slice(*segment.queries)], _parts_of(segment, fresh, past))
-        for segment in sight.segments
+        for segment in mask.segments
     ]
     return jnp.concatenate(pieces, axis=1)
 

@@ -64,18 +64,18 @@ def clip_step(
     share: Float[Array, ""],
     prompt: TextContexts,
     negative: TextContexts | None,
-    places: Positions,
+    positions: Positions,
     *,
-    setting: ClipStaticConfig,
+    static: ClipStaticConfig,
 ) -> Latents:
     """Take one guided step of whole clips, from the first of two sigmas to the second.
 
     `fresh` is noise, a `share` of which takes the place of what the clips carry on; None is Euler's step.
     """
-    config, guidance, dtype = setting
+    config, guidance, dtype = static
 
-    def ask(noisy: Latents, sigma: Array, context: TextContexts, keep: Perturbation) -> Latents:
-        return predict_x0(params, config, noisy, sigma, context, rotaries(config, places), keep, dtype=dtype)
+    def ask(noisy: Latents, sigma: Array, context: TextContexts, perturbation: Perturbation) -> Latents:
+        return predict_x0(params, config, noisy, sigma, context, rotaries(config, positions), perturbation, dtype=dtype)
 
     x0 = guided_x0(ask, latents, sigmas[0], prompt, negative, guidance, config.layers)
     if fresh is None:
@@ -119,7 +119,7 @@ class ClipPlan(NamedTuple):
     """
 
     config: PipelineConfig
-    setting: ClipStaticConfig
+    static: ClipStaticConfig
     grid: tuple[int, int]
     frames: int
     sigmas: tuple[float, ...]
@@ -164,7 +164,7 @@ def plan_clip(
         require(0 <= layer < config.model.layers, "layers", layer, f"must be below {config.model.layers}")
     plan = ClipPlan(
         config=config,
-        setting=ClipStaticConfig(config.model, guidance, jnp.dtype(dtype)),
+        static=ClipStaticConfig(config.model, guidance, jnp.dtype(dtype)),
         grid=config.grid(height or config.resolution[0], width or config.resolution[1]),
         frames=layout.latent_frames(layout.PREFIX.frames_for(seconds)),
         sigmas=levels,
@@ -249,8 +249,8 @@ def read_prompts(weights: checks.Weights, plan: ClipPlan) -> ClipPlan:
     Raises:
         ValueError: as `request.read_prompts`.
     """
-    texts = (*plan.prompts, *([""] if Pass.NEGATIVE in plan.setting.guidance.passes else []))
-    contexts = text_source.read_prompts(weights, plan.config, texts, plan.contexts, plan.setting.dtype)
+    texts = (*plan.prompts, *([""] if Pass.NEGATIVE in plan.static.guidance.passes else []))
+    contexts = text_source.read_prompts(weights, plan.config, texts, plan.contexts, plan.static.dtype)
     negative = plan.negative_contexts
     return plan._replace(contexts=contexts, negative_contexts=_negative_of(contexts) if negative is None else negative)
 
@@ -280,23 +280,23 @@ def sample_planned(
     Raises:
         ValueError: if `start` has not the shape of the clips' noise.
     """
-    config, setting = plan.config, plan.setting
+    config, static = plan.config, plan.static
     draw = partial(clip_noise, config=config.model, rows=len(plan.prompts), tokens=plan.tokens)
     key = jax.random.key(seed)
     if start is not None:
         for name, given, noise in zip(("video", "audio"), start, jax.eval_shape(draw, key), strict=True):
             require(given.shape == noise.shape, f"start: {name}", given.shape, f"must be {noise.shape}")
     prompt, negative = text_source.encode_text(pipeline, plan.prompts, plan.contexts), None
-    if Pass.NEGATIVE in setting.guidance.passes:
+    if Pass.NEGATIVE in static.guidance.passes:
         negative = text_source.encode_text(pipeline, [""] * len(plan.prompts), plan.negative_contexts)
-    places = make_positions(config.model, clip_block(plan.frames, plan.tokens[1]), plan.grid)
+    positions = make_positions(config.model, clip_block(plan.frames, plan.tokens[1]), plan.grid)
     latents, later = draw(key) if start is None else start, jax.random.fold_in(key, LATER_NOISE)
     for step, pair in enumerate(itertools.pairwise(plan.sigmas)):
         fresh = None if plan.shares is None else draw(jax.random.fold_in(later, step))
         share = np.float32(0.0 if plan.shares is None else (*plan.shares, 0.0)[step + 1])
         latents = clip_step(
-            *(pipeline.transformer, latents, np.array(pair, np.float32), fresh, share, prompt, negative, places),
-            setting=setting,
+            *(pipeline.transformer, latents, np.array(pair, np.float32), fresh, share, prompt, negative, positions),
+            static=static,
         )
         jax.block_until_ready(latents)
         on_step(step + 1)
@@ -305,7 +305,7 @@ def sample_planned(
 
 def decode_clips(pipeline: Pipeline, plan: ClipPlan, latents: Latents) -> list[Chunk]:
     """Decode a plan's clips, [B, T, C] and [B, A, E] at sigma 0, each to a chunk that is the whole of it."""
-    video, audio = decode_clip(pipeline.codecs, *latents, grid=plan.grid, dtype=plan.setting.dtype)
+    video, audio = decode_clip(pipeline.codecs, *latents, grid=plan.grid, dtype=plan.static.dtype)
     return [
         Chunk(
             index=index,

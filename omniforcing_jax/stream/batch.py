@@ -34,9 +34,9 @@ class BatchStream(Iterator[tuple[Chunk, ...]]):
         return self.stream.state
 
     @property
-    def setting(self) -> StaticConfig:
+    def static(self) -> StaticConfig:
         """What is static."""
-        return self.stream.setting
+        return self.stream.static
 
     @property
     def blocks(self) -> int | None:

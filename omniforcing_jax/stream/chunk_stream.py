@@ -66,7 +66,7 @@ class StreamState:
         picture: Carry of the video decoder; None before block 0.
         sound: Carry of audio decoder and vocoder; None before block 0.
         block: Blocks made so far, an int on the host.
-        script: Text contexts, and what they change to.
+        transition: Text contexts, and what they change to.
         history: Latents of past blocks, for the day their prompt changes.
         prompt_words: What each row's text was made from; for messages and for what is saved, nothing reads it.
     """
@@ -77,13 +77,13 @@ class StreamState:
     picture: PictureCarry | None
     sound: SoundCarry | None
     block: int
-    script: PromptTransition
+    transition: PromptTransition
     history: History
     prompt_words: tuple[str, ...] = struct.field(pytree_node=False, default=())
 
 
 def start_state(
-    setting: StaticConfig,
+    static: StaticConfig,
     prompt: PromptKV,
     seed: int | Sequence[int],
     contexts: text_source.TextContexts,
@@ -93,19 +93,19 @@ def start_state(
     """Make the state of a stream that has no block yet.
 
     Args:
-        setting: What is static.
-        prompt: What `make_prompt` made of the contexts.
+        static: What is static.
+        prompt: What `make_prompt_kv` made of the contexts.
         seed: Of all noise; a sequence of seeds makes as many rows.
         contexts: Text contexts.
         history: Later blocks whose latents are kept; by default, and at least, the ring's.
         prompt_words: What the contexts were made from.
     """
     keys = [jax.random.split(jax.random.key(each), 1) for each in ([seed] if isinstance(seed, int) else seed)]
-    ring = setting.sampler.past_blocks
+    ring = static.sampler.past_blocks
     return StreamState(
-        script=no_transition(contexts),
-        history=make_history(setting, len(keys), max(ring, history or 0)),
-        cache=make_cache(setting, len(keys)),
+        transition=no_transition(contexts),
+        history=make_history(static, len(keys), max(ring, history or 0)),
+        cache=make_cache(static, len(keys)),
         prompt=prompt,
         keys=jnp.concatenate(keys) if len(keys) > 1 else keys[0],
         picture=None,
@@ -123,13 +123,13 @@ class ChunkStream(Iterator[Chunk]):
 
     Args:
         pipeline: Weights and codecs.
-        setting: What is static.
+        static: What is static.
         state: Where to begin: `start_state`, or the `state` of another stream. It is used up: its buffers are
             donated to the next block (`fork` copies).
         blocks: Blocks after which the stream ends by itself; None never ends.
         trace: See `Trace`; steps are "denoise" ("given" where nothing is left to make), "decode video", "decode
             audio", "commit" and "copy".
-        guide: Latents that are given, not made; a stream that goes on from a `state` needs the guide that it had.
+        tracks: Latents that are given, not made; a stream that goes on from a `state` needs the tracks that it had.
         lookahead: Latent frames that the picture is held back, so that a decoder that is not causal can see them; a
             stream that goes on from a `state` needs the number that it had.
     """
@@ -137,15 +137,15 @@ class ChunkStream(Iterator[Chunk]):
     def __init__(
         self,
         pipeline: Pipeline,
-        setting: StaticConfig,
+        static: StaticConfig,
         state: StreamState,
         blocks: int | None = None,
         trace: Trace = lambda step, block, outputs: None,
-        guide: ConditioningTracks = NO_TRACKS,
+        tracks: ConditioningTracks = NO_TRACKS,
         lookahead: int = 0,
     ) -> None:
-        self.pipeline, self.setting, self.state, self.blocks, self.trace = pipeline, setting, state, blocks, trace
-        self.guide, self.lookahead = guide, lookahead
+        self.pipeline, self.static, self.state, self.blocks, self.trace = pipeline, static, state, blocks, trace
+        self.tracks, self.lookahead = tracks, lookahead
         self._is_closed, self._made = False, 0
 
     @property
@@ -157,7 +157,7 @@ class ChunkStream(Iterator[Chunk]):
     def picture_size(self) -> tuple[int, int]:
         """Height and width of the picture."""
         pixels = self.pipeline.config.video_vae.spatial_compression
-        return self.setting.grid[0] * pixels, self.setting.grid[1] * pixels
+        return self.static.grid[0] * pixels, self.static.grid[1] * pixels
 
     def __next__(self) -> Chunk:
         """Make one block, or after the last one its tail of sound."""
@@ -175,7 +175,7 @@ class ChunkStream(Iterator[Chunk]):
             if tails is None:
                 raise StopIteration
             return tails
-        while self.state.block < self.guide.dropped:
+        while self.state.block < self.tracks.dropped:
             self._advance()
         return self._advance()
 
@@ -195,7 +195,7 @@ class ChunkStream(Iterator[Chunk]):
         self._is_closed = True
         codecs, picture = self.pipeline.codecs, self.state.picture
         audio = np.asarray(flush_audio(codecs, self.state.sound))
-        block = self.setting.sampler.layout.block(self.state.block - 1)
+        block = self.static.sampler.layout.block(self.state.block - 1)
         if picture is None or picture.held is None:
             video = np.zeros((len(audio), 0, *self.picture_size, 3), np.uint8)
         else:
@@ -207,7 +207,7 @@ class ChunkStream(Iterator[Chunk]):
     def fork(self) -> "ChunkStream":
         """Return an independent stream that goes on from here."""
         state = jax.tree.map(lambda x: x if isinstance(x, int) else x.copy(), self.state)
-        return ChunkStream(self.pipeline, self.setting, state, self.blocks, self.trace, self.guide, self.lookahead)
+        return ChunkStream(self.pipeline, self.static, state, self.blocks, self.trace, self.tracks, self.lookahead)
 
     def set_prompt(
         self,
@@ -240,9 +240,9 @@ class ChunkStream(Iterator[Chunk]):
         require(len(words) == len(self.state.keys), "prompt", prompt, f"must be one for each of {len(self.state.keys)}")
         text_source.check_text(self.pipeline.config, words, contexts)
         goal = text_source.encode_text(self.pipeline, words, contexts)
-        count = check_recompute(self.setting.sampler, self.state.history.depth, recompute)
-        script = begin_transition(self.state.script, goal, recompute=count, fade=fade)
-        self.state = dataclasses.replace(self.state, script=script, prompt_words=words)
+        count = check_recompute(self.static.sampler, self.state.history.depth, recompute)
+        transition = begin_transition(self.state.transition, goal, recompute=count, fade=fade)
+        self.state = dataclasses.replace(self.state, transition=transition, prompt_words=words)
 
     def rehearse_change(self, recompute: int | None = None, fade: int = 0) -> None:
         """Compile what changes of prompt will need, by making one in the stream's own cache: there is no second one.
@@ -252,49 +252,53 @@ class ChunkStream(Iterator[Chunk]):
         host. Arguments as `set_prompt`.
         """
         state = self.state
-        count = check_recompute(self.setting.sampler, state.history.depth, recompute)
-        script = begin_transition(no_transition(state.script.now), state.script.now, recompute=count, fade=fade)
+        count = check_recompute(self.static.sampler, state.history.depth, recompute)
+        transition = begin_transition(
+            no_transition(state.transition.now), state.transition.now, recompute=count, fade=fade
+        )
         held = jax.tree.map(np.array, state.cache) if state.block else None
         try:
             changed = advance_transition(
-                *(self.pipeline.transformer, script, state.cache, state.keys, state.history),
+                *(self.pipeline.transformer, transition, state.cache, state.keys, state.history),
                 done=2,  # block 0 and one later block: one program each
-                setting=self.setting,
+                static=self.static,
                 trace=lambda step, block, outputs: None,
             )
             jax.block_until_ready(changed.cache)
             del changed
         finally:
-            cache = make_cache(self.setting, len(state.keys)) if held is None else put_cache(held)
+            cache = make_cache(self.static, len(state.keys)) if held is None else put_cache(held)
             self.state = dataclasses.replace(state, cache=cache)
 
     def _change_text(self) -> None:
         """Take the script's next step, if it has one."""
         state, network = self.state, self.pipeline.transformer
-        if state.script.left:
+        if state.transition.left:
             changed = advance_transition(
-                *(network, state.script, state.cache, state.keys, state.history),
+                *(network, state.transition, state.cache, state.keys, state.history),
                 done=state.block,
-                setting=self.setting,
+                static=self.static,
                 trace=self.trace,
             )
             self.state = dataclasses.replace(state, **changed._asdict())
 
     def _advance(self) -> tuple[Chunk, ...]:
         self._change_text()
-        setting, state, codecs = self.setting, self.state, self.pipeline.codecs
+        static, state, codecs = self.static, self.state, self.pipeline.codecs
         k, network = state.block, self.pipeline.transformer
-        tables, given = block_positions(setting, k), self.guide.at(k)
-        if given.video is None or given.audio is None:
-            latents = denoise_block(network, state.cache, state.prompt, state.keys, tables, given, setting=setting)
+        positions, conditioning = block_positions(static, k), self.tracks.at(k)
+        if conditioning.video is None or conditioning.audio is None:
+            latents = denoise_block(
+                network, state.cache, state.prompt, state.keys, positions, conditioning, static=static
+            )
             self.trace("denoise", k, latents)
         else:
-            latents = Streams(given.video, given.audio)
+            latents = Streams(conditioning.video, conditioning.audio)
             self.trace("given", k, latents)
         pixels, picture, samples, sound = self._decode(codecs, latents, k)
         cache, history = state.cache, state.history
         if k + 1 != self.blocks:  # nobody would read the commit of the last block
-            cache = commit_block(network, cache, state.prompt, state.keys, latents, tables, setting=setting)
+            cache = commit_block(network, cache, state.prompt, state.keys, latents, positions, static=static)
             self.trace("commit", k, cache)
             history = record_block(history, latents, k)
         self.state = dataclasses.replace(state, cache=cache, picture=picture, sound=sound, block=k + 1, history=history)
@@ -303,7 +307,7 @@ class ChunkStream(Iterator[Chunk]):
             flush_audio(codecs, sound)
             if k + 1 != self.blocks:
                 rehearse_video(codecs, latents.video, picture, **self._rendering)
-        block = setting.sampler.layout.block(k)
+        block = static.sampler.layout.block(k)
         chunks = self._chunks(
             k,
             np.asarray(pixels),
@@ -327,7 +331,7 @@ class ChunkStream(Iterator[Chunk]):
     def _chunks(self, index: int, video: np.ndarray, frames: int, audio: np.ndarray, samples: int) -> tuple[Chunk, ...]:
         """Stamp the chunks of all rows; what stands before the start of the stream, or is unwanted, is cut off."""
         start = samples - self.pipeline.codecs.vocoder_config.delay
-        wanted = self.setting.sampler.layout.block(self.guide.dropped).video_start if self.guide.dropped else 0
+        wanted = self.static.sampler.layout.block(self.tracks.dropped).video_start if self.tracks.dropped else 0
         chunks = (
             Chunk(
                 index=index,
@@ -343,7 +347,7 @@ class ChunkStream(Iterator[Chunk]):
 
     @property
     def _rendering(self) -> dict[str, Any]:
-        return {"grid": self.setting.grid, "dtype": self.setting.dtype, "lookahead": self.lookahead}
+        return {"grid": self.static.grid, "dtype": self.static.dtype, "lookahead": self.lookahead}
 
     def _frames(self, video_latents: int) -> int:
         """Count the frames that are out when so many video latents are known."""

@@ -38,12 +38,12 @@ from omniforcing_jax.stream.prompt_change.transition import PromptTransition
 from omniforcing_jax.stream.working_memory import working_bytes
 from omniforcing_jax.strict_json import Config, require
 
-FORMAT = 2
+FORMAT = 3
 STATE = "state.json"
 TENSORS = "state-{}.safetensors"
 TEXT_KEYS = "prompt/clean/video/k"  # [L, B, X, N, H]
-TEXT_MASK = "prompt/clean/site/sight/bias"
-COUNTS = {"block": "block", "script/left": "left", "script/recompute": "recompute"}
+TEXT_MASK = "prompt/clean/site/mask/bias"
+COUNTS = {"block": "block", "transition/left": "left", "transition/recompute": "recompute"}
 """Integers of a state that the host counts with, and their names in the JSON."""
 
 
@@ -67,7 +67,7 @@ class Saved(Config):
         key_kind: JAX's name of the random numbers.
         history: Later blocks whose latents are kept.
         lookahead: Latent frames that the picture is held back.
-        left, recompute: Of the script of its text: border changes to come, and clean passes at each.
+        left, recompute: Of the change of its prompt: borders to come, and clean passes at each.
     """
 
     format: int
@@ -122,22 +122,22 @@ def save(stream: ChunkStream | BatchStream, folder: AnyPath) -> None:
             f"the stream has made the last of its {chunks.blocks} blocks, which is not committed: "
             "save it before, or open it without an end (seconds=None)"
         )
-    if chunks.guide.blocks > chunks.state.block:
+    if chunks.tracks.blocks > chunks.state.block:
         raise ValueError(
-            f"the stream is given latents for {chunks.guide.blocks} blocks and has made {chunks.state.block}: "
+            f"the stream is given latents for {chunks.tracks.blocks} blocks and has made {chunks.state.block}: "
             "a saved state has no files of others, save it after them"
         )
     check_folder(folder)
-    pipeline, setting, state = chunks.pipeline, chunks.setting, chunks.state
+    pipeline, static, state = chunks.pipeline, chunks.static, chunks.state
     saved = Saved(
         format=FORMAT,
         tensors=TENSORS.format(uuid.uuid4().hex),
         name=pipeline.config.name,
         fingerprint=pipeline.fingerprint,
         weights_dtype=_dtype_of(pipeline),
-        dtype=str(jnp.dtype(setting.dtype)),
-        sampler=setting.sampler,
-        grid=setting.grid,
+        dtype=str(jnp.dtype(static.dtype)),
+        sampler=static.sampler,
+        grid=static.grid,
         prompts=state.prompt_words,
         is_batch=isinstance(stream, BatchStream),
         block=state.block,
@@ -145,8 +145,8 @@ def save(stream: ChunkStream | BatchStream, folder: AnyPath) -> None:
         key_kind=str(jax.random.key_impl(state.keys)),
         history=state.history.depth,
         lookahead=chunks.lookahead,
-        left=state.script.left,
-        recompute=state.script.recompute,
+        left=state.transition.left,
+        recompute=state.transition.recompute,
     )
     write_state(Path(folder), state, {**saved.to_dict(), "weights": describe(pipeline.config)})
 
@@ -182,8 +182,12 @@ def read_saved(folder: AnyPath) -> tuple[Saved, dict[str, Any]]:
         raise ValueError(f"{path}: {error.strerror}; expected a folder that a stream was saved to") from None
     except ValueError:
         raise ValueError(f"{path}: not JSON") from None
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
-        raise ValueError(f"{path}: not a saved stream of format {FORMAT}")
+    if not isinstance(values, dict) or type(values.get("format")) is not int:
+        raise ValueError(f"{path}: not a saved stream: expected a JSON object with format={FORMAT}")
+    if values["format"] != FORMAT:
+        raise ValueError(
+            f"{path}: saved in format {values['format']}, this version reads format {FORMAT}: begin the stream anew"
+        )
     configs = values.pop("weights", None)
     if not isinstance(configs, dict):
         raise ValueError(f"{path}: weights={configs!r}: must be an object")
@@ -222,10 +226,10 @@ def resume(
     checks.student_sampler(config)
     checks.check_mesh(config)
     _check_config(folder, saved, configs, config, weights)
-    setting = StaticConfig(config.model, saved.sampler, (saved.grid[0], saved.grid[1]), jnp.dtype(saved.dtype))
+    static = StaticConfig(config.model, saved.sampler, (saved.grid[0], saved.grid[1]), jnp.dtype(saved.dtype))
     blocks = saved.blocks if seconds is None else saved.block + _count_more(saved, seconds)
-    file, abstract = _open_state(Path(folder), saved, config, setting)
-    needed = working_bytes(config, setting, len(saved.prompts), saved.history, saved.lookahead)
+    file, abstract = _open_state(Path(folder), saved, config, static)
+    needed = working_bytes(config, static, len(saved.prompts), saved.history, saved.lookahead)
     budget.check_memory(config, jnp.dtype(saved.weights_dtype), isinstance(weights, Pipeline), needed)
     pipeline = checks.load(weights, config, jnp.dtype(saved.weights_dtype))
     if pipeline.fingerprint != saved.fingerprint:
@@ -235,7 +239,7 @@ def resume(
         )
     state = _read_state(file, abstract, saved)
     state = dataclasses.replace(state, cache=put_cache(state.cache))
-    stream = ChunkStream(pipeline, setting, state, blocks, trace, lookahead=saved.lookahead)
+    stream = ChunkStream(pipeline, static, state, blocks, trace, lookahead=saved.lookahead)
     return BatchStream(stream) if saved.is_batch else stream
 
 
@@ -286,13 +290,13 @@ def _without_counts(state: StreamState) -> dict[str, Any]:
 
 
 def _open_state(
-    folder: Path, saved: Saved, config: PipelineConfig, setting: StaticConfig
+    folder: Path, saved: Saved, config: PipelineConfig, static: StaticConfig
 ) -> tuple[tensor_file.TensorFile, StreamState]:
     """Check that the tensor file holds just what a state of this request is made of; reads its header only."""
     file = open_tensors(folder / saved.tensors)
     text = file.shapes.get(TEXT_KEYS, ())
     require(len(text) == 5, f"{file.path}: {TEXT_KEYS}", text, "must be [layers, rows, tokens, heads, size]")
-    abstract = _abstract_state(config, setting, saved, text[2], TEXT_MASK in file.entries)
+    abstract = _abstract_state(config, static, saved, text[2], TEXT_MASK in file.entries)
     wanted = _without_counts(abstract)
     compare_shapes(file.shapes, {name: tuple(leaf.shape) for name, leaf in wanted.items()}, str(file.path))
     for name, leaf in wanted.items():
@@ -306,10 +310,10 @@ def _open_state(
 
 
 def _abstract_state(
-    config: PipelineConfig, setting: StaticConfig, saved: Saved, tokens: int, has_mask: bool
+    config: PipelineConfig, static: StaticConfig, saved: Saved, tokens: int, has_mask: bool
 ) -> StreamState:
     """Return the shapes of a state: of a new one, and of what its decoders carry from block 0 on."""
-    model, layout, rows = config.model, setting.sampler.layout, len(saved.prompts)
+    model, layout, rows = config.model, static.sampler.layout, len(saved.prompts)
     shapes = abstract_pipeline(config, jnp.dtype(saved.weights_dtype))
     widths = [model.caption_channels or stream.width for stream in (model.video, model.audio)]
     mask: Any = jax.ShapeDtypeStruct((rows, tokens), jnp.int32) if has_mask else None
@@ -317,22 +321,22 @@ def _abstract_state(
     words = text_source.TextContexts(video, audio, mask)
 
     def begin(transformer: PyTree, words: text_source.TextContexts) -> tuple[Any, ...]:
-        prompt = make_prompt_kv(transformer, *words, setting=setting)
-        state = start_state(setting, prompt, range(rows), words, saved.history)
+        prompt = make_prompt_kv(transformer, *words, static=static)
+        state = start_state(static, prompt, range(rows), words, saved.history)
         return state.cache, state.prompt, jax.random.key_data(state.keys), state.history
 
     cache, prompt, keys, history = jax.eval_shape(begin, shapes.transformer, words)
-    script = PromptTransition(now=words, goal=words, left=saved.left, recompute=saved.recompute)
+    transition = PromptTransition(now=words, goal=words, left=saved.left, recompute=saved.recompute)
     picture = sound = None
     if saved.block:
         audio = _floats(rows, layout.first_a, model.audio.latent_channels)
         sound = jax.eval_shape(decode_audio, shapes.codecs, audio, None)[1]
     for k in range(min(saved.block, 2 + saved.lookahead)):  # by then as many latents are held as ever
-        tokens = layout.block(k).video_frames * setting.grid[0] * setting.grid[1]
-        render = partial(decode_video, grid=setting.grid, dtype=setting.dtype, lookahead=saved.lookahead)
+        tokens = layout.block(k).video_frames * static.grid[0] * static.grid[1]
+        render = partial(decode_video, grid=static.grid, dtype=static.dtype, lookahead=saved.lookahead)
         video = _floats(rows, tokens, model.video.latent_channels)
         picture = jax.eval_shape(render, shapes.codecs, video, picture)[1]
-    return StreamState(cache, prompt, keys, picture, sound, saved.block, script, history, saved.prompts)
+    return StreamState(cache, prompt, keys, picture, sound, saved.block, transition, history, saved.prompts)
 
 
 def _floats(*shape: int) -> Any:

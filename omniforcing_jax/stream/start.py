@@ -30,18 +30,18 @@ class StreamPlan(NamedTuple):
 
     Attributes:
         config: The weights' configs.
-        setting: What is static in the stream's programs.
+        static: What is static in the stream's programs.
         blocks: Length of the stream; None is endless.
         history: Later blocks whose latents are kept.
-        given: What the stream begins from, and what drives it.
+        conditioning: What the stream begins from, and what drives it.
         lookahead: Latent frames that the picture is held back.
     """
 
     config: PipelineConfig
-    setting: StaticConfig
+    static: StaticConfig
     blocks: int | None
     history: int = 0
-    given: ConditioningPlan = ConditioningPlan()
+    conditioning: ConditioningPlan = ConditioningPlan()
     lookahead: int = 0
 
 
@@ -79,16 +79,16 @@ def plan_stream(
     grid = config.grid(height or config.resolution[0], width or config.resolution[1])
     blocks = None if seconds is None else count_blocks(sampler, seconds)
     text_source.check_text(config, list_rows(prompt), contexts, weights)
-    setting = StaticConfig(config.model, sampler, grid, jnp.dtype(dtype))
+    static = StaticConfig(config.model, sampler, grid, jnp.dtype(dtype))
     depth = max(sampler.past_blocks, history or 0)
     loaded = isinstance(weights, Pipeline)
-    given = plan_conditioning(config, setting, blocks, start, drive)
+    conditioning = plan_conditioning(config, static, blocks, start, drive)
     rows = len(list_rows(prompt))
-    is_given = given.picture_blocks or given.sound_blocks
+    is_given = conditioning.picture_blocks or conditioning.sound_blocks
     require(rows == 1 or not is_given, "prompt", list_rows(prompt), "must be one: given latents are those of one row")
     ahead = choose_lookahead(config.video_vae, lookahead)
-    budget.check_memory(config, dtype, loaded, working_bytes(config, setting, rows, depth, ahead))
-    return StreamPlan(config, setting, blocks, depth, given, ahead)
+    budget.check_memory(config, dtype, loaded, working_bytes(config, static, rows, depth, ahead))
+    return StreamPlan(config, static, blocks, depth, conditioning, ahead)
 
 
 def choose_lookahead(config: VideoVAEConfig, lookahead: int | None) -> int:
@@ -258,8 +258,8 @@ def _start_rows(
     trace: Trace,
 ) -> ChunkStream:
     features = text_source.encode_text(pipeline, prompts, contexts)
-    text = make_prompt_kv(pipeline.transformer, *features, setting=plan.setting)
+    text = make_prompt_kv(pipeline.transformer, *features, static=plan.static)
     trace("text", 0, text)
-    state = start_state(plan.setting, text, seeds, features, plan.history, prompts)
-    guide = make_tracks(pipeline, plan.setting, plan.given)
-    return ChunkStream(pipeline, plan.setting, state, plan.blocks, trace, guide, plan.lookahead)
+    state = start_state(plan.static, text, seeds, features, plan.history, prompts)
+    tracks = make_tracks(pipeline, plan.static, plan.conditioning)
+    return ChunkStream(pipeline, plan.static, state, plan.blocks, trace, tracks, plan.lookahead)

@@ -14,20 +14,20 @@ from omniforcing_jax.stream.prompt_change.history import make_history
 
 
 def working_bytes(
-    config: PipelineConfig, setting: StaticConfig, rows: int, history: int, lookahead: int
+    config: PipelineConfig, static: StaticConfig, rows: int, history: int, lookahead: int
 ) -> dict[str, int]:
     """Count what a stream holds on a device besides its weights: shapes only, nothing is computed."""
-    shapes = abstract_pipeline(config, setting.dtype)
-    cache = jax.eval_shape(lambda: make_cache(setting, rows))
-    step = setting.sampler.layout.step_v * setting.grid[0] * setting.grid[1]
-    seen = step + lookahead * setting.grid[0] * setting.grid[1]
-    tokens = jax.ShapeDtypeStruct((rows, seen, setting.config.video.latent_channels), jnp.float32)
+    shapes = abstract_pipeline(config, static.dtype)
+    cache = jax.eval_shape(lambda: make_cache(static, rows))
+    step = static.sampler.layout.step_v * static.grid[0] * static.grid[1]
+    seen = step + lookahead * static.grid[0] * static.grid[1]
+    tokens = jax.ShapeDtypeStruct((rows, seen, static.model.video.latent_channels), jnp.float32)
     pixels, carry = jax.eval_shape(
-        partial(decode_video, carry=None, grid=setting.grid, dtype=setting.dtype, lookahead=lookahead),
+        partial(decode_video, carry=None, grid=static.grid, dtype=static.dtype, lookahead=lookahead),
         shapes.codecs,
         tokens,
     )
-    kept = jax.eval_shape(lambda: make_history(setting, rows, history))
+    kept = jax.eval_shape(lambda: make_history(static, rows, history))
     mesh = mesh_in_use()
     cut = 1 if mesh is None else mesh.shape["tensor"]
     return {

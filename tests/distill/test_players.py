@@ -68,8 +68,8 @@ def critic_loss():
 
 def on_mesh(mesh, networks, *batches):
     """Cut networks and batches over a mesh."""
-    places = {id(net): meshes.param_shardings(transformer_spec(net), mesh) for net in (STUDENT, TEACHER)}
-    put = [jax.device_put(p, places[id(STUDENT if p.sinks is not None else TEACHER)]) for p in networks]
+    positions = {id(net): meshes.param_shardings(transformer_spec(net), mesh) for net in (STUDENT, TEACHER)}
+    put = [jax.device_put(p, positions[id(STUDENT if p.sinks is not None else TEACHER)]) for p in networks]
     return put, [meshes.place_batch(jax.tree.map(np.asarray, batch), ROWS, mesh) for batch in batches]
 
 
@@ -97,7 +97,7 @@ def test_a_generator_step_reaches_every_weight_and_depends_on_its_key_alone(netw
 
 def test_a_critic_that_is_the_teacher_pulls_nowhere_but_where_guidance_does(networks):
     _, _, teacher = networks
-    turned = rotaries(TEACHER, PLAYERS.places)
+    turned = rotaries(TEACHER, PLAYERS.positions)
     clip = Streams(*tiny.random_latents(TEACHER, 7, 51, batch=ROWS))
     clip = Streams(clip.video[:, : 7 * 2], clip.audio)
 

@@ -68,11 +68,11 @@ def wish(clip: Streams) -> Streams:
 @pytest.mark.parametrize("name", SCENES)
 def test_two_passes_give_the_gradient_of_one_graph(name):
     scene = SCENES[name]
-    setting, contexts = setting_of(scene), contexts_of(scene.config)
+    static, contexts = setting_of(scene), contexts_of(scene.config)
     params = tiny.random_params(scene.config)
     blocks = tuple(scene.sampler.layout.block(k) for k in range(len(scene.exits)))
-    tables = self_forcing.clip_tables(setting, len(blocks))
-    draw, exits = self_forcing.noise_from_keys(KEYS, setting), jnp.asarray(scene.exits)
+    positions = self_forcing.clip_positions(static, len(blocks))
+    draw, exits = self_forcing.noise_from_keys(KEYS, static), jnp.asarray(scene.exits)
 
     @jax.jit
     def two_passes(params):
@@ -82,9 +82,9 @@ def test_two_passes_give_the_gradient_of_one_graph(name):
             lambda clip: (wish(clip), None),
             exits,
             draw,
-            tables,
+            positions,
             blocks,
-            setting,
+            static,
             text_gradient=scene.text_gradient,
             remat=scene.remat,
         )
@@ -92,7 +92,7 @@ def test_two_passes_give_the_gradient_of_one_graph(name):
     @jax.jit
     def one_graph(params):
         def make(params):
-            return self_forcing.single_graph(params, contexts, exits, draw, setting, text_gradient=scene.text_gradient)
+            return self_forcing.single_graph(params, contexts, exits, draw, static, text_gradient=scene.text_gradient)
 
         clip, pull = jax.vjp(make, params)
         return pull(wish(clip))[0], clip
@@ -111,20 +111,20 @@ def test_two_passes_give_the_gradient_of_one_graph(name):
 
 def test_a_clip_is_what_a_stream_of_the_same_keys_makes():
     scene = Scene(SINKS, sampler(), ())
-    setting, contexts = setting_of(scene), contexts_of(scene.config)
+    static, contexts = setting_of(scene), contexts_of(scene.config)
     params = tiny.random_params(scene.config)
-    prompt = make_prompt_kv(params, *contexts, setting=setting)
-    last = jnp.full(4, setting.sampler.steps - 1)
+    prompt = make_prompt_kv(params, *contexts, static=static)
+    last = jnp.full(4, static.sampler.steps - 1)
     made = jax.jit(self_forcing.roll_out, static_argnums=(3, 5, 6))(
         params,
         prompt,
         last,
-        self_forcing.noise_from_keys(KEYS, setting),
-        self_forcing.clip_tables(setting, 4),
-        setting,
+        self_forcing.noise_from_keys(KEYS, static),
+        self_forcing.clip_positions(static, 4),
+        static,
         tiny.BATCH,
     )
-    streamed = rollout(params, prompt, KEYS, 4, setting=setting)
+    streamed = rollout(params, prompt, KEYS, 4, static=static)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), made.x0.joined(), streamed)
 
 
@@ -136,9 +136,9 @@ def test_cutting_a_clip_into_blocks_and_joining_them_changes_nothing():
 
 
 def test_exits_are_drawn_for_all_blocks_at_once_or_for_each():
-    setting = setting_of(Scene(SINKS, sampler(), ()))
+    static = setting_of(Scene(SINKS, sampler(), ()))
     drawn = {
-        shared: [self_forcing.draw_exits(jax.random.key(i), 6, setting, shared=shared) for i in range(20)]
+        shared: [self_forcing.draw_exits(jax.random.key(i), 6, static, shared=shared) for i in range(20)]
         for shared in (True, False)
     }
     assert all(len(set(map(int, row))) == 1 for row in drawn[True])
@@ -148,4 +148,4 @@ def test_exits_are_drawn_for_all_blocks_at_once_or_for_each():
 
 def test_one_block_is_no_clip():
     with pytest.raises(ValueError, match="blocks=1"):
-        self_forcing.clip_tables(setting_of(Scene(SINKS, sampler(), ())), 1)
+        self_forcing.clip_positions(setting_of(Scene(SINKS, sampler(), ())), 1)

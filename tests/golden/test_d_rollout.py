@@ -42,7 +42,7 @@ class GivenPlaces(Positions):
 @pytest.fixture
 def given_tables(monkeypatch):
     """Let the rollout rotate by the tables that its places carry."""
-    monkeypatch.setattr(rollout, "rotaries", lambda config, places: places.given)
+    monkeypatch.setattr(rollout, "rotaries", lambda config, whole_positions: whole_positions.given)
 
 
 def make_setting(case: Case, run: str) -> rollout.StaticConfig:
@@ -59,13 +59,13 @@ def make_setting(case: Case, run: str) -> rollout.StaticConfig:
     return rollout.StaticConfig(config_of(case, tables_case.config), sampler, tuple(tables_case.config["grid"]))
 
 
-def make_tables(setting: rollout.StaticConfig, k: int, whole_clip: Rotaries) -> rollout.BlockPositions:
+def make_tables(static: rollout.StaticConfig, k: int, whole_clip: Rotaries) -> rollout.BlockPositions:
     """Tables of block k that rotate by the rows of a whole clip's tables."""
-    tables, block = rollout.block_positions(setting, k), setting.sampler.layout.block(k)
-    per_frame = setting.grid[0] * setting.grid[1]
+    positions, block = rollout.block_positions(static, k), static.sampler.layout.block(k)
+    per_frame = static.grid[0] * static.grid[1]
     video = slice(block.video_start * per_frame, block.video_end * per_frame)
     given = cut_rotaries(whole_clip, video, slice(block.audio_start, block.audio_end))
-    return tables.replace(places=GivenPlaces(**vars(tables.places), given=given))
+    return positions.replace(whole_positions=GivenPlaces(**vars(positions.tokens), given=given))
 
 
 def read_latents(case: Case, *names: str) -> streams.Streams:
@@ -93,29 +93,29 @@ def compare_caches(case: Case, run: str, cache, prompt, own_tables: bool) -> Non
 @pytest.mark.parametrize("run", list_variants(NAME, "runs"))
 def test_every_step_and_cache_of_a_rollout_is_the_reference_s(run, own_tables, given_tables):
     case = Case(NAME)
-    setting = make_setting(case, run)
+    static = make_setting(case, run)
     without_noise = make_setting(case, next(r for r, v in case.config["runs"].items() if not v["context_noise"]))
-    params = load_params(case.config["weights"], setting.config)
-    end = setting.sampler.layout.block(len(case.config["blocks"]) - 1)
-    whole_clip = masked_rotaries(Case(TABLES_FROM), setting.config)
+    params = load_params(case.config["weights"], static.model)
+    end = static.sampler.layout.block(len(case.config["blocks"]) - 1)
+    whole_clip = masked_rotaries(Case(TABLES_FROM), static.model)
     if own_tables:
-        whole_clip = own_rotaries(setting.config, end.video_end, end.audio_end, setting.grid)
+        whole_clip = own_rotaries(static.model, end.video_end, end.audio_end, static.grid)
     mask = jnp.asarray(case["in.text_mask"], jnp.int32) if case.config["text_mask"] else None
-    prompt = rollout.make_prompt_kv(params, case["in.video_context"], case["in.audio_context"], mask, setting=setting)
-    cache = rollout.make_cache(setting, len(case["in.video_context"]))
-    steps, made = setting.sampler.steps, []
+    prompt = rollout.make_prompt_kv(params, case["in.video_context"], case["in.audio_context"], mask, static=static)
+    cache = rollout.make_cache(static, len(case["in.video_context"]))
+    steps, made = static.sampler.steps, []
     for k in range(len(case.config["blocks"])):
         block = f"{run}.block{k}"
         noise = read_latents(case, f"{block}.init_noise", *(f"{block}.step{i}.renoise" for i in range(steps - 1)))
-        tables = make_tables(setting, k, whole_clip)
-        estimates = run_denoise(params, cache, prompt, noise, tables, setting=without_noise)
+        positions = make_tables(static, k, whole_clip)
+        estimates = run_denoise(params, cache, prompt, noise, positions, static=without_noise)
         for i in range(steps):
             compare_latents(case, f"{block}.step{i}.x0", estimates.video[i], estimates.audio[i], own_tables)
         made.append(jax.tree.map(lambda x: x[-1], estimates))
         context = None
-        if setting.sampler.context_noise:
+        if static.sampler.context_noise:
             context = jax.tree.map(lambda x: x[0], read_latents(case, f"{block}.ctx_noise"))
-        cache = run_clean_pass(params, cache, prompt, made[-1], context, tables, setting=setting)
+        cache = run_clean_pass(params, cache, prompt, made[-1], context, positions, static=static)
     video, audio = (jnp.concatenate(pieces, axis=1) for pieces in zip(*made, strict=True))
     compare_latents(case, f"{run}.final", video, audio, own_tables)
     compare_caches(case, run, cache, prompt, own_tables)

@@ -85,10 +85,10 @@ def make_functions(config, guidance):
     """Compile the trajectory and the passes of one step; both take everything that varies as arguments."""
 
     def network(params, tables):
-        def predict_x0(latents, sigma, context, keep):
+        def predict_x0(latents, sigma, context, perturbation):
             text = text_kv(params, *context)
             view = bidirectional(config, tables, one_sigma(sigma))
-            velocity = predict(params, config, *latents, view, text, keep=keep)
+            velocity = predict(params, config, *latents, view, text, perturbation=perturbation)
             return to_x0(latents[0], velocity.video, sigma), to_x0(latents[1], velocity.audio, sigma)
 
         return predict_x0

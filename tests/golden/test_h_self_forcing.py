@@ -28,8 +28,8 @@ class Draws:
     first: Streams  # [M + 1, B, ...]
     later: Streams  # [K - 1, M + 1, B, ...]
 
-    def __call__(self, block, step, tables) -> Streams:
-        is_first = len(tables.places.audio_time.cos) == self.first.audio.shape[2]
+    def __call__(self, block, step, positions) -> Streams:
+        is_first = len(positions.tokens.audio_time.cos) == self.first.audio.shape[2]
         at = self.first if is_first else jax.tree.map(lambda x: x[block - 1], self.later)
         return jax.tree.map(lambda x: x[step], at)
 
@@ -65,7 +65,7 @@ def test_a_whole_generator_step_is_the_reference_s(of):
         context_noise=options["context_noise"] / 1000,
     )
     config = config_of(case, network)
-    setting = StaticConfig(config, sampler, tuple(network["grid"]))
+    static = StaticConfig(config, sampler, tuple(network["grid"]))
     mask = text["in.text_mask"] if case.config["text_mask"] else np.ones_like(text["in.text_mask"])
     contexts = TextContexts(
         *(jnp.asarray(text[f"in.{s}_context"]) for s in ("video", "audio")), jnp.asarray(mask, jnp.int32)
@@ -81,10 +81,10 @@ def test_a_whole_generator_step_is_the_reference_s(of):
     @jax.jit
     def step(params, contexts, draws, exits):
         return self_forcing.two_pass_gradient(
-            params, contexts, score, exits, draws, tables, blocks, setting, text_gradient=of == "text_grad"
+            params, contexts, score, exits, draws, positions, blocks, static, text_gradient=of == "text_grad"
         )
 
-    tables = self_forcing.clip_tables(setting, len(blocks))
+    positions = self_forcing.clip_positions(static, len(blocks))
     params = load_params(case.config["weights"], config)
     arguments = (params, contexts, read_draws(case, run, sampler.steps), jnp.asarray(options["exit"], jnp.int32))
     gradient, clip, (kl_gradient, loss) = step(*arguments)

@@ -28,11 +28,11 @@ SIGMA = jnp.array([0.3, 0.8])
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def run(config, dtype, params, latents, text, keep, sigma):
+def run(config, dtype, params, latents, text, perturbation, sigma):
     view = bidirectional(
         config, rotaries(config, make_positions(config, clip_block(FRAMES, AUDIO), GRID)), one_sigma(sigma)
     )
-    return predict(params, config, *latents, view, text, keep=keep, dtype=dtype)[:2]
+    return predict(params, config, *latents, view, text, perturbation=perturbation, dtype=dtype)[:2]
 
 
 @functools.cache
@@ -42,9 +42,9 @@ def material(config):
     return params, random_latents(config, FRAMES, AUDIO), text
 
 
-def out(config=TINY, keep=None, dtype=jnp.float32, params=None):
+def out(config=TINY, perturbation=None, dtype=jnp.float32, params=None):
     own, latents, text = material(config)
-    return run(config, dtype, params or own, latents, text, keep or Perturbation(), SIGMA)
+    return run(config, dtype, params or own, latents, text, perturbation or Perturbation(), SIGMA)
 
 
 def everything(**changes):
@@ -113,28 +113,30 @@ def test_half_precision_is_close_and_answers_in_float32():
 
 def test_weights_may_rest_in_half_precision():
     halved = jax.tree.map(lambda x: x.astype(jnp.bfloat16), material(TINY)[0])
-    exact, rounded = out(keep=everything()), out(keep=everything(), params=halved)
+    exact, rounded = out(perturbation=everything()), out(perturbation=everything(), params=halved)
     assert np.corrcoef(np.ravel(exact[0]), np.ravel(rounded[0]))[0, 1] > 0.999
 
 
 @pytest.mark.parametrize("part", ["video_self", "audio_self", "video_mix", "audio_mix", "a2v", "v2a"])
 def test_a_perturbation_touches_its_sample_only(part):
-    plain, perturbed = out(keep=everything()), out(keep=but(part))
+    plain, perturbed = out(perturbation=everything()), out(perturbation=but(part))
     for a, b in zip(plain, perturbed, strict=True):
         np.testing.assert_allclose(a[0], b[0], atol=1e-6)
     assert max(np.abs(a[1] - b[1]).max() for a, b in zip(plain, perturbed, strict=True)) > 1e-2
 
 
 def test_keeping_everything_is_keeping_by_default():
-    for a, b in zip(out(), out(keep=everything()), strict=True):
+    for a, b in zip(out(), out(perturbation=everything()), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
 def test_isolated_streams_do_not_hear_each_other():
     none = jnp.zeros((TINY.layers, BATCH))
     params, (video, audio), text = material(TINY)
-    keep = everything(a2v=none, v2a=none)
-    a, b = (run(TINY, jnp.float32, params, (video, other), text, keep, SIGMA)[0] for other in (audio, audio + 1))
+    perturbation = everything(a2v=none, v2a=none)
+    a, b = (
+        run(TINY, jnp.float32, params, (video, other), text, perturbation, SIGMA)[0] for other in (audio, audio + 1)
+    )
     np.testing.assert_array_equal(a, b)
 
 

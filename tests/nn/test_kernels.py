@@ -65,11 +65,11 @@ def test_gradients_of_splash_are_those_of_the_plain_form(splash_on_cpu):
 
 
 def test_splash_takes_the_key_ranges_of_a_masked_student(splash_on_cpu):
-    sight = AttentionMask(segments=(QueryBand((0, 60), ((0, 60),)), QueryBand((60, 120), ((0, 120),), ((10, 70),))))
+    mask = AttentionMask(segments=(QueryBand((0, 60), ((0, 60),)), QueryBand((60, 120), ((0, 120),), ((10, 70),))))
     past = KV(PAST.k, PAST.v)
-    made = masked_attention(Q, KV(FRESH.k, FRESH.v), past, sight)
+    made = masked_attention(Q, KV(FRESH.k, FRESH.v), past, mask)
     with using(Kernel.PLAIN):
-        np.testing.assert_allclose(made, masked_attention(Q, KV(FRESH.k, FRESH.v), past, sight), atol=2e-6)
+        np.testing.assert_allclose(made, masked_attention(Q, KV(FRESH.k, FRESH.v), past, mask), atol=2e-6)
 
 
 def test_each_device_runs_splash_on_its_own_rows_and_heads(splash_on_cpu):

@@ -109,12 +109,12 @@ def test_an_unrotated_sink_is_a_token_at_ten_seconds():
 def test_turning_a_rotated_key_is_placing_it_later(kind, seconds, strict):
     config, block = network(kind), PREFIX.block(1)
     here, later = tables(config, block), tables(config, block, offset_seconds=seconds)
-    turn = turned_by(config, shift_phases(config, seconds))
+    shift = turned_by(config, shift_phases(config, seconds))
     for name, site, tokens, size in (
-        ("video", turn.video_self, 18, 16),
-        ("audio", turn.audio_self, 25, 8),
-        ("cross_audio", turn.a2v, 25, 8),
-        ("cross_video", turn.v2a, 18, 8),
+        ("video", shift.video_self, 18, 16),
+        ("audio", shift.audio_self, 25, 8),
+        ("cross_audio", shift.a2v, 25, 8),
+        ("cross_video", shift.v2a, 18, 8),
     ):
         keys = heads_of(2, tokens, size)
         turned = rotate_all(rotate_all(keys, getattr(here, name)), site)

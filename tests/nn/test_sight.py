@@ -27,10 +27,10 @@ def spans(lengths, sinks=0, pin=False):
     return [TokenSpan(0, sinks, 0, True), *made] if sinks else made
 
 
-def covered(sight, queries, keys):
+def covered(mask, queries, keys):
     """Write segments out as a mask."""
     mask = np.zeros((queries, keys), bool)
-    for segment in sight.segments:
+    for segment in mask.segments:
         for start, stop in segment.fresh:
             assert not mask[slice(*segment.queries), start:stop].any()
             mask[slice(*segment.queries), start:stop] = True
@@ -87,8 +87,8 @@ def test_static_ranges_cover_exactly_what_the_mask_shows(lengths, sinks, window,
 
 
 def test_the_whole_past_is_one_range_per_block():
-    sight = banded_mask(spans([1, 2, 2], 2), spans([1, 2, 2], 2), 3)
-    assert [(s.queries, s.fresh) for s in sight.segments] == [
+    mask = banded_mask(spans([1, 2, 2], 2), spans([1, 2, 2], 2), 3)
+    assert [(s.queries, s.fresh) for s in mask.segments] == [
         ((0, 3), ((0, 3),)),
         ((3, 5), ((0, 5),)),
         ((5, 7), ((0, 7),)),
@@ -96,8 +96,8 @@ def test_the_whole_past_is_one_range_per_block():
 
 
 def test_on_context_a_block_is_fresh_and_its_past_is_past():
-    sight = context_mask(spans([1, 2, 2], 2), spans([1, 2, 2], 2), 2)
-    assert [(s.fresh, s.past) for s in sight.segments] == [
+    mask = context_mask(spans([1, 2, 2], 2), spans([1, 2, 2], 2), 2)
+    assert [(s.fresh, s.past) for s in mask.segments] == [
         (((0, 3),), ()),
         (((3, 5),), ((0, 3),)),
         (((5, 7),), ((0, 2), (3, 5))),

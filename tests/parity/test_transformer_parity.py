@@ -123,10 +123,10 @@ def run(newer: bool, kind: str, semantics: CrossTimestep, inputs: peers.Inputs, 
     text = run_text(params, inputs.context_v, inputs.context_a, mask, sigma=sigma_v)
     if newer:  # each stream's text is modulated by the stream's own level
         text = text.replace(audio=run_text(params, inputs.context_v, inputs.context_a, mask, sigma=sigma_a).audio)
-    keep, view = make_keep(inputs, options.get("drop", False)), bidirectional(config, tables, sigmas)
+    perturbation, view = make_keep(inputs, options.get("drop", False)), bidirectional(config, tables, sigmas)
     view = view.replace(video=spread(view.video, peers.TOKENS), audio=spread(view.audio, peers.AUDIO_FRAMES))
     config = make_config(newer, kind, CrossTimestep.OWN)
-    return run_predict(params, config, inputs.video, inputs.audio, view, text, keep=keep)
+    return run_predict(params, config, inputs.video, inputs.audio, view, text, perturbation=perturbation)
 
 
 def spread(times: Times, tokens: int) -> Times:

@@ -93,7 +93,7 @@ def test_a_stream_of_a_mesh_is_measured(tmp_path, monkeypatch):
     assert set(figures) >= FIELDS
     assert figures["batch"] == 2
     subject = pod_programs.Subject(preset=pod_programs.shortened(TINY_STREAM, 1), batch=1, text=8)
-    per_frame = subject.setting.grid[0] * subject.setting.grid[1]
+    per_frame = subject.static.grid[0] * subject.static.grid[1]
     wanted = pod_plan.program_flops(Program.STREAM, subject.preset.model, subject.sampler, per_frame, 8) / 2
     # Of a single layer the clean pass needs no more than keys and values; time embeddings stand against that.
     assert figures["flops"] == pytest.approx(wanted, rel=0.1)

@@ -130,12 +130,12 @@ def test_flops_of_a_forward_are_those_of_the_closed_formula():
         caption_channels=48,
     )
     grid, frames, sounds, text = (6, 8), 4, 26, 40
-    places = make_positions(model, clip_block(frames, sounds), grid)
+    positions = make_positions(model, clip_block(frames, sounds), grid)
     sizes = [(1, frames * 48, 16), (1, sounds, 16), (1, text, 48), (1, text, 48)]
     inputs = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in sizes]
 
     def forward(params, video, audio, *contexts):
-        view = bidirectional(model, rotaries(model, places), one_sigma(jnp.full(1, 0.5)))
+        view = bidirectional(model, rotaries(model, positions), one_sigma(jnp.full(1, 0.5)))
         made = predict(params, model, video, audio, view, text_kv(params, *contexts))
         return made.video, made.audio
 

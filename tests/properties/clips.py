@@ -66,7 +66,7 @@ class Clip:
         return Sigmas(video=self.block_sigmas[:, video], audio=self.block_sigmas[:, audio])
 
     @property
-    def places(self):
+    def positions(self):
         return make_positions(self.config, clip_block(self.frames, self.blocks[-1].audio_end), GRID)
 
     def block_of(self, k):
@@ -90,9 +90,9 @@ def forward(config, params, video, audio, view, text, past=NO_PAST):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def build(config, regime, places, sigmas):
+def build(config, regime, positions, sigmas):
     """A view, made by `regime(config, rotaries, sigmas)`."""
-    return regime(config, rotaries(config, places), sigmas)
+    return regime(config, rotaries(config, positions), sigmas)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,21 +111,21 @@ class Masked:
 
 def run_masked(clip, **options):
     """Velocities of the whole clip, and its keys and values."""
-    view = build(clip.config, Masked(clip.blocks, **options), clip.places, clip.sigmas)
+    view = build(clip.config, Masked(clip.blocks, **options), clip.positions, clip.sigmas)
     return forward(clip.config, clip.params, *clip.latents, view, clip.text)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def run_block(config, params, latents, places, sigma, text, past, bias):
+def run_block(config, params, latents, positions, sigma, text, past, bias):
     """One block; without bias it is the first."""
-    view = streaming(config, rotaries(config, places), one_sigma(sigma), bias)
+    view = streaming(config, rotaries(config, positions), one_sigma(sigma), bias)
     prediction = predict(params, config, *latents, view, text, past=past)
     return (prediction.video, prediction.audio), prediction.fresh
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
-def _commit(config, cache, fresh, turn):
-    cache = commit(cache, fresh, shift_rotations(config, turn))
+def _commit(config, cache, fresh, shift):
+    cache = commit(cache, fresh, shift_rotations(config, shift))
     return cache, past_bias(cache)
 
 
@@ -134,8 +134,8 @@ def run_stream(clip, sampler):
     cache, bias, pieces = empty_cache(clip.config, sampler, GRID, BATCH), None, []
     for k, block in enumerate(clip.blocks):
         past = NO_PAST if k == 0 else cache.past
-        places, sigma = make_positions(clip.config, block, GRID), clip.block_sigmas[:, k]
-        out, fresh = run_block(clip.config, clip.params, clip.block_of(k), places, sigma, clip.text, past, bias)
+        positions, sigma = make_positions(clip.config, block, GRID), clip.block_sigmas[:, k]
+        out, fresh = run_block(clip.config, clip.params, clip.block_of(k), positions, sigma, clip.text, past, bias)
         cache, bias = _commit(clip.config, cache, fresh, shift_phases(clip.config, sampler.shift_seconds(k + 1)))
         pieces.append(out)
     return tuple(jnp.concatenate(stream, axis=1) for stream in zip(*pieces, strict=True))

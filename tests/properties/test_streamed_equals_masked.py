@@ -66,7 +66,7 @@ def test_a_prefix_of_blocks_gives_the_same_values_alone():
 
 def test_blocks_on_the_context_of_the_same_clip_are_the_masked_clip():
     expected, fresh = run_masked(SUNK)
-    view = build(SINKS, functools.partial(on_context, blocks=SUNK.blocks), SUNK.places, SUNK.sigmas)
+    view = build(SINKS, functools.partial(on_context, blocks=SUNK.blocks), SUNK.positions, SUNK.sigmas)
     assert_close(forward(SINKS, SUNK.params, *SUNK.latents, view, SUNK.text, fresh)[0], expected, LIMIT)
 
 
@@ -100,8 +100,8 @@ def explicit_stream(clip, sampler, *, moves=True):
     for k, block in enumerate(clip.blocks):
         shift = sampler.shift_seconds(k) if moves else 0
         past, bias = recall(clip, sampler, history, shift) if k else (NO_PAST, None)
-        places, sigma = make_positions(clip.config, block, GRID), clip.block_sigmas[:, k]
-        out, fresh = run_block(clip.config, clip.params, clip.block_of(k), places, sigma, clip.text, past, bias)
+        positions, sigma = make_positions(clip.config, block, GRID), clip.block_sigmas[:, k]
+        out, fresh = run_block(clip.config, clip.params, clip.block_of(k), positions, sigma, clip.text, past, bias)
         history.append(fresh)
         pieces.append(out)
     return tuple(jnp.concatenate(stream, axis=1) for stream in zip(*pieces, strict=True))
@@ -109,7 +109,7 @@ def explicit_stream(clip, sampler, *, moves=True):
 
 def recall(clip, sampler, history, shift):
     """Room for the keys of the whole clip at each site, so that one program does; hidden is what is out of sight."""
-    k, turn = len(history), shift_rotations(clip.config, shift_phases(clip.config, shift))
+    k, shift = len(history), shift_rotations(clip.config, shift_phases(clip.config, shift))
     past, bias = {}, {}
     for name in NAMES:
         is_audio = name in ("audio_self", "a2v")
@@ -120,7 +120,7 @@ def recall(clip, sampler, history, shift):
         made = join(getattr(entry, name) for entry in history)
         room = ((0, 0), (0, 0), (0, len(block_of) - made.k.shape[2]), (0, 0), (0, 0))
         keys, values = (jnp.pad(x, room) for x in (made.k, made.v))
-        keys = jnp.where(is_pinned[:, None, None], rotate(keys, getattr(turn, name)), keys)
+        keys = jnp.where(is_pinned[:, None, None], rotate(keys, getattr(shift, name)), keys)
         is_seen = (block_of < k) & ((k - block_of < sampler.past_blocks + 1) | is_pinned)
         past[name], bias[name] = KV(keys, values), mask_bias(jnp.asarray(is_seen))[None, None, None]
     return Sites(**past), Sites(**bias)

@@ -20,8 +20,8 @@ SIGMA = jnp.array([0.3, 0.8])
 
 def teach(config, params, sigmas, clip=CLIP, **offset):
     """Bidirectional forward of the clip."""
-    places = make_positions(config, Block(0, clip.frames, 0, clip.blocks[-1].audio_end), GRID, **offset)
-    view = build(config, bidirectional, places, sigmas)
+    positions = make_positions(config, Block(0, clip.frames, 0, clip.blocks[-1].audio_end), GRID, **offset)
+    view = build(config, bidirectional, positions, sigmas)
     network = dataclasses.replace(config, cross_timestep=TINY.cross_timestep)  # only the view depends on it
     return forward(network, params, *clip.latents, view, clip.text)[0]
 
@@ -78,7 +78,7 @@ def test_a_sink_keeps_its_place_while_the_streams_move():
 
 def test_a_student_whose_clip_is_one_block_is_the_teacher():
     clip = Clip(SINKS, frames=4)
-    view = build(SINKS, Masked((Block(0, 4, 0, 26),)), clip.places, one_sigma(SIGMA))
+    view = build(SINKS, Masked((Block(0, 4, 0, 26),)), clip.positions, one_sigma(SIGMA))
     out, _ = forward(SINKS, clip.params, *clip.latents, view, clip.text)
     assert_close(out, teach(SINKS, clip.params, one_sigma(SIGMA), clip), LIMIT)
 

@@ -54,7 +54,7 @@ def going_on(blocks, dropped=0):
     video, audio = (LatentTrack(iter([pair[i] for pair in latents[:blocks]]), blocks) for i in range(2))
     like = open_stream(student(), PROMPT, SECONDS, seed=3)
     return ChunkStream(
-        student(), like.setting, like.state, like.blocks, guide=ConditioningTracks(video, audio, dropped)
+        student(), like.static, like.state, like.blocks, tracks=ConditioningTracks(video, audio, dropped)
     )
 
 

@@ -84,8 +84,8 @@ def test_a_past_that_is_dropped_takes_its_late_frames_with_it():
     latents, whole = recorded()[1], recorded()[0]
     video, audio = (LatentTrack(iter([pair[i] for pair in latents[:3]]), 3) for i in range(2))
     like = open_stream(looking(), PROMPT, SECONDS, seed=3, lookahead=EXACT)
-    guide = ConditioningTracks(video, audio, dropped=3)
-    kept = list(ChunkStream(looking(), like.setting, like.state, like.blocks, guide=guide, lookahead=EXACT))
+    tracks = ConditioningTracks(video, audio, dropped=3)
+    kept = list(ChunkStream(looking(), like.static, like.state, like.blocks, tracks=tracks, lookahead=EXACT))
     np.testing.assert_array_equal(join_chunks(kept)[0], join_chunks(whole)[0][49:])
     np.testing.assert_array_equal(join_chunks(kept)[1], join_chunks(whole)[1][49 * 1000 :])
     assert kept[0].video_start_s == kept[0].audio_start_s == 49 / 24

@@ -26,8 +26,8 @@ from omniforcing_jax.stream.start import open_stream
 
 NEW = "a green ball"
 STREAM = open_stream(student(), PROMPT)
-SETTING, PARAMS = STREAM.setting, student().transformer
-SAMPLER, RING, EXACT = SETTING.sampler, SETTING.sampler.past_blocks, exact_depth(STREAM.setting)
+SETTING, PARAMS = STREAM.static, student().transformer
+SAMPLER, RING, EXACT = SETTING.sampler, SETTING.sampler.past_blocks, exact_depth(STREAM.static)
 
 
 def copied(stream):
@@ -59,7 +59,7 @@ def committed(stream, prompt, blocks):
     for k in range(blocks):
         cache = r.commit_block(
             *(PARAMS, cache, prompt, stream.state.keys, stream.latents[k], r.block_positions(SETTING, k)),
-            setting=SETTING,
+            static=SETTING,
         )
     return cache
 
@@ -112,9 +112,9 @@ def test_beyond_the_ring_the_window_alone_is_recomputed_by_default_as_a_clip_of_
     commit_one = jax.jit(lambda *args: r.clean_pass(PARAMS, *args, SETTING))
     cache, prompt, keys = r.make_cache(SETTING, 1), fork.state.prompt, fork.state.keys
     for k, turned in ((0, 8), (9, 9), (10, 10)):
-        tables = dataclasses.replace(r.block_positions(SETTING, k), turn=r.block_positions(SETTING, turned).turn)
-        noise = r.draw_context_noise(keys, jnp.int32(k), SETTING, tables)
-        cache = commit_one(cache, prompt, fork.latents[k], noise, tables)
+        positions = dataclasses.replace(r.block_positions(SETTING, k), turn=r.block_positions(SETTING, turned).turn)
+        noise = r.draw_context_noise(keys, jnp.int32(k), SETTING, positions)
+        cache = commit_one(cache, prompt, fork.latents[k], noise, positions)
     assert_close(fork.state.cache, dataclasses.replace(cache, blocks_done=jnp.int32(11)), 2e-5)
 
 
@@ -182,8 +182,8 @@ def test_a_change_is_rehearsed_in_mid_stream_and_leaves_the_stream_as_it_is(is_r
     body = recache._replay_later.__wrapped__
 
     @partial(jax.jit, static_argnames="setting", donate_argnums=1)
-    def not_yet_compiled(*args, setting):
-        return body(*args, setting=setting)
+    def not_yet_compiled(*args, static):
+        return body(*args, static=static)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recache, "_replay_later", not_yet_compiled)
@@ -226,15 +226,15 @@ def test_a_new_prompt_is_seen_and_heard_from_the_next_block_on():
 
 def test_a_fade_goes_over_in_equal_parts():
     stream = copied(streamed(3))
-    begin = stream.state.script.now.video
+    begin = stream.state.transition.now.video
     stream.set_prompt("a red ball and a green ball", recompute=0, fade=3)
-    goal, parts = stream.state.script.goal.video, []
+    goal, parts = stream.state.transition.goal.video, []
     for _ in itertools.islice(stream, 5):
-        parts.append(np.asarray(stream.state.script.now.video))
+        parts.append(np.asarray(stream.state.transition.now.video))
     for part, share in zip(parts, (0.25, 0.5, 0.75, 1, 1), strict=True):
         np.testing.assert_allclose(part, begin + share * (goal - begin), atol=1e-6)
     np.testing.assert_array_equal(parts[3], goal)
-    assert stream.state.script.left == 0
+    assert stream.state.transition.left == 0
 
 
 def test_a_change_that_waits_is_part_of_the_state():
@@ -265,12 +265,12 @@ def test_a_change_that_cannot_be_is_refused_and_leaves_the_stream_as_it_is(promp
     stream = copied(streamed(3))
     with pytest.raises(ValueError, match=named):
         stream.set_prompt(prompt, **more)
-    assert stream.state.script.left == 0
+    assert stream.state.transition.left == 0
 
 
 def test_contexts_of_another_form_are_refused():
     stream = copied(streamed(3))
-    longer = jax.tree.map(lambda x: np.concatenate([x, x], axis=1), stream.state.script.now)
+    longer = jax.tree.map(lambda x: np.concatenate([x, x], axis=1), stream.state.transition.now)
     with pytest.raises(ValueError, match="contexts: video"):
         stream.set_prompt("", contexts=longer)
 

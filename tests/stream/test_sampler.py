@@ -95,7 +95,7 @@ def test_a_stream_cut_saved_and_resumed_is_the_same_stream():
     before = list(itertools.islice(stream, 3))
     stored = jax.tree.map(lambda x: x if _is_key(x) or isinstance(x, int) else np.asarray(x), stream.state)
     restored = jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x, stored)
-    resumed = ChunkStream(student(), stream.setting, restored, stream.blocks)
+    resumed = ChunkStream(student(), stream.static, restored, stream.blocks)
     assert same(before + list(resumed), recorded()[0])
 
 
@@ -157,8 +157,8 @@ def test_closing_a_stream_that_never_began_hands_out_nothing():
 
 def test_fewer_steps_keep_trained_sigmas_and_a_shorter_window_a_smaller_ring():
     stream = open_stream(student(), PROMPT, steps=1, window=1)
-    assert stream.setting.sampler.sigmas == (1.0, 0.0)
-    assert stream.setting.sampler.past_blocks == 0
+    assert stream.static.sampler.sigmas == (1.0, 0.0)
+    assert stream.static.sampler.past_blocks == 0
 
 
 def _is_key(x) -> bool:

@@ -78,7 +78,7 @@ def test_a_change_of_prompt_that_is_under_way_is_saved_too(tmp_path):
     next(stream)
     stream.set_prompt("a green ball", recompute=1, fade=2)
     next(stream)
-    assert stream.state.script.left == 2
+    assert stream.state.transition.left == 2
     save(stream, tmp_path / "state")
     resumed = resume(tmp_path / "state", student())
     assert resumed.state.prompt_words == ("a green ball",)

@@ -85,13 +85,13 @@ def continue_file(path: AnyPath, *, keep: bool = True) -> Condition:
 
 
 def plan_conditioning(
-    config: PipelineConfig, setting: StaticConfig, blocks: int | None, start: Condition, drive: Condition
+    config: PipelineConfig, static: StaticConfig, blocks: int | None, start: Condition, drive: Condition
 ) -> ConditioningPlan:
     """Check what a stream is given; no weights are needed.
 
     Args:
         config: The weights' configs.
-        setting: Has grid and layout.
+        static: Has grid and layout.
         blocks: Length of the stream; None is endless.
         start: What it begins from: one frame and whole seconds, as the layout has them.
         drive: Picture or sound that it is made to, at least as long as the stream.
@@ -107,10 +107,10 @@ def plan_conditioning(
     require(not both, "sound", _name(drive.sound), "picture and sound cannot both drive: nothing would be left to make")
     driven = drive.picture is not None or drive.sound is not None
     require(not driven or blocks is not None, "seconds", None, "a stream that is driven must end")
-    layout, mel = setting.sampler.layout, dataclasses.replace(LTX2_MEL, bins=config.audio_vae.mel_bins)
+    layout, mel = static.sampler.layout, dataclasses.replace(LTX2_MEL, bins=config.audio_vae.mel_bins)
     plan = ConditioningPlan(mel=mel)
     if start.picture is not None:
-        frames = _check_picture(config, setting, start.picture)
+        frames = _check_picture(config, static, start.picture)
         plan = plan._replace(picture=start.picture, picture_blocks=_fit_frames(layout, frames, _name(start.picture)))
     if start.sound is not None:
         samples = _samples_of(config, start.sound, mel)
@@ -121,7 +121,7 @@ def plan_conditioning(
         rule = f"must be longer than the {layout.start_seconds(started)} s that the stream starts from"
         require(started < blocks, "seconds", layout.start_seconds(blocks), rule)
         if drive.picture is not None:
-            frames, needed = _check_picture(config, setting, drive.picture), sum(frame_counts(layout, blocks))
+            frames, needed = _check_picture(config, static, drive.picture), sum(frame_counts(layout, blocks))
             rule = f"shorter than the stream, which has {needed} frames"
             require(frames >= needed, _name(drive.picture), f"{frames} frames", rule)
             plan = plan._replace(picture=drive.picture, picture_blocks=blocks)
@@ -137,12 +137,12 @@ def plan_conditioning(
     return plan
 
 
-def make_tracks(pipeline: Pipeline, setting: StaticConfig, plan: ConditioningPlan) -> ConditioningTracks:
-    """Make the guide of a checked plan; nothing is encoded yet."""
-    layout, codecs, video, audio = setting.sampler.layout, pipeline.codecs, None, None
+def make_tracks(pipeline: Pipeline, static: StaticConfig, plan: ConditioningPlan) -> ConditioningTracks:
+    """Make the tracks of a checked plan; nothing is encoded yet."""
+    layout, codecs, video, audio = static.sampler.layout, pipeline.codecs, None, None
     if plan.picture is not None:
         batches = _batches(plan.picture, frame_counts(layout, plan.picture_blocks))
-        video = LatentTrack(encode_picture(codecs, batches, setting.dtype), plan.picture_blocks)
+        video = LatentTrack(encode_picture(codecs, batches, static.dtype), plan.picture_blocks)
     if plan.sound is not None:
         pieces = encode_sound(codecs, plan.sound, layout, plan.sound_blocks, plan.mel)
         audio = LatentTrack(pieces, plan.sound_blocks)
@@ -153,14 +153,14 @@ def _name(source: PictureSource | SoundSource | None) -> str:
     return f"array {source.shape}" if isinstance(source, np.ndarray) else os.fspath(source or "")
 
 
-def _check_picture(config: PipelineConfig, setting: StaticConfig, source: PictureSource) -> int:
+def _check_picture(config: PipelineConfig, static: StaticConfig, source: PictureSource) -> int:
     """Check size and rate of a picture; returns its frames."""
     if isinstance(source, np.ndarray):
         require(source.ndim == 4 and source.dtype == np.uint8, "picture", source.shape, "must be uint8 [F, H, W, 3]")
         info = media.PictureInfo(source.shape[1], source.shape[2], len(source), FRAME_RATE)
     else:
         info = media.read_picture_info(source)
-    height, width = (side * config.video_vae.spatial_compression for side in setting.grid)
+    height, width = (side * config.video_vae.spatial_compression for side in static.grid)
     fits = (info.height, info.width) == (height, width)
     require(fits, _name(source), f"{info.width}x{info.height}", f"the stream's picture is {width}x{height} pixels")
     rule = f"the stream has {FRAME_RATE} frames per second"

@@ -18,7 +18,8 @@ from omniforcing_jax.codecs import audio_vae, video_vae
 from omniforcing_jax.codecs.mel import MelConfig, log_mel
 from omniforcing_jax.layout import Layout, pixel_frames
 from omniforcing_jax.pipeline.pipeline import Codecs
-from omniforcing_jax.rollout import NO_CONDITIONING, Conditioning
+from omniforcing_jax.rollout import NO_CONDITIONING
+from omniforcing_jax.streams import Streams
 
 
 class LatentTrack:
@@ -60,11 +61,11 @@ class ConditioningTracks:
         """Blocks for which anything is given."""
         return max((track.blocks for track in (self.video, self.audio) if track is not None), default=0)
 
-    def at(self, k: int) -> Conditioning:
+    def at(self, k: int) -> Streams:
         """Return what is given of block k."""
         if self.video is None and self.audio is None:
             return NO_CONDITIONING
-        return Conditioning(*(None if track is None else track[k] for track in (self.video, self.audio)))
+        return Streams(*(None if track is None else track[k] for track in (self.video, self.audio)))
 
 
 NO_TRACKS = ConditioningTracks()

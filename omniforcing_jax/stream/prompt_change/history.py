@@ -54,18 +54,18 @@ def check_recompute(sampler: SamplerConfig, depth: int, count: int | None) -> in
     return count
 
 
-def exact_depth(setting: StaticConfig) -> int:
+def exact_depth(static: StaticConfig) -> int:
     """Later blocks on which anything in the ring can depend, however long the stream.
 
     A block reads the ring twice per layer, in self-attention and in the crossing, each time as it was for that block.
     """
-    return 2 * setting.config.layers * setting.sampler.past_blocks
+    return 2 * static.model.layers * static.sampler.past_blocks
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def make_history(setting: StaticConfig, rows: int, depth: int) -> History:
+def make_history(static: StaticConfig, rows: int, depth: int) -> History:
     """Make the empty history of a stream of `rows` rows that keeps `depth` later blocks."""
-    layout, config, per_frame = setting.sampler.layout, setting.config, setting.grid[0] * setting.grid[1]
+    layout, config, per_frame = static.sampler.layout, static.model, static.grid[0] * static.grid[1]
 
     def zeros(shape: tuple[int, ...], frames: int, audio: int) -> Streams:
         return Streams(

@@ -31,13 +31,13 @@ from omniforcing_jax.rollout import (
 from omniforcing_jax.stream.prompt_change.history import History
 
 
-def blocks_to_recache(setting: StaticConfig, depth: int, done: int, count: int) -> list[int]:
+def blocks_to_recache(static: StaticConfig, depth: int, done: int, count: int) -> list[int]:
     """List the blocks that `count` clean passes rebuild, in order.
 
     The ring's blocks come first, the newest before all others; then block 0, which completes the window; then blocks
     that have left the ring, whose keys and values are needed on the way only.
     """
-    in_ring, kept = min(setting.sampler.past_blocks, done - 1), min(depth, done - 1)
+    in_ring, kept = min(static.sampler.past_blocks, done - 1), min(depth, done - 1)
     if done == 0 or count == 0:
         return []
     if count <= in_ring:
@@ -54,7 +54,7 @@ def recache(
     count: int,
     *,
     done: int,
-    setting: StaticConfig,
+    static: StaticConfig,
     trace: Callable[[str, int, PyTree], None] = lambda step, block, outputs: None,
 ) -> Cache:
     """Rebuild the newest blocks of the cache under a prompt; the cache that was passed in is gone.
@@ -72,22 +72,22 @@ def recache(
         history: Holds the latents of these blocks.
         count: Clean passes; as many as there are blocks to show.
         done: Blocks committed so far.
-        setting: What is static.
+        static: What is static.
         trace: Told "recompute", block and cache after each clean pass was dispatched.
     """
-    todo, sampler = blocks_to_recache(setting, history.depth, done, count), setting.sampler
+    todo, sampler = blocks_to_recache(static, history.depth, done, count), static.sampler
     for block in todo:
-        tables = block_positions(setting, block)
+        positions = block_positions(static, block)
         if block == 0:
             cache = dataclasses.replace(cache, blocks_done=jnp.zeros_like(cache.blocks_done))
-            cache = commit_block(params, cache, prompt, keys, history.first, tables, setting=setting)
+            cache = commit_block(params, cache, prompt, keys, history.first, positions, static=static)
         else:
             first = todo[1] if todo[0] == 0 else todo[0]
             held = held_blocks(sampler.past_blocks, done, first, block)
             slot = np.int32((block - 1) % history.depth)
-            standing = shift_phases(setting.config, sampler.shift_seconds(block))
+            shift = shift_phases(static.model, sampler.shift_seconds(block))
             cache = _replay_later(
-                *(params, cache, prompt, keys, history, tables, standing, held, np.int32(block), slot), setting=setting
+                *(params, cache, prompt, keys, history, positions, shift, held, np.int32(block), slot), static=static
             )
         trace("recompute", block, cache)
     return cache
@@ -108,18 +108,18 @@ def _replay_later(
     prompt: PromptKV,
     keys: Key[Array, " B"],
     history: History,
-    tables: BlockPositions,
-    standing: Shift,
+    positions: BlockPositions,
+    shift: Shift,
     held: Int[Array, " R"],
     block: Int[Array, ""],
     slot: Int[Array, ""],
     *,
-    setting: StaticConfig,
+    static: StaticConfig,
 ) -> Cache:
-    cache = reanchor_pinned(dataclasses.replace(cache, blocks_done=block), shift_rotations(setting.config, standing))
+    cache = reanchor_pinned(dataclasses.replace(cache, blocks_done=block), shift_rotations(static.model, shift))
     latents = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, slot, 1, keepdims=False), history.later)
-    noise = draw_context_noise(keys, block, setting, tables)
-    return clean_pass(params, cache, prompt, latents, noise, tables, setting, _bias(cache, held, block))
+    noise = draw_context_noise(keys, block, static, positions)
+    return clean_pass(params, cache, prompt, latents, noise, positions, static, _bias(cache, held, block))
 
 
 def _bias(cache: Cache, held: Int[Array, " R"], block: Int[Array, ""]) -> Sites:

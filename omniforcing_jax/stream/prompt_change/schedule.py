@@ -42,7 +42,7 @@ def plan_prompt_schedule(
     Raises:
         ValueError: naming the time, if it is not within the stream or not after the one before.
     """
-    cues: list[ScheduledPrompt] = []
+    schedule: list[ScheduledPrompt] = []
     for second, prompt in prompts:
         require(
             math.isfinite(second) and second > 0,
@@ -54,13 +54,15 @@ def plan_prompt_schedule(
         start = sampler.layout.start_seconds(block)
         if seconds is not None:
             require(start < seconds, "prompt-at", second, f"must begin before the end of the stream at {seconds:g} s")
-        if cues:
-            rule = f"must be at least one block after the prompt at {sampler.layout.start_seconds(cues[-1].block)} s"
-            require(block > cues[-1].block, "prompt-at", second, rule)
+        if schedule:
+            rule = (
+                f"must be at least one block after the prompt at {sampler.layout.start_seconds(schedule[-1].block)} s"
+            )
+            require(block > schedule[-1].block, "prompt-at", second, rule)
         if start != second:
             log.warning("prompt-at %g s is no block border; the prompt changes at %d s", second, start)
-        cues.append(ScheduledPrompt(block, prompt))
-    return tuple(cues)
+        schedule.append(ScheduledPrompt(block, prompt))
+    return tuple(schedule)
 
 
 def _border(sampler: SamplerConfig, second: int | float) -> int:
@@ -70,19 +72,19 @@ def _border(sampler: SamplerConfig, second: int | float) -> int:
 
 
 def follow_schedule(
-    stream: ChunkStream, cues: Sequence[ScheduledPrompt], recompute: int | None = None, fade: int = 0
+    stream: ChunkStream, schedule: Sequence[ScheduledPrompt], recompute: int | None = None, fade: int = 0
 ) -> Iterator[Chunk]:
     """Pass the chunks of a stream on, and tell it each prompt at its border; arguments as `ChunkStream.set_prompt`.
 
     What the changes need is compiled before the first chunk: a start that is later is better than a gap.
     """
-    waiting = {cue.block: cue for cue in cues}
+    waiting = {change.block: change for change in schedule}
     if waiting:
         stream.rehearse_change(recompute, fade)
     while True:
-        cue = waiting.pop(stream.state.block, None)
-        if cue is not None:
-            stream.set_prompt(cue.prompt, recompute, fade, contexts=cue.contexts)
+        change = waiting.pop(stream.state.block, None)
+        if change is not None:
+            stream.set_prompt(change.prompt, recompute, fade, contexts=change.contexts)
         chunk = next(stream, None)
         if chunk is None:
             return

@@ -42,7 +42,7 @@ class PromptTransition:
 class Advanced(NamedTuple):
     """What a block border did to a stream."""
 
-    script: PromptTransition
+    transition: PromptTransition
     prompt: PromptKV
     cache: Cache
 
@@ -52,7 +52,9 @@ def no_transition(contexts: TextContexts) -> PromptTransition:
     return PromptTransition(now=contexts, goal=contexts, left=0, recompute=0)
 
 
-def begin_transition(script: PromptTransition, goal: TextContexts, *, recompute: int, fade: int) -> PromptTransition:
+def begin_transition(
+    transition: PromptTransition, goal: TextContexts, *, recompute: int, fade: int
+) -> PromptTransition:
     """Change course: towards `goal` at the next border, with `fade` blocks under mixed contexts before it is reached.
 
     Raises:
@@ -60,32 +62,34 @@ def begin_transition(script: PromptTransition, goal: TextContexts, *, recompute:
     """
     require(recompute >= 0, "recompute", recompute, "must not be negative")
     require(fade >= 0, "fade", fade, "must not be negative")
-    for name, old, new in zip(TextContexts._fields, script.now, goal, strict=True):
+    for name, old, new in zip(TextContexts._fields, transition.now, goal, strict=True):
         shapes = [None if x is None else x.shape for x in (old, new)]
         require(shapes[0] == shapes[1], f"contexts: {name}", shapes[1], f"must be {shapes[0]}, as the stream began")
-    return dataclasses.replace(script, goal=goal, left=1 + fade, recompute=recompute)
+    return dataclasses.replace(transition, goal=goal, left=1 + fade, recompute=recompute)
 
 
 def advance_transition(
     params: Transformer,
-    script: PromptTransition,
+    transition: PromptTransition,
     cache: Cache,
     keys: Key[Array, " B"],
     history: History,
     *,
     done: int,
-    setting: StaticConfig,
+    static: StaticConfig,
     trace: Callable[[str, int, PyTree], None],
 ) -> Advanced:
     """Take one step of a script that has steps left, at the border before block `done`; the cache is used up.
 
     `trace` is told "text" and, for every clean pass, "recompute".
     """
-    now = script.goal if script.left == 1 else _mix(script.now, script.goal, 1 / script.left)
-    prompt = make_prompt_kv(params, *now, setting=setting)
+    now = transition.goal if transition.left == 1 else _mix(transition.now, transition.goal, 1 / transition.left)
+    prompt = make_prompt_kv(params, *now, static=static)
     trace("text", done, prompt)
-    cache = recache(*(params, cache, prompt, keys, history, script.recompute), done=done, setting=setting, trace=trace)
-    return Advanced(dataclasses.replace(script, now=now, left=script.left - 1), prompt, cache)
+    cache = recache(
+        *(params, cache, prompt, keys, history, transition.recompute), done=done, static=static, trace=trace
+    )
+    return Advanced(dataclasses.replace(transition, now=now, left=transition.left - 1), prompt, cache)
 
 
 @jax.jit
