@@ -165,7 +165,7 @@ def test_a_folder_without_a_state_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"format": 1}, "not a saved stream of format 2"),
+        ({"format": 1}, "saved in format 1, this version reads format 3"),
         ({"grid": [2, 4]}, "mis-shaped cache/past/video_self/k"),
         ({"dtype": "bfloat16"}, "cache/past/video_self/k=dtype.*float32.*expected bfloat16"),
         ({"prompts": ["a", "b"]}, "mis-shaped"),
