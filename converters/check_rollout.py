@@ -19,8 +19,8 @@ from omniforcing_jax.model.transformer import Transformer
 
 HISTORIES = ("video_self", "audio_self", "a2v", "v2a")
 
-_denoise = jax.jit(rollout.denoise, static_argnames="setting", compiler_options=QUICK)
-_clean_pass = jax.jit(rollout.clean_pass, static_argnames="setting", compiler_options=QUICK)
+_denoise = jax.jit(rollout.denoise, static_argnames="static", compiler_options=QUICK)
+_clean_pass = jax.jit(rollout.clean_pass, static_argnames="static", compiler_options=QUICK)
 
 
 def run_rollout(case: Case, run: str, config: ModelConfig, params: Transformer) -> dict[str, np.ndarray]:

@@ -96,7 +96,7 @@ def make_cache(static: StaticConfig, batch: int) -> Cache:
     return empty_cache(static.model, static.sampler, static.grid, batch, static.dtype)
 
 
-@partial(jax.jit, static_argnames="setting")
+@partial(jax.jit, static_argnames="static")
 def make_prompt_kv(
     params: Transformer,
     context_video: Float[Array, "B X Cv"],
@@ -265,7 +265,7 @@ def clean_pass(
     return commit(cache, fresh, shift_rotations(static.model, positions.pinned_shift))
 
 
-@partial(jax.jit, static_argnames="setting")
+@partial(jax.jit, static_argnames="static")
 def denoise_block(
     params: Transformer,
     cache: Cache,
@@ -285,7 +285,7 @@ def denoise_block(
     )
 
 
-@partial(jax.jit, static_argnames="setting", donate_argnames="cache")
+@partial(jax.jit, static_argnames="static", donate_argnames="cache")
 def commit_block(
     params: Transformer,
     cache: Cache,

@@ -10,5 +10,5 @@ class Streams(NamedTuple):
     is a `jax.tree.map`.
     """
 
-    video: Any
-    audio: Any
+    video: Any = None
+    audio: Any = None

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_stream import SETTING, keys, student, text
+from tiny_stream import STATIC, keys, student, text
 
 from experiments import endless
 from omniforcing_jax import rollout as r
@@ -35,8 +35,8 @@ def test_pinned_keys_keep_the_distance_that_they_had_at_the_horizon_and_do_not_j
 
 @pytest.mark.parametrize("seconds", [1, 3_600, 36_000])
 def test_pinned_keys_turn_by_the_exact_angle_however_long_the_stream(seconds):
-    shift = shift_phases(SETTING.config, seconds)
-    for phases, grid in zip((shift.solid, shift.line), endless.grids(SETTING), strict=True):
+    shift = shift_phases(STATIC.model, seconds)
+    for phases, grid in zip((shift.solid, shift.line), endless.grids(STATIC), strict=True):
         exact = endless.exact_phases(grid, [2 * Fraction(seconds, 20)])
         np.testing.assert_allclose(phases.cos, exact.cos, atol=1e-6, rtol=0)
         np.testing.assert_allclose(phases.sin, exact.sin, atol=1e-6, rtol=0)
@@ -44,25 +44,25 @@ def test_pinned_keys_turn_by_the_exact_angle_however_long_the_stream(seconds):
 
 @pytest.mark.parametrize("k", [1, 3_600, 36_000])
 def test_a_block_stands_at_the_exact_angle_however_long_the_stream(k):
-    assert endless.angle_error(SETTING, k) < 1e-6
+    assert endless.angle_error(STATIC, k) < 1e-6
 
 
 def test_noise_of_a_block_depends_on_its_request_and_its_number_only():
     """A network of zeros hands its noise through, so the block is what was drawn for it."""
     silent = jax.tree.map(jnp.zeros_like, student().transformer)
-    prompt, positions = text(rows=2), r.block_positions(SETTING, MINUTE_TEN)
-    empty = r.make_cache(SETTING, 2)
+    prompt, positions = text(rows=2), r.block_positions(STATIC, MINUTE_TEN)
+    empty = r.make_cache(STATIC, 2)
 
     def made(fill, block=MINUTE_TEN):
         cache = jax.tree.map(lambda x: jnp.full_like(x, fill), empty).replace(blocks_done=jnp.int32(block))
-        return r.denoise_block(silent, cache, prompt, keys(2), positions, static=SETTING)
+        return r.denoise_block(silent, cache, prompt, keys(2), positions, static=STATIC)
 
     one, other, next_one = made(0.5), made(-2.0), made(0.5, MINUTE_TEN + 1)
     for a, b, c in zip(one, other, next_one, strict=True):
         np.testing.assert_array_equal(a, b)
         assert not np.allclose(a, c)
-    drawn = [r.draw_noise(keys(2), jnp.int32(MINUTE_TEN), step, SETTING, positions) for step in range(2)]
-    sigma = SETTING.sampler.sigmas[1]
+    drawn = [r.draw_noise(keys(2), jnp.int32(MINUTE_TEN), step, STATIC, positions) for step in range(2)]
+    sigma = STATIC.sampler.sigmas[1]
     expected = (1 - sigma) * drawn[0].video + sigma * drawn[1].video
     np.testing.assert_allclose(one.video, expected, atol=1e-5)
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from random_weights import fill
-from tiny_stream import GRID, SETTING, TOKENS, keys, student, text
+from tiny_stream import GRID, STATIC, TOKENS, keys, student, text
 
 from omniforcing_jax import rollout as r
 from omniforcing_jax.config import CrossTimestep
@@ -18,21 +18,22 @@ from omniforcing_jax.model.transformer import predict, transformer_spec
 from omniforcing_jax.model.view import Sigmas, Times, bidirectional, masked, one_sigma
 from omniforcing_jax.parallel.spec import abstract
 from omniforcing_jax.schedule import add_noise, to_x0
+from omniforcing_jax.streams import Streams
 
-SAMPLER, CONFIG = SETTING.sampler, SETTING.config
+SAMPLER, CONFIG = STATIC.sampler, STATIC.model
 PARAMS, KEYS, PROMPT = student().transformer, keys(1), text(rows=1)
 LAST = 3  # the ring of two has wrapped when it is made
 BLOCKS = tuple(SAMPLER.layout.block(k) for k in range(LAST + 1))
 STREAMS = ("video", "audio")
 
 
-def known_tokens(positions, static=SETTING):
+def known_tokens(positions, static=STATIC):
     """Tokens of a block that no network made."""
     return r.draw_noise(KEYS, jnp.int32(77), 0, static, positions)
 
 
 def only(stream, latents):
-    return r.Conditioning(**{stream: getattr(latents, stream)})
+    return Streams(**{stream: getattr(latents, stream)})
 
 
 @jax.jit
@@ -47,24 +48,24 @@ def velocity_of(video, audio, levels_v, levels_a):
 @pytest.mark.parametrize("stream", STREAMS)
 def test_a_given_stream_is_seen_clean_while_the_other_is_made(stream):
     """The masked clip with a noise level per token and stream is the oracle; its context is rebuilt from the keys."""
-    cache, context, c = r.make_cache(SETTING, 1), [], SAMPLER.context_noise
+    cache, context, c = r.make_cache(STATIC, 1), [], SAMPLER.context_noise
     for k in range(LAST):
-        positions = r.block_positions(SETTING, k)
-        latents = r.denoise_block(PARAMS, cache, PROMPT, KEYS, positions, static=SETTING)
-        cache = r.commit_block(PARAMS, cache, PROMPT, KEYS, latents, positions, static=SETTING)
-        noise = r.draw_noise(KEYS, jnp.int32(k), SAMPLER.steps, SETTING, positions)
+        positions = r.block_positions(STATIC, k)
+        latents = r.denoise_block(PARAMS, cache, PROMPT, KEYS, positions, static=STATIC)
+        cache = r.commit_block(PARAMS, cache, PROMPT, KEYS, latents, positions, static=STATIC)
+        noise = r.draw_noise(KEYS, jnp.int32(k), SAMPLER.steps, STATIC, positions)
         context.append([(1 - c) * x + c * n for x, n in zip(latents, noise, strict=True)])
-    positions = r.block_positions(SETTING, LAST)
+    positions = r.block_positions(STATIC, LAST)
     known = known_tokens(positions)
-    made = r.denoise_block(PARAMS, cache, PROMPT, KEYS, positions, only(stream, known), static=SETTING)
+    made = r.denoise_block(PARAMS, cache, PROMPT, KEYS, positions, only(stream, known), static=STATIC)
     np.testing.assert_array_equal(getattr(made, stream), getattr(known, stream))
 
     i, starts = STREAMS.index(stream), (BLOCKS[-1].video_start * TOKENS, BLOCKS[-1].audio_start)
-    own = r.draw_noise(KEYS, jnp.int32(LAST), SAMPLER.steps, SETTING, positions)
+    own = r.draw_noise(KEYS, jnp.int32(LAST), SAMPLER.steps, STATIC, positions)
     seen = (1 - c) * known[i] + c * own[i]
     x0 = jnp.zeros_like(known[1 - i])
     for step, sigma in enumerate(SAMPLER.sigmas[:-1]):
-        fresh = r.draw_noise(KEYS, jnp.int32(LAST), step, SETTING, positions)[1 - i]
+        fresh = r.draw_noise(KEYS, jnp.int32(LAST), step, STATIC, positions)[1 - i]
         noisy = (1 - sigma) * x0 + sigma * fresh
         pair = (seen, noisy) if i == 0 else (noisy, seen)
         levels = [jnp.asarray([c] * LAST + [c if j == i else sigma], jnp.float32) for j in range(2)]
@@ -80,7 +81,7 @@ def test_every_crossing_has_the_level_that_its_semantics_ask_for(stream):
     results, i = [], STREAMS.index(stream)
     for semantics in CrossTimestep:
         config = dataclasses.replace(CONFIG, layers=1, cross_timestep=semantics)
-        static = SETTING._replace(config=config, sampler=dataclasses.replace(SAMPLER, sigmas=(1.0, 0.0)))
+        static = STATIC._replace(model=config, sampler=dataclasses.replace(SAMPLER, sigmas=(1.0, 0.0)))
         params, positions = fill(abstract(transformer_spec(config))), r.block_positions(static, 0)
         prompt, known = text(static, params), known_tokens(positions, static)
         cache = r.make_cache(static, 1)
@@ -109,9 +110,9 @@ def test_every_crossing_has_the_level_that_its_semantics_ask_for(stream):
 
 def test_each_choice_of_given_streams_has_two_programs_and_no_more():
     traced = []
-    count = jax.jit(lambda *args: traced.append(1) or r.denoise_block(*args, static=SETTING))
-    cache = jax.eval_shape(lambda: r.make_cache(SETTING, 1))
+    count = jax.jit(lambda *args: traced.append(1) or r.denoise_block(*args, static=STATIC))
+    cache = jax.eval_shape(lambda: r.make_cache(STATIC, 1))
     for k in range(6):
-        positions = r.block_positions(SETTING, k)
+        positions = r.block_positions(STATIC, k)
         count.trace(PARAMS, cache, PROMPT, KEYS, positions, only("audio", known_tokens(positions)))
     assert len(traced) == 2

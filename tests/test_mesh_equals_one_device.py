@@ -37,8 +37,8 @@ TEACHER = dataclasses.replace(tiny.TINY, video=VIDEO, audio=AUDIO)
 STUDENT = dataclasses.replace(TEACHER, sinks=2)
 SPECS = transformer_spec(STUDENT)
 SAMPLER = SamplerConfig(sigmas=(1.0, 0.6, 0.0), horizon_seconds=2, context_noise=0.1, window=2)
-SETTING = StaticConfig(STUDENT, SAMPLER, (1, 2))
-PLAYERS = SelfForcing(SETTING, TEACHER, SelfForcingConfig(seconds=2))
+STATIC = StaticConfig(STUDENT, SAMPLER, (1, 2))
+PLAYERS = SelfForcing(STATIC, TEACHER, SelfForcingConfig(seconds=2))
 BLOCKS = PREFIX.blocks(4)
 CUBE = "2,2,2"
 MORE = ("8,1,1", "1,8,1", "1,1,8")
@@ -70,7 +70,7 @@ def draw(key, *leading):
 def whole_clip(params, batch, key, critic, teacher, negative, *, make_clip):
     """Stage 1 and causal DMD, the latter on clips that the key draws."""
     for_clips, for_step = jax.random.split(key)
-    step = WholeClip(make_clip=make_clip, scorer=TEACHER, blocks=BLOCKS, grid=SETTING.grid).generator
+    step = WholeClip(make_clip=make_clip, scorer=TEACHER, blocks=BLOCKS, grid=STATIC.grid).generator
     return step(params, batch, negative, for_step, critic, teacher, Streams(*draw(for_clips)))
 
 
@@ -81,7 +81,7 @@ def ode(params, batch, key, *_):
         for_clips, for_loss = jax.random.split(key)
         video, audio = draw(for_clips, 3)
         trajectory = Trajectory(video=video, audio=audio, sigmas=jnp.asarray(SAMPLER.sigmas, jnp.float32))
-        turned = rotaries(STUDENT, make_positions(STUDENT, clip_block(4, 26), SETTING.grid))
+        turned = rotaries(STUDENT, make_positions(STUDENT, clip_block(4, 26), STATIC.grid))
         options = {"context": Context.NOISY, "error": Error.X0, "remat": keep_projections}
         return ode_loss(params, STUDENT, trajectory, text_kv(params, *batch), turned, BLOCKS, for_loss, **options)
 
@@ -89,7 +89,7 @@ def ode(params, batch, key, *_):
     return value, metrics, gradient
 
 
-TABLE = SAMPLER.sigmas, BLOCKS, SETTING.grid
+TABLE = SAMPLER.sigmas, BLOCKS, STATIC.grid
 STAGES = {
     "stage 1": partial(whole_clip, make_clip=generator_critic.from_simulation(TEACHER, *TABLE)),
     "stage 2": ode,
@@ -130,13 +130,13 @@ def cut(leaf):
 def stream(params, mesh=None):
     """Four blocks with a window of two: the ring wraps. Returns the clip and the last cache."""
     rows = 4
-    prompt = make_prompt_kv(params, *meshes.replicate(contexts(0, rows), mesh), static=SETTING)
-    cache, keys = make_cache(SETTING, rows), jax.random.split(jax.random.key(0), rows)
-    denoise = jax.jit(partial(denoise_block, static=SETTING))
-    commit = jax.jit(partial(commit_block, static=SETTING), donate_argnums=1)
+    prompt = make_prompt_kv(params, *meshes.replicate(contexts(0, rows), mesh), static=STATIC)
+    cache, keys = make_cache(STATIC, rows), jax.random.split(jax.random.key(0), rows)
+    denoise = jax.jit(partial(denoise_block, static=STATIC))
+    commit = jax.jit(partial(commit_block, static=STATIC), donate_argnums=1)
     clip = []
     for k in range(4):
-        positions = block_positions(SETTING, k)
+        positions = block_positions(STATIC, k)
         clip.append(denoise(params, cache, prompt, keys, positions))
         cache = commit(params, cache, prompt, keys, clip[-1], positions)
     return clip, cache, (denoise._cache_size(), commit._cache_size())

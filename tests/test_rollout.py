@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from random_weights import fill
 from tiny import AS_USERS_DO, MODERN
-from tiny_stream import GRID, SETTING, TOKENS, keys, student, text
+from tiny_stream import GRID, STATIC, TOKENS, keys, student, text
 
 from omniforcing_jax import rollout as r
 from omniforcing_jax import streams
@@ -22,7 +22,7 @@ from omniforcing_jax.model.view import Sigmas, masked, one_sigma, streaming
 from omniforcing_jax.parallel.spec import abstract
 from omniforcing_jax.schedule import to_x0
 
-SAMPLER, CONFIG = SETTING.sampler, SETTING.config
+SAMPLER, CONFIG = STATIC.sampler, STATIC.model
 PARAMS = student().transformer
 KEYS = keys(2)
 PROMPT = text(rows=2)
@@ -31,16 +31,16 @@ PROMPT = text(rows=2)
 def test_a_block_is_the_last_slice_of_a_masked_clip_over_its_own_context():
     """Prefix rerun, specs/omniforcing.md 5.5: context noise and clean estimates are rebuilt from the keys alone."""
     last, layout = 3, SAMPLER.layout
-    made = r.rollout(PARAMS, PROMPT, KEYS, last + 1, static=SETTING)
+    made = r.rollout(PARAMS, PROMPT, KEYS, last + 1, static=STATIC)
     blocks = tuple(layout.block(k) for k in range(last + 1))
     context, noise = [], None
     for k, block in enumerate(blocks):
-        positions = r.block_positions(SETTING, k)
+        positions = r.block_positions(STATIC, k)
         own = streams.Streams(
             made.video[:, block.video_start * TOKENS : block.video_end * TOKENS],
             made.audio[:, block.audio_start : block.audio_end],
         )
-        noise = r.draw_noise(KEYS, jnp.int32(k), SAMPLER.steps, SETTING, positions)
+        noise = r.draw_noise(KEYS, jnp.int32(k), SAMPLER.steps, STATIC, positions)
         c = SAMPLER.context_noise
         context.append([(1 - c) * x + c * n for x, n in zip(own, noise, strict=True)])
 
@@ -56,7 +56,7 @@ def test_a_block_is_the_last_slice_of_a_masked_clip_over_its_own_context():
 
     x0 = [jnp.zeros_like(x) for x in context[last]]
     for step, sigma in enumerate(SAMPLER.sigmas[:-1]):
-        fresh = r.draw_noise(KEYS, jnp.int32(last), step, SETTING, positions)
+        fresh = r.draw_noise(KEYS, jnp.int32(last), step, STATIC, positions)
         noisy = [(1 - sigma) * x + sigma * n for x, n in zip(x0, fresh, strict=True)]
         video, audio = (jnp.concatenate(x, axis=1) for x in zip(*context[:last], noisy, strict=True))
         levels = jnp.asarray([SAMPLER.context_noise] * last + [sigma], jnp.float32)
@@ -71,7 +71,7 @@ def test_a_block_is_the_last_slice_of_a_masked_clip_over_its_own_context():
 
 def test_renewing_no_noise_makes_every_step_eulers():
     sigmas = (1.0, 0.7, 0.3, 0.0)
-    static = SETTING._replace(sampler=dataclasses.replace(SAMPLER, renewal=0.0, sigmas=sigmas))
+    static = STATIC._replace(sampler=dataclasses.replace(SAMPLER, renewal=0.0, sigmas=sigmas))
     positions, cache = r.block_positions(static, 0), r.make_cache(static, 2)
     made = r.denoise_block(PARAMS, cache, PROMPT, KEYS, positions, static=static)
 
@@ -89,7 +89,7 @@ def test_renewing_no_noise_makes_every_step_eulers():
 
 
 def test_renewing_all_noise_is_what_happens_without_a_number():
-    plain, renewed = (SETTING._replace(sampler=dataclasses.replace(SAMPLER, renewal=x)) for x in (None, 1e9))
+    plain, renewed = (STATIC._replace(sampler=dataclasses.replace(SAMPLER, renewal=x)) for x in (None, 1e9))
     one, other = (
         r.denoise_block(PARAMS, r.make_cache(s, 2), PROMPT, KEYS, r.block_positions(s, 0), static=s)
         for s in (plain, renewed)
@@ -99,27 +99,27 @@ def test_renewing_all_noise_is_what_happens_without_a_number():
 
 
 def test_rows_of_a_batch_are_the_streams_of_their_keys():
-    both = r.rollout(PARAMS, PROMPT, KEYS, 3, static=SETTING)
+    both = r.rollout(PARAMS, PROMPT, KEYS, 3, static=STATIC)
     second = jax.tree.map(lambda x: x[:, 1:] if x.ndim == 5 else x[1:], PROMPT)
-    alone = r.rollout(PARAMS, second, KEYS[1:], 3, static=SETTING)
+    alone = r.rollout(PARAMS, second, KEYS[1:], 3, static=STATIC)
     for one, other in zip(both, alone, strict=True):
         np.testing.assert_allclose(one[1:], other, atol=1e-5)
 
 
 def test_noise_is_another_for_every_request_block_step_and_stream():
-    steady = [r.block_positions(SETTING, k) for k in (1, 2)]
+    steady = [r.block_positions(STATIC, k) for k in (1, 2)]
     drawn = [
         np.asarray(x[row, :1, :1]).item()
         for k, positions in enumerate(steady, 1)
         for step in range(3)
-        for x in r.draw_noise(KEYS, jnp.int32(k), step, SETTING, positions)
+        for x in r.draw_noise(KEYS, jnp.int32(k), step, STATIC, positions)
         for row in range(2)
     ]
     assert len(set(drawn)) == 2 * 3 * 2 * 2
 
 
 def test_a_longer_rollout_begins_with_the_shorter_one():
-    short, long = (r.rollout(PARAMS, PROMPT, KEYS, blocks, static=SETTING) for blocks in (2, 4))
+    short, long = (r.rollout(PARAMS, PROMPT, KEYS, blocks, static=STATIC) for blocks in (2, 4))
     for one, other in zip(short, long, strict=True):
         np.testing.assert_array_equal(one, other[:, : one.shape[1]])
 
@@ -130,16 +130,16 @@ def test_two_kinds_of_block_are_traced_and_no_more():
     @jax.jit
     @chex.assert_max_traces(n=2)
     def one_block(cache, positions):
-        latents = r.denoise_block(PARAMS, cache, PROMPT, KEYS, positions, static=SETTING)
-        return r.commit_block(PARAMS, cache, PROMPT, KEYS, latents, positions, static=SETTING)
+        latents = r.denoise_block(PARAMS, cache, PROMPT, KEYS, positions, static=STATIC)
+        return r.commit_block(PARAMS, cache, PROMPT, KEYS, latents, positions, static=STATIC)
 
-    cache = r.make_cache(SETTING, 2)
+    cache = r.make_cache(STATIC, 2)
     for k in range(8):
-        assert one_block.trace(cache, r.block_positions(SETTING, k)).out_info.blocks_done.shape == ()
+        assert one_block.trace(cache, r.block_positions(STATIC, k)).out_info.blocks_done.shape == ()
 
 
 def test_text_that_depends_on_sigma_is_projected_once_per_step():
-    static = SETTING._replace(config=MODERN)
+    static = STATIC._replace(model=MODERN)
     params = fill(abstract(transformer_spec(MODERN)))
     prompt = text(static, params, 2)
     assert prompt.denoise.video.k.shape == (SAMPLER.steps, *prompt.clean.video.k.shape)
@@ -156,7 +156,7 @@ def test_text_that_depends_on_sigma_is_projected_once_per_step():
 def test_the_compiled_steady_step_copies_no_cache(program):
     """CPU transposes the keys of one layer for its matmul; what is as large as a site of all layers is a copy."""
     config = dataclasses.replace(CONFIG, layers=8)
-    static = SETTING._replace(config=config, sampler=dataclasses.replace(SAMPLER, horizon_seconds=60, window=0))
+    static = STATIC._replace(model=config, sampler=dataclasses.replace(SAMPLER, horizon_seconds=60, window=0))
     params, positions = abstract(transformer_spec(config)), r.block_positions(static, 1)
     cache = jax.eval_shape(lambda: r.make_cache(static, 2))
     prompt = jax.eval_shape(lambda p: text(static, p, 2), params)

@@ -19,7 +19,7 @@ from omniforcing_jax.rollout import StaticConfig, make_prompt_kv
 PROMPT = "a red ball and a blue ball"
 GRID = TINY_STREAM.grid(*TINY_STREAM.resolution)
 TOKENS = GRID[0] * GRID[1]
-SETTING = StaticConfig(TINY_STREAM.model, TINY_STREAM.sampler, GRID)
+STATIC = StaticConfig(TINY_STREAM.model, TINY_STREAM.sampler, GRID)
 
 
 @cache
@@ -43,7 +43,7 @@ def folders() -> Path:
     return root
 
 
-def text(static=SETTING, params=None, rows=1):
+def text(static=STATIC, params=None, rows=1):
     """Text keys and values of random contexts with a padding mask, as long as those of words."""
     rng = np.random.default_rng(3)
     widths = [static.model.caption_channels or s.width for s in (static.model.video, static.model.audio)]

@@ -55,7 +55,7 @@ def as_guidance(guidance: GuidanceConfig | int | float) -> GuidanceConfig:
     return GuidanceConfig(video=both, audio=both)
 
 
-@partial(jax.jit, static_argnames="setting", donate_argnames="latents")
+@partial(jax.jit, static_argnames="static", donate_argnames="latents")
 def clip_step(
     params: Transformer,
     latents: Latents,

@@ -22,8 +22,8 @@ from omniforcing_jax.text.contexts import TextContexts
 ROWS = 4
 STUDENT, TEACHER = tiny.SINKS, tiny.TINY
 SAMPLER = SamplerConfig(sigmas=(1.0, 0.6, 0.0), horizon_seconds=2, context_noise=0.1)
-SETTING = StaticConfig(STUDENT, SAMPLER, (1, 2))
-PLAYERS = SelfForcing(SETTING, TEACHER, SelfForcingConfig(seconds=2))
+STATIC = StaticConfig(STUDENT, SAMPLER, (1, 2))
+PLAYERS = SelfForcing(STATIC, TEACHER, SelfForcingConfig(seconds=2))
 
 CUBE = make_mesh(MeshConfig(replica=2, fsdp=2, tensor=2))
 BLOCKS = PREFIX.blocks(4)
@@ -82,7 +82,7 @@ def assert_same(one, other):
 def test_the_clip_is_as_long_as_the_horizon():
     assert (PLAYERS.blocks[-1].video_end, PLAYERS.blocks[-1].audio_end) == (7, 51)
     with pytest.raises(ValueError, match="seconds=3: the student's horizon is 2 s"):
-        SelfForcing(SETTING, TEACHER, SelfForcingConfig(seconds=3))
+        SelfForcing(STATIC, TEACHER, SelfForcingConfig(seconds=3))
 
 
 def test_a_generator_step_reaches_every_weight_and_depends_on_its_key_alone(networks, generator):

@@ -28,8 +28,8 @@ pytestmark = [needs_golden, pytest.mark.usefixtures("strict")]
 NAME, TABLES_FROM = "d_rollout_v2", "b_causal_v2_masked"  # the limits name the case whose tables are injected
 SITES = ("video_self", "audio_self", "a2v", "v2a")
 
-run_denoise = jax.jit(rollout.denoise, static_argnames="setting")
-run_clean_pass = jax.jit(rollout.clean_pass, static_argnames="setting")
+run_denoise = jax.jit(rollout.denoise, static_argnames="static")
+run_clean_pass = jax.jit(rollout.clean_pass, static_argnames="static")
 
 
 @struct.dataclass

@@ -6,7 +6,7 @@ from functools import cache
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_stream import GRID, PROMPT, SETTING, student
+from tiny_stream import GRID, PROMPT, STATIC, student
 
 from omniforcing_jax.codecs.audio_vae import AudioVAE
 from omniforcing_jax.codecs.mel import log_mel
@@ -26,8 +26,8 @@ from omniforcing_jax.stream.decode import decode_clip
 from omniforcing_jax.stream.start import open_stream
 
 SECONDS = 4
-LAYOUT, CODECS = SETTING.sampler.layout, student().codecs
-MEL = plan_conditioning(student().config, SETTING, SECONDS + 1, Condition(), Condition()).mel
+LAYOUT, CODECS = STATIC.sampler.layout, student().codecs
+MEL = plan_conditioning(student().config, STATIC, SECONDS + 1, Condition(), Condition()).mel
 
 
 def frames(count, seed=0):

@@ -26,8 +26,8 @@ from omniforcing_jax.stream.start import open_stream
 
 NEW = "a green ball"
 STREAM = open_stream(student(), PROMPT)
-SETTING, PARAMS = STREAM.static, student().transformer
-SAMPLER, RING, EXACT = SETTING.sampler, SETTING.sampler.past_blocks, exact_depth(STREAM.static)
+STATIC, PARAMS = STREAM.static, student().transformer
+SAMPLER, RING, EXACT = STATIC.sampler, STATIC.sampler.past_blocks, exact_depth(STREAM.static)
 
 
 def copied(stream):
@@ -55,11 +55,11 @@ def streamed(blocks):
 
 def committed(stream, prompt, blocks):
     """The cache of a run whose commits were all made under one prompt, from the latents of a stream."""
-    cache = r.make_cache(SETTING, 1)
+    cache = r.make_cache(STATIC, 1)
     for k in range(blocks):
         cache = r.commit_block(
-            *(PARAMS, cache, prompt, stream.state.keys, stream.latents[k], r.block_positions(SETTING, k)),
-            static=SETTING,
+            *(PARAMS, cache, prompt, stream.state.keys, stream.latents[k], r.block_positions(STATIC, k)),
+            static=STATIC,
         )
     return cache
 
@@ -109,11 +109,11 @@ def test_the_window_is_recomputed_on_what_is_left_of_its_past_while_nothing_was_
 def test_beyond_the_ring_the_window_alone_is_recomputed_by_default_as_a_clip_of_its_own():
     fork, shown = changed(11, NEW, None)
     assert shown == [0, 9, 10]  # into slots 0 and 1, as the second and third block of a clip
-    commit_one = jax.jit(lambda *args: r.clean_pass(PARAMS, *args, SETTING))
-    cache, prompt, keys = r.make_cache(SETTING, 1), fork.state.prompt, fork.state.keys
+    commit_one = jax.jit(lambda *args: r.clean_pass(PARAMS, *args, STATIC))
+    cache, prompt, keys = r.make_cache(STATIC, 1), fork.state.prompt, fork.state.keys
     for k, turned in ((0, 8), (9, 9), (10, 10)):
-        positions = dataclasses.replace(r.block_positions(SETTING, k), turn=r.block_positions(SETTING, turned).turn)
-        noise = r.draw_context_noise(keys, jnp.int32(k), SETTING, positions)
+        positions = dataclasses.replace(r.block_positions(STATIC, k), turn=r.block_positions(STATIC, turned).turn)
+        noise = r.draw_context_noise(keys, jnp.int32(k), STATIC, positions)
         cache = commit_one(cache, prompt, fork.latents[k], noise, positions)
     assert_close(fork.state.cache, dataclasses.replace(cache, blocks_done=jnp.int32(11)), 2e-5)
 
@@ -181,7 +181,7 @@ def test_a_change_is_rehearsed_in_mid_stream_and_leaves_the_stream_as_it_is(is_r
     stream = copied(plain)
     body = recache._replay_later.__wrapped__
 
-    @partial(jax.jit, static_argnames="setting", donate_argnums=1)
+    @partial(jax.jit, static_argnames="static", donate_argnums=1)
     def not_yet_compiled(*args, static):
         return body(*args, static=static)
 
@@ -278,12 +278,12 @@ def test_contexts_of_another_form_are_refused():
 def test_the_newest_blocks_are_replayed_first_and_block_0_completes_the_window():
     window = window_blocks(SAMPLER)
     assert check_recompute(SAMPLER, EXACT, None) == window == RING + 1 == 3
-    listed = [blocks_to_recache(SETTING, 4, 9, count) for count in range(6)]
+    listed = [blocks_to_recache(STATIC, 4, 9, count) for count in range(6)]
     assert listed == [[], [8], [7, 8], [0, 7, 8], [0, 6, 7, 8], [0, 5, 6, 7, 8]]
-    assert blocks_to_recache(SETTING, 4, 0, 3) == []
-    assert blocks_to_recache(SETTING, 4, 1, 3) == [0]
-    assert blocks_to_recache(SETTING, 4, 2, 1) == [1]
-    unmoved = SETTING._replace(sampler=dataclasses.replace(SAMPLER, window=1))
+    assert blocks_to_recache(STATIC, 4, 0, 3) == []
+    assert blocks_to_recache(STATIC, 4, 1, 3) == [0]
+    assert blocks_to_recache(STATIC, 4, 2, 1) == [1]
+    unmoved = STATIC._replace(sampler=dataclasses.replace(SAMPLER, window=1))
     assert [blocks_to_recache(unmoved, 0, 5, count) for count in (0, 1)] == [[], [0]]
 
 

@@ -101,7 +101,7 @@ def held_blocks(ring: int, done: int, first: int, block: int) -> Int[np.ndarray,
     return held
 
 
-@partial(jax.jit, static_argnames="setting", donate_argnames="cache")
+@partial(jax.jit, static_argnames="static", donate_argnames="cache")
 def _replay_later(
     params: Transformer,
     cache: Cache,
