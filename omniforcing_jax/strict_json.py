@@ -53,7 +53,7 @@ def parse(kind: Any, value: Any, where: str) -> Any:
         return _parse_dataclass(kind, value, where)
     options = typing.get_args(kind)
     if isinstance(kind, types.UnionType):
-        return None if value is None else parse(next(o for o in options if o is not types.NoneType), value, where)
+        return _parse_union(options, value, where)
     if typing.get_origin(kind) is tuple and isinstance(value, list | tuple):
         return tuple(parse(options[0], v, f"{where}[{i}]") for i, v in enumerate(value))
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
@@ -66,6 +66,19 @@ def parse(kind: Any, value: Any, where: str) -> Any:
     if type(value) is not kind:
         raise ValueError(f"{where}={value!r}: must be of type {getattr(kind, '__name__', kind)}")
     return value
+
+
+def _parse_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
+    """Parse as the first option that fits."""
+    if value is None and types.NoneType in options:
+        return None
+    errors = []
+    for kind in (option for option in options if option is not types.NoneType):
+        try:
+            return parse(kind, value, where)
+        except ValueError as error:
+            errors.append(error)
+    raise errors[0]
 
 
 def _parse_dataclass(kind: Any, values: Any, where: str) -> Any:

@@ -9,7 +9,8 @@ from tiny_stream import PROMPT, folders, student
 from experiments.bench import gpu
 from omniforcing_jax.cli import bench_stream
 from omniforcing_jax.cli.options import BenchOptions
-from omniforcing_jax.stream.start import plan_stream
+from omniforcing_jax.stream.plan import plan_stream
+from omniforcing_jax.stream.request import StreamRequest
 
 # As issue 2 fixes them.
 KEYS = re.findall(
@@ -22,7 +23,9 @@ PARTS = {"text", "denoise", "clean_pass", "video_decode", "audio_decode", "copy"
 
 
 def figures(blocks=13, mux=True):
-    subject = bench_stream.BenchSubject(pipeline=student(), plan=plan_stream(student(), PROMPT, None), blocks=blocks)
+    subject = bench_stream.BenchSubject(
+        pipeline=student(), plan=plan_stream(student(), StreamRequest(prompt=PROMPT)), blocks=blocks
+    )
     return bench_stream.measure(subject, mux=mux, cold_s=None)
 
 

@@ -17,6 +17,7 @@ from omniforcing_jax.cli.main import main
 from omniforcing_jax.io import machine
 from omniforcing_jax.pipeline.weights_folder import find_text, load_pipeline, read_pipeline_config
 from omniforcing_jax.sample.clip import plan_clip, read_prompts
+from omniforcing_jax.sample.request import ClipRequest
 from omniforcing_jax.stream.start import open_stream
 from omniforcing_jax.text.store import open_store, write_store
 
@@ -206,13 +207,14 @@ def without_tokenizer(tmp_path):
 
 def test_a_clip_s_negative_prompt_is_the_empty_one_wherever_its_contexts_come_from(store):
     weights = folders() / "teacher"
-    read = read_prompts(weights, plan_clip(weights, PROMPTS, 1, 2))
-    looked_up = plan_clip(weights, PROMPTS, 1, 2, contexts=store)
+    asked = ClipRequest(prompts=PROMPTS, seconds=1, steps=2)
+    read = read_prompts(weights, plan_clip(weights, asked))
+    looked_up = plan_clip(weights, dataclasses.replace(asked, contexts=store))
     for prompts in (PROMPTS, ["", ""]):
         found = [plan.negative_contexts.read(prompts) for plan in (read, looked_up)]
         jax.tree.map(np.testing.assert_array_equal, *found)
     assert read.contexts.prompts == (*PROMPTS, "")
-    unguided = read_prompts(weights, plan_clip(weights, PROMPTS[:1], 1, 2, 1))
+    unguided = read_prompts(weights, plan_clip(weights, dataclasses.replace(asked, prompts=PROMPTS[:1], guidance=1)))
     assert unguided.contexts.prompts == PROMPTS[:1]
 
 

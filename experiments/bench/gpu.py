@@ -14,12 +14,12 @@ from typing import Any
 
 import tyro
 
-from omniforcing_jax.cli.bench_stream import PROMPT, load_subject, measure
+from omniforcing_jax.cli.bench_stream import load_subject, measure
 from omniforcing_jax.cli.options import BenchOptions, DType
 from omniforcing_jax.io import machine
 from omniforcing_jax.io.atomic_write import write_json
 from omniforcing_jax.pipeline.presets import PRESETS
-from omniforcing_jax.stream.start import plan_stream
+from omniforcing_jax.stream.plan import plan_stream
 
 COLUMNS = ("steps", "window", "fps", "realtime_factor", "first_frame_s", "ttfc_s", "device_gb", *("p50", "p95"))
 PART_COLUMNS = ("denoise", "clean_pass", "video_decode", "audio_decode", "copy")
@@ -59,15 +59,8 @@ def run(config: Config) -> list[dict[str, Any]]:
     for asked in config.steps:
         steps = min(asked, sampler.steps) if sampler else asked
         for window in config.windows:
-            plan = plan_stream(
-                subject.pipeline,
-                PROMPT,
-                None,
-                window=window,
-                steps=steps,
-                dtype=subject.plan.static.dtype,
-                contexts=subject.contexts,
-            )
+            request = dataclasses.replace(subject.plan.request, window=window, steps=steps)
+            plan = plan_stream(subject.pipeline, request)
             figures = measure(dataclasses.replace(subject, plan=plan), mux=False, cold_s=None)
             rows.append({"steps": steps, "window": window, **figures})
             print(format_row(rows[-1]), flush=True)

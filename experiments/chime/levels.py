@@ -26,6 +26,7 @@ from omniforcing_jax.io import machine
 from omniforcing_jax.pipeline.pipeline import Pipeline
 from omniforcing_jax.pipeline.weights_folder import load_pipeline, read_pipeline_config
 from omniforcing_jax.sample import clip
+from omniforcing_jax.sample.request import ClipRequest
 from omniforcing_jax.schedule import add_noise, fresh_shares
 
 BATCH = 8
@@ -70,7 +71,14 @@ def bring_back(
     pipeline: Pipeline, prompts: list[str], clean: tuple[np.ndarray, np.ndarray], sigma: float, arguments: Arguments
 ) -> list[metrics.Clip]:
     """Noise one batch of clips to a level, denoise, decode and judge."""
-    plan = clip.plan_clip(pipeline, prompts, arguments.seconds, arguments.steps, arguments.guidance)
+    request = ClipRequest(
+        prompts=prompts,
+        seconds=arguments.seconds,
+        steps=arguments.steps,
+        guidance=arguments.guidance,
+        seed=arguments.seed,
+    )
+    plan = clip.plan_clip(pipeline, request)
     levels = (sigma, *(level for level in plan.sigmas if level < sigma - 1e-3))
     shares = tuple(fresh_shares(levels, arguments.renewal).tolist()) if arguments.renewal else None
     key = jax.random.key(arguments.seed)
@@ -79,7 +87,7 @@ def bring_back(
         add_noise(jnp.asarray(x, jnp.float32), own, jnp.float32(sigma)) for x, own in zip(clean, noise, strict=True)
     )
     below = plan._replace(sigmas=levels, shares=shares)
-    chunks = clip.sample_planned(pipeline, below, arguments.seed, start=(video, audio))
+    chunks = clip.sample_planned(pipeline, below, start=(video, audio))
     return [metrics.perceive(media_of([chunk]), parse(prompt)) for chunk, prompt in zip(chunks, prompts, strict=True)]
 
 

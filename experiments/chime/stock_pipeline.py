@@ -30,6 +30,7 @@ from omniforcing_jax.pipeline import text_source
 from omniforcing_jax.pipeline.pipeline import Codecs, Pipeline
 from omniforcing_jax.pipeline.weights_folder import load_pipeline, read_pipeline_config
 from omniforcing_jax.sample import clip
+from omniforcing_jax.sample.request import ClipRequest
 from omniforcing_jax.stream.chunk import Chunk
 from omniforcing_jax.stream.mp4 import Mp4Writer
 
@@ -198,7 +199,14 @@ def compare(stock: list[Chunk], own: list[Chunk]) -> dict[str, float]:
 def run(arguments: Arguments) -> dict[str, Any]:
     """Export, play both ways, judge both."""
     prompts = evaluate.read_prompts(arguments.prompts, arguments.seed)
-    plan = clip.plan_clip(arguments.weights, prompts, arguments.seconds, arguments.steps, arguments.guidance)
+    request = ClipRequest(
+        prompts=prompts,
+        seconds=arguments.seconds,
+        steps=arguments.steps,
+        guidance=arguments.guidance,
+        seed=arguments.seed,
+    )
+    plan = clip.plan_clip(arguments.weights, request)
     arguments.folder.mkdir(parents=True, exist_ok=True)
     pipeline = load_pipeline(arguments.weights, read_pipeline_config(arguments.weights))
     noise = clip.clip_noise(
@@ -207,7 +215,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as exported:
         export.run(export.prepare(arguments.weights, "diffusers", Path(exported), components=["transformer"]))
         stock = play_stock(Path(exported), pipeline, plan, noise)
-    own = clip.sample_planned(pipeline, plan, arguments.seed)
+    own = clip.sample_planned(pipeline, plan)
     figures = {
         name: judge_files(chunks, plan.prompts, arguments.folder, name)
         for name, chunks in (("stock", stock), ("own", own))

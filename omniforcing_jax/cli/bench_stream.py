@@ -5,6 +5,8 @@
 
 The keys, in order. A block's time is the wall-clock time from the hand-over of the chunk before to its own, with
 encoding (unless --no-mux) on its way in another thread. "After the second block" is after the hand-over of chunk 1:
+from omniforcing_jax.stream.chunk_stream import no_trace
+from omniforcing_jax.stream.request import StreamRequest
 from there on every program has been compiled, and speeds are taken.
 
     device, preset         accelerator (or processor); the name of the weights
@@ -55,9 +57,11 @@ from omniforcing_jax.pipeline.presets import PRESETS
 from omniforcing_jax.pipeline.random_weights import random_pipeline
 from omniforcing_jax.pipeline.shipped import CHIME_WEIGHTS
 from omniforcing_jax.stream.chunk import Chunk
-from omniforcing_jax.stream.chunk_stream import ChunkStream, Trace
+from omniforcing_jax.stream.chunk_stream import ChunkStream, Trace, no_trace
 from omniforcing_jax.stream.mp4 import Mp4Writer, Overlapped
-from omniforcing_jax.stream.start import StreamPlan, plan_stream, start_stream
+from omniforcing_jax.stream.plan import StreamPlan, plan_stream
+from omniforcing_jax.stream.request import StreamRequest
+from omniforcing_jax.stream.start import start_stream
 from omniforcing_jax.text.contexts import TextContexts
 
 PROMPT = "a red ball and a blue ball"
@@ -79,18 +83,16 @@ MEGABYTE = 1e6
 
 @dataclass(frozen=True, kw_only=True)
 class BenchSubject:
-    """What is measured: a loaded pipeline, how it streams, for how many blocks, and its text."""
+    """What is measured: a loaded pipeline, how it streams, and for how many blocks."""
 
     pipeline: Pipeline
     plan: StreamPlan
     blocks: int
-    contexts: TextContexts | None = None
-    seed: int = 0
 
-    def open(self, trace: Trace = lambda step, block, outputs: None, blocks: int | None = None) -> ChunkStream:
+    def open(self, trace: Trace = no_trace, blocks: int | None = None) -> ChunkStream:
         """Start a stream, by default an endless one; its text is projected anew."""
         plan = self.plan._replace(blocks=blocks)
-        return start_stream(self.pipeline, plan, PROMPT, self.seed, self.contexts, trace)
+        return start_stream(self.pipeline, plan, plan.request.contexts, trace)
 
 
 @dataclass
@@ -183,10 +185,9 @@ def load_subject(command: BenchOptions) -> BenchSubject:
     else:
         pipeline = random_pipeline(config, command.seed, dtype)
     contexts = random_contexts(config) if config.words is None else None
-    plan = plan_stream(
-        pipeline,
-        PROMPT,
-        None,
+    request = StreamRequest(
+        prompt=PROMPT,
+        seed=command.seed,
         height=command.height,
         width=command.width,
         window=command.window,
@@ -194,7 +195,8 @@ def load_subject(command: BenchOptions) -> BenchSubject:
         dtype=dtype,
         contexts=contexts,
     )
-    return BenchSubject(pipeline=pipeline, plan=plan, blocks=command.blocks or 0, contexts=contexts, seed=command.seed)
+    plan = plan_stream(pipeline, request)
+    return BenchSubject(pipeline=pipeline, plan=plan, blocks=command.blocks or 0)
 
 
 def random_contexts(config: PipelineConfig) -> TextContexts:

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 
-import jax.numpy as jnp
 from rich.console import Console
 from rich.progress import Progress
 
@@ -14,6 +13,7 @@ from omniforcing_jax.io.atomic_write import check_writable
 from omniforcing_jax.layout import FRAME_RATE
 from omniforcing_jax.pipeline.checks import load
 from omniforcing_jax.sample.clip import plan_clip, read_prompts, sample_planned
+from omniforcing_jax.sample.request import ClipRequest
 from omniforcing_jax.schedule import DISTILLED
 from omniforcing_jax.stream.mp4 import write_mp4
 from omniforcing_jax.strict_json import require
@@ -54,6 +54,28 @@ def parse_guidance(items: Sequence[str]) -> GuidanceConfig:
         raise ValueError(f"guidance: unknown {', '.join(wrong)}; known are {known} and layers") from None
 
 
+def build_request(command: SampleOptions) -> ClipRequest:
+    """Build the request that the flags ask for.
+
+    Raises:
+        ValueError: in one line that names the flag, if one cannot be read.
+    """
+    return ClipRequest(
+        prompts=(command.prompt,),
+        seconds=command.seconds,
+        steps=command.steps,
+        guidance=parse_guidance(command.guidance),
+        seed=command.seed,
+        height=command.height,
+        width=command.width,
+        dtype=command.dtype,
+        contexts=command.contexts,
+        negative_contexts=command.negative_contexts,
+        renewal=command.renewal,
+        sigmas=DISTILLED if command.sigmas == "distilled" else None,
+    )
+
+
 def prepare_sample(command: SampleOptions) -> Callable[[], None]:
     """Check the request and load the weights.
 
@@ -61,29 +83,15 @@ def prepare_sample(command: SampleOptions) -> Callable[[], None]:
         ValueError: in one line, whatever is wrong with the request.
     """
     check_writable(command.out)
-    dtype = jnp.dtype(command.dtype)
-    plan = plan_clip(
-        command.weights,
-        [command.prompt],
-        command.seconds,
-        command.steps,
-        parse_guidance(command.guidance),
-        height=command.height,
-        width=command.width,
-        dtype=dtype,
-        contexts=command.contexts,
-        negative_contexts=command.negative_contexts,
-        renewal=command.renewal,
-        sigmas=DISTILLED if command.sigmas == "distilled" else None,
-    )
-    plan = read_prompts(command.weights, plan)
-    pipeline = load(command.weights, plan.config, dtype)
+    request = build_request(command)
+    plan = read_prompts(command.weights, plan_clip(command.weights, request))
+    pipeline = load(command.weights, plan.config, request.dtype)
 
     def work() -> None:
         console = Console(stderr=True)
         with Progress(console=console, disable=not console.is_terminal) as progress:
             task = progress.add_task("sampling", total=len(plan.sigmas) - 1)
-            (clip,) = sample_planned(pipeline, plan, command.seed, lambda step: progress.update(task, completed=step))
+            (clip,) = sample_planned(pipeline, plan, lambda step: progress.update(task, completed=step))
         write_mp4(command.out, clip.video, clip.audio, frame_rate=FRAME_RATE, sample_rate=clip.sample_rate)
         print(f"{command.out}: {len(clip.video)} frames, {machine.process_seconds():.2f} s after start")
 

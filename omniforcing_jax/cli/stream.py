@@ -25,6 +25,7 @@ from omniforcing_jax.stream.chunk import Chunk
 from omniforcing_jax.stream.chunk_stream import ChunkStream
 from omniforcing_jax.stream.conditioning.condition import Condition, continue_file
 from omniforcing_jax.stream.mp4 import Mp4Writer, Overlapped
+from omniforcing_jax.stream.plan import plan_stream, resolve_request
 from omniforcing_jax.stream.prompt_change.history import check_recompute
 from omniforcing_jax.stream.prompt_change.schedule import (
     ChangeWatch,
@@ -32,8 +33,9 @@ from omniforcing_jax.stream.prompt_change.schedule import (
     follow_schedule,
     plan_prompt_schedule,
 )
+from omniforcing_jax.stream.request import StreamRequest
 from omniforcing_jax.stream.saved import check_folder, read_saved, resume, save
-from omniforcing_jax.stream.start import plan_stream, start_stream
+from omniforcing_jax.stream.start import start_stream
 from omniforcing_jax.strict_json import require
 
 PLAIN_LINE_EVERY_S = 5.0
@@ -94,34 +96,43 @@ def prepare_stream(command: StreamOptions) -> Callable[[], None]:
     return work
 
 
-def _open(command: StreamOptions) -> tuple[ChunkStream, Sequence[ScheduledPrompt]]:
+def build_request(command: StreamOptions) -> StreamRequest:
+    """Build the request that the flags ask for.
+
+    Raises:
+        ValueError: in one line that names the flag, if one is missing or does not fit another.
+    """
     require(command.prompt is not None, "prompt", None, "give --prompt, or --resume with a saved state")
-    prompt, dtype, source = str(command.prompt), jnp.dtype(command.dtype), text_source.open_source(command.contexts)
-    plan = plan_stream(
-        command.weights,
-        prompt,
-        command.seconds,
+    return StreamRequest(
+        prompt=str(command.prompt),
+        seconds=command.seconds,
+        seed=command.seed,
         height=command.height,
         width=command.width,
         window=command.window,
         steps=command.steps,
-        dtype=dtype,
-        contexts=source,
-        history=None if command.recompute is None else command.recompute - 1,
+        dtype=command.dtype,
+        contexts=text_source.open_source(command.contexts),
+        history=None if command.recompute is None else max(0, command.recompute - 1),
         start=_start_of(command),
         drive=Condition(picture=command.picture, sound=command.sound),
         lookahead=command.lookahead,
     )
+
+
+def _open(command: StreamOptions) -> tuple[ChunkStream, Sequence[ScheduledPrompt]]:
+    request = build_request(command)
+    plan = plan_stream(command.weights, request)
     check_recompute(plan.static.sampler, plan.history, command.recompute)
     schedule = plan_prompt_schedule(plan.static.sampler, command.prompt_at, command.seconds)
     if schedule:
         rule = "needs the weights' own text encoder, or --contexts by prompt as the command `contexts` writes them"
-        require(not isinstance(source, Path), "prompt-at", command.prompt_at[:1], rule)
-        text_source.check_text(plan.config, [change.prompt for change in schedule], source, command.weights)
-    texts = [prompt, *(change.prompt for change in schedule)]
-    source = text_source.read_prompts(command.weights, plan.config, texts, source, dtype)
-    pipeline = load(command.weights, plan.config, dtype)
-    stream = start_stream(pipeline, plan, prompt, command.seed, source, ChangeWatch())
+        require(not isinstance(request.contexts, Path), "prompt-at", command.prompt_at[:1], rule)
+        later = [change.prompt for change in schedule]
+        text_source.check_text(plan.config, later, request.contexts, command.weights)
+    texts = [*request.prompts, *(change.prompt for change in schedule)]
+    source = text_source.read_prompts(command.weights, plan.config, texts, request.contexts, request.dtype)
+    stream = start_stream(load(command.weights, plan.config, request.dtype), plan, source, ChangeWatch())
     return stream, [change._replace(contexts=source) for change in schedule]
 
 
@@ -139,24 +150,24 @@ def _resume(command: StreamOptions, folder: Path) -> tuple[ChunkStream, Sequence
     """Go on with a saved stream; what was saved with it cannot be asked for anew, except for the same prompt."""
     defaults = {field.name: field.default for field in dataclasses.fields(StreamOptions)}
     given = [name for name in SAVED_WITH_THE_STATE if getattr(command, name) != defaults[name]]
-    saved, _ = read_saved(folder)
-    if command.prompt is not None and saved.prompts == (command.prompt,):
+    saved, request, _ = read_saved(folder)
+    if command.prompt is not None and request.prompts == (command.prompt,):
         given.remove("prompt")
     for name in given:
         flag = name.strip("_").replace("_", "-")
         require(False, flag, getattr(command, name), f"the state in {folder} has its own, leave --{flag} out")
-    schedule = plan_prompt_schedule(saved.sampler, command.prompt_at, None)
+    plan = resolve_request(checks.config_of(command.weights), request)
+    layout = plan.static.sampler.layout
+    schedule = plan_prompt_schedule(plan.static.sampler, command.prompt_at, None)
     for change in schedule:
-        passed = saved.sampler.layout.start_seconds(saved.block)
-        require(
-            change.block >= saved.block, "prompt-at", change.prompt, f"the state in {folder} is at {passed} s already"
-        )
-    check_recompute(saved.sampler, saved.history, command.recompute)
+        rule = f"the state in {folder} is at {layout.start_seconds(saved.block)} s already"
+        require(change.block >= saved.block, "prompt-at", change.prompt, rule)
+    check_recompute(plan.static.sampler, plan.history, command.recompute)
     source = None
     if schedule:
-        config, texts = checks.config_of(command.weights), [change.prompt for change in schedule]
-        text_source.check_text(config, texts, None, command.weights)
-        source = text_source.read_prompts(command.weights, config, texts, None, jnp.dtype(saved.weights_dtype))
+        texts = [change.prompt for change in schedule]
+        text_source.check_text(plan.config, texts, None, command.weights)
+        source = text_source.read_prompts(command.weights, plan.config, texts, None, jnp.dtype(saved.weights_dtype))
     stream = resume(folder, command.weights, command.seconds, trace=ChangeWatch())
     if not isinstance(stream, ChunkStream):
         raise ValueError(f"{folder}: holds a batch of {stream.rows} streams, one file takes one stream")

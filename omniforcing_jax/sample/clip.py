@@ -6,7 +6,7 @@ A job of its own, not a stream: nothing can be shown before the last step. Sourc
 import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -15,21 +15,20 @@ from jaxtyping import Array, DTypeLike, Float, Key
 
 from omniforcing_jax import layout
 from omniforcing_jax.config import ModelConfig
-from omniforcing_jax.guidance import GuidanceConfig, Latents, Pass, StreamGuidance, guided_x0
+from omniforcing_jax.guidance import GuidanceConfig, Latents, Pass, guided_x0
 from omniforcing_jax.model.dual_stream import Perturbation
 from omniforcing_jax.model.positions import Positions, clip_block, make_positions, rotaries
 from omniforcing_jax.model.transformer import Transformer
 from omniforcing_jax.model.whole_clip import predict_x0
 from omniforcing_jax.pipeline import budget, checks, text_source
 from omniforcing_jax.pipeline.pipeline import Pipeline, PipelineConfig
-from omniforcing_jax.schedule import add_noise, euler_step, fresh_shares, ltx2_schedule, renew, to_velocity
+from omniforcing_jax.sample.request import GUIDANCE, STEPS, ClipRequest
+from omniforcing_jax.schedule import add_noise, euler_step, fresh_shares, renew, to_velocity
 from omniforcing_jax.stream.chunk import Chunk
 from omniforcing_jax.stream.decode import decode_clip
 from omniforcing_jax.strict_json import require
 from omniforcing_jax.text.contexts import TextContexts
 
-STEPS = 40
-GUIDANCE = 3.0
 LATER_NOISE = 2**31 - 1  # folded into the seed's key, apart from the places of clips
 
 
@@ -45,14 +44,6 @@ class ClipStaticConfig(NamedTuple):
     config: ModelConfig
     guidance: GuidanceConfig
     dtype: DTypeLike
-
-
-def as_guidance(guidance: GuidanceConfig | int | float) -> GuidanceConfig:
-    """Read a number as classifier-free guidance of that strength in both streams."""
-    if isinstance(guidance, GuidanceConfig):
-        return guidance
-    both = StreamGuidance(cfg=float(guidance))
-    return GuidanceConfig(video=both, audio=both)
 
 
 @partial(jax.jit, static_argnames="static", donate_argnames="latents")
@@ -105,28 +96,33 @@ def clip_noise(key: Key[Array, ""], *, config: ModelConfig, rows: int, tokens: t
 
 
 class ClipPlan(NamedTuple):
-    """A request that was checked.
+    """A request that was checked against weights.
 
     Attributes:
         config: The weights' configs.
-        setting: What is static.
+        request: What was asked for.
+        static: What is static.
         grid: Latent rows and columns.
         frames: Video latent frames.
         sigmas: Noise levels from 1 to 0.
-        shares: Of fresh noise at each level, see `schedule.fresh_shares`; None draws none.
-        prompts: What to show.
+        shares: Fresh share of the noise at each level, see `schedule.fresh_shares`; None draws none.
         contexts, negative_contexts: Text contexts, or files of them, instead of the weights' own encoder.
     """
 
     config: PipelineConfig
+    request: ClipRequest
     static: ClipStaticConfig
     grid: tuple[int, int]
     frames: int
     sigmas: tuple[float, ...]
     shares: tuple[float, ...] | None
-    prompts: tuple[str, ...]
     contexts: text_source.TextSource
     negative_contexts: text_source.TextSource
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """What to show, one clip each."""
+        return tuple(self.request.prompts)
 
     @property
     def tokens(self) -> tuple[int, int]:
@@ -134,53 +130,52 @@ class ClipPlan(NamedTuple):
         return self.frames * self.grid[0] * self.grid[1], layout.audio_latents(self.frames)
 
 
-def plan_clip(
-    weights: checks.Weights,
-    prompts: Sequence[str],
-    seconds: int | float,
-    steps: int = STEPS,
-    guidance: GuidanceConfig | int | float = GUIDANCE,
-    *,
-    height: int | None = None,
-    width: int | None = None,
-    dtype: DTypeLike = jnp.float32,
-    contexts: text_source.TextSource = None,
-    negative_contexts: text_source.TextSource = None,
-    renewal: int | float = 0.0,
-    sigmas: Sequence[float] | None = None,
-) -> ClipPlan:
-    """Check a request, without loading any weights; arguments as `sample_clip`.
+def plan_clip(weights: checks.Weights, request: ClipRequest) -> ClipPlan:
+    """Check a request, without loading any weights.
 
     Raises:
         ValueError: in one line, whatever is wrong with it.
     """
-    config, guidance, contexts = checks.config_of(weights), as_guidance(guidance), text_source.open_source(contexts)
-    require(renewal >= 0, "renewal", renewal, "must not be negative")
-    levels = tuple(ltx2_schedule(steps).tolist() if sigmas is None else sigmas)
-    falls = all(a > b for a, b in itertools.pairwise(levels))
-    require(falls and levels[0] <= 1 and levels[-1] == 0, "sigmas", levels, "must fall from at most 1 to 0")
+    config, guidance, levels = checks.config_of(weights), request.strengths, request.levels
+    contexts, negative = text_source.open_source(request.contexts), request.negative_contexts
     checks.refuse_student(config)
     for layer in guidance.stg_layers:
         require(0 <= layer < config.model.layers, "layers", layer, f"must be below {config.model.layers}")
     plan = ClipPlan(
         config=config,
-        static=ClipStaticConfig(config.model, guidance, jnp.dtype(dtype)),
-        grid=config.grid(height or config.resolution[0], width or config.resolution[1]),
-        frames=layout.latent_frames(layout.PREFIX.frames_for(seconds)),
+        request=request,
+        static=ClipStaticConfig(config.model, guidance, jnp.dtype(request.dtype)),
+        grid=config.grid(request.height or config.resolution[0], request.width or config.resolution[1]),
+        frames=layout.latent_frames(layout.PREFIX.frames_for(request.seconds)),
         sigmas=levels,
-        shares=tuple(fresh_shares(levels, renewal).tolist()) if renewal else None,
-        prompts=tuple(prompts),
+        shares=tuple(fresh_shares(levels, request.renewal).tolist()) if request.renewal else None,
         contexts=contexts,
-        negative_contexts=_negative_of(contexts) if negative_contexts is None else negative_contexts,
+        negative_contexts=_negative_of(contexts) if negative is None else negative,
     )
-    text_source.check_text(config, prompts, plan.contexts, weights)
-    if Pass.NEGATIVE in guidance.passes and plan.contexts is not None:
+    _check_text(plan, weights)
+    scores = budget.score_bytes(config, len(plan.prompts) * len(guidance.passes), plan.tokens[0], plan.tokens[0])
+    budget.check_memory(config, request.dtype, isinstance(weights, Pipeline), {"attention": scores})
+    return plan
+
+
+def _check_text(plan: ClipPlan, weights: checks.Weights) -> None:
+    text_source.check_text(plan.config, plan.prompts, plan.contexts, weights)
+    if Pass.NEGATIVE in plan.static.guidance.passes and plan.contexts is not None:
         negative = plan.negative_contexts
         require(negative is not None, "negative_contexts", None, "cfg other than 1 needs them beside contexts")
-        text_source.check_text(config, [""] * len(prompts), negative)
-    scores = budget.score_bytes(config, len(prompts) * len(guidance.passes), plan.tokens[0], plan.tokens[0])
-    budget.check_memory(config, dtype, isinstance(weights, Pipeline), {"attention": scores})
-    return plan
+        text_source.check_text(plan.config, [""] * len(plan.prompts), negative)
+
+
+class ClipOptions(TypedDict, total=False):
+    """The fields of `ClipRequest` that `sample_clip` takes by name only."""
+
+    height: int | None
+    width: int | None
+    dtype: DTypeLike
+    contexts: text_source.TextSource
+    negative_contexts: text_source.TextSource
+    renewal: int | float
+    sigmas: Sequence[float] | None
 
 
 def sample_clip(
@@ -190,57 +185,29 @@ def sample_clip(
     steps: int = STEPS,
     guidance: GuidanceConfig | int | float = GUIDANCE,
     seed: int = 0,
-    *,
-    height: int | None = None,
-    width: int | None = None,
-    dtype: DTypeLike = jnp.float32,
-    contexts: text_source.TextSource = None,
-    negative_contexts: text_source.TextSource = None,
-    renewal: int | float = 0.0,
-    sigmas: Sequence[float] | None = None,
+    **options: Unpack[ClipOptions],
 ) -> list[Chunk]:
-    """Make one clip per prompt with a bidirectional teacher, all in one batch.
+    """Sample one clip per prompt from a bidirectional teacher, all in one batch.
 
     Args:
         weights: A weights folder, or a loaded pipeline.
-        prompts: What to show. Clip i starts from noise that depends on seed and i only.
-        seconds: Whole seconds; a clip has one frame more.
-        steps: Denoise steps.
-        guidance: Strengths; a number is classifier-free guidance of both streams.
-        seed: Of the noise.
-        height: Of the picture, in pixels; by default what the weights were trained at.
-        width: Of the picture, in pixels; by default what the weights were trained at.
-        dtype: Type to compute in.
-        contexts: Text contexts, or a file of them, instead of the weights' own encoder.
-        negative_contexts: The same for the negative prompt; with the weights' own encoder, or contexts by prompt, that
-            is the empty prompt.
-        renewal: How much fresh noise a step draws, see `schedule.fresh_shares`: 0 makes Euler's steps, 1 those of a
-            diffusion run backwards, which forgive a network its errors but want more steps.
-        sigmas: Noise levels from 1 to 0 instead of those of the schedule with so many steps, such as
-            `schedule.DISTILLED` for LTX-2's distilled weights.
+        prompts: What to show, one clip each.
+        seconds: Length in whole seconds; a clip has one frame more.
+        steps: Denoising steps.
+        guidance: Guidance strengths; a number is classifier-free guidance of both streams.
+        seed: Random seed.
+        **options: The other fields of `ClipRequest`, which describes them: height, width, dtype, contexts,
+            negative_contexts, renewal, sigmas.
 
     Returns:
-        A chunk per prompt that holds its whole clip; its index is the prompt's place.
+        One chunk per prompt that holds its whole clip; its index is the prompt's place.
 
     Raises:
         ValueError: in one line and before any work, whatever is wrong with the request.
     """
-    plan = plan_clip(
-        weights,
-        prompts,
-        seconds,
-        steps,
-        guidance,
-        height=height,
-        width=width,
-        dtype=dtype,
-        contexts=contexts,
-        negative_contexts=negative_contexts,
-        renewal=renewal,
-        sigmas=sigmas,
-    )
-    plan = read_prompts(weights, plan)
-    return sample_planned(checks.load(weights, plan.config, dtype), plan, seed)
+    request = ClipRequest(prompts=prompts, seconds=seconds, steps=steps, guidance=guidance, seed=seed, **options)
+    plan = read_prompts(weights, plan_clip(weights, request))
+    return sample_planned(checks.load(weights, plan.config, request.dtype), plan)
 
 
 def read_prompts(weights: checks.Weights, plan: ClipPlan) -> ClipPlan:
@@ -263,7 +230,6 @@ def _negative_of(contexts: text_source.TextSource) -> text_source.TextSource:
 def sample_planned(
     pipeline: Pipeline,
     plan: ClipPlan,
-    seed: int,
     on_step: Callable[[int], None] = lambda step: None,
     start: Latents | None = None,
 ) -> list[Chunk]:
@@ -272,7 +238,6 @@ def sample_planned(
     Args:
         pipeline: The teacher.
         plan: What `plan_clip` made of the request.
-        seed: Of the noise.
         on_step: Told the number of steps done after each.
         start: Latents at the first of the plan's sigmas, [B, T, C] and [B, A, E] float32, to begin with instead of
             noise; they are used up.
@@ -282,7 +247,7 @@ def sample_planned(
     """
     config, static = plan.config, plan.static
     draw = partial(clip_noise, config=config.model, rows=len(plan.prompts), tokens=plan.tokens)
-    key = jax.random.key(seed)
+    key = jax.random.key(plan.request.seed)
     if start is not None:
         for name, given, noise in zip(("video", "audio"), start, jax.eval_shape(draw, key), strict=True):
             require(given.shape == noise.shape, f"start: {name}", given.shape, f"must be {noise.shape}")

@@ -4,11 +4,14 @@ A stream is an iterator of chunks. A file writer, a web player and the benchmark
 latents, no device arrays, no codec. What can be done with chunks alone (joining them) lives here too.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float32, UInt8
+
+from omniforcing_jax.layout import FRAME_RATE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,3 +45,16 @@ def join_chunks(chunks: Sequence[Chunk]) -> tuple[UInt8[np.ndarray, "F H W 3"], 
         chunks: At least one chunk, in order.
     """
     return np.concatenate([chunk.video for chunk in chunks]), np.concatenate([chunk.audio for chunk in chunks])
+
+
+def cut_before(chunk: Chunk, start_s: float) -> Chunk:
+    """Drop the frames and samples before a time, in seconds."""
+    frames = max(0, round((start_s - chunk.video_start_s) * FRAME_RATE))
+    samples = max(0, round((start_s - chunk.audio_start_s) * chunk.sample_rate))
+    return dataclasses.replace(
+        chunk,
+        video=chunk.video[frames:],
+        video_start_s=chunk.video_start_s + frames / FRAME_RATE,
+        audio=chunk.audio[samples:],
+        audio_start_s=chunk.audio_start_s + samples / chunk.sample_rate,
+    )

@@ -30,7 +30,7 @@ from omniforcing_jax.rollout import (
     denoise_block,
     make_cache,
 )
-from omniforcing_jax.stream.chunk import Chunk
+from omniforcing_jax.stream.chunk import Chunk, cut_before
 from omniforcing_jax.stream.conditioning.tracks import NO_TRACKS, ConditioningTracks
 from omniforcing_jax.stream.decode import (
     PictureCarry,
@@ -41,6 +41,7 @@ from omniforcing_jax.stream.decode import (
     flush_video,
     rehearse_video,
 )
+from omniforcing_jax.stream.plan import StreamPlan
 from omniforcing_jax.stream.prompt_change.history import History, check_recompute, make_history, record_block
 from omniforcing_jax.stream.prompt_change.transition import (
     PromptTransition,
@@ -53,6 +54,10 @@ from omniforcing_jax.strict_json import require
 
 Trace = Callable[[str, int, PyTree], None]
 """Called with the name of a step, the block and its outputs (not ready yet) right after the step was dispatched."""
+
+
+def no_trace(step: str, block: int, outputs: PyTree) -> None:
+    """Trace nothing."""
 
 
 @struct.dataclass
@@ -123,30 +128,38 @@ class ChunkStream(Iterator[Chunk]):
 
     Args:
         pipeline: Weights and codecs.
-        static: What is static.
+        plan: What to stream; a stream that goes on from a `state` needs the plan that it had.
         state: Where to begin: `start_state`, or the `state` of another stream. It is used up: its buffers are
             donated to the next block (`fork` copies).
-        blocks: Blocks after which the stream ends by itself; None never ends.
         trace: See `Trace`; steps are "denoise" ("given" where nothing is left to make), "decode video", "decode
             audio", "commit" and "copy".
         tracks: Latents that are given, not made; a stream that goes on from a `state` needs the tracks that it had.
-        lookahead: Latent frames that the picture is held back, so that a decoder that is not causal can see them; a
-            stream that goes on from a `state` needs the number that it had.
+
+    Attributes:
+        blocks: Blocks after which the stream ends by itself; None never ends.
     """
 
     def __init__(
         self,
         pipeline: Pipeline,
-        static: StaticConfig,
+        plan: StreamPlan,
         state: StreamState,
-        blocks: int | None = None,
-        trace: Trace = lambda step, block, outputs: None,
+        trace: Trace = no_trace,
         tracks: ConditioningTracks = NO_TRACKS,
-        lookahead: int = 0,
     ) -> None:
-        self.pipeline, self.static, self.state, self.blocks, self.trace = pipeline, static, state, blocks, trace
-        self.tracks, self.lookahead = tracks, lookahead
+        self.pipeline, self.plan, self.state, self.trace, self.tracks = pipeline, plan, state, trace, tracks
+        self.blocks = plan.blocks
         self._is_closed, self._made = False, 0
+
+    @property
+    def static(self) -> StaticConfig:
+        """What is static in the stream's programs."""
+        return self.plan.static
+
+    @property
+    def lookahead(self) -> int:
+        """Latent frames by which the picture is delayed."""
+        return self.plan.lookahead
 
     @property
     def sample_rate(self) -> int:
@@ -207,7 +220,8 @@ class ChunkStream(Iterator[Chunk]):
     def fork(self) -> "ChunkStream":
         """Return an independent stream that goes on from here."""
         state = jax.tree.map(lambda x: x if isinstance(x, int) else x.copy(), self.state)
-        return ChunkStream(self.pipeline, self.static, state, self.blocks, self.trace, self.tracks, self.lookahead)
+        plan = self.plan._replace(blocks=self.blocks)
+        return ChunkStream(self.pipeline, plan, state, self.trace, self.tracks)
 
     def set_prompt(
         self,
@@ -262,7 +276,7 @@ class ChunkStream(Iterator[Chunk]):
                 *(self.pipeline.transformer, transition, state.cache, state.keys, state.history),
                 done=2,  # block 0 and one later block: one program each
                 static=self.static,
-                trace=lambda step, block, outputs: None,
+                trace=no_trace,
             )
             jax.block_until_ready(changed.cache)
             del changed
@@ -343,7 +357,7 @@ class ChunkStream(Iterator[Chunk]):
             )
             for row_video, row_audio in zip(video, audio, strict=True)
         )
-        return tuple(_cut(chunk, pixel_frames(wanted) / FRAME_RATE) if wanted else chunk for chunk in chunks)
+        return tuple(cut_before(chunk, pixel_frames(wanted) / FRAME_RATE) if wanted else chunk for chunk in chunks)
 
     @property
     def _rendering(self) -> dict[str, Any]:
@@ -358,16 +372,3 @@ class ChunkStream(Iterator[Chunk]):
         """Count the samples that so many audio latents become."""
         codecs = self.pipeline.codecs
         return codecs.audio_config.mel_rows(audio_latents) * codecs.vocoder_config.samples_per_row
-
-
-def _cut(chunk: Chunk, start_s: float) -> Chunk:
-    """Cut off what comes before a time: it belongs to blocks that nobody wants."""
-    frames = max(0, round((start_s - chunk.video_start_s) * FRAME_RATE))
-    samples = max(0, round((start_s - chunk.audio_start_s) * chunk.sample_rate))
-    return dataclasses.replace(
-        chunk,
-        video=chunk.video[frames:],
-        video_start_s=chunk.video_start_s + frames / FRAME_RATE,
-        audio=chunk.audio[samples:],
-        audio_start_s=chunk.audio_start_s + samples / chunk.sample_rate,
-    )

@@ -15,27 +15,27 @@ import os
 import uuid
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from omniforcing_jax.config import SamplerConfig
 from omniforcing_jax.io import tensor_file
 from omniforcing_jax.io.atomic_write import AnyPath, write_json
 from omniforcing_jax.io.tensor_file import open_tensors
 from omniforcing_jax.io.weights import compare_shapes, fill_tree, name_leaves
 from omniforcing_jax.model.cache import put_cache
-from omniforcing_jax.pipeline import budget, checks, text_source
+from omniforcing_jax.pipeline import checks, text_source
 from omniforcing_jax.pipeline.pipeline import Pipeline, PipelineConfig, abstract_pipeline, describe
-from omniforcing_jax.rollout import StaticConfig, make_prompt_kv
+from omniforcing_jax.rollout import make_prompt_kv
 from omniforcing_jax.stream.batch import BatchStream
-from omniforcing_jax.stream.chunk_stream import ChunkStream, StreamState, Trace, start_state
+from omniforcing_jax.stream.chunk_stream import ChunkStream, StreamState, Trace, no_trace, start_state
 from omniforcing_jax.stream.decode import decode_audio, decode_video
+from omniforcing_jax.stream.plan import StreamPlan, check_memory, resolve_request
 from omniforcing_jax.stream.prompt_change.transition import PromptTransition
-from omniforcing_jax.stream.working_memory import working_bytes
+from omniforcing_jax.stream.request import StreamRequest
 from omniforcing_jax.strict_json import Config, require
 
 FORMAT = 3
@@ -57,16 +57,9 @@ class Saved(Config):
         name: What the weights are called.
         fingerprint: Of the weights, as loaded (`Pipeline.fingerprint`).
         weights_dtype: Type that the weights were loaded in.
-        dtype: Type that is computed in.
-        sampler: What makes the network a student, after the request's own window and steps; the layout is in it.
-        grid: Latent rows and columns.
-        prompts: What the text of each row was made from.
-        is_batch: Whether the stream hands out tuples, also of one row.
         block: Blocks made so far.
         blocks: Blocks after which the stream was to end; None is endless.
         key_kind: JAX's name of the random numbers.
-        history: Later blocks whose latents are kept.
-        lookahead: Latent frames that the picture is held back.
         left, recompute: Of the change of its prompt: borders to come, and clean passes at each.
     """
 
@@ -75,16 +68,9 @@ class Saved(Config):
     name: str
     fingerprint: str
     weights_dtype: str
-    dtype: str
-    sampler: SamplerConfig
-    grid: tuple[int, ...]
-    prompts: tuple[str, ...]
-    is_batch: bool
     block: int
     blocks: int | None
     key_kind: str
-    history: int
-    lookahead: int
     left: int
     recompute: int
 
@@ -128,27 +114,29 @@ def save(stream: ChunkStream | BatchStream, folder: AnyPath) -> None:
             "a saved state has no files of others, save it after them"
         )
     check_folder(folder)
-    pipeline, static, state = chunks.pipeline, chunks.static, chunks.state
+    pipeline, state = chunks.pipeline, chunks.state
     saved = Saved(
         format=FORMAT,
         tensors=TENSORS.format(uuid.uuid4().hex),
         name=pipeline.config.name,
         fingerprint=pipeline.fingerprint,
         weights_dtype=_dtype_of(pipeline),
-        dtype=str(jnp.dtype(static.dtype)),
-        sampler=static.sampler,
-        grid=static.grid,
-        prompts=state.prompt_words,
-        is_batch=isinstance(stream, BatchStream),
         block=state.block,
         blocks=chunks.blocks,
         key_kind=str(jax.random.key_impl(state.keys)),
-        history=state.history.depth,
-        lookahead=chunks.lookahead,
         left=state.transition.left,
         recompute=state.transition.recompute,
     )
-    write_state(Path(folder), state, {**saved.to_dict(), "weights": describe(pipeline.config)})
+    words = state.prompt_words if chunks.plan.request.is_batch else state.prompt_words[0]
+    request = dataclasses.replace(chunks.plan.request, prompt=words)
+    values = {**saved.to_dict(), "request": request.to_dict(), "weights": _describe(pipeline.config)}
+    write_state(Path(folder), state, values)
+
+
+def _describe(config: PipelineConfig) -> dict[str, Any]:
+    """Return all configs that a stream depends on, as JSON values."""
+    assert config.sampler is not None, "only students stream"
+    return {**describe(config), "sampler": config.sampler.to_dict(), "resolution": list(config.resolution)}
 
 
 def write_state(folder: Path, state: StreamState, values: dict[str, Any]) -> None:
@@ -169,8 +157,16 @@ def write_state(folder: Path, state: StreamState, values: dict[str, Any]) -> Non
             stray.unlink(missing_ok=True)
 
 
-def read_saved(folder: AnyPath) -> tuple[Saved, dict[str, Any]]:
-    """Read what a saved state says of itself, and the configs of its weights by component.
+class SavedStream(NamedTuple):
+    """What `state.json` holds: its header, what was asked for, and the configs of the weights by component."""
+
+    header: Saved
+    request: StreamRequest
+    weights: dict[str, Any]
+
+
+def read_saved(folder: AnyPath) -> SavedStream:
+    """Read what a saved state says of itself, without its tensors.
 
     Raises:
         ValueError: in one line, if there is no state, or none that this version reads.
@@ -188,11 +184,11 @@ def read_saved(folder: AnyPath) -> tuple[Saved, dict[str, Any]]:
         raise ValueError(
             f"{path}: saved in format {values['format']}, this version reads format {FORMAT}: begin the stream anew"
         )
-    configs = values.pop("weights", None)
-    if not isinstance(configs, dict):
-        raise ValueError(f"{path}: weights={configs!r}: must be an object")
+    parts = {name: values.pop(name, None) for name in ("request", "weights")}
+    for name, part in parts.items():
+        require(isinstance(part, dict), f"{path}: {name}", part, "must be an object")
     try:
-        return Saved.from_dict(values), configs
+        return SavedStream(Saved.from_dict(values), StreamRequest.from_dict(parts["request"]), parts["weights"])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -202,7 +198,7 @@ def resume(
     weights: checks.Weights,
     seconds: int | float | None = None,
     *,
-    trace: Trace = lambda step, block, outputs: None,
+    trace: Trace = no_trace,
 ) -> ChunkStream | BatchStream:
     """Open a saved stream where it was; what follows is bit-equal to what would have followed without the cut.
 
@@ -221,16 +217,14 @@ def resume(
         ValueError: in one line and before any block is made, if the state is damaged or belongs to other weights, or
             if so many seconds are no whole number of blocks.
     """
-    saved, configs = read_saved(folder)
+    saved, request, configs = read_saved(folder)
     config = checks.config_of(weights)
     checks.student_sampler(config)
-    checks.check_mesh(config)
     _check_config(folder, saved, configs, config, weights)
-    static = StaticConfig(config.model, saved.sampler, (saved.grid[0], saved.grid[1]), jnp.dtype(saved.dtype))
-    blocks = saved.blocks if seconds is None else saved.block + _count_more(saved, seconds)
-    file, abstract = _open_state(Path(folder), saved, config, static)
-    needed = working_bytes(config, static, len(saved.prompts), saved.history, saved.lookahead)
-    budget.check_memory(config, jnp.dtype(saved.weights_dtype), isinstance(weights, Pipeline), needed)
+    plan = resolve_request(config, request)
+    plan = plan._replace(blocks=saved.blocks if seconds is None else saved.block + _count_more(plan, saved, seconds))
+    file, abstract = _open_state(Path(folder), saved, plan)
+    check_memory(plan, jnp.dtype(saved.weights_dtype), isinstance(weights, Pipeline))
     pipeline = checks.load(weights, config, jnp.dtype(saved.weights_dtype))
     if pipeline.fingerprint != saved.fingerprint:
         raise ValueError(
@@ -238,15 +232,14 @@ def resume(
             f"({config.name!r}, {pipeline.fingerprint[:12]})"
         )
     state = _read_state(file, abstract, saved)
-    state = dataclasses.replace(state, cache=put_cache(state.cache))
-    stream = ChunkStream(pipeline, static, state, blocks, trace, lookahead=saved.lookahead)
-    return BatchStream(stream) if saved.is_batch else stream
+    stream = ChunkStream(pipeline, plan, dataclasses.replace(state, cache=put_cache(state.cache)), trace)
+    return BatchStream(stream) if request.is_batch else stream
 
 
 def _check_config(
     folder: AnyPath, saved: Saved, configs: dict[str, Any], config: PipelineConfig, weights: checks.Weights
 ) -> None:
-    mine = dict(_flat(describe(config)))
+    mine = dict(_flat(_describe(config)))
     theirs = dict(_flat(configs))
     for name in sorted(mine.keys() | theirs.keys()):
         if mine.get(name) != theirs.get(name):
@@ -271,8 +264,8 @@ def _dtype_of(pipeline: Pipeline) -> str:
     return str(jax.tree.leaves(pipeline.transformer)[0].dtype)
 
 
-def _count_more(saved: Saved, seconds: int | float) -> int:
-    layout = saved.sampler.layout
+def _count_more(plan: StreamPlan, saved: Saved, seconds: int | float) -> int:
+    layout = plan.static.sampler.layout
     rest = seconds - (layout.first_seconds if saved.block == 0 else 0)
     step = layout.step_seconds
     first = layout.first_seconds if saved.block == 0 else 0
@@ -289,14 +282,12 @@ def _without_counts(state: StreamState) -> dict[str, Any]:
     return {name: leaf for name, leaf in name_leaves(state).items() if name not in COUNTS}
 
 
-def _open_state(
-    folder: Path, saved: Saved, config: PipelineConfig, static: StaticConfig
-) -> tuple[tensor_file.TensorFile, StreamState]:
+def _open_state(folder: Path, saved: Saved, plan: StreamPlan) -> tuple[tensor_file.TensorFile, StreamState]:
     """Check that the tensor file holds just what a state of this request is made of; reads its header only."""
     file = open_tensors(folder / saved.tensors)
     text = file.shapes.get(TEXT_KEYS, ())
     require(len(text) == 5, f"{file.path}: {TEXT_KEYS}", text, "must be [layers, rows, tokens, heads, size]")
-    abstract = _abstract_state(config, static, saved, text[2], TEXT_MASK in file.entries)
+    abstract = _abstract_state(plan, saved, text[2], TEXT_MASK in file.entries)
     wanted = _without_counts(abstract)
     compare_shapes(file.shapes, {name: tuple(leaf.shape) for name, leaf in wanted.items()}, str(file.path))
     for name, leaf in wanted.items():
@@ -309,20 +300,19 @@ def _open_state(
     return file, abstract
 
 
-def _abstract_state(
-    config: PipelineConfig, static: StaticConfig, saved: Saved, tokens: int, has_mask: bool
-) -> StreamState:
+def _abstract_state(plan: StreamPlan, saved: Saved, tokens: int, has_mask: bool) -> StreamState:
     """Return the shapes of a state: of a new one, and of what its decoders carry from block 0 on."""
-    model, layout, rows = config.model, static.sampler.layout, len(saved.prompts)
-    shapes = abstract_pipeline(config, jnp.dtype(saved.weights_dtype))
-    widths = [model.caption_channels or stream.width for stream in (model.video, model.audio)]
+    static, prompts = plan.static, plan.request.prompts
+    model, layout, rows = static.model, static.sampler.layout, len(prompts)
+    shapes = abstract_pipeline(plan.config, jnp.dtype(saved.weights_dtype))
+    widths = plan.config.context_widths
     mask: Any = jax.ShapeDtypeStruct((rows, tokens), jnp.int32) if has_mask else None
     video, audio = (_floats(rows, tokens, width) for width in widths)
     words = text_source.TextContexts(video, audio, mask)
 
     def begin(transformer: PyTree, words: text_source.TextContexts) -> tuple[Any, ...]:
         prompt = make_prompt_kv(transformer, *words, static=static)
-        state = start_state(static, prompt, range(rows), words, saved.history)
+        state = start_state(static, prompt, range(rows), words, plan.history)
         return state.cache, state.prompt, jax.random.key_data(state.keys), state.history
 
     cache, prompt, keys, history = jax.eval_shape(begin, shapes.transformer, words)
@@ -331,12 +321,12 @@ def _abstract_state(
     if saved.block:
         audio = _floats(rows, layout.first_a, model.audio.latent_channels)
         sound = jax.eval_shape(decode_audio, shapes.codecs, audio, None)[1]
-    for k in range(min(saved.block, 2 + saved.lookahead)):  # by then as many latents are held as ever
+    for k in range(min(saved.block, 2 + plan.lookahead)):  # by then as many latents are held as ever
         tokens = layout.block(k).video_frames * static.grid[0] * static.grid[1]
-        render = partial(decode_video, grid=static.grid, dtype=static.dtype, lookahead=saved.lookahead)
+        render = partial(decode_video, grid=static.grid, dtype=static.dtype, lookahead=plan.lookahead)
         video = _floats(rows, tokens, model.video.latent_channels)
         picture = jax.eval_shape(render, shapes.codecs, video, picture)[1]
-    return StreamState(cache, prompt, keys, picture, sound, saved.block, transition, history, saved.prompts)
+    return StreamState(cache, prompt, keys, picture, sound, saved.block, transition, history, prompts)
 
 
 def _floats(*shape: int) -> Any:

@@ -8,6 +8,9 @@ from tiny_stream import PROMPT, teacher
 from omniforcing_jax.cli.sample import parse_guidance
 from omniforcing_jax.guidance import GuidanceConfig, StreamGuidance
 from omniforcing_jax.sample.clip import clip_noise, plan_clip, sample_clip, sample_planned
+from omniforcing_jax.sample.request import ClipRequest
+
+REQUEST = ClipRequest(prompts=(PROMPT,), seconds=1, steps=2, guidance=2.0, seed=5)
 
 
 def test_a_clip_depends_on_its_prompt_its_place_and_the_seed_and_not_on_its_neighbours():
@@ -27,31 +30,31 @@ def test_renewed_noise_depends_on_the_place_and_the_seed_and_not_on_neighbours()
     np.testing.assert_allclose(both[0].audio, alone.audio, atol=1e-4)
     assert np.abs(alone.audio - euler.audio).max() > 1e-3
     with pytest.raises(ValueError, match=r"renewal=-1: must not be negative"):
-        plan_clip(teacher(), [PROMPT], 1, renewal=-1)
+        ClipRequest(prompts=[PROMPT], seconds=1, renewal=-1)
 
 
 def test_every_step_is_reported():
     steps = []
-    sample_planned(teacher(), plan_clip(teacher(), [PROMPT], 1, 2, 2.0), 0, steps.append)
+    sample_planned(teacher(), plan_clip(teacher(), REQUEST), steps.append)
     assert steps == [1, 2]
 
 
 def test_clips_may_begin_from_latents_at_any_level():
-    plan = plan_clip(teacher(), [PROMPT], 1, 2, 2.0)
+    plan = plan_clip(teacher(), REQUEST)
 
     def noise(key=5):
         return clip_noise(jax.random.key(key), config=plan.config.model, rows=1, tokens=plan.tokens)
 
-    (plain,) = sample_planned(teacher(), plan, 5)
-    (same,) = sample_planned(teacher(), plan, 5, start=noise())
+    (plain,) = sample_planned(teacher(), plan)
+    (same,) = sample_planned(teacher(), plan, start=noise())
     np.testing.assert_array_equal(same.video, plain.video)
     np.testing.assert_array_equal(same.audio, plain.audio)
-    (other,) = sample_planned(teacher(), plan, 5, start=noise(6))
-    (below,) = sample_planned(teacher(), plan._replace(sigmas=plan.sigmas[1:]), 5, start=noise())
+    (other,) = sample_planned(teacher(), plan, start=noise(6))
+    (below,) = sample_planned(teacher(), plan._replace(sigmas=plan.sigmas[1:]), start=noise())
     for clip in (other, below):
         assert not np.array_equal(clip.audio, plain.audio)
     with pytest.raises(ValueError, match=r"start: audio=\(1, 26, 4\)"):
-        sample_planned(teacher(), plan, 5, start=(noise()[0], noise()[1][..., :4]))
+        sample_planned(teacher(), plan, start=(noise()[0], noise()[1][..., :4]))
 
 
 def test_guidance_is_read_for_both_streams_or_for_one():

@@ -53,9 +53,7 @@ def going_on(blocks, dropped=0):
     latents = recorded()[1]
     video, audio = (LatentTrack(iter([pair[i] for pair in latents[:blocks]]), blocks) for i in range(2))
     like = open_stream(student(), PROMPT, SECONDS, seed=3)
-    return ChunkStream(
-        student(), like.static, like.state, like.blocks, tracks=ConditioningTracks(video, audio, dropped)
-    )
+    return ChunkStream(student(), like.plan, like.state, tracks=ConditioningTracks(video, audio, dropped))
 
 
 def assert_same(one, other):

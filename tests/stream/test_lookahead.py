@@ -14,8 +14,10 @@ from omniforcing_jax.stream.chunk import join_chunks
 from omniforcing_jax.stream.chunk_stream import ChunkStream
 from omniforcing_jax.stream.conditioning.tracks import ConditioningTracks, LatentTrack
 from omniforcing_jax.stream.decode import decode_clip
+from omniforcing_jax.stream.plan import LOOKAHEAD, plan_stream
+from omniforcing_jax.stream.request import StreamRequest
 from omniforcing_jax.stream.saved import resume, save
-from omniforcing_jax.stream.start import LOOKAHEAD, open_stream, plan_stream
+from omniforcing_jax.stream.start import open_stream
 
 SECONDS = 5
 
@@ -85,16 +87,17 @@ def test_a_past_that_is_dropped_takes_its_late_frames_with_it():
     video, audio = (LatentTrack(iter([pair[i] for pair in latents[:3]]), 3) for i in range(2))
     like = open_stream(looking(), PROMPT, SECONDS, seed=3, lookahead=EXACT)
     tracks = ConditioningTracks(video, audio, dropped=3)
-    kept = list(ChunkStream(looking(), like.static, like.state, like.blocks, tracks=tracks, lookahead=EXACT))
+    kept = list(ChunkStream(looking(), like.plan, like.state, tracks=tracks))
     np.testing.assert_array_equal(join_chunks(kept)[0], join_chunks(whole)[0][49:])
     np.testing.assert_array_equal(join_chunks(kept)[1], join_chunks(whole)[1][49 * 1000 :])
     assert kept[0].video_start_s == kept[0].audio_start_s == 49 / 24
 
 
 def test_a_stream_chooses_its_look_ahead_by_its_decoder():
-    assert plan_stream(looking(), PROMPT, SECONDS).lookahead == LOOKAHEAD
-    assert plan_stream(student(), PROMPT, SECONDS).lookahead == 0
+    asked = StreamRequest(prompt=PROMPT, seconds=SECONDS)
+    assert plan_stream(looking(), asked).lookahead == LOOKAHEAD
+    assert plan_stream(student(), asked).lookahead == 0
     with pytest.raises(ValueError, match="lookahead=2: must be 0, the picture's decoder is causal"):
-        plan_stream(student(), PROMPT, SECONDS, lookahead=2)
+        plan_stream(student(), dataclasses.replace(asked, lookahead=2))
     with pytest.raises(ValueError, match="lookahead=-1: must not be negative"):
-        plan_stream(looking(), PROMPT, SECONDS, lookahead=-1)
+        dataclasses.replace(asked, lookahead=-1)

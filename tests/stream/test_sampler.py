@@ -95,7 +95,7 @@ def test_a_stream_cut_saved_and_resumed_is_the_same_stream():
     before = list(itertools.islice(stream, 3))
     stored = jax.tree.map(lambda x: x if _is_key(x) or isinstance(x, int) else np.asarray(x), stream.state)
     restored = jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x, stored)
-    resumed = ChunkStream(student(), stream.static, restored, stream.blocks)
+    resumed = ChunkStream(student(), stream.plan, restored)
     assert same(before + list(resumed), recorded()[0])
 
 

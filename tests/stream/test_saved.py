@@ -151,6 +151,13 @@ def test_weights_of_another_config_are_refused_by_the_field(saved):
         resume(saved, other)
 
 
+def test_weights_whose_sampler_changed_are_refused_by_the_field(saved):
+    config = student().config
+    other = student().replace(config=dataclasses.replace(config, sampler=dataclasses.replace(config.sampler, window=2)))
+    with pytest.raises(ValueError, match=r"sampler.window=0, expected 2"):
+        resume(saved, other)
+
+
 def test_weights_in_another_type_are_refused(saved):
     half = student().replace(transformer=jax.tree.map(lambda x: x.astype(jnp.bfloat16), student().transformer))
     with pytest.raises(ValueError, match="belongs to float32 weights, given are bfloat16"):
@@ -166,9 +173,13 @@ def test_a_folder_without_a_state_is_refused(tmp_path):
     ("change", "named"),
     [
         ({"format": 1}, "saved in format 1, this version reads format 3"),
-        ({"grid": [2, 4]}, "mis-shaped cache/past/video_self/k"),
+        ({"width": 128}, "mis-shaped cache/past/video_self/k"),
         ({"dtype": "bfloat16"}, "cache/past/video_self/k=dtype.*float32.*expected bfloat16"),
-        ({"prompts": ["a", "b"]}, "mis-shaped"),
+        ({"prompt": ["a", "b"]}, "mis-shaped"),
+        ({"steps": 9}, "steps=9: must be between 1 and 2"),
+        ({"window": True}, "request.window=True"),
+        ({"request": {}}, "request: has the keys"),
+        ({"request": None}, "request=None: must be an object"),
         ({"block": 1}, "missing picture/"),
         ({"block": "1"}, "block='1'"),
         ({"tensors": "state-0.safetensors"}, "state-0.safetensors: No such file"),
@@ -176,7 +187,9 @@ def test_a_folder_without_a_state_is_refused(tmp_path):
 )
 def test_a_state_that_contradicts_itself_is_refused_before_work(saved, monkeypatch, change, named):
     values = json.loads((saved / STATE).read_text())
-    (saved / STATE).write_text(json.dumps({**values, **change}))
+    inside = {name: value for name, value in change.items() if name in values["request"]}
+    request = {"request": {**values["request"], **inside}} if inside else change
+    (saved / STATE).write_text(json.dumps({**values, **request}))
     monkeypatch.setattr("omniforcing_jax.pipeline.checks.load", None)
     with pytest.raises(ValueError, match=named) as error:
         resume(saved, folders() / "student")
@@ -189,7 +202,7 @@ from pathlib import Path
 import numpy as np
 import omniforcing_jax.stream.saved as saved
 
-folder, state = Path(sys.argv[1]), saved.Folder
+folder = Path(sys.argv[1])
 values = json.loads((folder / saved.STATE).read_text())
 old = values["tensors"]
 tensors = {name: np.full((3, 5), 2.0, np.float32) for name in "abcdef"}

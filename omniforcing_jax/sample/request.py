@@ -1,0 +1,78 @@
+"""What a clip is asked for, as one checked value that the command line and Python build and read."""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from jaxtyping import DTypeLike
+
+from omniforcing_jax.guidance import GuidanceConfig, StreamGuidance
+from omniforcing_jax.pipeline.text_source import TextSource
+from omniforcing_jax.schedule import ltx2_schedule
+from omniforcing_jax.strict_json import require
+
+STEPS = 40
+GUIDANCE = 3.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClipRequest:
+    """What to sample. Everything that needs no weights is checked here; `clip.plan_clip` checks the rest.
+
+    Attributes:
+        prompts: What to show, one clip each. Clip i starts from noise that depends on seed and i only.
+        seconds: Length in whole seconds; a clip has one frame more.
+        steps: Denoising steps.
+        guidance: Guidance strengths; a number is classifier-free guidance of both streams.
+        seed: Random seed.
+        height: Frame height in pixels; None is the training resolution.
+        width: Frame width in pixels; None is the training resolution.
+        dtype: Type to compute in.
+        contexts: Text contexts, or a file of them, instead of the weights' own text encoder.
+        negative_contexts: The same for the negative prompt. With the weights' own encoder, or contexts by prompt, the
+            negative prompt is the empty one.
+        renewal: How much fresh noise a step draws, see `schedule.fresh_shares`: 0 takes Euler steps, 1 takes those of
+            a diffusion run backwards, which forgive a network its errors but need more steps.
+        sigmas: Noise levels from 1 to 0 instead of those of the schedule with `steps` steps, such as
+            `schedule.DISTILLED` for LTX-2's distilled weights.
+
+    Raises:
+        ValueError: in one line that names the field, if a value can fit no weights.
+    """
+
+    prompts: Sequence[str]
+    seconds: int | float
+    steps: int = STEPS
+    guidance: GuidanceConfig | int | float = GUIDANCE
+    seed: int = 0
+    height: int | None = None
+    width: int | None = None
+    dtype: DTypeLike = jnp.float32
+    contexts: TextSource = None
+    negative_contexts: TextSource = None
+    renewal: int | float = 0.0
+    sigmas: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.prompts, str):
+            raise ValueError(f"prompts={self.prompts!r}: must be a sequence of prompts, one per clip")
+        object.__setattr__(self, "prompts", tuple(self.prompts))
+        require(len(self.prompts) > 0, "prompts", self.prompts, "must hold at least one")
+        require(self.renewal >= 0, "renewal", self.renewal, "must not be negative")
+        falls = all(a > b for a, b in itertools.pairwise(self.levels))
+        ends = self.levels[0] <= 1 and self.levels[-1] == 0
+        require(falls and ends, "sigmas", self.levels, "must fall from at most 1 to 0")
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """The noise levels, from 1 to 0."""
+        return tuple(ltx2_schedule(self.steps).tolist() if self.sigmas is None else self.sigmas)
+
+    @property
+    def strengths(self) -> GuidanceConfig:
+        """The guidance of both streams."""
+        if isinstance(self.guidance, GuidanceConfig):
+            return self.guidance
+        both = StreamGuidance(cfg=float(self.guidance))
+        return GuidanceConfig(video=both, audio=both)

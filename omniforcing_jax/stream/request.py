@@ -1,0 +1,101 @@
+"""What a stream is asked for, as one checked value that the command line, Python and a saved state build and read."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import DTypeLike
+
+from omniforcing_jax.pipeline.text_source import TextSource
+from omniforcing_jax.stream.conditioning.condition import NO_CONDITION, Condition
+from omniforcing_jax.strict_json import parse, require
+
+NOT_SAVED = ("contexts", "start", "drive")
+"""Fields that a saved state leaves out: it holds the text and the latents that were made of them."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StreamRequest:
+    """What to stream. Everything that needs no weights is checked here; `plan.plan_stream` checks the rest.
+
+    Attributes:
+        prompt: What to show. A tuple of prompts asks for a batch on one clock: row i is the stream of prompt i and
+            seed i, whatever its neighbours are (to rounding: 1e-5 of a latent).
+        seconds: Length in whole seconds (the stream has one frame more); None never ends.
+        seed: Random seed. In a batch, one per row, or a number to which row i adds i.
+        height: Frame height in pixels; None is the training resolution.
+        width: Frame width in pixels; None is the training resolution.
+        window: Blocks that a block attends to, itself included; 0 fills the trained horizon; None is the weights' own.
+        steps: Denoise steps per block, at most the trained ones; None is all of them.
+        dtype: Type to compute in. Sound is always decoded in float32.
+        contexts: Text contexts, or a file of them, instead of the weights' own text encoder.
+        history: Later blocks whose latents are kept, so that a change of prompt can compute them again. At least, and
+            with None, those of the window; `history.exact_depth` gives the number from which the result is exact.
+        start: Picture, sound or both that the stream begins with: one frame and whole seconds. `seconds` counts them.
+        drive: Picture or sound that the whole stream is made to.
+        lookahead: Latent frames (a third of a second each) by which the picture is delayed, so that a decoder that is
+            not causal can see them. None is `plan.LOOKAHEAD` for such a decoder and 0 for a causal one.
+
+    Raises:
+        ValueError: in one line that names the field, if a value can fit no weights.
+    """
+
+    prompt: str | tuple[str, ...]
+    seconds: int | float | None = None
+    seed: int | tuple[int, ...] = 0
+    height: int | None = None
+    width: int | None = None
+    window: int | None = None
+    steps: int | None = None
+    dtype: DTypeLike = jnp.float32
+    contexts: TextSource = None
+    history: int | None = None
+    start: Condition = NO_CONDITION
+    drive: Condition = NO_CONDITION
+    lookahead: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("prompt", "seed"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, value if isinstance(value, str | int) else tuple(value))
+        require(len(self.prompts) > 0, "prompt", self.prompt, "must be one prompt or a sequence of at least one")
+        rule = f"must be one number or one for each of {len(self.prompts)} prompts"
+        require(len(self.seeds) == len(self.prompts), "seed", self.seed, rule)
+        finite = self.seconds is None or math.isfinite(self.seconds)
+        require(finite, "seconds", self.seconds, "must be a finite number; leave it out for an endless stream")
+        for name in ("history", "lookahead"):
+            value = getattr(self, name)
+            require(value is None or value >= 0, name, value, "must not be negative")
+
+    @property
+    def is_batch(self) -> bool:
+        """Whether rows were asked for as a sequence, also of one row."""
+        return not isinstance(self.prompt, str)
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The prompt of every row."""
+        return (self.prompt,) if isinstance(self.prompt, str) else self.prompt
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seed of every row."""
+        return self.seed if isinstance(self.seed, tuple) else tuple(range(self.seed, self.seed + len(self.prompts)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what a saved state keeps, as JSON values."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in NOT_SAVED}
+        return {**values, "dtype": jnp.dtype(self.dtype).name}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "StreamRequest":
+        """Read `to_dict`'s form.
+
+        Raises:
+            ValueError: naming the field, if one is missing, unknown or of the wrong kind.
+        """
+        kinds = {f.name: f.type for f in dataclasses.fields(cls) if f.name not in NOT_SAVED} | {"dtype": str}
+        if set(values) != set(kinds):
+            raise ValueError(f"request: has the keys {sorted(values)}, expected {sorted(kinds)}")
+        return cls(**{name: parse(kind, values[name], f"request.{name}") for name, kind in kinds.items()})
