@@ -31,7 +31,8 @@ class CrossTimestep(enum.StrEnum):
     OWN: its own, per token. CROSS: the other stream's scalar. HYBRID: scale and shift its own, the gate
     the other's scalar. Equal sigmas make the three equal.
 
-    Source: specs/ltx2.md 2.6.
+    Source: OWN OmniForcing@50a271f:ltx_causal/transformer/causal_model.py,
+    CROSS ltx-core@1.0.0:model/transformer/transformer_args.py, HYBRID ltx-core since 1.1.4.
     """
 
     OWN = "own"

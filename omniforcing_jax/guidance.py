@@ -3,7 +3,7 @@
 Pure functions over a callable that predicts x0; no network is built here. Up to four passes go
 through the network as one batch: the prompt, the negative prompt, the prompt with perturbed
 self-attention (STG), and the prompt with both crossings off (modality isolation).
-Source: specs/ltx2.md 5.3, 5.4; specs/omniforcing.md 7.3.
+Source: ltx-core@1.0.0:components/guiders.py, ltx-core@1.0.0:components/diffusion_steps.py.
 """
 
 import dataclasses

@@ -72,7 +72,7 @@ def pixel_frames(latent_frames: int) -> int:
 def audio_latents(latent_frames: int) -> int:
     """Audio latents of a clip of so many video latent frames, by the teacher's rule round(n / 24 * 25).
 
-    Source: specs/ltx2.md section 4.
+    Source: ltx-core@1.0.0:types.py, AudioLatentShape.from_video_pixel_shape.
     """
     return round(Fraction(pixel_frames(latent_frames) * AUDIO_RATE, FRAME_RATE))
 
@@ -166,7 +166,7 @@ class Layout:
     def blocks_with_rest(self, latent_frames: int, audio: PartialAudio) -> tuple[Block, ...]:
         """Block table whose last block may be incomplete, its audio counted by the given rule.
 
-        Source: specs/omniforcing.md 2.2.
+        Source: OmniForcing@9c25f15:ltx_causal/attention/mask_builder.py, compute_av_blocks, for FLOOR.
 
         Raises:
           ValueError: if not even block 0 is complete.

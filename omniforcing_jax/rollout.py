@@ -3,7 +3,7 @@
 Pure functions of one block, their two compiled programs (block 0 and later blocks have shapes of their own, so each
 program is compiled twice), and a whole rollout for tests. A rollout knows no pixels and no clock of its own: the stream
 (stream/chunk_stream.py) decides when a block is made and what happens to it between denoising and commit.
-Source: specs/omniforcing.md 6.3, 6.4.
+Source: OmniForcing@50a271f:ltx_distillation/inference/causal_pipeline.py.
 """
 
 import math

@@ -26,7 +26,7 @@ def shift(tokens: int) -> float:
 def ltx2_schedule(steps: int, tokens: int = DEFAULT_TOKENS) -> Float[np.ndarray, " {steps}+1"]:
     """Sigmas from 1 to 0: shifted by the token count, then stretched so that the last but one is 0.1.
 
-    Source: specs/ltx2.md 5.1.
+    Source: ltx-core@1.0.0:components/schedulers.py, LTX2Scheduler.
 
     Raises:
       ValueError: if steps < 1.
@@ -46,7 +46,7 @@ def snap(
 ) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """Replace every timestep t by the schedule's entry nearest to t / 1000; returns indices and sigmas.
 
-    Source: specs/omniforcing.md 6.2.
+    Source: OmniForcing@50a271f:ltx_distillation/dmd.py, LTX2DMD.__init__.
     """
     indices = tuple(int(np.argmin(np.abs(schedule - t / 1000))) for t in timesteps)
     return indices, tuple(float(schedule[i]) for i in indices)
@@ -69,7 +69,7 @@ def add_noise(x0: Float[Array, "*shape"], noise: Float[Array, "*shape"], sigma: 
     sigma is in [0, 1] and leads x0's shape ([], [B] or [B, T]): 0 returns x0, 1 returns noise. Computed in
     float32, returned in x0's type.
 
-    Source: OmniForcing ltx_distillation/dmd.py, add_noise (which casts sigma to bfloat16; we do not).
+    Source: OmniForcing@50a271f:ltx_distillation/dmd.py, LTX2DMD.add_noise (which casts sigma to bfloat16; we do not).
     """
     sigma = _like(sigma, x0)
     mixed = (1 - sigma) * x0.astype(jnp.float32) + sigma * noise.astype(jnp.float32)

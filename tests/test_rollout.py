@@ -29,7 +29,7 @@ PROMPT = text(rows=2)
 
 
 def test_a_block_is_the_last_slice_of_a_masked_clip_over_its_own_context():
-    """Prefix rerun, specs/omniforcing.md 5.5: context noise and clean estimates are rebuilt from the keys alone."""
+    """Prefix rerun: context noise and clean estimates are rebuilt from the keys alone."""
     last, layout = 3, SAMPLER.layout
     made = r.rollout(PARAMS, PROMPT, KEYS, last + 1, static=STATIC)
     blocks = tuple(layout.block(k) for k in range(last + 1))

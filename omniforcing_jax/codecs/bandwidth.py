@@ -2,7 +2,7 @@
 
     waveform -> causal log-mel -> generator -> + the waveform, resampled -> limited to [-1, 1]
 
-Source: specs/ltx2.md 7.4.
+Source: ltx-core@1.0.0:model/audio_vae/vocoder.py, VocoderWithBWE.
 """
 
 import dataclasses

@@ -1,7 +1,9 @@
 """Periodic activations without aliases: doubled in rate, bent, halved again (BigVGAN).
 
 The low-pass filters lie in a checkpoint beside the weights, in its precision, so they are variables here (collection
-`constants`) and not computed. Source: specs/ltx2.md 7.4.
+`constants`) and not computed.
+
+Source: ltx-core@1.0.0:model/audio_vae/vocoder.py, SnakeBeta and Activation1d.
 """
 
 import functools

@@ -2,7 +2,7 @@
 
 A tree's leaves are named by their paths ("layers/video/self_attn/q/w"). Loading is strict and
 looks at names and shapes before it reads a byte; each device reads just its own slice. What
-lies in a config is read here and understood elsewhere. Source: DESIGN 6.
+lies in a config is read here and understood elsewhere.
 
     weights/
       config.json                 the whole: which components, an optional "sampler" section

@@ -1,7 +1,7 @@
 """One dual-stream layer: self-attention, text, crossing and feed-forward of both streams.
 
 It serves every regime; what differs between them comes in as the sites, the past and the
-modulation. Order of operations: specs/ltx2.md 2.7.
+modulation. Order of operations: ltx-core@1.0.0:model/transformer/transformer.py.
 """
 
 from typing import NamedTuple
@@ -81,7 +81,7 @@ class Perturbation:
       video_mix, audio_mix: 0 passes each token's own value through instead (ltx_core >= 1.0's meaning).
       a2v, v2a: 0 drops the crossing.
 
-    Source: specs/ltx2.md 2.10.
+    Source: ltx-core@1.0.0:guidance/perturbations.py.
     """
 
     video_self: Leaf = None

@@ -105,7 +105,10 @@ def context_mask(queries: Sequence[TokenSpan], keys: Sequence[TokenSpan], window
 
 
 def log_ratio_scale(queries: Sequence[TokenSpan], keys: Sequence[TokenSpan], window: int) -> Float[np.ndarray, " T"]:
-    """Scale log(1 + visible) / log(1 + total) of each query. Source: specs/omniforcing.md 3.1."""
+    """Scale log(1 + visible) / log(1 + total) of each query.
+
+    Source: OmniForcing@50a271f:ltx_causal/attention/mask_builder.py, compute_causal_log_scales.
+    """
     seen = visible_tokens(queries, keys, window).sum(axis=1)
     return (np.log1p(seen) / np.log1p(keys[-1].stop)).astype(np.float32)
 

@@ -38,7 +38,7 @@ def frequencies(config: RotaryConfig, axes: int, width: int) -> Float[np.ndarray
     Both grids end as float32 numbers, because that is what the weights were trained with; from there on
     everything is float64.
 
-    Source: specs/ltx2.md 2.5.
+    Source: ltx-core@1.0.0:model/transformer/rope.py.
 
     Raises:
       ValueError: if the width leaves fewer than two frequencies per axis.
@@ -132,8 +132,9 @@ def from_split(cos: Float[Array, "B N T Hh"], sin: Float[Array, "B N T Hh"]) -> 
 def interleaving(heads: int, head_size: int) -> np.ndarray:
     """Rows of split q/k weights in the order that makes them interleaved: interleaved = split[rows].
 
-    Source: specs/omniforcing.md 4.3; applies to to_q, to_k (weight and bias), q_norm and k_norm of the four
-    rotated attentions.
+    Applies to to_q, to_k (weight and bias), q_norm and k_norm of the four rotated attentions.
+
+    Source: ltx-core@1.0.0:model/transformer/rope.py, which has both kinds.
     """
     within = np.arange(head_size).reshape(2, -1).T.reshape(-1)
     return (np.arange(heads)[:, None] * head_size + within[None, :]).reshape(-1)

@@ -57,7 +57,7 @@ LTX2_19B_STREAM = PipelineConfig(
     model=LTX2_19B,
     sampler=SamplerConfig(layout=FUSED, sigmas=RELEASED_SIGMAS, horizon_seconds=5),
     resolution=(512, 768),
-    # The released decoder looks ahead; a stream runs the same weights with its causal flag on (specs/ltx2.md 6.4).
+    # The released decoder looks ahead; a stream runs the same weights with its causal flag on (docs/stream.md).
     video_vae=dataclasses.replace(LTX2_VIDEO_VAE, causal_decoder=True),
     audio_vae=LTX2_AUDIO_VAE,
     vocoder=LTX2_VOCODER,

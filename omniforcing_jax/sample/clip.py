@@ -1,6 +1,8 @@
 """Clips from a bidirectional teacher: guided steps over the whole clip, then one decode.
 
-A job of its own, not a stream: nothing can be shown before the last step. Source: specs/ltx2.md 5.3, 5.4.
+A job of its own, not a stream: nothing can be shown before the last step.
+
+Source: ltx-core@1.0.0:components/guiders.py, ltx-core@1.0.0:components/diffusion_steps.py.
 """
 
 import itertools

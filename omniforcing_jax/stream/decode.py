@@ -162,5 +162,5 @@ def decode_clip(
 
 
 def to_bytes(pixels: Float[Array, "B frames H W 3"]) -> UInt8[Array, "B frames H W 3"]:
-    """Map [-1, 1] to bytes: clipped and truncated. Source: specs/ltx2.md section 4."""
+    """Map [-1, 1] to bytes: clipped and truncated. Source: ltx-core@1.0.0:model/video_vae/video_vae.py."""
     return (jnp.clip((pixels.astype(jnp.float32) + 1) / 2, 0, 1) * 255).astype(jnp.uint8)

@@ -1,7 +1,9 @@
 """The connectors: from features of a prompt to the text contexts of both streams.
 
 A small bidirectional transformer per stream, in which learned registers take the places that the prompt leaves free, so
-that every place of a context may be seen. Source: specs/ltx2.md 8.3.
+that every place of a context may be seen.
+
+Source: ltx-core@1.0.0:text_encoders/gemma/embeddings_connector.py.
 """
 
 import dataclasses

@@ -1,6 +1,8 @@
 """From the hidden states of a text model to features: one norm over all states, one projection per stream.
 
-Two generations differ in the norm and in whether the streams share the projection. Source: specs/ltx2.md 8.2.
+Two generations differ in the norm and in whether the streams share the projection.
+
+Source: ltx-core@1.0.0:text_encoders/gemma/feature_extractor.py.
 """
 
 import enum

@@ -2,7 +2,7 @@
 
 Any size of the family. Layers are stacked and scanned; whether a layer slides (sees `window` tokens, turned by the
 local rotation) or is global is data of the layer. The vision tower and the language head are not here.
-Source: specs/ltx2.md 8.1; Gemma 3 technical report, sec. 2.
+Source: transformers@5.23.0:models/gemma3/modeling_gemma3.py; Gemma 3 technical report (arXiv 2503.19786), sec. 2.
 """
 
 import dataclasses

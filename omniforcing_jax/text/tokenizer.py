@@ -1,6 +1,8 @@
 """Prompts to token ids, by the tokenizer.json of a Gemma folder.
 
-No chat template: the start token and the prompt, padded on the left. Source: specs/ltx2.md 8.1.
+No chat template: the start token and the prompt, padded on the left.
+
+Source: ltx-core@1.0.0:text_encoders/gemma/tokenizer.py.
 """
 
 from collections.abc import Collection, Sequence

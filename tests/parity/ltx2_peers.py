@@ -1,6 +1,6 @@
 """Tiny live transformers of ltx-core 1.0.0 and diffusers with one set of random weights.
 
-The size and the inputs are those of specs/ltx2.md 10.1. Every parameter is random and large
+Sizes and inputs are those that the recorded checksums were made with. Every parameter is random and large
 enough to matter (norms, tables and biases included), so a swapped row shows at 1e-1.
 """
 
@@ -28,7 +28,7 @@ VIDEO, AUDIO = HEADS * VIDEO_HEAD, HEADS * AUDIO_HEAD
 GRID, FPS, AUDIO_FRAMES, WORDS, BATCH = (3, 2, 4), 24.0, 17, 6, 2
 TOKENS = GRID[0] * GRID[1] * GRID[2]
 
-# Original names to diffusers' (specs/ltx2.md 9.2), first match wins.
+# Original names to diffusers', first match wins; as diffusers' conversion script has them.
 RENAMES = (
     (r"^patchify_proj\.", "proj_in."),
     (r"^audio_patchify_proj\.", "audio_proj_in."),

@@ -164,7 +164,7 @@ def test_velocities_are_diffusers(newer, kind, semantics, scene):
 
 
 def summarise(velocity) -> list[float]:
-    """Mean, standard deviation, first and last entry, as specs/ltx2.md 10.1 records them."""
+    """Mean, standard deviation, first and last entry, as the checksums below record them."""
     values = np.asarray(velocity, np.float64).ravel()
     return [values.mean(), values.std(ddof=1), values[0], values[-1]]
 
