@@ -1,0 +1,1 @@
+"""What makes the documents: pictures drawn by code, and the measure of their sentences."""
