@@ -10,6 +10,7 @@ texts. The aim is a median of at most 15 words and nine sentences in ten of at m
 
 import ast
 import dataclasses
+import itertools
 import math
 import re
 import statistics
@@ -70,19 +71,16 @@ def of_python(text: str) -> list[str]:
     docs = [ast.get_docstring(tree) or ""]
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef):
-            docs += [
-                after.value.value
-                for field, after in zip(node.body, node.body[1:], strict=False)
-                if _is_help(field, after)
-            ]
+            docs += [_help_of(*pair) for pair in itertools.pairwise(node.body)]
     return [sentence for doc in docs for sentence in of_markdown(textwrap.dedent(doc))]
 
 
-def _is_help(field: ast.stmt, after: ast.stmt) -> bool:
-    is_text = (
-        isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) and isinstance(after.value.value, str)
-    )
-    return isinstance(field, ast.AnnAssign) and is_text
+def _help_of(field: ast.stmt, after: ast.stmt) -> str:
+    """Return the docstring of a field, empty if it has none."""
+    match field, after:
+        case ast.AnnAssign(), ast.Expr(value=ast.Constant(value=str(text))):
+            return text
+    return ""
 
 
 def split(text: str) -> list[str]:
