@@ -38,17 +38,18 @@ def has_file(name: str) -> bool:
 
 
 def has_module(name: str) -> bool:
-    """Whether a dotted name begins with a module that exists; at most one name may follow that only code knows."""
+    """Whether a dotted name is a module, or a module and a name that this module holds."""
     parts = name.split(".")
-    for end in (len(parts), len(parts) - 1, len(parts) - 2):
+    for end in range(len(parts), 0, -1):
         path = "/".join(parts[:end])
-        if end >= 1 and (f"{path}.py" in FILES or f"{path}/__init__.py" in FILES):
-            return end >= 2 or defines(f"{path}/__init__.py", parts[1])
+        for file in (f"{path}.py", f"{path}/__init__.py"):
+            if file in FILES:
+                return end == len(parts) or holds(file, parts[end])
     return False
 
 
-def defines(file: str, name: str) -> bool:
-    """Whether a module says a name."""
+def holds(file: str, name: str) -> bool:
+    """Whether a name is in the text of a file."""
     return re.search(rf"\b{name}\b", (ROOT / file).read_text(encoding="utf-8")) is not None
 
 
