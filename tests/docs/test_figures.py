@@ -4,17 +4,24 @@ A table under `<!-- of: chime student, chime teacher -->` has a column for each;
 stands for what a network does not have.
 """
 
+import dataclasses
 import json
 import math
 import re
 from functools import cache
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 from prose import ROOT, documents
 
 from omniforcing_jax.config import ModelConfig, SamplerConfig
 from omniforcing_jax.io.tensor_file import open_tensors
+from omniforcing_jax.pipeline.budget import count_bytes
+from omniforcing_jax.pipeline.pipeline import abstract_pipeline
+from omniforcing_jax.pipeline.presets import PRESETS
+from omniforcing_jax.rollout import StaticConfig, make_cache
 
 CHIME = ROOT / "omniforcing_jax" / "assets" / "chime"
 TABLE = re.compile(r"<!-- of: ([^>]*) -->\n((?:\|.*\n)+)")
@@ -85,10 +92,33 @@ def of_codecs() -> dict[str, str]:
     }
 
 
+def of_full_size() -> dict[str, str]:
+    """Say what a stream of LTX-2 holds in bfloat16, from shapes alone."""
+    config, dtype = PRESETS["ltx2-19b"], jnp.dtype(jnp.bfloat16)
+    shapes, grid = abstract_pipeline(config, dtype), config.grid(*config.resolution)
+
+    def cache(window: int) -> str:
+        sampler = dataclasses.replace(config.sampler, window=window)
+        return gigabytes(jax.eval_shape(lambda: make_cache(StaticConfig(config.model, sampler, grid, dtype), 1)))
+
+    return {
+        "transformer": gigabytes(shapes.transformer),
+        "codecs": gigabytes(shapes.codecs),
+        "cache, the trained horizon": cache(0),
+        "cache, `--window 2`": cache(2),
+    }
+
+
+def gigabytes(tree) -> str:
+    """Say how large a tree of shapes is, in 10^9 bytes."""
+    return f"{count_bytes(tree) / 1e9:.1f} GB"
+
+
 FACTS = {
     "chime student": cache(lambda: of_network("student")),
     "chime teacher": cache(lambda: of_network("teacher")),
     "chime codecs": cache(of_codecs),
+    "ltx2-19b": cache(of_full_size),
     "chime": cache(lambda: {"on disk": size(CHIME)}),
 }
 
