@@ -117,7 +117,7 @@ class ContextsOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchOptions:
-    """Measure a stream, or its decoders: see omniforcing_jax.bench and bench_decode for what each figure means."""
+    """Measure a stream, or its decoders: cli/bench_stream.py and cli/bench_decode.py say what each figure means."""
 
     what: Annotated[Literal["stream", "decode"], tyro.conf.Positional]
     """What to measure."""

@@ -1,7 +1,7 @@
-"""Attention of every kind the network has: one `read`, over keys in any number of parts.
+"""Attention of every kind the network has: one `attend_to`, over keys in any number of parts.
 
 Queries are [B, T, N, H], keys and values [B, S, N, H]. Past and fresh keys are parts of one softmax,
-which parts.py defines and kernels.py hands to what computes it.
+which kv_segments.py defines and kernels.py hands to what computes it.
 """
 
 from typing import Any

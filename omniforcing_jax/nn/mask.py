@@ -9,7 +9,7 @@ Three blocks, two sinks `s` in front of the keys, window 2, sinks pinned, block 
     queries of 1     x x   x   x x
     queries of 2     x x       x x   x x
 
-`dense` writes this out (the readable truth); `banded` turns it into static ranges of keys per
+`dense_mask` writes this out (the readable truth); `banded_mask` turns it into static ranges of keys per
 range of queries, so that nothing masked is ever computed.
 """
 

@@ -2,7 +2,7 @@
 
 A `Pipeline` is the network, the text encoder and the codecs with their configs. Here it is declared, checked against
 itself, drawn at random, saved and loaded; nothing is generated. A text encoder as large as Gemma is no part of the
-value: it stays on disk (`find_encoder`), and what it gives goes in as contexts.
+value: it stays on disk (`find_text`), and what it gives goes in as contexts.
 
     config.json   {"format": 1, "name": ..., "resolution": [H, W], "sampler": {...}, "components": {...}}
 

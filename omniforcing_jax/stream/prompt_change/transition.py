@@ -1,7 +1,7 @@
 """A prompt that changes at block borders: the script of a stream's text.
 
 A change replaces the text keys and values of both streams and rebuilds as much of the past as it is told to
-(`replay.py`). With a fade the contexts go over in equal parts, and every part is a change of its own.
+(`recache.py`). With a fade the contexts go over in equal parts, and every part is a change of its own.
 """
 
 import dataclasses
