@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from omniforcing_jax.config import SamplerConfig
-from omniforcing_jax.layout import PREFIX
+from omniforcing_jax.layout import FUSED, PREFIX
 from omniforcing_jax.model.cache import Slots, commit, empty_cache, past_bias, readable_range
 from omniforcing_jax.model.positions import make_positions, rotaries, shift_phases, shift_rotations
 from omniforcing_jax.model.transformer import predict
 from omniforcing_jax.model.view import one_sigma, streaming
 from omniforcing_jax.nn.attention import KV, Sites
+from tests.phases import moved_later
 from tests.tiny import (
     AS_USERS_DO,
     BATCH,
@@ -134,6 +135,46 @@ def test_pinned_keys_and_only_they_are_turned_and_always_from_their_first_place(
         marks = np.asarray(getattr(still.past, name).v[0, 0, :, 0, 0])
         audio = name in ("audio_self", "a2v")
         assert set(marks[np.any(a != c, axis=(1, 2))].tolist()) == (moved if audio else moved - {-1.0})
+
+
+@pytest.mark.parametrize(("layout", "horizon", "shifts"), [(PREFIX, 1, [0, 1, 2, 3]), (FUSED, 1, [1, 2, 3, 4])])
+def test_pinned_keys_lie_where_the_next_block_reads_them_as_soon_as_a_block_is_committed(layout, horizon, shifts):
+    s = SamplerConfig(sigmas=(1.0, 0.0), layout=layout, horizon_seconds=horizon)
+    cache, first = empty_cache(SINKS, s, GRID, 1), None
+    for k, seconds in enumerate(shifts):
+        fresh = random_fresh(SINKS, layout.block(k), seed=k)
+        first = first or fresh
+        cache = commit_one(cache, fresh, shift_rotations(SINKS, shift_phases(SINKS, seconds)))
+        for name in NAMES:
+            own = np.roll(getattr(first, name).k, -SINKS.sinks if name in ("audio_self", "a2v") else 0, axis=2)
+            found = getattr(cache.past, name).k[:, :, : own.shape[2]]
+            expected = moved_later(own, seconds, axes=3 if name == "video_self" else 1)
+            np.testing.assert_allclose(found, expected, atol=1e-5, err_msg=f"{name} before block {k + 1}")
+
+
+def test_moving_pinned_keys_leaves_every_value_as_it_was_committed():
+    cache, fresh = empty_cache(SINKS, sampler(), GRID, 1), random_fresh(SINKS, PREFIX.block(0), seed=0)
+    cache = commit_one(cache, fresh, shift_rotations(SINKS, shift_phases(SINKS, 2)))
+    for name in NAMES:
+        own = np.roll(getattr(fresh, name).v, -SINKS.sinks if name in ("audio_self", "a2v") else 0, axis=2)
+        np.testing.assert_array_equal(getattr(cache.past, name).v[:, :, : own.shape[2]], own, err_msg=name)
+
+
+def random_fresh(config, block, seed):
+    """Random keys and values of one block, as its clean pass would give them; sinks lead the audio of block 0."""
+    rng, sinks = np.random.default_rng(seed), 0 if block.video_start else config.sinks
+    audio, video = sinks + block.audio_frames, block.video_frames * TOKENS
+
+    def kv(tokens, stream):
+        shape = (config.layers, 1, tokens, stream.heads, stream.head_size)
+        return KV(*(jnp.asarray(rng.normal(size=shape), jnp.float32) for _ in "kv"))
+
+    return Sites(
+        video_self=kv(video, config.video),
+        audio_self=kv(audio, config.audio),
+        a2v=kv(audio, config.audio),
+        v2a=kv(video, config.audio),
+    )
 
 
 def big_program(window):

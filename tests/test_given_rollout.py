@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from random_weights import fill
+from tiny import MODERN
 from tiny_stream import GRID, STATIC, TOKENS, keys, student, text
 
 from omniforcing_jax import rollout as r
 from omniforcing_jax.config import CrossTimestep
 from omniforcing_jax.layout import block_of_frames
+from omniforcing_jax.model.dual_stream import Text
 from omniforcing_jax.model.positions import clip_block, make_positions, rotaries
 from omniforcing_jax.model.transformer import predict, transformer_spec
 from omniforcing_jax.model.view import Sigmas, Times, bidirectional, masked, one_sigma
@@ -106,6 +108,31 @@ def test_every_crossing_has_the_level_that_its_semantics_ask_for(stream):
         np.testing.assert_allclose(made[1 - i], fresh[1 - i] - velocity, atol=2e-5)
         results.append(np.asarray(made[1 - i]))
     assert all(np.abs(one - other).max() > 1e-3 for one, other in itertools.combinations(results, 2))
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+def test_each_stream_reads_the_text_of_its_own_level(stream):
+    """Where text keys depend on the noise level, a given stream reads those of the context noise."""
+    static = STATIC._replace(model=MODERN, sampler=dataclasses.replace(SAMPLER, sigmas=(1.0, 0.0)))
+    params, positions, i = fill(abstract(transformer_spec(MODERN))), r.block_positions(static, 0), STREAMS.index(stream)
+    prompt, known = text(static, params), known_tokens(positions, static)
+    cache = r.make_cache(static, 1)
+    made = r.denoise_block(params, cache, prompt, KEYS, positions, only(stream, known), static=static)
+
+    own, fresh = (r.draw_noise(KEYS, jnp.int32(0), step, static, positions) for step in (static.sampler.steps, 0))
+    levels = [SAMPLER.context_noise if j == i else 1.0 for j in range(2)]
+    noisy = [add_noise(known[j], own[j], levels[j]) if j == i else fresh[j] for j in range(2)]
+    first = jax.tree.map(lambda x: x[0], prompt.denoise)
+    texts = [getattr(prompt.clean if j == i else first, name) for j, name in enumerate(STREAMS)]
+
+    @jax.jit
+    def oracle(params, noisy, levels, texts):
+        sigmas = Sigmas(*(level[None, None] for level in levels))
+        view = bidirectional(MODERN, rotaries(MODERN, positions.tokens), sigmas)
+        return predict(params, MODERN, *noisy, view, Text(*texts, site=first.site))
+
+    velocity = oracle(params, noisy, [jnp.float32(level) for level in levels], texts)[1 - i]
+    np.testing.assert_allclose(made[1 - i], fresh[1 - i] - velocity, atol=2e-5)
 
 
 def test_each_choice_of_given_streams_has_two_programs_and_no_more():

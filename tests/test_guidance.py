@@ -147,6 +147,29 @@ def test_streams_have_their_own_strengths():
     np.testing.assert_allclose(video, plain, rtol=1e-6)
 
 
+def test_each_stream_is_pushed_by_its_own_strength():
+    config = GuidanceConfig(video=StreamGuidance(cfg=3.0), audio=StreamGuidance(cfg=5.0))
+    found = guided_x0(Network(), LATENTS, SIGMA, PROMPT, NEGATIVE, config, LAYERS)
+    kept = (2 + 3 + 5) * sum(range(1, LAYERS + 1))  # what the stand-in adds where nothing is left out
+    with_text, without = (kept + np.asarray(text["context"]).sum(1) + 0.6 for text in (PROMPT, NEGATIVE))
+    video, audio = ((without + strength * (with_text - without))[:, None, None] for strength in (3, 5))
+    np.testing.assert_allclose(found[0], np.asarray(LATENTS[0]) * video, rtol=1e-5)
+    np.testing.assert_allclose(found[1], np.asarray(LATENTS[1]) - audio, rtol=1e-5)
+
+
+def test_every_pass_asks_about_a_sample_at_that_samples_own_level():
+    levels = jnp.asarray([0.2, 0.9], jnp.float32)
+    passes = predict_passes(Network(), LATENTS, levels, PROMPT, NEGATIVE, BOTH, LAYERS)
+    for i in range(2):
+        one = slice(i, i + 1)
+        latents = (LATENTS[0][one], LATENTS[1][one])
+        prompt, negative = ({"context": text["context"][one]} for text in (PROMPT, NEGATIVE))
+        alone = predict_passes(Network(), latents, levels[i], prompt, negative, BOTH, LAYERS)
+        for which, streams in passes.items():
+            for value, own in zip(streams, alone[which], strict=True):
+                np.testing.assert_allclose(value[one], own, rtol=1e-6, err_msg=f"{which} of sample {i}")
+
+
 def test_cfg_without_a_negative_prompt_is_refused():
     with pytest.raises(ValueError, match=r"cfg=3\.0, 3\.0: needs a negative prompt"):
         guided_x0(Network(), LATENTS, SIGMA, PROMPT, None, BOTH, LAYERS)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from phases import moved_later
 from random_weights import fill
 from tiny import AS_USERS_DO, MODERN
 from tiny_stream import GRID, STATIC, TOKENS, keys, student, text
@@ -17,7 +18,7 @@ from omniforcing_jax import rollout as r
 from omniforcing_jax import streams
 from omniforcing_jax.layout import block_of_frames
 from omniforcing_jax.model.positions import clip_block, make_positions, rotaries
-from omniforcing_jax.model.transformer import predict, transformer_spec
+from omniforcing_jax.model.transformer import predict, text_kv, transformer_spec
 from omniforcing_jax.model.view import Sigmas, masked, one_sigma, streaming
 from omniforcing_jax.parallel.spec import abstract
 from omniforcing_jax.schedule import to_x0
@@ -67,6 +68,21 @@ def test_a_block_is_the_last_slice_of_a_masked_clip_over_its_own_context():
         ]
     np.testing.assert_allclose(made.video[:, blocks[last].video_start * TOKENS :], x0[0], atol=2e-5)
     np.testing.assert_allclose(made.audio[:, blocks[last].audio_start :], x0[1], atol=2e-5)
+
+
+def test_pinned_keys_lie_where_each_block_reads_them_within_and_beyond_the_horizon():
+    """The horizon is 3 s: block 4 is the first that wants them one second later."""
+    cache, pinned = r.make_cache(STATIC, 2), None
+    for k, seconds in enumerate([0, 0, 0, 1, 2]):  # where block k + 1 wants them
+        positions = r.block_positions(STATIC, k)
+        latents = r.draw_noise(KEYS, jnp.int32(k), 0, STATIC, positions)
+        cache = r.commit_block(PARAMS, cache, PROMPT, KEYS, latents, positions, static=STATIC)
+        pinned = pinned or jax.device_get(cache.past)  # after block 0 nothing has moved yet
+        for name in ("video_self", "audio_self", "a2v", "v2a"):
+            count = getattr(cache.pinned, name).shape[2]
+            found, first = getattr(cache.past, name).k[:, :, :count], getattr(pinned, name).k[:, :, :count]
+            expected = moved_later(first, seconds, axes=3 if name == "video_self" else 1)
+            np.testing.assert_allclose(found, expected, atol=2e-5, err_msg=f"{name} before block {k + 1}")
 
 
 def test_renewing_no_noise_makes_every_step_eulers():
@@ -150,6 +166,54 @@ def test_text_that_depends_on_sigma_is_projected_once_per_step():
     )
     assert np.isfinite(one).all()
     assert not np.allclose(one, other)
+
+
+def modern():
+    """A student whose text keys depend on the noise level: setting, weights, contexts without a mask, prompt."""
+    static = STATIC._replace(model=MODERN)
+    params, rng = fill(abstract(transformer_spec(MODERN))), np.random.default_rng(3)
+    widths = MODERN.video.width, MODERN.audio.width
+    contexts = [jnp.asarray(rng.normal(size=(2, 6, width)), jnp.float32) for width in widths]
+    return static, params, contexts, r.make_prompt_kv(params, *contexts, None, static=static)
+
+
+def test_text_keys_are_those_of_every_steps_own_level_and_of_the_context_noise():
+    _, params, contexts, prompt = modern()
+    at = jax.jit(lambda sigma: text_kv(params, *contexts, sigma=sigma))
+    steps = [jax.tree.map(lambda x, i=i: x[i], prompt.denoise) for i in range(SAMPLER.steps)]
+    for sigma, made in zip((*SAMPLER.sigmas[:-1], SAMPLER.context_noise), (*steps, prompt.clean), strict=True):
+        expected = at(jnp.full(2, sigma))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), made, expected)
+
+
+def test_the_clean_pass_reads_the_text_of_the_context_noise():
+    static, params, _, prompt = modern()
+    positions, c = r.block_positions(static, 0), SAMPLER.context_noise
+    latents, noise = (r.draw_noise(KEYS, jnp.int32(0), step, static, positions) for step in (0, SAMPLER.steps))
+    made = r.commit_block(params, r.make_cache(static, 2), prompt, KEYS, latents, positions, static=static)
+
+    @jax.jit
+    def fresh(noisy, text):
+        view = streaming(MODERN, rotaries(MODERN, positions.tokens), one_sigma(jnp.full(2, c)), None)
+        return predict(params, MODERN, *noisy, view, text).fresh
+
+    expected = fresh([(1 - c) * x + c * n for x, n in zip(latents, noise, strict=True)], prompt.clean)
+    for name in ("video_self", "audio_self", "a2v", "v2a"):
+        own = getattr(expected, name).k
+        np.testing.assert_allclose(getattr(made.past, name).k[:, :, : own.shape[2]], own, atol=2e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("pin", [True, False])
+def test_slots_are_said_to_come_first_only_where_block_0_stays(pin, monkeypatch):
+    """Kernels read as many slots as may be seen, from the first on, of a past that is said to be a prefix."""
+    said = []
+    monkeypatch.setattr(r, "streaming", lambda *args, prefix: said.append(prefix) or streaming(*args, prefix=prefix))
+    static = STATIC._replace(sampler=dataclasses.replace(SAMPLER, pin_prefix=pin))
+    positions, sigma = r.block_positions(static, 1), jnp.float32(0.5)
+    noisy = r.draw_noise(KEYS, jnp.int32(1), 0, static, positions)
+    cache = jax.eval_shape(lambda: r.make_cache(static, 2))
+    jax.eval_shape(lambda cache: r.denoise_step(PARAMS, cache, PROMPT.denoise, noisy, sigma, positions, static), cache)
+    assert said == [pin]
 
 
 @pytest.mark.parametrize("program", ["denoise", "commit"])

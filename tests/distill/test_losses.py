@@ -11,7 +11,8 @@ import tiny
 from omniforcing_jax.distill import flow, ode
 from omniforcing_jax.layout import PREFIX, block_of_frames
 from omniforcing_jax.model.positions import clip_block, make_positions, rotaries
-from omniforcing_jax.model.transformer import text_kv
+from omniforcing_jax.model.transformer import Prediction, text_kv
+from omniforcing_jax.nn.attention import NO_PAST
 from omniforcing_jax.pipeline.presets import TINY
 
 STUDENT = dataclasses.replace(TINY, sinks=2)
@@ -105,6 +106,76 @@ def test_what_comes_before_a_change_is_context_only(scene):
     assert losses(last, trajectory)["video"] == losses(last, other)["video"]
 
 
+@pytest.fixture
+def asked(scene, monkeypatch):
+    """Stage 2 with a network whose velocity is half of what it sees: its loss, and what the network was asked.
+
+    Of each forward: both streams as they came in, and the noise levels that go with their tokens, sinks left out.
+    """
+    params, context, trajectory = scene
+    rotation = rotaries(STUDENT, make_positions(STUDENT, clip_block(7, 51), GRID))
+    text, questions = text_kv(params, context, context), []
+
+    def answer(params, config, video, audio, view, text, **options):
+        def of_tokens(times, count):
+            return np.repeat(times.main, count // times.main.shape[1], axis=1)
+
+        levels_a = of_tokens(view.audio, STUDENT.sinks + audio.shape[1])[:, STUDENT.sinks :]
+        questions.append(((video, of_tokens(view.video, video.shape[1])), (audio, levels_a)))
+        return Prediction(video=video / 2, audio=audio / 2, fresh=NO_PAST)
+
+    monkeypatch.setattr(ode, "predict", answer)
+
+    def run(mode, **options):
+        key = jax.random.key(4)
+        loss, parts = ode.ode_loss(params, STUDENT, trajectory, text, rotation, BLOCKS, key, context=mode, **options)
+        return float(loss), parts, questions
+
+    return run
+
+
+@pytest.mark.parametrize("mode", list(ode.Context))
+def test_every_block_starts_from_one_entry_and_is_told_the_level_of_that_entry(scene, asked, mode):
+    _, _, trajectory = scene
+    question, counts = asked(mode)[2][-1], ([4, 12, 12], [1, 25, 25])
+    found = []
+    for (tokens, levels), entries, sizes in zip(question, trajectory_streams(trajectory), counts, strict=True):
+        same = np.all(np.asarray(tokens)[None] == np.asarray(entries), axis=-1)  # [entry, sample, token]
+        assert np.all(same.sum(axis=0) == 1)
+        entry = same.argmax(axis=0)
+        np.testing.assert_array_equal(levels, np.asarray(trajectory.sigmas)[entry])
+        starts = np.cumsum([0, *sizes[:-1]])
+        np.testing.assert_array_equal(entry, np.repeat(entry[:, starts], sizes, axis=1))
+        found.append(entry[:, starts])
+    np.testing.assert_array_equal(*found)  # both streams of a block start from the same entry
+
+
+def test_a_clean_context_is_the_clip_at_the_context_noise_that_the_network_is_told(scene, asked):
+    _, _, trajectory = scene
+    first, _ = asked(ode.Context.CLEAN, context_noise=0.25)[2]
+    noises = []
+    for (tokens, levels), entries in zip(first, trajectory_streams(trajectory), strict=True):
+        np.testing.assert_array_equal(levels, 0.25)
+        noises.append((np.asarray(tokens, np.float64) - 0.75 * np.asarray(entries[-1])) / 0.25)
+        assert np.std(noises[-1]) == pytest.approx(1, abs=0.15)  # 448 unit normals or more: 4 spreads
+    assert np.isin(*(np.round(noise, 4) for noise in noises)).mean() < 0.1  # each stream has noise of its own
+
+
+def test_the_loss_of_stage_2_is_the_mean_over_noisy_tokens_and_weighs_the_audio(scene, asked):
+    _, _, trajectory = scene
+    loss, parts, questions = asked(ode.Context.NOISY, audio_weight=0.2)
+    expected = []
+    for (tokens, levels), entries in zip(questions[-1], trajectory_streams(trajectory), strict=True):
+        x0 = np.asarray(tokens, np.float64) * (1 - np.asarray(levels)[..., None] / 2)
+        expected.append(((x0 - np.asarray(entries[-1])) ** 2)[np.asarray(levels) > 0].mean())
+    assert [float(parts[name]) for name in ("video", "audio")] == pytest.approx(expected, rel=1e-5)
+    assert loss == pytest.approx(expected[0] + 0.2 * expected[1], rel=1e-5)
+
+
+def trajectory_streams(trajectory):
+    return trajectory.video, trajectory.audio
+
+
 def test_a_token_takes_the_entry_that_was_drawn_for_it():
     entries = jnp.arange(3.0)[:, None, None, None] * jnp.ones((3, 1, 4, 2))
     picked = ode.pick(entries, jnp.array([[0, 2, 1, 2]]))
@@ -171,6 +242,18 @@ def test_flow_loss_is_zero_for_the_true_velocity_only():
     weighted, same = flow.flow_loss(lambda v, a, s: (v * 0, a * 0), video, audio, jax.random.key(0), weights=(0.5, 3.0))
     assert weighted == pytest.approx(0.5 * parts["video"] + 3.0 * parts["audio"])
     assert same == parts
+
+
+def test_video_and_audio_are_noised_by_noise_of_their_own():
+    seen = []
+
+    def predict(noisy_v, noisy_a, sigma):
+        seen.extend(x / sigma[:, None, None] for x in (noisy_v, noisy_a))
+        return noisy_v, noisy_a
+
+    flow.flow_loss(predict, jnp.zeros((4, 6, 8)), jnp.zeros((4, 5, 8)), jax.random.key(0))
+    video, audio = (np.round(np.asarray(x), 4) for x in seen)
+    assert np.isin(video, audio).mean() < 0.1  # by chance one of 200 rounded normals is among 160 others
 
 
 def test_noise_levels_lie_between_zero_and_one_and_favour_noise():

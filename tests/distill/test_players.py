@@ -139,6 +139,12 @@ def test_the_critic_learns_from_clips_that_it_cannot_change(networks, critic_los
     assert not any(jnp.any(leaf) for leaf in jax.tree.leaves(blank))
 
 
+def test_every_clip_of_a_batch_is_rolled_out_from_noise_of_its_own():
+    _, _, draw = PLAYERS._draws(jax.random.key(3), contexts(0))
+    video, audio = draw(jnp.int32(0), 0, PLAYERS.tables.first)
+    assert all(len(np.unique(x[:, 0, 0])) == ROWS for x in (video, audio))
+
+
 def test_a_clip_in_one_graph_on_a_mesh_equals_one_device(whole_clip):
     program, networks, clips, expected = whole_clip
     with jax.set_mesh(CUBE):

@@ -128,6 +128,35 @@ def test_a_clip_is_what_a_stream_of_the_same_keys_makes():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), made.x0.joined(), streamed)
 
 
+def test_a_clip_that_stops_at_a_step_is_what_a_student_with_that_many_steps_makes():
+    """After the second step of three, with text keys that depend on the step and noise of which a share is fresh."""
+    config = dataclasses.replace(tiny.MODERN, sinks=2, layers=1)
+    static = StaticConfig(config, sampler(renewal=1.0), (1, 2))
+    few = dataclasses.replace(static.sampler, sigmas=(*SIGMAS[:2], 0.0))
+    params, contexts = tiny.random_params(config), contexts_of(config)
+    made = roll(static, params, contexts, jnp.full(3, 1))
+    short = static._replace(sampler=few)
+    streamed = rollout(params, make_prompt_kv(params, *contexts, static=short), KEYS, 3, static=short)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), made, streamed)
+
+
+def test_the_context_of_a_clip_has_the_noise_of_a_stream_of_the_same_keys():
+    config = dataclasses.replace(SINKS, layers=1)
+    static = StaticConfig(config, sampler(context_noise=0.3), (1, 2))
+    params, contexts = tiny.random_params(config), contexts_of(config)
+    made = roll(static, params, contexts, jnp.full(3, static.sampler.steps - 1))
+    streamed = rollout(params, make_prompt_kv(params, *contexts, static=static), KEYS, 3, static=static)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), made, streamed)
+
+
+def roll(static, params, contexts, exits) -> Streams:
+    """The first pass of self-forcing, as a clip."""
+    prompt, draw = make_prompt_kv(params, *contexts, static=static), self_forcing.noise_from_keys(KEYS, static)
+    positions = self_forcing.clip_positions(static, len(exits))
+    first_pass = jax.jit(self_forcing.roll_out, static_argnums=(3, 5, 6))
+    return first_pass(params, prompt, exits, draw, positions, static, tiny.BATCH).x0.joined()
+
+
 def test_cutting_a_clip_into_blocks_and_joining_them_changes_nothing():
     blocks = FUSED.blocks(10)
     clip = Streams(*(jnp.arange(2 * n * 3, dtype=jnp.float32).reshape(2, n, 3) for n in (20, 76)))

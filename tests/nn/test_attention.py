@@ -6,11 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from omniforcing_jax.config import RotaryKind
 from omniforcing_jax.nn.attention import KV, Site, attend, attend_to, attention_spec, masked_attention
 from omniforcing_jax.nn.kernels import dot_product_attention
 from omniforcing_jax.nn.kv_segments import KVSegment
 from omniforcing_jax.nn.mask import HIDDEN, AttentionMask, QueryBand
+from omniforcing_jax.nn.rope import Rotary
 from omniforcing_jax.parallel.spec import init
+from tests.by_hand import attention, wide
 
 
 def draw(seed, *shape):
@@ -87,6 +90,28 @@ def test_a_scale_multiplies_the_queries(strict):
     scale = jnp.linspace(0.5, 1, 5)
     y = masked_attention(Q, KV(K, V), None, AttentionMask(scale=scale))
     np.testing.assert_allclose(y, plain(Q * scale[None, :, None, None], K, V), atol=1e-6)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_an_attention_is_its_formula_with_rotations_and_a_past(gated, strict):
+    p, x_q, x_kv = weights(gated), draw(6, 2, 5, 12), draw(7, 2, 7, 10)
+    past, seen = KV(draw(3, 2, 4, 3, 4), draw(4, 2, 4, 3, 4)), slice(1, 4)
+    angles = [np.random.default_rng(i).uniform(-3, 3, (1, tokens, 3, 2)) for i, tokens in enumerate((5, 7))]
+    rotaries = [Rotary(*(jnp.asarray(f(a), jnp.float32) for f in (np.cos, np.sin)), RotaryKind.SPLIT) for a in angles]
+    bias = jnp.where(jnp.arange(4) >= seen.start, 0.0, HIDDEN)[None, None, None]
+    y, _ = attend(p, x_q, x_kv, Site(*rotaries, AttentionMask(past_bias=bias)), past)
+    expected = attention(*wide((p, x_q, x_kv)), *(a[0] for a in angles), past=(past.k[:, seen], past.v[:, seen]))
+    np.testing.assert_allclose(y, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("prefix", [True, False])
+def test_kernels_are_told_of_a_past_what_its_mask_says(prefix, monkeypatch):
+    told = []
+    monkeypatch.setattr("omniforcing_jax.nn.attention.dot_product_attention", lambda q, parts: told.extend(parts) or q)
+    bias = jnp.zeros((1, 1, 1, 7))
+    masked_attention(Q, KV(K, V), KV(K + 1, V), AttentionMask(past_bias=bias, past_is_prefix=prefix))
+    assert [part.prefix for part in told] == [False, prefix]
+    assert [part.bias is bias for part in told] == [False, True]
 
 
 def test_attending_also_returns_what_was_offered(strict):

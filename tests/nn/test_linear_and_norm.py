@@ -4,6 +4,7 @@ import numpy as np
 
 from omniforcing_jax.nn.linear import Linear, project
 from omniforcing_jax.nn.norm import layer_norm, rms_norm
+from tests.rounding import assert_rounded_once
 
 RNG = np.random.default_rng(0)
 
@@ -45,3 +46,10 @@ def test_norms_work_in_float32_inside_low_precision(strict):
     x = (draw(4, 512) * 1e-3).astype(jnp.bfloat16)
     wide = rms_norm(x.astype(jnp.float32)).astype(jnp.bfloat16)
     np.testing.assert_array_equal(jax.device_get(rms_norm(x)), jax.device_get(wide))
+
+
+def test_a_norms_weight_multiplies_before_the_result_is_rounded(strict):
+    x, weight = draw(4, 512, dtype=jnp.bfloat16), draw(512)
+    wide = np.asarray(x, np.float64)
+    exact = wide / np.sqrt((wide**2).mean(-1, keepdims=True) + 1e-6) * np.asarray(weight, np.float64)
+    assert_rounded_once(rms_norm(x, weight), exact)

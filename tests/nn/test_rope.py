@@ -10,6 +10,7 @@ from omniforcing_jax.layout import PREFIX, Block
 from omniforcing_jax.model.positions import make_positions, rotaries, shift_phases, shift_rotations
 from omniforcing_jax.nn.rope import Rotary, frequencies, interleaving, rotate, with_identity
 from omniforcing_jax.pipeline.presets import TINY
+from tests.phases import published_frequencies
 
 KINDS = [RotaryKind.SPLIT, RotaryKind.INTERLEAVED]
 
@@ -42,6 +43,13 @@ def test_frequencies_cover_four_decades_from_half_pi():
     grid = frequencies(RotaryConfig(), 3, 4096)
     assert grid.shape == (682,)
     np.testing.assert_allclose(grid[[0, -1]], [1.5707964, 15707.963], rtol=1e-7)
+
+
+@pytest.mark.parametrize(("axes", "width"), [(3, 4096), (1, 2048)])
+def test_frequencies_are_the_float32_numbers_nearest_to_the_formula(axes, width):
+    found = frequencies(RotaryConfig(), axes, width)
+    assert found.dtype == np.float64
+    np.testing.assert_array_equal(found, published_frequencies(axes, width).astype(np.float64))
 
 
 def test_the_float32_grid_is_close_to_but_not_the_float64_grid():

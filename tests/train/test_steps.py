@@ -68,6 +68,32 @@ def test_the_players_draw_from_different_keys():
     assert not np.array_equal(start.generator.key, start.critic.key)
 
 
+def draws_by_number(key, updates):
+    """What updates 0, 1, ... must draw: each from the trainer's key and its own number, and from nothing else."""
+    return [float(jax.random.normal(jax.random.fold_in(jax.random.wrap_key_data(key), i))) for i in range(updates)]
+
+
+def drawing(params, batch, key, extra, *beside):
+    return jnp.sum(params["w"] ** 2), ({"drawn": jax.random.normal(key)}, extra)
+
+
+def test_a_trainer_draws_anew_at_every_step():
+    rule = optax.sgd(RATE)
+    states, reports = run(state.create(weights(1.0), rule, 3), step.make_step(gradient.of_loss(drawing), rule), 4)
+    expected = draws_by_number(states[0].key, 4)
+    assert len(set(expected)) == 4
+    np.testing.assert_allclose([report.metrics["drawn"] for report in reports], expected, rtol=1e-6)
+
+
+def test_each_player_draws_anew_at_every_update_of_its_own():
+    states, reports = run(*pair(drawing, drawing, ratio=2), 5)
+    for player, updates in (("generator", 3), ("critic", 5)):
+        found = [r.metrics[f"{player}/drawn"] for r in reports if f"{player}/drawn" in r.metrics]
+        expected = draws_by_number(getattr(states[0], player).key, updates)
+        assert len(set(expected)) == updates
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 def test_the_average_is_a_copy_until_ema_from_and_then_follows_the_generators_updates_only():
     states, _ = run(*pair(ratio=2, ema_decay=0.75, ema_from=3), 7, weights(0.5))
     params, averages = ([getattr(s.generator, name)["w"] for s in states] for name in ("params", "ema"))
