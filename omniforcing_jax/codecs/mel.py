@@ -1,7 +1,7 @@
 """Waveform to log-mel, the audio VAE's input: STFT, Slaney filterbank, natural logarithm.
 
 Pure float32 functions, defined at 16 kHz. Sound at another rate is resampled on the host first (`resample`).
-The filterbank is librosa's, built once per config; librosa and SciPy are imported only where they are used.
+The filterbank is built once per config.
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from omniforcing_jax.codecs.mel_filters import mel_filters
 from omniforcing_jax.strict_json import Config
 
 
@@ -100,16 +101,13 @@ def _frames(
 @functools.lru_cache(maxsize=8)
 def filterbank(config: MelConfig) -> Float[np.ndarray, "bins frequencies"]:
     """Build the Slaney-scaled, area-normalised mel filterbank."""
-    import librosa
-
-    return librosa.filters.mel(
-        sr=config.sample_rate,
+    return mel_filters(
+        sample_rate=config.sample_rate,
         n_fft=config.n_fft,
-        n_mels=config.bins,
+        bins=config.bins,
         fmin=config.fmin,
         fmax=config.fmax,
-        htk=False,
-        norm="slaney",
+        equal_area=True,
     )
 
 

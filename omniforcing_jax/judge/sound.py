@@ -8,7 +8,9 @@ import functools
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Complex64, Float, Float32
+
+from omniforcing_jax.codecs.mel_filters import mel_edges, mel_filters
 
 RATE = 16_000
 HOP = 160  # samples of a moment
@@ -17,6 +19,7 @@ WINDOW = 512  # samples of a spectrum, centred on its moment
 MARGIN = (WINDOW - HOP) // 2
 BANDS, LOWEST, HIGHEST = 48, 60.0, 7600.0  # mel bands and their range in Hz
 PIECE = 8 * RATE  # samples that are worked on at once
+HANN = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / WINDOW)).astype(np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,16 +56,18 @@ class Sound:
 @functools.cache
 def filters() -> Float32[np.ndarray, "bands frequencies"]:
     """Return triangles that add up to one between the first and the last centre."""
-    import librosa
-
-    return librosa.filters.mel(sr=RATE, n_fft=WINDOW, n_mels=BANDS, fmin=LOWEST, fmax=HIGHEST, norm=None)
+    return mel_filters(sample_rate=RATE, n_fft=WINDOW, bins=BANDS, fmin=LOWEST, fmax=HIGHEST, equal_area=False)
 
 
 def centres() -> Float[np.ndarray, " bands"]:
     """Return the centre of each band in Hz."""
-    import librosa
+    return mel_edges(BANDS, LOWEST, HIGHEST)[1:-1]
 
-    return librosa.mel_frequencies(n_mels=BANDS + 2, fmin=LOWEST, fmax=HIGHEST)[1:-1]
+
+def spectra(samples: Float32[np.ndarray, "channels n"]) -> Complex64[np.ndarray, "channels moments frequencies"]:
+    """Return the spectrum of every window of samples (periodic Hann), a hop apart."""
+    windows = np.lib.stride_tricks.sliding_window_view(samples, WINDOW, axis=1)[:, ::HOP]
+    return np.fft.rfft(windows * HANN, axis=2).astype(np.complex64)
 
 
 class Listener:
@@ -96,18 +101,15 @@ class Listener:
 
     def _work(self, moments: int) -> None:
         """Measure the next moments, all of whose surroundings have been heard."""
-        import librosa
-
         samples = self._waiting[:, : moments * HOP + 2 * MARGIN]
         inner = samples[:, MARGIN : MARGIN + moments * HOP].reshape(self._channels, moments, HOP)
-        spectrum = librosa.stft(samples, n_fft=WINDOW, hop_length=HOP, center=False)
         # A Hann window of n samples holds 3n/8 of a signal's energy; one-sided spectra hold half of it.
-        density = (np.square(np.abs(spectrum)) * np.float32(2 / (0.375 * WINDOW**2))).mean(0)
+        density = (np.square(np.abs(spectra(samples))) * np.float32(2 / (0.375 * WINDOW**2))).mean(0)
         steps = np.abs(np.diff(samples[:, MARGIN - 3 : MARGIN + moments * HOP], n=3, axis=1))
         self._rows.append(
             (
                 np.square(inner, dtype=np.float64).mean((0, 2)),
-                (filters() @ density).T,
+                density @ filters().T,
                 steps.reshape(self._channels, moments, HOP).max((0, 2)).astype(np.float64),
             )
         )

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from omniforcing_jax.judge.picture import Picture
-from omniforcing_jax.judge.sound import HOP, MOMENT, RATE, Sound
+from omniforcing_jax.judge.sound import MOMENT, Sound
 
 LONGEST = 0.5  # seconds of lag that are looked for, to either side
 RIVALS = 1.0  # seconds of lag within which another peak may speak against the first
@@ -42,15 +42,14 @@ class Correlation:
 
 
 def onset_strength(sound: Sound) -> Float[np.ndarray, " M"]:
-    """Return by how much the mel bands rise on average, in dB, moment by moment.
+    """Return the mean rise of the mel bands in dB, moment by moment; falls count as zero.
 
-    A rise in dB out of silence is seen when an onset enters the spectrum's window and one compared with 20 ms ago
-    stands for a moment 10 ms ago; the two cancel to a few milliseconds.
+    Two shifts cancel to a few milliseconds. A rise out of silence shows as soon as an onset enters the spectrum's
+    window, which is early; and a rise over the last 20 ms belongs to the moment 10 ms ago, which is late.
     """
-    import librosa
-
-    level = librosa.power_to_db(sound.mel.T, ref=1.0, amin=QUIET, top_db=None)
-    return librosa.onset.onset_strength(S=level, sr=RATE, hop_length=HOP, lag=LOOK_BACK, center=False)
+    level = 10 * np.log10(np.maximum(sound.mel, np.float32(QUIET)))
+    rise = np.maximum(0, level[LOOK_BACK:] - level[:-LOOK_BACK]).mean(1)
+    return np.concatenate([np.zeros(min(LOOK_BACK, len(level)), rise.dtype), rise])
 
 
 def correlate(picture: Picture, sound: Sound) -> Correlation | None:

@@ -15,6 +15,7 @@ from omniforcing_jax.codecs.mel import (
     resample,
     stft_magnitude,
 )
+from omniforcing_jax.codecs.mel_filters import mel_edges, mel_filters
 
 RATE = LTX2_MEL.sample_rate
 SILENCE = np.log(np.float32(LTX2_MEL.floor))
@@ -93,6 +94,18 @@ def test_resampling_keeps_a_batch_and_its_channels_apart():
     resampled = resample(noise, 24000, 16000)
     assert resampled.shape == (3, 1600, 2)
     np.testing.assert_allclose(resampled[1, :, 1], resample(noise[1, :, 1:], 24000, 16000)[:, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("rate", "n_fft", "bins", "fmin", "fmax"),
+    [(16000, 1024, 64, 0.0, 8000.0), (16000, 512, 48, 60.0, 7600.0), (24000, 2048, 100, 30.0, 11000.0)],
+)
+@pytest.mark.parametrize("norm", ["slaney", None])
+def test_filters_are_librosas_to_the_bit(rate, n_fft, bins, fmin, fmax, norm):
+    found = mel_filters(sample_rate=rate, n_fft=n_fft, bins=bins, fmin=fmin, fmax=fmax, equal_area=norm is not None)
+    expected = librosa.filters.mel(sr=rate, n_fft=n_fft, n_mels=bins, fmin=fmin, fmax=fmax, htk=False, norm=norm)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(mel_edges(bins, fmin, fmax), librosa.mel_frequencies(bins + 2, fmin=fmin, fmax=fmax))
 
 
 def test_the_filterbank_is_built_once():
