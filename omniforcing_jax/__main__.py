@@ -1,7 +1,8 @@
-"""`python -m omniforcing_jax`."""
+"""`python -m omniforcing_jax`: the program `omniforcing`, also where it is not installed."""
 
 import sys
 
 from omniforcing_jax.cli.main import main
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

@@ -53,7 +53,7 @@ def _drop_old_programs():
 
 @pytest.fixture(autouse=True)
 def _leave_the_users_cache_alone(monkeypatch):
-    monkeypatch.setattr("omniforcing_jax.io.machine.use_compilation_cache", lambda: None)
+    monkeypatch.setattr("omniforcing_jax.io.machine.cache_folder", lambda: None)
 
 
 @pytest.fixture
@@ -63,8 +63,6 @@ def no_work(monkeypatch):
     def load(*arguments):
         raise AssertionError("weights were loaded")
 
-    monkeypatch.setattr("omniforcing_jax.cli.stream.load", load)
-    monkeypatch.setattr("omniforcing_jax.cli.sample.load", load)
     monkeypatch.setattr("omniforcing_jax.pipeline.checks.load", load)
 
 

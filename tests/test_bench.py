@@ -56,7 +56,7 @@ def test_a_run_counts_late_chunks_and_speed_from_the_second_block_on():
 
 
 def test_a_cold_start_says_when_a_second_could_be_played_and_what_it_compiled(capsys, tmp_path):
-    command = BenchOptions(what="stream", blocks=3, json=tmp_path / "a.json", weights=folders() / "student")
+    command = BenchOptions(what="stream", blocks=3, json=tmp_path / "a.json", weights=str(folders() / "student"))
     bench_stream.start_cold(command)
     answer = json.loads(capsys.readouterr().out)
     assert answer["seconds"] > 0

@@ -9,6 +9,7 @@ from tiny_stream import GRID, folders, student
 
 from omniforcing_jax.cli import bench_decode
 from omniforcing_jax.cli.options import BenchOptions
+from omniforcing_jax.io.startup import Startup
 from omniforcing_jax.layout import PREFIX
 
 BLOCKS = 5
@@ -64,6 +65,7 @@ def test_the_length_of_a_measured_stream_has_to_be_given(capsys, tmp_path, no_wo
 def test_the_command_writes_and_prints_its_figures(capsys, tmp_path):
     file = tmp_path / "a.json"
     command = BenchOptions(what="decode", json=file, blocks=3, weights=folders() / "student")
-    bench_decode.prepare(command)()
+    with Startup("bench") as startup:
+        bench_decode.prepare_bench(command, startup)()
     assert '"lookahead": 0' in file.read_text()
     assert "picture (causal)" in capsys.readouterr().out

@@ -72,7 +72,7 @@ def test_a_folder_that_says_nothing_of_contexts_may_hold_text_alone(store):
     [
         ({"--prompts": "nowhere.txt"}, ["nowhere.txt: No such file"]),
         ({"--weights": "nowhere"}, ["nowhere: no such weights folder"]),
-        ({"--out": "nowhere/c.safetensors"}, ["cannot write nowhere/c.safetensors"]),
+        ({"--out": "/dev/null/c.safetensors"}, ["cannot write /dev/null/c.safetensors", "not a directory"]),
         ({"--dtype": "float8"}, ["--dtype", "float8"]),
     ],
 )
@@ -136,10 +136,8 @@ def opened(monkeypatch):
         loaded.append(gemmas())
         return load_pipeline(*arguments)
 
-    monkeypatch.setattr(stream_command, "load", load)
-    monkeypatch.setattr(
-        stream_command, "run_stream", lambda stream, command, schedule: found.append((stream, schedule))
-    )
+    monkeypatch.setattr("omniforcing_jax.pipeline.checks.load", load)
+    monkeypatch.setattr(stream_command, "run_stream", lambda stream, schedule, *_: found.append((stream, schedule)))
     return found, loaded
 
 

@@ -10,7 +10,7 @@ from omniforcing_jax.io import machine
 
 HEAPS = """
 import ctypes, os, sys, tempfile, threading
-from omniforcing_jax import machine
+from omniforcing_jax.io import machine
 
 libc = ctypes.CDLL(None)
 libc.fopen.restype = ctypes.c_void_p
@@ -48,7 +48,7 @@ def test_threads_share_one_heap_once_it_is_asked_for():
 
 FREED = """
 import sys
-from omniforcing_jax import machine
+from omniforcing_jax.io import machine
 
 def grown(blocks):
     least = machine.resident_bytes()

@@ -1,24 +1,23 @@
-"""What decoding in a stream costs against decoding the whole clip: one JSON object per run of `bench decode`.
+"""The cost of decoding in a stream, compared with decoding the whole clip: one JSON object per run of `bench decode`.
 
-    python -m omniforcing_jax bench decode [--weights DIR] --json out/decode.json
+    omniforcing bench decode --json out/decode.json
 
-Latents are random with unit variance, as a generator's are; nothing else of the weights is run. The keys:
+Latents are random with unit variance, like those of a generator. No other component of the weights runs. The keys:
 
-    device, weights        accelerator (or processor); the name of the weights
-    picture                causal, reach (latents after its own that a frame depends on; of a causal one 0) and
+    device, weights        accelerator or processor; name of the weights
+    picture                causal; reach (number of later latents that a frame depends on, 0 for a causal decoder);
                            rows, one per look-ahead in latent frames:
-        lookahead, lag_s   what the picture is held back, and that in seconds
-        block_ms           median time of a later block
-        relative_rms, max  error against the whole clip over its standard deviation: root mean square, and largest
-        psnr_db            of the picture in [-1, 1]; None where nothing differs
-    sound                  waits for all that the vocoder looks ahead: delay_rows (mel rows), lag_s, block_ms,
-                           max (error against the whole clip), and rows: what relative_rms would be if a row of sound
-                           waited for fewer mel rows
+        lookahead, lag_s   how far the picture is held back, in latent frames and in seconds
+        block_ms           median time of a later block, in milliseconds
+        relative_rms, max  error against the whole clip, divided by its standard deviation: root mean square, largest
+        psnr_db            PSNR of the picture in [-1, 1], in dB; null where nothing differs
+    sound                  delay_rows (mel rows that the vocoder looks ahead, all of which a stream waits for), lag_s,
+                           block_ms, max (error against the whole clip);
+                           rows, one per shorter wait in mel rows, with the relative_rms that it would have
 
-The frames that the end of a stream gives back at once are left out: they are exact ends.
+The frames that a stream returns at its end are left out, because they are exact.
 """
 
-import logging
 import math
 import statistics
 import time
@@ -31,27 +30,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from omniforcing_jax.cli.loading import load_shown
 from omniforcing_jax.cli.options import BenchOptions
 from omniforcing_jax.codecs import video_vae, vocoder
 from omniforcing_jax.codecs.audio_vae import AudioVAE
 from omniforcing_jax.codecs.video_vae import VideoVAE
 from omniforcing_jax.codecs.vocoder import Vocoder
 from omniforcing_jax.io.atomic_write import check_writable, write_json
+from omniforcing_jax.io.progress import Bar
+from omniforcing_jax.io.startup import Startup
 from omniforcing_jax.layout import FRAME_RATE, PIXELS_PER_LATENT, PREFIX, Layout
 from omniforcing_jax.pipeline import checks
 from omniforcing_jax.pipeline.pipeline import Codecs
-from omniforcing_jax.pipeline.shipped import CHIME_WEIGHTS
-
-log = logging.getLogger(__name__)
+from omniforcing_jax.pipeline.shipped import STUDENT, find_weights
 
 BLOCKS = 12
 LOOKAHEADS = (0, 1, 2, 3, 4, 6, 8, 12, 22)
 ROWS = (0, 1, 2, 4, 8, 12, 16, 24, 32, 40, 48)
-CLIPS = 4  # over which the error of cut sound is averaged
+CLIPS = 4  # clips over which the error of cut sound is averaged
 
 
-def prepare(command: BenchOptions) -> Callable[[], None]:
-    """Check what is to be measured, without touching the device.
+def prepare_bench(command: BenchOptions, startup: Startup) -> Callable[[], None]:
+    """Check the request, without touching the device.
 
     Raises:
         ValueError: in one line, whatever is wrong with the request.
@@ -59,19 +59,20 @@ def prepare(command: BenchOptions) -> Callable[[], None]:
     check_writable(command.json)
     for name in ("preset", "random_weights"):
         if getattr(command, name):
-            raise ValueError(f"{name.replace('_', '-')}: `bench decode` measures a weights folder, give --weights")
+            raise ValueError(f"{name.replace('_', '-')}: `bench decode` measures a weights folder; give --weights")
     blocks = BLOCKS if command.blocks is None else command.blocks
     if blocks < 3:
-        raise ValueError(f"blocks={blocks}: must be at least 3, later blocks are what is timed")
-    folder = command.weights or CHIME_WEIGHTS / "student"
+        raise ValueError(f"blocks={blocks}: must be at least 3, because later blocks are timed")
+    folder = find_weights(command.weights, STUDENT)
     config = checks.config_of(folder)
     grid = config.grid(command.height or config.resolution[0], command.width or config.resolution[1])
-    return lambda: _report(command, folder, grid, blocks)
+    return lambda: _report(command, folder, grid, blocks, startup)
 
 
-def _report(command: BenchOptions, folder: Path, grid: tuple[int, int], blocks: int) -> None:
+def _report(command: BenchOptions, folder: Path, grid: tuple[int, int], blocks: int, startup: Startup) -> None:
     config, dtype = checks.config_of(folder), jnp.dtype(command.dtype)
-    codecs = checks.load(folder, config, dtype).codecs
+    codecs = load_shown(folder, config, dtype, startup, "decode", grid).codecs
+    startup.ready()
     layout = PREFIX if config.sampler is None else config.sampler.layout
     figures = {
         "device": jax.devices()[0].device_kind,
@@ -97,11 +98,11 @@ def measure_picture(
     Args:
         codecs: The codecs.
         grid: Latent rows and columns.
-        layout: Of the blocks.
-        blocks: Length of the clip.
-        seed: Of the latents.
+        layout: Layout of the blocks.
+        blocks: Length of the clip in blocks.
+        seed: Random seed of the latents.
         dtype: Type to compute in.
-        lookaheads: In latent frames; of a causal decoder only 0 is taken.
+        lookaheads: Look-aheads in latent frames. A causal decoder is measured with 0 only.
     """
     config, ends = codecs.video_config, [layout.block(k).video_end for k in range(blocks)]
     shape = (1, ends[-1], *grid, config.latent_channels)
@@ -109,12 +110,12 @@ def measure_picture(
     whole = np.asarray(jax.jit(partial(_whole, VideoVAE(config), "decode"))(codecs.video, latents), np.float32)
     wanted = [0] if config.causal_decoder else [n for n in lookaheads if n < ends[-2]]
     rows = []
-    for ahead in wanted:
-        pixels, times = _stream_picture(codecs, latents, ends, ahead)
-        error = _compare(pixels, whole[:, : pixels.shape[1]])
-        lag = ahead * PIXELS_PER_LATENT / FRAME_RATE
-        rows.append({"lookahead": ahead, "lag_s": round(lag, 3), "block_ms": _median_ms(times), **error})
-        log.info("%s", rows[-1])
+    with Bar("measuring the picture", len(wanted), "look-aheads") as bar:
+        for ahead in bar.over(wanted):
+            pixels, times = _stream_picture(codecs, latents, ends, ahead)
+            error = _compare(pixels, whole[:, : pixels.shape[1]])
+            lag = ahead * PIXELS_PER_LATENT / FRAME_RATE
+            rows.append({"lookahead": ahead, "lag_s": round(lag, 3), "block_ms": _median_ms(times), **error})
     return {"causal": config.causal_decoder, "reach": config.decoder_reach, "rows": rows}
 
 
@@ -123,7 +124,7 @@ def _whole(network: Any, method: str | None, variables: Any, x: Any) -> Any:
 
 
 def _stream_picture(codecs: Codecs, latents: Any, ends: Sequence[int], ahead: int) -> tuple[np.ndarray, list[float]]:
-    """Decode block by block; returns the frames before the last `ahead` latents, and the seconds of each block."""
+    """Decode block by block. Returns the frames before the last `ahead` latents, and the seconds of each block."""
     first = jax.jit(partial(video_vae.decode_first, codecs.video_config, ahead=ahead))
     later = jax.jit(partial(video_vae.decode_next, codecs.video_config, ahead=ahead))
     pieces, times, carry, done = [], [], None, 0
@@ -137,7 +138,7 @@ def _stream_picture(codecs: Codecs, latents: Any, ends: Sequence[int], ahead: in
 
 
 def measure_sound(codecs: Codecs, layout: Layout, blocks: int, seed: int, rows: Sequence[int] = ROWS) -> dict[str, Any]:
-    """Stream the sound of random latents, and cut it short to see what the look-ahead is worth."""
+    """Stream the sound of random latents, and cut it short to measure the worth of the look-ahead."""
     config, audio = codecs.vocoder_config, codecs.audio_config
     ends = [layout.block(k).audio_end for k in range(blocks)]
     latents = jax.random.normal(jax.random.key(seed), (CLIPS, ends[-1], audio.latent_size))
@@ -156,7 +157,6 @@ def measure_sound(codecs: Codecs, layout: Layout, blocks: int, seed: int, rows: 
         for row in rows
         if row < cut
     ]
-    log.info("%s", losses)
     samples, times = _stream_sound(codecs, mel[:1], [audio.mel_rows(end) for end in ends])
     return {
         "delay_rows": round(config.delay / each, 2),
@@ -183,7 +183,7 @@ def _stream_sound(codecs: Codecs, mel: Any, ends: Sequence[int]) -> tuple[np.nda
 
 
 def _compare(found: np.ndarray, wanted: np.ndarray) -> dict[str, float | None]:
-    """Compare with the whole clip's; the scale is the standard deviation of what is wanted."""
+    """Compare with the whole clip. The scale is the standard deviation of `wanted`."""
     difference = np.abs(found - wanted)
     rms, spread = math.sqrt(np.mean(np.square(difference))), float(np.std(wanted)) or 1.0
     return {
@@ -194,14 +194,14 @@ def _compare(found: np.ndarray, wanted: np.ndarray) -> dict[str, float | None]:
 
 
 def _median_ms(times: Sequence[float]) -> float:
-    """Take the median of the blocks after those that compile."""
+    """Return the median time of the blocks after those that compile."""
     return round(1000 * statistics.median(times[2:]), 2)
 
 
 def tabulate(figures: dict[str, Any]) -> str:
-    """Spell the figures as two tables."""
+    """Format the figures as two tables."""
     picture, sound = figures["picture"], figures["sound"]
-    kind = "causal" if picture["causal"] else f"sees {picture['reach']} latents each way"
+    kind = "causal" if picture["causal"] else f"depends on {picture['reach']} latents each way"
     lines = [f"{figures['weights']}, picture ({kind})", "look-ahead  lag s  block ms  relative rms  max     PSNR dB"]
     for row in picture["rows"]:
         psnr = "exact" if row["psnr_db"] is None else row["psnr_db"]
@@ -210,8 +210,8 @@ def tabulate(figures: dict[str, Any]) -> str:
             f"{row['max']:<6}  {psnr}"
         )
     lines.append(
-        f"sound (waits {sound['delay_rows']} mel rows, {sound['lag_s']} s; block {sound['block_ms']} ms; "
-        f"max error {sound['max']}); with fewer rows it would be off by"
+        f"sound (waits for {sound['delay_rows']} mel rows, {sound['lag_s']} s; block {sound['block_ms']} ms; "
+        f"max error {sound['max']}); error with fewer rows:"
     )
     lines.append("rows          " + "  ".join(f"{row['rows']:>7}" for row in sound["rows"]))
     lines.append("relative rms  " + "  ".join(f"{row['relative_rms']:>7.2g}" for row in sound["rows"]))

@@ -1,29 +1,27 @@
-"""What a stream costs: one JSON object per run of `bench stream`.
+"""The cost of a stream: `bench stream` writes one JSON object per run.
 
-    python -m omniforcing_jax bench stream --blocks 600 --json out/bench.json
-    python -m omniforcing_jax bench stream --blocks 60 --preset ltx2-19b --random-weights --dtype bfloat16 --no-mux ...
+    omniforcing bench stream --blocks 600 --json out/bench.json
+    omniforcing bench stream --blocks 60 --preset ltx2-19b --random-weights --dtype bfloat16 --no-mux --json out/a.json
 
-The keys, in order. A block's time is the wall-clock time from the hand-over of the chunk before to its own, with
-encoding (unless --no-mux) on its way in another thread. "After the second block" is after the hand-over of chunk 1:
-from omniforcing_jax.stream.chunk_stream import no_trace
-from omniforcing_jax.stream.request import StreamRequest
-from there on every program has been compiled, and speeds are taken.
+The keys, in order. The time of a block is the wall-clock time from the hand-over of the previous chunk to that of its
+own. Encoding (unless --no-mux) happens in another thread meanwhile. "After the second block" means after the hand-over
+of chunk 1: from then on every program is compiled, and speeds are measured.
 
-    device, preset         accelerator (or processor); the name of the weights
+    device, preset         accelerator or processor; name of the weights
     blocks                 blocks streamed
-    compiles               programs compiled from the opening of the stream on; those from the disk cache not counted
-    compiles_after_block2  the same, after the second block; programs from the disk cache are counted too
-    first_frame_s          warm: from the request (text included) to the first chunk
-    ttfc_s                 warm: from the request until one whole second of picture and sound can be played
+    compiles               programs compiled since the stream was opened, without those from the disk cache
+    compiles_after_block2  programs compiled after the second block, with those from the disk cache
+    first_frame_s          warm: seconds from the request (text included) to the first chunk
+    ttfc_s                 warm: seconds from the request until one whole second of picture and sound can be played
     ttfc_cold_s            the same in a new process with a warm disk cache, from the start of the process (imports
-                           and weights included); it is run again until nothing was compiled
-    fps, realtime_factor   frames per second after the second block, and that over 24
-    block_ms               p50, p95 and max of the block times after the second block
-    first100_p50_ms, last100_p50_ms   median of the first and of the last 100 of them (or of all, if there are fewer)
+                           and weights included); the process is repeated until it compiles nothing
+    fps, realtime_factor   frames per second after the second block; the same divided by 24
+    block_ms               p50, p95 and max of the block times after the second block, in milliseconds
+    first100_p50_ms, last100_p50_ms   median of the first and of the last 100 block times (of all, if there are fewer)
     rss_mb_block10, rss_mb_end        resident memory of the process in 10^6 bytes, after block 10 and at the end
     device_bytes_block10, device_bytes_end   device memory in use; on CPU the sum of live arrays
-    underruns              chunks handed over after their time in a playback that began with the first chunk
-    parts                  milliseconds of each part of a steady block (median), each waited for by itself: denoise,
+    underruns              chunks handed over too late for a playback that began with the first chunk
+    parts                  median milliseconds of each part of a steady block, each waited for by itself: denoise,
                            clean_pass, video_decode, audio_decode, copy, mux; and text, once per prompt
 """
 
@@ -44,18 +42,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from rich.console import Console
-from rich.progress import Progress
 
+from omniforcing_jax.cli.loading import announce
 from omniforcing_jax.cli.options import BenchOptions
 from omniforcing_jax.io import machine
 from omniforcing_jax.io.atomic_write import check_writable, write_json
+from omniforcing_jax.io.progress import Bar
+from omniforcing_jax.io.startup import Startup
 from omniforcing_jax.layout import FRAME_RATE
 from omniforcing_jax.pipeline import checks
 from omniforcing_jax.pipeline.pipeline import Pipeline, PipelineConfig
 from omniforcing_jax.pipeline.presets import PRESETS
 from omniforcing_jax.pipeline.random_weights import random_pipeline
-from omniforcing_jax.pipeline.shipped import CHIME_WEIGHTS
+from omniforcing_jax.pipeline.shipped import STUDENT
 from omniforcing_jax.stream.chunk import Chunk
 from omniforcing_jax.stream.chunk_stream import ChunkStream, Trace, no_trace
 from omniforcing_jax.stream.mp4 import Mp4Writer, Overlapped
@@ -65,11 +64,12 @@ from omniforcing_jax.stream.start import start_stream
 from omniforcing_jax.text.contexts import TextContexts
 
 PROMPT = "a red ball and a blue ball"
-TEXT_TOKENS = 1024  # of random contexts, where the weights have no text encoder; as LTX-2's connectors give
-EARLY = 10  # block after which memory is looked at first
-COLD_TRIES = 3  # new processes, until nothing was left to compile
-EDGE = 100  # blocks of the first and of the last median
+TEXT_TOKENS = 1024  # tokens of random contexts, for weights without a text encoder; LTX-2's connectors return as many
+EARLY = 10  # block after which memory is measured first
+COLD_TRIES = 3  # new processes, until one compiles nothing
+EDGE = 100  # blocks in the first and in the last median
 PART_BLOCKS = 8  # steady blocks whose parts are timed
+COLD = "from omniforcing_jax.cli.bench_stream import run_cold; run_cold()"
 PARTS = {
     "text": "text",
     "denoise": "denoise",
@@ -90,69 +90,78 @@ class BenchSubject:
     blocks: int
 
     def open(self, trace: Trace = no_trace, blocks: int | None = None) -> ChunkStream:
-        """Start a stream, by default an endless one; its text is projected anew."""
+        """Start a stream, by default an endless one. Its text is projected anew."""
         plan = self.plan._replace(blocks=blocks)
         return start_stream(self.pipeline, plan, plan.request.contexts, trace)
 
 
 @dataclass
 class StreamTimings:
-    """What a long run showed, chunk by chunk, in arrays: lists of numbers would grow by more than what is measured."""
+    """Measurements of a long run, chunk by chunk. Arrays hold them, because lists would grow by more than is measured.
 
-    times: "array[float]" = field(default_factory=partial(array, "d"))  # of hand-over, seconds
+    Attributes:
+        times: When each chunk was handed over, in seconds.
+        frames: Frames of each chunk.
+        starts: Time of each chunk's first frame in the stream, in seconds.
+        memory: Resident memory in 10^6 bytes and device memory in bytes, by name of the moment.
+    """
+
+    times: "array[float]" = field(default_factory=partial(array, "d"))
     frames: "array[int]" = field(default_factory=partial(array, "i"))
-    starts: "array[float]" = field(default_factory=partial(array, "d"))  # of the picture, seconds
-    memory: dict[str, tuple[float, int]] = field(default_factory=dict)  # resident MB and device bytes
+    starts: "array[float]" = field(default_factory=partial(array, "d"))
+    memory: dict[str, tuple[float, int]] = field(default_factory=dict)
 
     def note(self, chunk: Chunk) -> None:
-        """Take note of a chunk that was just handed over."""
+        """Note the time of a chunk that was just handed over."""
         self.times.append(time.perf_counter())
         self.frames.append(len(chunk.video))
         self.starts.append(chunk.video_start_s)
 
     def look_at_memory(self, name: str) -> None:
-        """Take note of the memory in use."""
+        """Note the memory in use."""
         self.memory[name] = (round(machine.resident_bytes() / MEGABYTE, 1), machine.device_bytes())
 
     @property
     def block_ms(self) -> list[float]:
-        """Times of the blocks after the second one."""
+        """Times of the blocks after the second one, in milliseconds."""
         return [1000 * (b - a) for a, b in zip(self.times[1:], self.times[2:], strict=False)]
 
     @property
     def frames_per_second(self) -> float:
-        """Speed after the second block."""
+        """Frames per second after the second block."""
         return sum(self.frames[2:]) / (self.times[-1] - self.times[1])
 
     @property
     def underruns(self) -> int:
-        """Chunks that came after their time."""
+        """Number of chunks that came too late to be played in time."""
         return sum(time - self.times[0] > start for time, start in zip(self.times, self.starts, strict=True))
 
 
-def prepare(command: BenchOptions) -> Callable[[], None]:
-    """Check what is to be measured, without touching the device.
+def prepare_bench(command: BenchOptions, startup: Startup) -> Callable[[], None]:
+    """Check the request, without touching the device.
 
     Raises:
         ValueError: in one line, whatever is wrong with the request.
     """
     check_writable(command.json)
     if command.blocks is None:
-        raise ValueError("give --blocks: how long the stream is that is measured")
+        raise ValueError("give --blocks: the length of the stream that is measured")
     if command.blocks < 3:
-        raise ValueError(f"blocks={command.blocks}: must be at least 3, speeds are taken after the second block")
+        raise ValueError(
+            f"blocks={command.blocks}: must be at least 3, because speeds are those after the second block"
+        )
     if command.random_weights != (command.preset is not None):
-        raise ValueError("--preset and --random-weights go together: a preset has no weights of its own")
+        raise ValueError("--preset and --random-weights belong together: a preset has no weights of its own")
     if command.preset is not None and command.weights is not None:
-        raise ValueError("give one of --weights and --preset")
+        raise ValueError("give either --weights or --preset")
     if command.preset is not None and command.preset not in PRESETS:
         raise ValueError(f"preset={command.preset!r}: must be one of {', '.join(PRESETS)}")
     checks.student_sampler(_config_of(command))
-    return lambda: _report(command)
+    return lambda: _report(command, startup)
 
 
 def _writer(stream: ChunkStream, path: Path | None) -> contextlib.AbstractContextManager[Mp4Writer | None]:
-    """Open a file for a stream's chunks, or nothing."""
+    """Open a file for a stream's chunks, if there is a path."""
     if path is None:
         return contextlib.nullcontext()
     height, width = stream.picture_size
@@ -163,25 +172,27 @@ def _drop(chunk: Chunk) -> None:
     """Consume a chunk without encoding it."""
 
 
-def _report(command: BenchOptions) -> None:
-    cold = measure_cold_start(command)  # first: later this process holds the device's memory
-    figures = measure(load_subject(command), mux=command.mux, cold_s=cold)
+def _report(command: BenchOptions, startup: Startup) -> None:
+    cold = measure_cold_start(command)  # first, because later this process holds the device's memory
+    config = _config_of(command)
+    announce(startup, config, command.dtype, command.height, command.width, command.window, command.steps)
+    subject = load_subject(command)
+    startup.compiling()
+    figures = measure(subject, mux=command.mux, cold_s=cold, on_compiled=startup.ready)
     write_json(command.json, figures)
     print(json.dumps(figures, indent=2))
 
 
 def _config_of(command: BenchOptions) -> PipelineConfig:
-    preset = command.preset
-    return checks.config_of(command.weights or CHIME_WEIGHTS / "student") if preset is None else PRESETS[preset]
+    return checks.config_of(command.weights or STUDENT) if command.preset is None else PRESETS[command.preset]
 
 
 def load_subject(command: BenchOptions) -> BenchSubject:
-    """Load a weights folder, or make a preset's weights on the device."""
+    """Load a weights folder, or draw a preset's weights on the device."""
     dtype = jnp.dtype(command.dtype)
     config = _config_of(command)
     if command.preset is None:
-        folder = command.weights or CHIME_WEIGHTS / "student"
-        pipeline = checks.load(folder, config, dtype)
+        pipeline = checks.load(command.weights or STUDENT, config, dtype)
     else:
         pipeline = random_pipeline(config, command.seed, dtype)
     contexts = random_contexts(config) if config.words is None else None
@@ -209,10 +220,22 @@ def random_contexts(config: PipelineConfig) -> TextContexts:
     )
 
 
-def measure(subject: BenchSubject, *, mux: bool, cold_s: float | None) -> dict[str, Any]:
-    """Run the stream and a few short ones; returns all figures, with the cold start that was measured before."""
+def measure(
+    subject: BenchSubject, *, mux: bool, cold_s: float | None, on_compiled: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
+    """Run the stream and a few short ones.
+
+    Args:
+        subject: What is measured.
+        mux: Whether picture and sound are encoded into a temporary file.
+        cold_s: Seconds of the cold start, measured before; None if it was not.
+        on_compiled: Called after the second block.
+
+    Returns:
+        All figures by name; see the head of this module.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        run, compiles = run_blocks(subject, Path(folder) / "bench.mp4" if mux else None)
+        run, compiles = run_blocks(subject, Path(folder) / "bench.mp4" if mux else None, on_compiled)
         first_frame, playable = measure_warm_start(subject)
         parts = measure_parts(subject, Path(folder) / "parts.mp4" if mux else None)
     times = run.block_ms
@@ -244,39 +267,48 @@ def measure(subject: BenchSubject, *, mux: bool, cold_s: float | None) -> dict[s
     }
 
 
-def run_blocks(subject: BenchSubject, path: Path | None) -> tuple[StreamTimings, tuple[int, int]]:
-    """Stream all blocks into a file (or nowhere); also counts compiled programs, in all and after the second block."""
+def run_blocks(
+    subject: BenchSubject, path: Path | None, on_compiled: Callable[[], None] = lambda: None
+) -> tuple[StreamTimings, tuple[int, int]]:
+    """Stream all blocks into a file, or nowhere.
+
+    Returns:
+        The timings, and how many programs were compiled: in all, and after the second block.
+    """
     run, counter = StreamTimings(), machine.CompileCounter.start()
     stream = subject.open(blocks=subject.blocks)
     ready_at_block2, last = 0, subject.blocks - 1
     looks = {"early": min(EARLY, last), "end": last}
-    console = Console(stderr=True)
     with (
         _writer(stream, path) as out,
         Overlapped(out.write if out else _drop) as consume,
-        Progress(console=console, disable=not console.is_terminal) as progress,
+        contextlib.ExitStack() as stack,
     ):
-        for chunk in progress.track(machine.trimmed(stream), total=subject.blocks, description="streaming"):
+        show = None
+        for chunk in machine.trimmed(stream):
             consume(chunk)
             if not len(chunk.video):
                 continue
             run.note(chunk)
             if chunk.index == 1:
                 ready_at_block2 = counter.ready
+                on_compiled()
+                show = stack.enter_context(Bar("streaming", subject.blocks, "blocks"))
+            if show is not None:
+                show(chunk.index + 1)
             for name, block in looks.items():
                 if chunk.index == block:
-                    consume.wait()  # so that the same chunks are alive at both looks
+                    consume.wait()  # so that the same chunks are alive at both measurements
                     run.look_at_memory(name)
     counter.stop()
     return run, (counter.compiled, counter.ready - ready_at_block2)
 
 
 def measure_cold_start(command: BenchOptions) -> float:
-    """Return the seconds from the start of a new process until a whole second can be played, programs on disk."""
-    program = "import pickle, sys; from omniforcing_jax import bench; bench.start_cold(pickle.load(sys.stdin.buffer))"
+    """Return the seconds from the start of a new process until a whole second can be played, with programs on disk."""
     for _ in range(COLD_TRIES):
         child = subprocess.run(
-            [sys.executable, "-c", program], input=pickle.dumps(command), stdout=subprocess.PIPE, check=True
+            [sys.executable, "-c", COLD], input=pickle.dumps(command), stdout=subprocess.PIPE, check=True
         )
         answer = json.loads(child.stdout.splitlines()[-1])
         if not answer["compiled"]:
@@ -284,8 +316,13 @@ def measure_cold_start(command: BenchOptions) -> float:
     raise RuntimeError(f"{answer['compiled']} programs do not stay in the disk cache")
 
 
+def run_cold() -> None:
+    """Run `start_cold` in a new process, with the command that its stdin holds."""
+    start_cold(pickle.load(sys.stdin.buffer))
+
+
 def start_cold(command: BenchOptions) -> None:
-    """Do what a new process does until a whole second can be played; prints when that was and what it compiled."""
+    """Stream until a whole second can be played. Prints when that was, and how many programs were compiled."""
     machine.use_compilation_cache()
     machine.use_one_heap()
     counter = machine.CompileCounter.start()
@@ -294,7 +331,7 @@ def start_cold(command: BenchOptions) -> None:
 
 
 def measure_warm_start(subject: BenchSubject) -> tuple[float, float]:
-    """Return the seconds from a request to its first chunk, and until a whole second of both can be played."""
+    """Return the seconds from a request to its first chunk, and until a whole second can be played."""
     began = time.perf_counter()
     stream, first = subject.open(), 0.0
     for chunk in stream:
@@ -305,13 +342,13 @@ def measure_warm_start(subject: BenchSubject) -> tuple[float, float]:
 
 
 def is_second_playable(chunk: Chunk) -> bool:
-    """Whether picture and sound up to the end of this chunk are both a second long."""
+    """Return whether picture and sound are both a second long at the end of this chunk."""
     video = chunk.video_start_s + len(chunk.video) / FRAME_RATE
     return min(video, chunk.audio_start_s + len(chunk.audio) / chunk.sample_rate) >= 1
 
 
 def measure_parts(subject: BenchSubject, path: Path | None) -> dict[str, float | None]:
-    """Time each part of steady blocks by itself, by waiting for its outputs; medians in milliseconds."""
+    """Time each part of steady blocks by waiting for its outputs; returns medians in milliseconds."""
     times: dict[str, list[float]] = {name: [] for name in (*PARTS.values(), "mux")}
     last = time.perf_counter()
 

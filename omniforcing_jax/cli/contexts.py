@@ -1,16 +1,19 @@
 """The command `contexts`: from a file of prompts to a file of their text contexts, one prompt at a time."""
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from rich.console import Console
-from rich.progress import Progress
 
-from omniforcing_jax.cli.options import ContextsOptions as Command
-from omniforcing_jax.io.atomic_write import check_writable
+from omniforcing_jax.cli.loading import announce_text
+from omniforcing_jax.cli.options import ContextsOptions
+from omniforcing_jax.io.atomic_write import check_writable, make_parents
+from omniforcing_jax.io.progress import Bar
+from omniforcing_jax.io.startup import Startup
 from omniforcing_jax.pipeline.budget import check_free
+from omniforcing_jax.pipeline.shipped import find_weights
 from omniforcing_jax.pipeline.weights_folder import find_text, load_words
 from omniforcing_jax.strict_json import require
 from omniforcing_jax.text.contexts import TextContexts
@@ -21,8 +24,8 @@ from omniforcing_jax.text.words import WordsConfig, encode, tokenise
 EMPTY = ""  # the negative prompt of guidance
 
 
-def prepare(command: Command) -> Callable[[], None]:
-    """Check the request; what comes back does the work.
+def prepare_contexts(command: ContextsOptions, startup: Startup) -> Callable[[], None]:
+    """Check the request. What comes back does the work.
 
     Raises:
         ValueError: in one line, whatever is wrong with the request.
@@ -30,7 +33,8 @@ def prepare(command: Command) -> Callable[[], None]:
     prompts = read_prompts(command.prompts)
     require(command.out.resolve() != command.prompts.resolve(), "out", str(command.out), "is the file of prompts")
     check_writable(command.out)
-    text, dtype = find_text(command.weights), jnp.dtype(command.dtype)
+    weights, dtype = find_weights(command.weights), jnp.dtype(command.dtype)
+    text = find_text(weights)
     if isinstance(text, Encoder):
         text.check(prompts)
         check_free(text.count_bytes(dtype))
@@ -39,19 +43,22 @@ def prepare(command: Command) -> Callable[[], None]:
     elif text is not None:
         for prompt in prompts:
             tokenise(text, prompt)
-        about, contexts = {"encoder": text.to_json()}, _encode_words(command.weights, text, prompts)
+        about, contexts = {"encoder": text.to_json()}, _encode_words(weights, text, prompts)
     else:
-        raise ValueError(f"{command.weights}: has no text encoder: expected text and, where that is Gemma, connectors")
+        raise ValueError(f"{weights}: has no text encoder; expected the component text, with connectors if it is Gemma")
 
     def work() -> None:
-        write_store(command.out, prompts, _watched(contexts, len(prompts)), {**about, "weights": command.weights.name})
+        make_parents(command.out)
+        startup.identify(weights.name, dtype.name)
+        announce_text(startup, weights, None, dtype)
+        write_store(command.out, prompts, _watched(contexts, len(prompts), startup), {**about, "weights": weights.name})
         print(f"{command.out}: contexts of {len(prompts)} prompts, the empty one included")
 
     return work
 
 
 def read_prompts(path: Path) -> tuple[str, ...]:
-    """Read a prompt per line, each once, in order, white space around them off; the empty prompt comes last.
+    """Read one prompt per line, without the white space around it, each once and in order; the empty one comes last.
 
     Raises:
         ValueError: in one line, if the file cannot be read, is not UTF-8 or has no prompt.
@@ -73,11 +80,14 @@ def _encode_words(folder: Path, config: WordsConfig, prompts: Sequence[str]) -> 
         yield encode(config, params, [prompt])
 
 
-def _watched(contexts: Iterator[TextContexts], count: int) -> Iterator[TextContexts]:
-    """Pass contexts on when they are there, with a bar on a terminal."""
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("reading prompts", total=count)
-        for each in contexts:
-            yield jax.block_until_ready(each)
-            progress.advance(task)
+def _watched(contexts: Iterator[TextContexts], count: int, startup: Startup) -> Iterator[TextContexts]:
+    """Pass contexts on when they are there, and show how many are."""
+    with contextlib.ExitStack() as stack:
+        show = None
+        for done, each in enumerate(contexts, 1):
+            jax.block_until_ready(each)
+            if show is None:
+                startup.ready()
+                show = stack.enter_context(Bar("reading", count, "prompts"))
+            show(done)
+            yield each

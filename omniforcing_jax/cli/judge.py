@@ -1,14 +1,12 @@
 """The command `judge`: from media files to figures and a plot."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import Progress
-
 from omniforcing_jax.cli.options import JudgeOptions
-from omniforcing_jax.io.atomic_write import check_writable, write_json
+from omniforcing_jax.io.atomic_write import check_writable, replacing, write_json
+from omniforcing_jax.io.extras import need
+from omniforcing_jax.io.progress import Bar
 from omniforcing_jax.judge import plot, report
 from omniforcing_jax.judge.media import Media, check_readable, read_media
 from omniforcing_jax.judge.reference import measure_agreement
@@ -29,6 +27,7 @@ def prepare_judge(command: JudgeOptions) -> Callable[[], None]:
     if command.plot is not None:
         kinds = (".png", ".pdf", ".svg")
         require(command.plot.suffix.lower() in kinds, "plot", str(command.plot), f"must end in {' or '.join(kinds)}")
+        need("matplotlib", extra="judge")
     taken = [path.resolve() for path in files]
     for output in outputs:
         require(output.resolve() not in taken, "output", str(output), "is an input or another output")
@@ -48,12 +47,9 @@ def prepare_judge(command: JudgeOptions) -> Callable[[], None]:
             }
         write_json(command.json, answer)
         if (page := command.plot) is not None:
-            reference, partial = (
-                media[1] if command.reference is not None else None,
-                page.with_name(f".{page.name}.partial"),
-            )
-            plot.draw(partial, page.suffix[1:].lower(), media[0], reference, blocks)
-            os.replace(partial, page)
+            reference = media[1] if command.reference is not None else None
+            with replacing(page) as new:
+                plot.draw(new, page.suffix[1:].lower(), media[0], reference, blocks)
         for each in figures:
             print(report.summarise(each))
 
@@ -61,8 +57,6 @@ def prepare_judge(command: JudgeOptions) -> Callable[[], None]:
 
 
 def _read(file: Path, seconds: float | None) -> Media:
-    """Read a media file, with a bar on a terminal."""
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(f"reading {file.name}", total=seconds)
-        return read_media(file, lambda now_s: progress.update(task, completed=now_s))
+    """Read a media file and show how far that is."""
+    with Bar(f"reading {file.name}", seconds, "s") as show:
+        return read_media(file, show)

@@ -1,23 +1,30 @@
-"""The command line: what can be asked, and how a bad request is answered.
+"""The program `omniforcing`: which commands there are, and how a bad request is answered.
 
-    python -m omniforcing_jax stream --prompt TEXT --seconds S --out FILE.mp4 [--save-state DIR]
-    python -m omniforcing_jax stream --resume DIR --seconds MORE --out FILE.mp4
-    python -m omniforcing_jax sample --prompt TEXT --seconds S --out FILE.mp4
-    python -m omniforcing_jax contexts --prompts FILE --weights DIR --out FILE.safetensors
-    python -m omniforcing_jax bench stream --blocks K --json FILE
-    python -m omniforcing_jax bench decode --json FILE
-    python -m omniforcing_jax judge FILE.mp4 --json FILE
-
-Bad input is one line on stderr and exit code 2. JAX is imported only when a request has been understood.
+Bad input is one line on stderr and exit code 2. JAX is imported only when a request has been understood. The commands
+for PyTorch checkpoints belong to the converters, which a wheel has inside this package and a checkout beside it.
 """
 
+import contextlib
+import importlib
+import importlib.util
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
 
-from omniforcing_jax.cli import judge, sample
+import omniforcing_jax
 from omniforcing_jax.cli.options import BenchOptions, ContextsOptions, JudgeOptions, SampleOptions, StreamOptions
-from omniforcing_jax.io.arguments import read_command
+from omniforcing_jax.io.arguments import read_flags, refuse, unknown
+from omniforcing_jax.io.help_page import list_commands
 
+PROGRAM = "omniforcing"
+DOC = """
+Stream video with sound from text, block by block: OmniForcing in JAX.
+
+Try:   omniforcing demo
+       omniforcing stream --prompt "a red ball and a blue ball" --seconds 12 --out out/balls.mp4
+"""
+Command = StreamOptions | SampleOptions | ContextsOptions | BenchOptions | JudgeOptions
 COMMANDS: dict[str, type] = {
     "stream": StreamOptions,
     "sample": SampleOptions,
@@ -25,46 +32,120 @@ COMMANDS: dict[str, type] = {
     "bench": BenchOptions,
     "judge": JudgeOptions,
 }
-Command = StreamOptions | SampleOptions | ContextsOptions | BenchOptions | JudgeOptions
+DEMO = {"demo": "Stream the shipped small world, draw what came out, and say how good it is."}
+CONVERTERS = {
+    "convert": "Convert PyTorch checkpoints into a weights folder.",
+    "export": "Write a weights folder in another format.",
+    "inspect": "Show what a file or folder of weights holds.",
+    "diff": "Compare two checkpoints; the exit code is 1 where they differ.",
+    "check": "Run a converted network on recorded activations.",
+}
+GROUPS = {
+    "Make": {name: COMMANDS[name] for name in ("stream", "sample")} | DEMO,
+    "Measure": {name: COMMANDS[name] for name in ("judge", "bench")},
+    "Prepare text": {"contexts": ContextsOptions},
+    "Weights from and to PyTorch": CONVERTERS,
+}
 
 
-def parse(arguments: Sequence[str]) -> Command:
-    """Read the command line; raises as `read_command`."""
-    return read_command("omniforcing_jax", __doc__, COMMANDS, arguments)
+Work = Callable[[], int]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code."""
-    try:
-        command = parse(sys.argv[1:] if arguments is None else arguments)
-        work = prepare(command)
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    try:
-        work()
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    """Run a command; returns the exit code: 2 for a bad request, 130 after Ctrl-C, else the command's own."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    with contextlib.ExitStack() as stack:
+        try:
+            work = prepare(arguments, stack)
+        except (ValueError, OSError) as error:
+            return refuse(error)
+        try:
+            return work()
+        except KeyboardInterrupt:
+            return 130
 
 
-def prepare(command: Command) -> Callable[[], None]:
-    """Check a request and load what it needs; what comes back does the work.
+def prepare(arguments: Sequence[str], stack: contextlib.ExitStack) -> Work:
+    """Read the command line, check the request and load what it needs. What comes back does the work.
+
+    Args:
+        arguments: What follows the program's name.
+        stack: Closes what must be closed after the work, or after a refusal.
 
     Raises:
-        ValueError: in one line, whatever is wrong with it.
+        ValueError: In one line, whatever is wrong with the request.
+        SystemExit: After printing the help that was asked for.
     """
-    from omniforcing_jax.cli import bench_decode, bench_stream, contexts, stream
+    name, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    if name in CONVERTERS:
+        return lambda: run_converter(arguments)
+    if name in DEMO:
+        demo = find_demo()
+        options = read_flags(f"{PROGRAM} {name}", demo.Demo, rest)
+        return lambda: demo.main(options)
+    if name in COMMANDS:
+        return prepare_command(name, read_flags(f"{PROGRAM} {name}", COMMANDS[name], rest), stack)
+    if name == "--version":
+        return _print(f"{PROGRAM} {omniforcing_jax.__version__}")
+    if name in ("-h", "--help"):
+        return _print(list_commands(PROGRAM, DOC, GROUPS))
+    raise unknown("command", name, [*COMMANDS, *DEMO, *CONVERTERS])
+
+
+def prepare_command(name: str, command: Command, stack: contextlib.ExitStack) -> Work:
+    """Check a request of one of this package's own commands and load what it needs; raises as `prepare`."""
+    if isinstance(command, JudgeOptions):  # it runs without JAX
+        from omniforcing_jax.cli.judge import prepare_judge
+
+        return _returning_zero(prepare_judge(command))
+    from omniforcing_jax.cli import bench_decode, bench_stream, contexts, sample, stream
     from omniforcing_jax.io import machine
+    from omniforcing_jax.io.startup import Startup
 
     machine.use_compilation_cache()
     machine.use_one_heap()
+    startup = stack.enter_context(Startup(name))
     if isinstance(command, StreamOptions):
-        return stream.prepare_stream(command)
+        return _returning_zero(stream.prepare_stream(command, startup))
     if isinstance(command, SampleOptions):
-        return sample.prepare_sample(command)
+        return _returning_zero(sample.prepare_sample(command, startup))
     if isinstance(command, ContextsOptions):
-        return contexts.prepare(command)
-    if isinstance(command, JudgeOptions):
-        return judge.prepare_judge(command)
-    return (bench_decode if command.what == "decode" else bench_stream).prepare(command)
+        return _returning_zero(contexts.prepare_contexts(command, startup))
+    bench = bench_decode if command.what == "decode" else bench_stream
+    return _returning_zero(bench.prepare_bench(command, startup))
+
+
+def find_demo() -> ModuleType:
+    """Import the demo; it has the dataclass of its flags, `Demo`, and `main`."""
+    name = "omniforcing_jax.chime"
+    return importlib.import_module(f"{name if importlib.util.find_spec(name) else 'experiments'}.demo")
+
+
+def run_converter(arguments: Sequence[str]) -> int:
+    """Run a command of the converters, as they are found: inside an installed package, beside it in a checkout."""
+    name = "omniforcing_jax.converters"
+    found = name if importlib.util.find_spec(name) else "converters"
+    with _ended_by_sigterm():
+        return importlib.import_module(f"{found}.cli").main(arguments)
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Turn SIGTERM into an exception, so that half-written files are removed."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _print(text: str) -> Work:
+    return _returning_zero(lambda: print(text))
+
+
+def _returning_zero(work: Callable[[], None]) -> Work:
+    def run() -> int:
+        work()
+        return 0
+
+    return run

@@ -1,6 +1,7 @@
-"""What each command can be asked: one dataclass of flags per command.
+"""The flags of each command: one dataclass per command.
 
-The fields are the flags, their docstrings the help. Nothing is computed here.
+Fields are flags and the docstrings under them their help; flags that several commands share are in base classes, which
+are the groups of the help. Nothing is computed here.
 """
 
 from dataclasses import dataclass
@@ -9,157 +10,213 @@ from typing import Annotated, Literal
 
 import tyro
 
-from omniforcing_jax.pipeline.shipped import CHIME_WEIGHTS
+from omniforcing_jax.pipeline.shipped import STUDENT, TEACHER
 
 DType = Literal["float32", "bfloat16"]
+Text = Annotated[str, tyro.conf.arg(metavar="TEXT")]
+Seconds = Annotated[float, tyro.conf.arg(metavar="SECONDS")]
+Pixels = Annotated[int | None, tyro.conf.arg(metavar="PIXELS")]
+Blocks = Annotated[int | None, tyro.conf.arg(metavar="BLOCKS")]
+Steps = Annotated[int | None, tyro.conf.arg(metavar="STEPS")]
+File = Annotated[Path, tyro.conf.arg(metavar="FILE")]
+SomeFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
+SomeFolder = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")]
+Weights = Annotated[str, tyro.conf.arg(metavar="FOLDER|NAME")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class StreamOptions:
-    """Stream picture and sound from a causal student into a file that can be played while it grows."""
+class SizeOptions:
+    """Size and computation."""
 
-    seconds: float
-    """Length in whole seconds; the clip has one frame more. With --resume: how much longer."""
-    out: Path
-    """MP4 file to write; its clock is the stream's, so with --resume it begins where the state was saved."""
-    prompt: str | None = None
-    """What to show; with --resume it is in the state."""
-    seed: int = 0
-    """Of all noise."""
-    weights: Path = CHIME_WEIGHTS / "student"
-    """Weights folder of a causal student."""
-    height: int | None = None
-    """Of the picture, in pixels; by default what the weights were trained at."""
-    width: int | None = None
-    """Of the picture, in pixels; by default what the weights were trained at."""
-    window: int | None = None
-    """Blocks that a block may see, itself included; 0 fills the trained horizon; by default the weights' own."""
-    steps: int | None = None
-    """Denoise steps per block, at most the trained ones; by default all of them."""
+    height: Pixels = None
+    """Height of the picture in pixels; by default the height that the weights were trained at."""
+    width: Pixels = None
+    """Width of the picture in pixels; by default the width that the weights were trained at."""
     dtype: DType = "float32"
-    """Type to compute in."""
-    contexts: Path | None = None
-    """Safetensors file of text contexts instead of the weights' own text encoder: what the command `contexts` wrote,
-    looked up by prompt, or the tensors video, audio and mask of this prompt."""
-    save_state: Path | None = None
-    """Folder to save the stream to, at its end or at Ctrl-C, so that it can go on."""
-    resume: Path | None = None
-    """Folder of a saved stream to go on with, bit by bit as if it had never ended."""
-    prompt_at: tyro.conf.UseAppendAction[tuple[tuple[float, str], ...]] = ()
-    """Second from which another prompt is shown, and that prompt; may be given several times, in order."""
-    recompute: int | None = None
-    """Past blocks that are made again when the prompt changes, the newest first; by default all that a block sees."""
-    fade: int = 0
-    """Blocks over which a prompt goes over into the next."""
-    sound: Path | None = None
-    """File with the sound that the picture is made to, at least as long as the stream."""
-    picture: Path | None = None
-    """File with the picture that the sound is made to, at least as long as the stream."""
-    from_image: Path | None = None
-    """Image, of the stream's size, that the picture begins with."""
-    continue_: Annotated[Path | None, tyro.conf.arg(name="continue")] = None
-    """File to go on from: one frame and whole seconds; --seconds counts them, and --out begins with them."""
+    """Type to compute in. Sound is always made in float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions:
+    """How a student runs."""
+
+    window: Blocks = None
+    """Blocks that a block can see, itself included. 0 fills the trained length; by default the weights' own number."""
+    steps: Steps = None
+    """Denoising steps per block, at most the trained number, which is the default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SteeringOptions:
+    """Changing the prompt on the way."""
+
+    prompt_at: Annotated[
+        tyro.conf.UseAppendAction[tuple[tuple[float, str], ...]], tyro.conf.arg(metavar="SECONDS TEXT")
+    ] = ()
+    """Show another prompt from this second on. May be given several times, in order of time."""
+    recompute: Blocks = None
+    """Past blocks that are computed again under a new prompt, the newest first; by default all that a block sees."""
+    fade: Annotated[int, tyro.conf.arg(metavar="BLOCKS")] = 0
+    """Blocks over which one prompt fades into the next."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConditioningOptions:
+    """Picture or sound that is given, not made."""
+
+    sound: SomeFile = None
+    """Make the picture to the sound of this file, which is at least as long as the stream."""
+    picture: SomeFile = None
+    """Make the sound to the picture of this file, which is at least as long as the stream."""
+    from_image: SomeFile = None
+    """Begin with this image, which has the stream's size."""
+    continue_: Annotated[Path | None, tyro.conf.arg(name="continue", metavar="FILE")] = None
+    """Go on from this clip of 1 + 24 n frames. --seconds counts it, and --out begins with it."""
     drop_past: bool = False
-    """Leave what --continue was given out of --out."""
-    mesh: str = "1,1,1"
-    """Devices as replica,fsdp,tensor, all that there are: 1,1,4 cuts every layer for four."""
-    lookahead: int | None = None
-    """Latent frames, a third of a second each, that the picture is held back for a decoder that is not causal."""
+    """Leave the clip of --continue out of --out."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleOptions:
-    """Sample a clip from a bidirectional teacher."""
+class SavingOptions:
+    """Stopping and going on."""
 
-    prompt: str
-    """What to show."""
-    seconds: float
-    """Length in whole seconds; the clip has one frame more."""
-    out: Path
-    """MP4 file to write."""
-    steps: int = 40
-    """Denoise steps."""
-    sigmas: Literal["schedule", "distilled"] = "schedule"
-    """Noise levels: of the schedule with so many steps, or the eight that LTX-2's distilled weights were made for."""
-    renewal: float = 0.0
-    """How much fresh noise a step draws: 0 makes Euler's steps, 1 those of a diffusion run backwards."""
-    guidance: tuple[str, ...] = ("3",)
-    """cfg of both streams, or of video and audio, or name=value: cfg=3 audio.cfg=7 stg=1 layers=4 rescale=0.7."""
+    save_state: SomeFolder = None
+    """Save the stream to this folder when it ends or at Ctrl-C, so that it can go on later."""
+    resume: SomeFolder = None
+    """Go on with the stream that was saved to this folder, bit for bit as if it had never stopped."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamOptions(SteeringOptions, ConditioningOptions, SavingOptions, NetworkOptions, SizeOptions):
+    """Stream picture and sound from a causal student into an MP4 file that plays while it grows.
+
+    Examples:
+      omniforcing stream --prompt "a red ball and a blue ball" --seconds 12 --out out/balls.mp4
+      omniforcing stream --prompt "a red ball" --prompt-at 6 "a green ball" --recompute 0 --seconds 12 --out out/two.mp4
+      omniforcing stream --prompt "a red ball" --seconds 5 --save-state out/state --out out/first.mp4
+      omniforcing stream --resume out/state --seconds 5 --out out/second.mp4
+    """
+
+    prompt: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
+    """What to show. Required, except with --resume, whose state has the prompt."""
+    seconds: Seconds
+    """Length in whole seconds; the clip has one frame more. With --resume it is how much longer to go on."""
+    out: File
+    """MP4 file to write. After --resume its clock begins at the time where the state was saved."""
     seed: int = 0
-    """Of the noise."""
-    weights: Path = CHIME_WEIGHTS / "teacher"
-    """Weights folder of a bidirectional teacher."""
-    height: int | None = None
-    """Of the picture, in pixels; by default what the weights were trained at."""
-    width: int | None = None
-    """Of the picture, in pixels; by default what the weights were trained at."""
-    dtype: DType = "float32"
-    """Type to compute in."""
-    contexts: Path | None = None
-    """Safetensors file of text contexts instead of the weights' own text encoder."""
-    negative_contexts: Path | None = None
-    """The same for the negative prompt; by default the empty one, where --contexts has it."""
+    """Random seed."""
+    weights: Weights = STUDENT
+    """Weights folder of a causal student, or the name of shipped weights."""
+    contexts: SomeFile = None
+    """Safetensors file of text contexts, used instead of the weights' own text encoder. The command `contexts` writes
+    one, in which the prompt is looked up; a file may also hold the tensors video, audio and mask of this prompt."""
+    lookahead: Annotated[int | None, tyro.conf.arg(metavar="LATENTS")] = None
+    """Latent frames, a third of a second each, by which the picture is held back for a decoder that is not causal; by
+    default 3 for such a decoder."""
+    mesh: Annotated[str, tyro.conf.arg(metavar="REPLICA,FSDP,TENSOR")] = "1,1,1"
+    """How to cut the network over all devices: 1,1,4 cuts every layer for four devices."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleOptions(SizeOptions):
+    """Sample a whole clip from a bidirectional teacher.
+
+    Examples:
+      omniforcing sample --prompt "two balls: red and blue" --seconds 5 --steps 60 --renewal 1 --out out/clip.mp4
+    """
+
+    prompt: Text
+    """What to show."""
+    seconds: Seconds
+    """Length in whole seconds; the clip has one frame more."""
+    out: File
+    """MP4 file to write."""
+    steps: Annotated[int, tyro.conf.arg(metavar="STEPS")] = 40
+    """Denoising steps."""
+    sigmas: Literal["schedule", "distilled"] = "schedule"
+    """Noise levels: those of the schedule with --steps steps, or the eight of LTX-2's distilled weights."""
+    renewal: Annotated[float, tyro.conf.arg(metavar="SHARE")] = 0.0
+    """Share of fresh noise in each step, from 0 (Euler's method) to 1 (a diffusion process run backwards)."""
+    guidance: Annotated[tuple[str, ...], tyro.conf.arg(metavar="STRENGTH [...]")] = ("3",)
+    """Strength of guidance: one number for both streams, two for video and audio, or names with values, such as cfg=3
+    audio.cfg=7 stg=1 layers=4 rescale=0.7."""
+    seed: int = 0
+    """Random seed."""
+    weights: Weights = TEACHER
+    """Weights folder of a bidirectional teacher, or the name of shipped weights."""
+    contexts: SomeFile = None
+    """Safetensors file of text contexts, used instead of the weights' own text encoder."""
+    negative_contexts: SomeFile = None
+    """The same for the negative prompt; by default the empty prompt of --contexts, if it has one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ContextsOptions:
-    """Compute the text contexts of many prompts once, so that streams need no text encoder in memory."""
+    """Compute the text contexts of many prompts once, so that streams need no text encoder in memory.
 
-    prompts: Path
-    """Text file with a prompt per line; empty lines do not count. The empty prompt, for guidance, is always added."""
-    weights: Path
-    """Weights folder with a text encoder: words, or Gemma (text) and connectors; nothing else of it is needed."""
-    out: Path
-    """Safetensors file to write, for --contexts of other commands; experiments.import_contexts makes a training's."""
+    Examples:
+      omniforcing contexts --prompts prompts.txt --weights weights/ltx2 --dtype bfloat16 --out out/prompts.safetensors
+    """
+
+    prompts: File
+    """Text file with one prompt per line. Empty lines are skipped. The empty prompt, for guidance, is always added."""
+    weights: Weights
+    """Weights folder with a text encoder: words, or Gemma (text) with connectors. It needs no other component."""
+    out: File
+    """Safetensors file to write, for the flag --contexts of other commands."""
     dtype: DType = "float32"
-    """Type to compute in, and of the contexts."""
+    """Type to compute in and to write."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchOptions:
-    """Measure a stream, or its decoders: cli/bench_stream.py and cli/bench_decode.py say what each figure means."""
+class BenchOptions(NetworkOptions, SizeOptions):
+    """Measure the speed and memory of a stream, or what streaming costs its decoders.
+
+    The figures are explained at the head of omniforcing_jax/cli/bench_stream.py and bench_decode.py.
+
+    Examples:
+      omniforcing bench stream --blocks 600 --json out/bench.json
+      omniforcing bench decode --json out/decode.json
+    """
 
     what: Annotated[Literal["stream", "decode"], tyro.conf.Positional]
     """What to measure."""
-    json: Path
-    """File for the figures."""
-    blocks: int | None = None
-    """Length of the stream; `decode` has a default."""
-    weights: Path | None = None
-    """Weights folder of a causal student; by default the shipped one."""
-    preset: str | None = None
-    """Sizes to make random weights of, instead of a weights folder."""
+    json: File
+    """JSON file for the figures."""
+    blocks: Blocks = None
+    """Length of the stream, about one second per block. Required by `bench stream`; 12 for `bench decode`."""
+    weights: Annotated[str | None, tyro.conf.arg(metavar="FOLDER|NAME")] = None
+    """Weights folder of a causal student, or the name of shipped weights; by default chime."""
+    preset: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Sizes of random weights, instead of a weights folder: ltx2-19b, chime or tiny."""
     random_weights: bool = False
-    """Make the preset's weights at random, on the device."""
+    """Draw the weights of --preset at random, on the device."""
     mux: bool = True
-    """Also encode H.264 and AAC into a temporary file."""
+    """Leave out the encoding of H.264 and AAC into a temporary file."""
     seed: int = 0
-    """Of all noise, and of random weights."""
-    height: int | None = None
-    """Of the picture, in pixels."""
-    width: int | None = None
-    """Of the picture, in pixels."""
-    window: int | None = None
-    """Blocks that a block may see, itself included."""
-    steps: int | None = None
-    """Denoise steps per block."""
-    dtype: DType = "float32"
-    """Type to compute in."""
+    """Random seed of the noise and of random weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeOptions:
-    """Judge picture and sound of any media file: see omniforcing_jax.judge.report for what each figure means."""
+    """Judge picture and sound of any media file: synchrony, visible block borders, drift.
+
+    The figures are explained at the head of omniforcing_jax/judge/report.py.
+
+    Examples:
+      omniforcing judge out/balls.mp4 --json out/judge.json
+      omniforcing judge out/balls.mp4 --reference out/clip.mp4 --json out/judge.json --plot out/judge.png
+    """
 
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
-    """Media file, of any size, rates and number of channels."""
-    json: Path
-    """File for the figures."""
-    reference: Path | None = None
-    """Media file to judge beside it."""
-    plot: Path | None = None
-    """PNG, PDF or SVG for the curves behind the figures."""
-    block_seconds: float = 1.0
-    """Length of the blocks whose seams are looked for."""
-    first_block_frames: int = 1
+    """Media file of any size, rates and number of channels."""
+    json: File
+    """JSON file for the figures."""
+    reference: SomeFile = None
+    """Second media file, which is judged beside the first."""
+    plot: SomeFile = None
+    """PNG, PDF or SVG file for the curves behind the figures."""
+    block_seconds: Seconds = 1.0
+    """Length of the blocks whose borders are looked for."""
+    first_block_frames: Annotated[int, tyro.conf.arg(metavar="FRAMES")] = 1
     """Frames of the first block."""

@@ -1,20 +1,23 @@
 """The command `sample`: from a checked request to a clip in a file."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from rich.console import Console
-from rich.progress import Progress
 
+from omniforcing_jax.cli.loading import announce_text, load_shown
 from omniforcing_jax.cli.options import SampleOptions
 from omniforcing_jax.guidance import GuidanceConfig, StreamGuidance
 from omniforcing_jax.io import machine
-from omniforcing_jax.io.atomic_write import check_writable
+from omniforcing_jax.io.atomic_write import check_writable, make_parents
+from omniforcing_jax.io.progress import Bar
+from omniforcing_jax.io.startup import Startup
 from omniforcing_jax.layout import FRAME_RATE
-from omniforcing_jax.pipeline.checks import load
-from omniforcing_jax.sample.clip import plan_clip, read_prompts, sample_planned
+from omniforcing_jax.pipeline.pipeline import Pipeline
+from omniforcing_jax.sample.clip import ClipPlan, plan_clip, read_prompts, sample_planned
 from omniforcing_jax.sample.request import ClipRequest
 from omniforcing_jax.schedule import DISTILLED
+from omniforcing_jax.stream.chunk import Chunk
 from omniforcing_jax.stream.mp4 import write_mp4
 from omniforcing_jax.strict_json import require
 
@@ -76,7 +79,7 @@ def build_request(command: SampleOptions) -> ClipRequest:
     )
 
 
-def prepare_sample(command: SampleOptions) -> Callable[[], None]:
+def prepare_sample(command: SampleOptions, startup: Startup) -> Callable[[], None]:
     """Check the request and load the weights.
 
     Raises:
@@ -84,15 +87,32 @@ def prepare_sample(command: SampleOptions) -> Callable[[], None]:
     """
     check_writable(command.out)
     request = build_request(command)
-    plan = read_prompts(command.weights, plan_clip(command.weights, request))
-    pipeline = load(command.weights, plan.config, request.dtype)
+    plan = plan_clip(command.weights, request)
+    announce_text(startup, command.weights, request.contexts, request.dtype)
+    plan = read_prompts(command.weights, plan)
+    shapes = plan.grid, plan.frames, plan.static.guidance.passes
+    pipeline = load_shown(command.weights, plan.config, request.dtype, startup, *shapes)
 
     def work() -> None:
-        console = Console(stderr=True)
-        with Progress(console=console, disable=not console.is_terminal) as progress:
-            task = progress.add_task("sampling", total=len(plan.sigmas) - 1)
-            (clip,) = sample_planned(pipeline, plan, lambda step: progress.update(task, completed=step))
+        make_parents(command.out)
+        clip = _sample_shown(pipeline, plan, startup)
         write_mp4(command.out, clip.video, clip.audio, frame_rate=FRAME_RATE, sample_rate=clip.sample_rate)
         print(f"{command.out}: {len(clip.video)} frames, {machine.process_seconds():.2f} s after start")
 
     return work
+
+
+def _sample_shown(pipeline: Pipeline, plan: ClipPlan, startup: Startup) -> Chunk:
+    """Sample the clip and show how far it is, once the step is compiled."""
+    steps = len(plan.sigmas) - 1
+    with contextlib.ExitStack() as stack:
+        bars: list[Bar] = []
+
+        def on_step(step: int) -> None:
+            if not bars:
+                startup.ready()
+                bars.append(stack.enter_context(Bar("sampling", steps, "steps")))
+            bars[0](step, "decoding" if step == steps else "")
+
+        (clip,) = sample_planned(pipeline, plan, on_step)
+    return clip

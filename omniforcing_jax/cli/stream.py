@@ -1,26 +1,25 @@
-"""The commands `stream`, `sample` and `judge`: from a request that was understood to a file and a few figures."""
+"""The command `stream`: from a request that was understood to a file and a few figures."""
 
 import contextlib
 import dataclasses
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import jax.numpy as jnp
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from omniforcing_jax.cli.loading import announce, announce_text, load_shown
 from omniforcing_jax.cli.options import StreamOptions
 from omniforcing_jax.io import machine
-from omniforcing_jax.io.atomic_write import check_writable
+from omniforcing_jax.io.atomic_write import check_folder_writable, check_writable, make_parents
+from omniforcing_jax.io.progress import Bar
+from omniforcing_jax.io.startup import Startup
 from omniforcing_jax.layout import FRAME_RATE
 from omniforcing_jax.parallel.mesh import MeshConfig, use
 from omniforcing_jax.pipeline import checks, text_source
-from omniforcing_jax.pipeline.checks import load
 from omniforcing_jax.stream.chunk import Chunk
 from omniforcing_jax.stream.chunk_stream import ChunkStream
 from omniforcing_jax.stream.conditioning.condition import Condition, continue_file
@@ -34,11 +33,11 @@ from omniforcing_jax.stream.prompt_change.schedule import (
     plan_prompt_schedule,
 )
 from omniforcing_jax.stream.request import StreamRequest
-from omniforcing_jax.stream.saved import check_folder, read_saved, resume, save
+from omniforcing_jax.stream.saved import read_saved, resume, save
 from omniforcing_jax.stream.start import start_stream
 from omniforcing_jax.strict_json import require
 
-PLAIN_LINE_EVERY_S = 5.0
+COMPILING_CHUNKS = 2  # nothing is compiled after the second block
 SAVED_WITH_THE_STATE = (
     *("prompt", "seed", "height", "width", "window", "steps", "dtype", "contexts"),
     *("sound", "picture", "from_image", "continue_", "drop_past", "lookahead"),
@@ -47,9 +46,9 @@ SAVED_WITH_THE_STATE = (
 
 @dataclass
 class Pace:
-    """How fast chunks come: when the first one came, and the speed since the second, when all was compiled."""
+    """How fast chunks come: the time of the first one, and the speed since the second, when all is compiled."""
 
-    first_chunk_s: float = 0.0  # since the process began
+    first_chunk_s: float = 0.0  # since the start of the process
     chunks: int = 0
     frames: int = 0
     since_s: float = 0.0
@@ -57,7 +56,7 @@ class Pace:
     now_s: float = 0.0
 
     def count(self, chunk: Chunk) -> None:
-        """Take note of a chunk that was just handed out."""
+        """Count a chunk that was just handed out."""
         self.now_s = machine.process_seconds()
         self.chunks, self.frames = self.chunks + 1, self.frames + len(chunk.video)
         if self.chunks == 1:
@@ -66,14 +65,14 @@ class Pace:
             self.since_s, self.since_frames = self.now_s, self.frames
 
     def __str__(self) -> str:
-        """Say it in a few words."""
+        """Return the speed in a few words."""
         if self.now_s == self.since_s:
             return "starting"
         speed = (self.frames - self.since_frames) / (self.now_s - self.since_s)
         return f"{speed:.1f} frames/s, {speed / FRAME_RATE:.2f}x real time"
 
 
-def prepare_stream(command: StreamOptions) -> Callable[[], None]:
+def prepare_stream(command: StreamOptions, startup: Startup) -> Callable[[], None]:
     """Check the request, load the weights and read the prompt.
 
     Raises:
@@ -84,14 +83,14 @@ def prepare_stream(command: StreamOptions) -> Callable[[], None]:
     if command.save_state is not None:
         driven = [name for name in ("sound", "picture") if getattr(command, name) is not None]
         require(not driven, "save-state", command.save_state, "a stream that is made to a file cannot be saved")
-        check_folder(command.save_state)
+        check_folder_writable(command.save_state)
     mesh = MeshConfig.parse(command.mesh)
     with use(mesh):
-        stream, schedule = _open(command) if command.resume is None else _resume(command, command.resume)
+        opened = _open(command, startup) if command.resume is None else _resume(command, command.resume, startup)
 
     def work() -> None:
         with use(mesh):
-            run_stream(stream, command, schedule)
+            run_stream(*opened, command, startup)
 
     return work
 
@@ -120,7 +119,7 @@ def build_request(command: StreamOptions) -> StreamRequest:
     )
 
 
-def _open(command: StreamOptions) -> tuple[ChunkStream, Sequence[ScheduledPrompt]]:
+def _open(command: StreamOptions, startup: Startup) -> tuple[ChunkStream, Sequence[ScheduledPrompt]]:
     request = build_request(command)
     plan = plan_stream(command.weights, request)
     check_recompute(plan.static.sampler, plan.history, command.recompute)
@@ -131,8 +130,11 @@ def _open(command: StreamOptions) -> tuple[ChunkStream, Sequence[ScheduledPrompt
         later = [change.prompt for change in schedule]
         text_source.check_text(plan.config, later, request.contexts, command.weights)
     texts = [*request.prompts, *(change.prompt for change in schedule)]
+    announce_text(startup, command.weights, request.contexts, request.dtype)
     source = text_source.read_prompts(command.weights, plan.config, texts, request.contexts, request.dtype)
-    stream = start_stream(load(command.weights, plan.config, request.dtype), plan, source, ChangeWatch())
+    shapes = plan.static.grid, plan.static.sampler.window, plan.static.sampler.steps, plan.lookahead
+    pipeline = load_shown(command.weights, plan.config, request.dtype, startup, *shapes)
+    stream = start_stream(pipeline, plan, source, ChangeWatch())
     return stream, [change._replace(contexts=source) for change in schedule]
 
 
@@ -146,7 +148,7 @@ def _start_of(command: StreamOptions) -> Condition:
     return continue_file(past, keep=not command.drop_past)
 
 
-def _resume(command: StreamOptions, folder: Path) -> tuple[ChunkStream, Sequence[ScheduledPrompt]]:
+def _resume(command: StreamOptions, folder: Path, startup: Startup) -> tuple[ChunkStream, Sequence[ScheduledPrompt]]:
     """Go on with a saved stream; what was saved with it cannot be asked for anew, except for the same prompt."""
     defaults = {field.name: field.default for field in dataclasses.fields(StreamOptions)}
     given = [name for name in SAVED_WITH_THE_STATE if getattr(command, name) != defaults[name]]
@@ -167,15 +169,21 @@ def _resume(command: StreamOptions, folder: Path) -> tuple[ChunkStream, Sequence
     if schedule:
         texts = [change.prompt for change in schedule]
         text_source.check_text(plan.config, texts, None, command.weights)
+        announce_text(startup, command.weights, None, saved.weights_dtype)
         source = text_source.read_prompts(command.weights, plan.config, texts, None, jnp.dtype(saved.weights_dtype))
+    announce(startup, plan.config, saved.weights_dtype, "resumed", plan.static.grid)
     stream = resume(folder, command.weights, command.seconds, trace=ChangeWatch())
     if not isinstance(stream, ChunkStream):
         raise ValueError(f"{folder}: holds a batch of {stream.rows} streams, one file takes one stream")
+    startup.compiling()
     return stream, [change._replace(contexts=source) for change in schedule]
 
 
-def run_stream(stream: ChunkStream, command: StreamOptions, schedule: Sequence[ScheduledPrompt]) -> None:
-    """Write the stream to its file, save it where that was asked for, and say how fast it was."""
+def run_stream(
+    stream: ChunkStream, schedule: Sequence[ScheduledPrompt], command: StreamOptions, startup: Startup
+) -> None:
+    """Write the stream to its file, save it if that was asked for, and print how fast it was."""
+    make_parents(command.out)
     pace, end = Pace(), stream.blocks
     chunks = follow_schedule(stream, schedule, command.recompute, command.fade)
     chunks = _until_ctrl_c(chunks) if command.save_state is None else _saving(stream, chunks, command.save_state)
@@ -186,15 +194,15 @@ def run_stream(stream: ChunkStream, command: StreamOptions, schedule: Sequence[S
         ) as out,
         Overlapped(out.write) as write,
     ):
-        for chunk in _watched(machine.trimmed(chunks), stream, end, pace):
+        for chunk in _watched(machine.trimmed(chunks), stream, end, pace, startup):
             write(chunk)
     print(f"{command.out}: {pace.frames} frames; first chunk {pace.first_chunk_s:.2f} s after start, {pace}")
 
 
 def _until_ctrl_c(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
-    """Pass chunks on until Ctrl-C; the block under way is the last one.
+    """Pass chunks on until Ctrl-C. The block that is being made then is the last one.
 
-    Python's own interrupt is raised wherever the program is, and lost where that is a destructor or a callback.
+    Python raises its own interrupt wherever the program is, and loses it in a destructor or a callback.
     """
     with _ctrl_c_noted() as noted:
         for chunk in chunks:
@@ -204,9 +212,9 @@ def _until_ctrl_c(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
 
 
 def _saving(stream: ChunkStream, chunks: Iterator[Chunk], folder: Path) -> Iterator[Chunk]:
-    """Pass chunks on and save the stream at its end, or after the block at which Ctrl-C asked to end.
+    """Pass chunks on and save the stream: at its end, or after the block that Ctrl-C interrupted.
 
-    The stream is made endless and cut here, so that its last block is committed like the others.
+    The stream is made endless and cut here, so that its last block is committed like all others.
     """
     end, stream.blocks = stream.blocks, None
     with _ctrl_c_noted() as noted:
@@ -222,12 +230,12 @@ def _saving(stream: ChunkStream, chunks: Iterator[Chunk], folder: Path) -> Itera
 
 @contextlib.contextmanager
 def _ctrl_c_noted() -> Iterator[threading.Event]:
-    """Note the first Ctrl-C instead of interrupting in the middle of a block, whose buffers would be half used."""
+    """Note the first Ctrl-C without interrupting a block, whose buffers would be half used; a second one interrupts."""
     noted = threading.Event()
 
     def note(number: int, frame: object) -> None:
         noted.set()
-        signal.signal(signal.SIGINT, before)  # a second one interrupts
+        signal.signal(signal.SIGINT, before)
 
     before = signal.signal(signal.SIGINT, note)
     try:
@@ -236,20 +244,18 @@ def _ctrl_c_noted() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
-def _watched(chunks: Iterable[Chunk], stream: ChunkStream, end: int | None, pace: Pace) -> Iterator[Chunk]:
-    """Pass chunks on, with a live line on a terminal and a plain one every few seconds elsewhere."""
-    console = Console(stderr=True)
-    columns = (
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total} blocks, {task.description}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task, said = progress.add_task("", total=end), time.monotonic()
+def _watched(
+    chunks: Iterable[Chunk], stream: ChunkStream, end: int | None, pace: Pace, startup: Startup
+) -> Iterator[Chunk]:
+    """Pass chunks on and show how far the stream is, once all its programs are compiled."""
+    with contextlib.ExitStack() as stack:
+        show = None
         for chunk in chunks:
             pace.count(chunk)
-            progress.update(task, completed=stream.state.block, description=str(pace))
-            if progress.disable and time.monotonic() - said > PLAIN_LINE_EVERY_S:
-                said = time.monotonic()
-                print(f"block {stream.state.block} of {end}: {pace}", file=sys.stderr, flush=True)
+            if show is None and pace.chunks >= COMPILING_CHUNKS:
+                startup.ready()
+                show = stack.enter_context(Bar("streaming", end, "blocks"))
+            if show is not None:
+                show(stream.state.block, str(pace))
             yield chunk
+        startup.ready()

@@ -1,4 +1,4 @@
-"""Arguments into a command: a dataclass each, read by tyro, refused in one line with the nearest known name."""
+"""Command lines into dataclasses of flags, read by tyro. What cannot be read is refused in one line."""
 
 import contextlib
 import dataclasses
@@ -6,20 +6,23 @@ import difflib
 import io
 import itertools
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import tyro
+
+from omniforcing_jax.io import help_page
 
 
 def read_command(program: str, doc: str | None, commands: Mapping[str, type], arguments: Sequence[str]) -> Any:
     """Read a command and its flags.
 
     Args:
-        program: Its name, for the help.
-        doc: What the help begins with.
+        program: Name of the program, for the help.
+        doc: What the help of the program begins with.
         commands: The dataclass of each command.
-        arguments: What stands behind the program's name.
+        arguments: What follows the program's name on the command line.
 
     Returns:
         An instance of the command's dataclass.
@@ -30,21 +33,52 @@ def read_command(program: str, doc: str | None, commands: Mapping[str, type], ar
     """
     name, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     if name in ("-h", "--help"):
-        print(doc)
-        print("\n".join(f"{command}: {kind.__doc__}" for command, kind in commands.items()))
+        print(help_page.list_commands(program, doc or "", {"Commands": commands}))
         raise SystemExit(0)
     if name not in commands:
-        raise ValueError(f"unknown command {name}{_nearest(name, commands)}")
-    kind = commands[name]
-    _refuse_unknown_flags(kind, rest)
+        raise unknown("command", name, commands)
+    return read_flags(f"{program} {name}", commands[name], rest)
+
+
+def read_flags(program: str, kind: type, arguments: Sequence[str]) -> Any:
+    """Read the flags of one command.
+
+    Args:
+        program: What stands before the flags, for the help.
+        kind: The command's dataclass.
+        arguments: The flags and their values.
+
+    Returns:
+        An instance of `kind`.
+
+    Raises:
+        ValueError: In one line, if they cannot be read; unknown flags are answered with the nearest.
+        SystemExit: After printing the help that was asked for.
+    """
+    if "-h" in arguments or "--help" in arguments:
+        print(help_page.describe_command(program, kind))
+        raise SystemExit(0)
+    _refuse_unknown_flags(kind, arguments)
     answer = io.StringIO()
     try:
         with contextlib.redirect_stderr(answer):
-            return tyro.cli(kind, prog=f"{program} {name}", args=rest)
+            return tyro.cli(kind, prog=program, args=arguments)
     except SystemExit as end:
         if not end.code:
             raise
         raise ValueError(_one_line(answer.getvalue())) from None
+
+
+def refuse(error: Exception) -> int:
+    """Print what is wrong with a request as one line on stderr; returns the exit code of a bad request, 2."""
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> ValueError:
+    """Return the error for an unknown name; it suggests the nearest known one."""
+    (nearest,) = difflib.get_close_matches(name, list(known), n=1, cutoff=0)
+    return ValueError(f"unknown {what} {name}; did you mean {nearest}?")
 
 
 def _refuse_unknown_flags(kind: type, arguments: Sequence[str]) -> None:
@@ -52,16 +86,11 @@ def _refuse_unknown_flags(kind: type, arguments: Sequence[str]) -> None:
     known = ["--help", *(f"--{name}" for name in names), *(f"--no-{name}" for name in names)]
     for flag in (argument.partition("=")[0] for argument in arguments):
         if flag.startswith("--") and flag.replace("_", "-") not in known:
-            raise ValueError(f"unknown flag {flag}{_nearest(flag, known)}")
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0)
-    return f"; did you mean {near[0]}?"
+            raise unknown("flag", flag, known)
 
 
 def _one_line(message: str) -> str:
-    """Flatten tyro's message, boxed on a terminal and not elsewhere: frames, rules and the help at its end go."""
+    """Flatten tyro's message, which is boxed on a terminal only. Frames, rules and the pointer to the help go."""
     lines = (line.strip(" │╭╮╰╯─") for line in message.splitlines())
-    told = itertools.takewhile(lambda line: not re.match("(For full|Argument) helptext", line), lines)
-    return " ".join(line for line in told if line.strip("- "))
+    kept = itertools.takewhile(lambda line: not re.match("(For full|Argument) helptext", line), lines)
+    return " ".join(line for line in kept if line.strip("- "))

@@ -1,36 +1,112 @@
-"""Write a file beside its place, then rename it into place; refuse outputs that cannot be written."""
+"""Outputs: checked before the work begins, written beside their place, then renamed into it.
 
+A reader finds the old file or the new one, never half of one. A pipe, a device or a file that a process holds open
+cannot be replaced by a rename, so it is written to directly. A link stays a link; the file that it names is replaced.
+"""
+
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 AnyPath = str | os.PathLike[str]
 
+_HELD_OPEN = ("/dev/std", "/dev/fd/", "/proc/")  # names of what a process has open; a rename would cut it off
 
-def write_json(path: Path, values: Any) -> None:
-    """Write a JSON value under a temporary name, then rename it into place; a NaN is an error, it is no JSON."""
-    new = path.with_name(f".{path.name}.{os.getpid()}")
+
+@contextlib.contextmanager
+def replacing(path: AnyPath) -> Iterator[Path]:
+    """Context manager that replaces a file in one step, once its new content is complete.
+
+    Missing parent folders are made. An error inside leaves the old file as it was and removes the new one.
+
+    Args:
+        path: The output.
+
+    Yields:
+        The path to write to: a temporary name in the same folder, or the output itself where it is a pipe, a device
+        or held open by a process.
+    """
+    if _is_written_directly(path):
+        yield Path(path)
+        return
+    place = Path(os.path.realpath(path))
+    place.parent.mkdir(parents=True, exist_ok=True)
+    new = place.with_name(f".{place.name}.{os.getpid()}")
     try:
-        new.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")
-        os.replace(new, path)
+        yield new
+        os.replace(new, place)
     finally:
         new.unlink(missing_ok=True)
 
 
-def check_writable(path: AnyPath) -> None:
-    """Refuse an output that cannot be written, before any work is done for it.
+def _is_written_directly(path: AnyPath) -> bool:
+    is_special = os.path.exists(path) and not os.path.isfile(path)
+    return is_special or os.fspath(path).startswith(_HELD_OPEN)
+
+
+def write_json(path: AnyPath, values: Any) -> None:
+    """Write a JSON value in one step.
 
     Raises:
-        ValueError: naming the path, if it is a folder, if its folder is missing or if it cannot be opened for
-            writing.
+        ValueError: The value has a NaN or an infinity, which JSON cannot hold.
     """
-    path = Path(path)
-    existed = path.exists()
+    text = json.dumps(values, indent=2, allow_nan=False) + "\n"
+    with replacing(path) as new:
+        new.write_text(text)
+
+
+def make_parents(path: AnyPath) -> None:
+    """Make the missing parent folders of an output that is written under its own name."""
+    Path(os.path.realpath(path)).parent.mkdir(parents=True, exist_ok=True)
+
+
+def check_writable(path: AnyPath) -> None:
+    """Refuse an output that cannot be written, before any work is done for it. Nothing is made or changed.
+
+    Raises:
+        ValueError: The path is a folder, or no permission allows to write it or to make its parents; names the path.
+    """
+    place = Path(os.path.realpath(path))
+    if os.path.isdir(place):
+        raise ValueError(f"cannot write {path}: is a directory")
+    if os.path.exists(path):
+        if not os.access(path, os.W_OK):
+            raise ValueError(f"cannot write {path}: permission denied")
+        return
+    _check_room_for(path, place.parent)
     try:
-        with path.open("ab"):
-            pass
+        _try_name(place)
     except OSError as error:
         raise ValueError(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from None
-    if not existed:
-        path.unlink()
+
+
+def check_folder_writable(folder: AnyPath) -> None:
+    """Refuse a folder that cannot be written into or made, before any work is done for it. Nothing is made.
+
+    Raises:
+        ValueError: The path is no folder, or no permission allows to write into it or to make it; names the path.
+    """
+    place = Path(os.path.realpath(folder))
+    if os.path.lexists(place) and not place.is_dir():
+        raise ValueError(f"cannot write {folder}: not a directory")
+    _check_room_for(folder, place)
+
+
+def _check_room_for(path: AnyPath, folder: Path) -> None:
+    """Refuse if `folder`, or the nearest of its parents that exists, takes no new entries."""
+    nearest = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
+    if not nearest.is_dir():
+        raise ValueError(f"cannot write {path}: {nearest} is not a directory")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ValueError(f"cannot write {path}: permission denied in {nearest}")
+
+
+def _try_name(place: Path) -> None:
+    """Make and remove the file, where its folder exists: some names are refused only then, such as too long ones."""
+    if place.parent.is_dir():
+        with place.open("xb"):
+            pass
+        place.unlink()

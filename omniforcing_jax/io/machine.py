@@ -1,6 +1,6 @@
-"""The machine underneath: compiled-program cache, compile counts, memory in use and memory free.
+"""The machine: cache of compiled programs, counts of compilations, memory in use and memory free.
 
-Only mains change settings (`use_compilation_cache`, `use_one_heap`, `trimmed`); everything else here just looks.
+Only entry points change settings (`use_compilation_cache`, `use_one_heap`, `trimmed`). All other functions only read.
 """
 
 import ctypes
@@ -16,8 +16,11 @@ from typing import TypeVar
 
 import jax
 
+from omniforcing_jax.io.atomic_write import check_folder_writable
+
 _COMPILED = "/jax/core/compile/backend_compile_duration"  # also fires when the program came from the disk cache
 _FROM_DISK = "/jax/compilation_cache/cache_hits"
+LOADED = "/omniforcing_jax/loaded_bytes"  # recorded with JAX's monitoring, for each tensor that reached its devices
 _IMPORTED = time.monotonic()
 _M_ARENA_MAX = -8  # of glibc's malloc.h
 _TRIM_EVERY = 100  # blocks
@@ -25,9 +28,22 @@ _TRIM_EVERY = 100  # blocks
 T = TypeVar("T")
 
 
-def use_compilation_cache() -> Path:
-    """Keep compiled programs on disk, in the user's cache folder, however quickly they compile."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "omniforcing_jax" / "jax"
+def cache_folder() -> Path | None:
+    """Return this package's folder in the user's cache; None where the user has no home or may not write there."""
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "omniforcing_jax"
+        check_folder_writable(folder)
+    except (RuntimeError, ValueError):  # no home; no permission
+        return None
+    return folder
+
+
+def use_compilation_cache() -> Path | None:
+    """Keep all compiled programs on disk, in the user's cache folder; returns where, or None without a folder."""
+    cache = cache_folder()
+    if cache is None:
+        return None
+    folder = cache / "jax"
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
@@ -35,11 +51,11 @@ def use_compilation_cache() -> Path:
 
 
 def use_one_heap() -> None:
-    """Let threads that begin from now on share the heaps that glibc has by now; where there is no glibc, do nothing.
+    """Make threads that start from now on share glibc's existing heaps. Without glibc, do nothing.
 
-    By default most threads get a heap of their own, and each heap keeps the most that it ever held. Which thread runs
-    which part of a block is chance, so the memory of a long stream would grow for hundreds of blocks although the bytes
-    in use stay the same.
+    By default most threads get their own heap, and each heap keeps the most memory that it ever held. Chance decides
+    which thread runs which part of a block. The memory of a long stream would therefore grow for hundreds of blocks,
+    although the bytes in use stay the same.
     """
     mallopt = _of_glibc("mallopt")
     if mallopt is not None:
@@ -47,10 +63,10 @@ def use_one_heap() -> None:
 
 
 def trimmed(blocks: Iterable[T]) -> Iterator[T]:
-    """Pass on the blocks of a long stream, and now and then give the free pages of glibc's heap back to the system.
+    """Pass on the blocks of a long stream, and return free pages of glibc's heap to the system every 100 blocks.
 
-    The heap keeps the most that its threads ever held at one moment, and the longer a stream is the rarer are the
-    moments in it: without this resident memory grows for hours (experiments/LOG.md).
+    The heap keeps the most memory that its threads ever held at one moment. A long stream meets ever rarer moments, so
+    without this its resident memory grows for hours (experiments/LOG.md).
     """
     trim, count = _of_glibc("malloc_trim"), itertools.count(1)
 
@@ -59,7 +75,7 @@ def trimmed(blocks: Iterable[T]) -> Iterator[T]:
             trim(0)
         return block
 
-    return map(passed, blocks)  # which holds no block itself
+    return map(passed, blocks)  # map keeps no reference to a block
 
 
 def _of_glibc(name: str) -> Callable[..., int] | None:
@@ -68,27 +84,32 @@ def _of_glibc(name: str) -> Callable[..., int] | None:
 
 @dataclasses.dataclass
 class CompileCounter:
-    """Programs compiled since `start`, and those that came ready from the disk cache instead."""
+    """Counts programs since `start`: those that became ready, and how many of them the disk cache held.
+
+    Attributes:
+        ready: Programs that were compiled or read from the disk cache.
+        from_disk: Programs that were read from the disk cache.
+    """
 
     ready: int = 0
     from_disk: int = 0
 
     @classmethod
     def start(cls) -> "CompileCounter":
-        """Begin to listen to jax's monitoring events; until `stop`."""
+        """Start to count JAX's monitoring events, until `stop`."""
         counter = cls()
         jax.monitoring.register_event_duration_secs_listener(counter._on_duration)
         jax.monitoring.register_event_listener(counter._on_event)
         return counter
 
     def stop(self) -> None:
-        """Listen no longer."""
+        """Stop counting."""
         jax.monitoring.unregister_event_duration_listener(self._on_duration)
         jax.monitoring.unregister_event_listener(self._on_event)
 
     @property
     def compiled(self) -> int:
-        """Programs that the compiler made."""
+        """Number of programs that were really compiled."""
         return self.ready - self.from_disk
 
     def _on_duration(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
@@ -99,7 +120,7 @@ class CompileCounter:
 
 
 def resident_bytes() -> int:
-    """Return the memory of this process that is in RAM (where the system does not say: its peak)."""
+    """Return the resident memory of this process in bytes, or its peak on systems that tell only that."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:
@@ -109,13 +130,13 @@ def resident_bytes() -> int:
 
 
 def device_bytes() -> int:
-    """Return the device memory in use; on CPU, which keeps no such count, the sum of live arrays."""
+    """Return the device memory in use, in bytes. A CPU keeps no such count: there it is the sum of live arrays."""
     stats = jax.local_devices()[0].memory_stats()
     return sum(x.nbytes for x in jax.live_arrays()) if stats is None else stats["bytes_in_use"]
 
 
 def free_bytes() -> int | None:
-    """Return the memory that is free for weights and caches: the device's, or on CPU the machine's; None if unknown."""
+    """Return the bytes that are free for weights and caches, on the device or for a CPU in RAM; None if unknown."""
     stats = jax.local_devices()[0].memory_stats()
     if stats is not None:
         return stats["bytes_limit"] - stats["bytes_in_use"]
@@ -129,7 +150,7 @@ def free_bytes() -> int | None:
 
 
 def _container_limit() -> int | None:
-    """Return what the process's control group (version 2) still allows, if it limits it."""
+    """Return the bytes that the process's control group (version 2) still allows; None without a limit."""
     folder = Path("/sys/fs/cgroup")
     try:
         limit, used = ((folder / name).read_text().strip() for name in ("memory.max", "memory.current"))
@@ -139,7 +160,7 @@ def _container_limit() -> int | None:
 
 
 def process_seconds() -> float:
-    """Return the seconds since this process began, imports included (or, on other systems, since this import)."""
+    """Return the seconds since this process began, imports included; outside Linux, since this import."""
     try:
         fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
     except OSError:

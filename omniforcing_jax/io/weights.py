@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from omniforcing_jax.io import tensor_file
+from omniforcing_jax.io import machine, tensor_file
 from omniforcing_jax.io.atomic_write import AnyPath, write_json
 from omniforcing_jax.io.tensor_file import TensorFile, open_tensors
 from omniforcing_jax.parallel import distributed
@@ -186,6 +186,12 @@ def _check_dtypes(file: TensorFile, wanted: Mapping[str, jax.ShapeDtypeStruct]) 
 
 def _load_leaf(file: TensorFile, name: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
     """Read what the devices of this process need of one leaf, each slice once; waits until it is on the devices."""
+    loaded = _put_leaf(file, name, leaf)
+    jax.monitoring.record_scalar(machine.LOADED, loaded.nbytes)
+    return loaded
+
+
+def _put_leaf(file: TensorFile, name: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
     if leaf.sharding is None:
         return jnp.asarray(file.read(name).astype(leaf.dtype, copy=False))
     slices: dict[str, np.ndarray] = {}

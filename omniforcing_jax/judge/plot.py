@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from omniforcing_jax.io.atomic_write import AnyPath
+from omniforcing_jax.io.extras import need
 from omniforcing_jax.judge.media import Media
 from omniforcing_jax.judge.report import find_seams
 from omniforcing_jax.judge.seams import Blocks, Profile
@@ -104,6 +105,7 @@ def draw(path: AnyPath, kind: str, media: Media, reference: Media | None, blocks
         reference: What it was compared with, or None.
         blocks: Where its blocks end.
     """
+    need("matplotlib", extra="judge")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -17,6 +17,7 @@ from omniforcing_jax.pipeline.weights_folder import load_pipeline, read_pipeline
 from omniforcing_jax.strict_json import require
 
 Weights = AnyPath | Pipeline
+"""A weights folder, the name of shipped weights ("chime", "chime-teacher"), or a loaded pipeline."""
 
 
 def config_of(weights: Weights) -> PipelineConfig:

@@ -31,6 +31,7 @@ from omniforcing_jax.pipeline.pipeline import (
     abstract_pipeline,
     assemble,
 )
+from omniforcing_jax.pipeline.shipped import STUDENT, find_weights
 from omniforcing_jax.strict_json import require
 from omniforcing_jax.text.connector import ConnectorsConfig
 from omniforcing_jax.text.encoder import Encoder, EncoderConfig
@@ -70,12 +71,13 @@ def save_pipeline(
     weights.write_config(folder, top)
 
 
-def read_pipeline_config(folder: AnyPath) -> PipelineConfig:
-    """Read and check all configs of a weights folder, without opening any weights.
+def read_pipeline_config(folder: AnyPath | None) -> PipelineConfig:
+    """Read and check all configs of a weights folder, or of shipped weights by name, without opening any weights.
 
     Raises:
         ValueError: in one line, if a config is missing, damaged, has unknown keys or contradicts another.
     """
+    folder = find_weights(folder)
     top, places = _read_top(folder)
     where = str(folder)
 
@@ -105,6 +107,7 @@ def find_text(folder: AnyPath) -> WordsConfig | Encoder | None:
     Raises:
         ValueError: in one line, if a config is missing, damaged or contradicts another.
     """
+    folder = find_weights(folder)
     _, places = _read_top(folder)
     try:
         return _read_text(places)
@@ -136,15 +139,27 @@ def _read_text(places: Mapping[str, tuple[Path, str]]) -> WordsConfig | Encoder 
     return Encoder(config=config, text=places["text"], connectors=places["connectors"])
 
 
-def load_pipeline(folder: AnyPath, config: PipelineConfig, dtype: DTypeLike = jnp.float32) -> Pipeline:
-    """Load a weights folder whose configs were read; all names and shapes are checked before any tensor is read.
+def load_pipeline(
+    weights: AnyPath | None = STUDENT, config: PipelineConfig | None = None, dtype: DTypeLike = jnp.float32
+) -> Pipeline:
+    """Load a weights folder. All names and shapes are checked before any tensor is read.
 
-    With a mesh that is set the network is cut over it and everything else lies whole on each of its devices.
+    With a mesh that is set the network is cut over it, and everything else lies whole on each of its devices.
+
+    Args:
+        weights: The folder, or the name of shipped weights: "chime" (also None) or "chime-teacher".
+        config: What `read_pipeline_config` returned for the folder, if it was read already.
+        dtype: Type of the network and the picture's codec. Sound and words are always float32.
 
     Raises:
-        ValueError: in one line, naming file and keys, if weights are missing, unknown or mis-shaped, or the mesh cannot
-            cut the network.
+        ValueError: In one line, naming file and keys, if a config is damaged, if weights are missing, unknown or
+            mis-shaped, or if the mesh cannot cut the network.
     """
+    folder = find_weights(weights)
+    return _load(folder, read_pipeline_config(folder) if config is None else config, dtype)
+
+
+def _load(folder: Path, config: PipelineConfig, dtype: DTypeLike) -> Pipeline:
     _, places = _read_top(folder)
     mesh = meshes.mesh_that_is_set()
     if mesh is not None:
@@ -169,9 +184,9 @@ def component_places(folder: AnyPath) -> dict[str, tuple[Path, str]]:
     return _read_top(folder)[1]
 
 
-def _read_top(folder: AnyPath) -> tuple[dict[str, Any], dict[str, tuple[Path, str]]]:
-    """Read the top-level config; also returns folder and name of every component."""
-    folder = Path(folder)
+def _read_top(folder: AnyPath | None) -> tuple[dict[str, Any], dict[str, tuple[Path, str]]]:
+    """Read the top-level config. Also returns folder and name of every component."""
+    folder = find_weights(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such weights folder")
     top = weights.read_config(folder)

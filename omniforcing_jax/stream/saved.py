@@ -23,12 +23,13 @@ import numpy as np
 from jaxtyping import PyTree
 
 from omniforcing_jax.io import tensor_file
-from omniforcing_jax.io.atomic_write import AnyPath, write_json
+from omniforcing_jax.io.atomic_write import AnyPath, check_folder_writable, write_json
 from omniforcing_jax.io.tensor_file import open_tensors
 from omniforcing_jax.io.weights import compare_shapes, fill_tree, name_leaves
 from omniforcing_jax.model.cache import put_cache
 from omniforcing_jax.pipeline import checks, text_source
 from omniforcing_jax.pipeline.pipeline import Pipeline, PipelineConfig, abstract_pipeline, describe
+from omniforcing_jax.pipeline.shipped import STUDENT
 from omniforcing_jax.rollout import make_prompt_kv
 from omniforcing_jax.stream.batch import BatchStream
 from omniforcing_jax.stream.chunk_stream import ChunkStream, StreamState, Trace, no_trace, start_state
@@ -75,20 +76,6 @@ class Saved(Config):
     recompute: int
 
 
-def check_folder(folder: AnyPath) -> None:
-    """Refuse a folder that a state cannot be written to, before any work is done for it; makes it if absent.
-
-    Raises:
-        ValueError: naming the folder.
-    """
-    try:
-        Path(folder).mkdir(exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"cannot write {folder}: {(error.strerror or str(error)).lower()}") from None
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise ValueError(f"cannot write {folder}: permission denied")
-
-
 def save(stream: ChunkStream | BatchStream, folder: AnyPath) -> None:
     """Save a stream between two of its blocks; it can go on afterwards.
 
@@ -96,7 +83,7 @@ def save(stream: ChunkStream | BatchStream, folder: AnyPath) -> None:
 
     Args:
         stream: The stream, its last chunk taken.
-        folder: Made if absent (its parent is not); a state that lies in it stays valid until the new one is complete.
+        folder: Made if absent, like its parents; a state that lies in it stays valid until the new one is complete.
 
     Raises:
         ValueError: if the folder cannot be written, or if the stream has made the last of a fixed number of blocks:
@@ -113,7 +100,8 @@ def save(stream: ChunkStream | BatchStream, folder: AnyPath) -> None:
             f"the stream is given latents for {chunks.tracks.blocks} blocks and has made {chunks.state.block}: "
             "a saved state has no files of others, save it after them"
         )
-    check_folder(folder)
+    check_folder_writable(folder)
+    Path(folder).mkdir(parents=True, exist_ok=True)
     pipeline, state = chunks.pipeline, chunks.state
     saved = Saved(
         format=FORMAT,
@@ -195,7 +183,7 @@ def read_saved(folder: AnyPath) -> SavedStream:
 
 def resume(
     folder: AnyPath,
-    weights: checks.Weights,
+    weights: checks.Weights | None = None,
     seconds: int | float | None = None,
     *,
     trace: Trace = no_trace,
@@ -206,7 +194,8 @@ def resume(
 
     Args:
         folder: What `save` wrote.
-        weights: The weights folder or the loaded pipeline that the stream was made with.
+        weights: What the stream was made with: a weights folder, a loaded pipeline, or the name of shipped weights.
+            None is "chime".
         seconds: How much longer it goes on, in whole seconds; None keeps the end that it was opened with, if any.
         trace: As for `open_stream`.
 
@@ -218,6 +207,7 @@ def resume(
             if so many seconds are no whole number of blocks.
     """
     saved, request, configs = read_saved(folder)
+    weights = STUDENT if weights is None else weights
     config = checks.config_of(weights)
     checks.student_sampler(config)
     _check_config(folder, saved, configs, config, weights)

@@ -78,11 +78,18 @@ class Encoder:
         return tokenizer
 
     def count_bytes(self, dtype: DTypeLike) -> dict[str, int]:
-        """Count the memory that it needs while it works, by what it is."""
+        """Count the bytes that it needs while it works, by what they hold."""
         connectors, size = self.config.connectors, jnp.dtype(dtype).itemsize
         states = connectors.tokens * connectors.text_states * connectors.text_width * size
+        return {**self._weight_bytes(dtype), "hidden states": 3 * states}
+
+    def weight_bytes(self, dtype: DTypeLike) -> int:
+        """Count the bytes of its weights."""
+        return sum(self._weight_bytes(dtype).values())
+
+    def _weight_bytes(self, dtype: DTypeLike) -> dict[str, int]:
         parts = {"Gemma": self._gemma(), "connectors": self._connectors()}
-        return {**{name: size * spec.count(tree) for name, tree in parts.items()}, "hidden states": 3 * states}
+        return {name: jnp.dtype(dtype).itemsize * spec.count(tree) for name, tree in parts.items()}
 
     def encode(self, prompts: Sequence[str], dtype: DTypeLike = jnp.float32) -> Iterator[TextContexts]:
         """Load the encoder, yield the contexts of each prompt, and let it go.

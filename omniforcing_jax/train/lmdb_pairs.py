@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from omniforcing_jax.io.extras import need
 from omniforcing_jax.train.pairs import pairs_header
 from omniforcing_jax.train.store import Row, fill
 
@@ -26,10 +27,9 @@ def open_lmdb(path: Path) -> Iterator[Get]:
     Raises:
       ValueError: if `lmdb` is not installed, or the path holds no LMDB.
     """
-    try:
-        import lmdb  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise ValueError("importing pairs: lmdb is not installed; pip install 'omniforcing_jax[lmdb]'") from None
+    need("lmdb", extra="lmdb")
+    import lmdb  # pyright: ignore[reportMissingImports]
+
     try:
         environment = lmdb.open(str(path), readonly=True, lock=False, readahead=False, subdir=path.is_dir())
     except lmdb.Error as error:

@@ -13,6 +13,8 @@ from typing import Any
 
 import jax
 
+from omniforcing_jax.io.extras import need
+
 FILE = "metrics.jsonl"
 
 
@@ -79,10 +81,7 @@ def open_after(path: Path, step: int) -> Any:
 
 
 def _open_board(folder: Path, step: int) -> Any:
-    try:
-        from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise ValueError(
-            "tensorboard=True: tensorboardX is not installed; pip install 'omniforcing_jax[tensorboard]'"
-        ) from None
+    need("tensorboardX", extra="tensorboard")
+    from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]
+
     return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)

@@ -56,7 +56,7 @@ def late(tmp_path_factory):
 def judge(folder, *arguments):
     """Run the command; returns its figures."""
     assert main(["judge", *map(str, arguments), "--json", str(folder / "out.json")]) == 0
-    assert [path.name for path in folder.iterdir() if "partial" in path.name] == []
+    assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
     return json.loads((folder / "out.json").read_text())
 
 
@@ -129,7 +129,7 @@ def no_work(monkeypatch):
     def read_media(*arguments):
         raise AssertionError("the file was read")
 
-    monkeypatch.setattr("omniforcing_jax.cli.stream.read_media", read_media)
+    monkeypatch.setattr("omniforcing_jax.cli.judge.read_media", read_media)
 
 
 @pytest.mark.parametrize(
@@ -140,15 +140,15 @@ def no_work(monkeypatch):
         (["{text}"], "cannot read {text}: invalid data"),
         (["{words}"], "{words}: it has neither picture nor sound"),
         (["{clip}", "--reference", "nowhere.mp4"], "cannot read nowhere.mp4"),
-        (["{clip}", "--json", "nowhere/out.json"], "cannot write nowhere/out.json"),
+        (["{clip}", "--json", "/dev/null/out.json"], "cannot write /dev/null/out.json"),
         (["{clip}", "--json", "{clip}"], "{clip}"),
-        (["{clip}", "--plot", "nowhere/out.png"], "cannot write nowhere/out.png"),
+        (["{clip}", "--plot", "/dev/null/out.png"], "cannot write /dev/null/out.png"),
         (["{clip}", "--plot", "out.gif"], "out.gif"),
         (["{clip}", "--block-seconds", "0"], "block-seconds=0"),
         (["{clip}", "--block-seconds", "nan"], "block-seconds=nan"),
         (["{clip}", "--first-block-frames", "0"], "first-block-frames=0"),
         (["{clip}", "--refrence", "{clip}"], "did you mean --reference?"),
-        ([], "missing from omniforcing_jax judge: FILE"),
+        ([], "missing from omniforcing judge: FILE"),
     ],
 )
 def test_a_judgement_that_cannot_be_is_refused(tmp_path, clip, capsys, no_work, arguments, named):

@@ -7,7 +7,6 @@ import av
 import numpy as np
 import pytest
 
-from omniforcing_jax.io.atomic_write import check_writable
 from omniforcing_jax.stream.chunk import join_chunks
 from omniforcing_jax.stream.mp4 import Mp4Writer, Overlapped, write_mp4
 
@@ -104,14 +103,3 @@ def test_joined_chunks_are_the_clip(chunks):
     video, audio = join_chunks(chunks)
     assert video.shape == (73, 32, 48, 3)
     assert audio.shape == (301 * 240, 2)
-
-
-@pytest.mark.parametrize("path", ["missing/a.mp4", "."])
-def test_an_output_that_cannot_be_written_is_refused_by_name(tmp_path, path):
-    with pytest.raises(ValueError, match=str(tmp_path / path)):
-        check_writable(tmp_path / path)
-
-
-def test_checking_an_output_leaves_nothing_behind(tmp_path):
-    check_writable(tmp_path / "a.mp4")
-    assert not list(tmp_path.iterdir())

@@ -295,7 +295,7 @@ def test_the_command_answers_what_it_cannot_read_in_one_line(tmp_path, monkeypat
     with pytest.raises(SystemExit) as caught:
         import_pairs_command.main(lmdb=tmp_path, out=tmp_path / "store", teacher="dev")
     assert caught.value.code == 2
-    assert capsys.readouterr().err.startswith("error: importing pairs: lmdb is not installed")
+    assert capsys.readouterr().err.startswith("error: lmdb is not installed")
     assert not (tmp_path / "store").exists()
 
 
