@@ -9,19 +9,19 @@ export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
 # The tests compile in a hurry (tests/conftest.py). The recordings and properties are held against XLA's defaults, too.
 AS_USERS_DO := --xla_backend_optimization_level=3 --xla_cpu_use_fusion_emitters=true
 
-.PHONY: setup libtpu demo test test-long lint bench
+.PHONY: setup libtpu demo test test-long test-versions lint wheel bench
 
 setup: $(VENV)/dev.stamp
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/run.stamp: requirements.txt | $(BIN)/python
+$(VENV)/run.stamp: requirements.txt constraints.txt pyproject.toml | $(BIN)/python
 	$(PIP) install -r requirements.txt
 	touch $@
 
 $(VENV)/dev.stamp: requirements-dev.txt $(VENV)/run.stamp
-	$(PIP) install torch==2.13.0
+	$(PIP) install -c constraints.txt torch
 	$(PIP) install -r requirements-dev.txt
 	$(PIP) install --no-deps ltx-core==1.0.0
 	touch $@
@@ -33,7 +33,7 @@ $(VENV)/libtpu.stamp: requirements-pod.txt | $(BIN)/python
 libtpu: $(VENV)/libtpu.stamp
 
 demo: $(VENV)/run.stamp
-	$(BIN)/python -m experiments.demo
+	$(BIN)/python -m omniforcing_jax demo
 
 test: $(VENV)/dev.stamp $(VENV)/libtpu.stamp
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
@@ -42,10 +42,18 @@ test-long: $(VENV)/dev.stamp $(VENV)/libtpu.stamp
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m long
 	XLA_FLAGS="$(AS_USERS_DO)" $(BIN)/python -m pytest -n 2 --dist loadfile tests/golden tests/properties
 
+# Python 3.12 and 3.13, each with the newest jax that pyproject.toml allows, in environments of their own.
+test-versions:
+	.ci/test-versions
+
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright
+
+wheel: $(VENV)/dev.stamp
+	rm -rf build
+	$(PIP) wheel --no-deps --wheel-dir out/wheel .
 
 bench: $(VENV)/run.stamp
 	$(BIN)/python -m omniforcing_jax bench stream --blocks 600 --json out/bench.json

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 
-
 from omniforcing_jax.cli.loading import announce_text, load_shown
 from omniforcing_jax.cli.options import SampleOptions
 from omniforcing_jax.guidance import GuidanceConfig, StreamGuidance

@@ -36,6 +36,12 @@ class Media:
     sound: Sound | None
     undecodable: int = 0
 
+    def __repr__(self) -> str:
+        picture, sound = self.picture, self.sound
+        seen = "no picture" if picture is None else f"{len(picture.times)} frames of {picture.height}x{picture.width}"
+        heard = "no sound" if sound is None else f"{sound.channels} channels at {sound.sample_rate} Hz"
+        return f"Media({self.name!r}, {self.stop_s - self.start_s:.2f} s, {seen}, {heard})"
+
     @property
     def start_s(self) -> float:
         """Time at which the earlier stream begins."""

@@ -123,6 +123,14 @@ class Pipeline:
     words: Words | None
     config: PipelineConfig = struct.field(pytree_node=False)
 
+    def __repr__(self) -> str:
+        kind = "teacher" if self.config.sampler is None else "student"
+        leaves = [leaf for leaf in jax.tree.leaves(self.transformer) if hasattr(leaf, "dtype")]
+        millions = sum(leaf.size for leaf in leaves) / 1e6
+        dtype = leaves[0].dtype if leaves else "no arrays"
+        height, width = self.config.resolution
+        return f"Pipeline({self.config.name!r}, {kind}, {millions:.1f} M parameters, {height}x{width}, {dtype})"
+
     @property
     def parts(self) -> dict[str, tuple[PyTree, Any]]:
         """Values and config of each component, by its name on disk."""

@@ -24,7 +24,8 @@ from omniforcing_jax.model.transformer import Transformer
 from omniforcing_jax.model.whole_clip import predict_x0
 from omniforcing_jax.pipeline import budget, checks, text_source
 from omniforcing_jax.pipeline.pipeline import Pipeline, PipelineConfig
-from omniforcing_jax.sample.request import GUIDANCE, STEPS, ClipRequest
+from omniforcing_jax.pipeline.shipped import TEACHER
+from omniforcing_jax.sample.request import GUIDANCE, SECONDS, STEPS, ClipRequest
 from omniforcing_jax.schedule import add_noise, euler_step, fresh_shares, renew, to_velocity
 from omniforcing_jax.stream.chunk import Chunk
 from omniforcing_jax.stream.decode import decode_clip
@@ -181,9 +182,9 @@ class ClipOptions(TypedDict, total=False):
 
 
 def sample_clip(
-    weights: checks.Weights,
-    prompts: Sequence[str],
-    seconds: int | float,
+    weights: checks.Weights | None = None,
+    prompts: Sequence[str] = (),
+    seconds: int | float = SECONDS,
     steps: int = STEPS,
     guidance: GuidanceConfig | int | float = GUIDANCE,
     seed: int = 0,
@@ -192,8 +193,8 @@ def sample_clip(
     """Sample one clip per prompt from a bidirectional teacher, all in one batch.
 
     Args:
-        weights: A weights folder, or a loaded pipeline.
-        prompts: What to show, one clip each.
+        weights: A weights folder, a loaded pipeline, or the name of shipped weights. None is "chime-teacher".
+        prompts: What to show, one clip each; at least one is required.
         seconds: Length in whole seconds; a clip has one frame more.
         steps: Denoising steps.
         guidance: Guidance strengths; a number is classifier-free guidance of both streams.
@@ -207,6 +208,7 @@ def sample_clip(
     Raises:
         ValueError: in one line and before any work, whatever is wrong with the request.
     """
+    weights = TEACHER if weights is None else weights
     request = ClipRequest(prompts=prompts, seconds=seconds, steps=steps, guidance=guidance, seed=seed, **options)
     plan = read_prompts(weights, plan_clip(weights, request))
     return sample_planned(checks.load(weights, plan.config, request.dtype), plan)

@@ -12,6 +12,7 @@ from omniforcing_jax.pipeline.text_source import TextSource
 from omniforcing_jax.schedule import ltx2_schedule
 from omniforcing_jax.strict_json import require
 
+SECONDS = 5  # the clips that the teachers were trained on
 STEPS = 40
 GUIDANCE = 3.0
 

@@ -23,6 +23,9 @@ class BatchStream(Iterator[tuple[Chunk, ...]]):
     def __init__(self, stream: ChunkStream) -> None:
         self.stream = stream
 
+    def __repr__(self) -> str:
+        return f"BatchStream({self.rows} rows: {self.stream.describe()})"
+
     @property
     def rows(self) -> int:
         """Number of rows."""

@@ -37,6 +37,12 @@ class Chunk:
     audio_start_s: float
     sample_rate: int
 
+    def __repr__(self) -> str:
+        frames, height, width, _ = self.video.shape
+        picture = f"{frames} frames of {height}x{width} from {self.video_start_s:.2f} s"
+        sound = f"{len(self.audio) / self.sample_rate:.2f} s of sound from {self.audio_start_s:.2f} s"
+        return f"Chunk(index={self.index}, {picture}, {sound} at {self.sample_rate} Hz)"
+
 
 def join_chunks(chunks: Sequence[Chunk]) -> tuple[UInt8[np.ndarray, "F H W 3"], Float32[np.ndarray, "samples 2"]]:
     """Return the picture and the sound of consecutive chunks as one clip.

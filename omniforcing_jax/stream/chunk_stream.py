@@ -151,6 +151,15 @@ class ChunkStream(Iterator[Chunk]):
         self.blocks = plan.blocks
         self._is_closed, self._made = False, 0
 
+    def __repr__(self) -> str:
+        return f"ChunkStream({self.describe()})"
+
+    def describe(self) -> str:
+        """Return weights, prompt, size, progress and type in a few words."""
+        (height, width), length = self.picture_size, "no end" if self.blocks is None else f"{self.blocks}"
+        of = f"{self.pipeline.config.name!r}, {', '.join(map(repr, self.state.prompt_words))}"
+        return f"{of}, {height}x{width}, block {self.state.block} of {length}, {jnp.dtype(self.static.dtype).name}"
+
     @property
     def static(self) -> StaticConfig:
         """What is static in the stream's programs."""

@@ -7,6 +7,7 @@ from jaxtyping import DTypeLike
 
 from omniforcing_jax.pipeline import checks, text_source
 from omniforcing_jax.pipeline.pipeline import Pipeline
+from omniforcing_jax.pipeline.shipped import STUDENT
 from omniforcing_jax.rollout import make_prompt_kv
 from omniforcing_jax.stream.batch import BatchStream
 from omniforcing_jax.stream.chunk_stream import ChunkStream, Trace, no_trace, start_state
@@ -32,8 +33,8 @@ class RequestOptions(TypedDict, total=False):
 
 @overload
 def open_stream(
-    weights: checks.Weights,
-    prompt: str,
+    weights: checks.Weights | None = None,
+    prompt: str = "",
     seconds: int | float | None = None,
     seed: int = 0,
     *,
@@ -44,8 +45,8 @@ def open_stream(
 
 @overload
 def open_stream(
-    weights: checks.Weights,
-    prompt: list[str] | tuple[str, ...],
+    weights: checks.Weights | None = None,
+    prompt: list[str] | tuple[str, ...] = (),
     seconds: int | float | None = None,
     seed: int | Sequence[int] = 0,
     *,
@@ -55,8 +56,8 @@ def open_stream(
 
 
 def open_stream(
-    weights: checks.Weights,
-    prompt: str | Sequence[str],
+    weights: checks.Weights | None = None,
+    prompt: str | Sequence[str] = (),
     seconds: int | float | None = None,
     seed: int | Sequence[int] = 0,
     *,
@@ -66,8 +67,8 @@ def open_stream(
     """Open a stream of chunks; the first block is made when the first chunk is asked for.
 
     Args:
-        weights: A weights folder, or a loaded pipeline.
-        prompt: What to show. A sequence of prompts makes a batch on one clock: a `BatchStream`.
+        weights: A weights folder, a loaded pipeline, or the name of shipped weights. None is "chime".
+        prompt: What to show; required. A sequence of prompts makes a batch on one clock: a `BatchStream`.
         seconds: Length in whole seconds (the stream has one frame more); None never ends.
         seed: Random seed. In a batch, one per row, or a number to which row i adds i.
         trace: Called after each dispatch, see `chunk_stream.Trace`; also with "text".
@@ -77,6 +78,7 @@ def open_stream(
     Raises:
         ValueError: in one line and before any work, whatever is wrong with the request.
     """
+    weights = STUDENT if weights is None else weights
     rows = prompt if isinstance(prompt, str) else tuple(prompt)
     seeds = seed if isinstance(seed, int) else tuple(seed)
     plan = plan_stream(weights, StreamRequest(prompt=rows, seconds=seconds, seed=seeds, **options))
