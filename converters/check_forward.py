@@ -14,6 +14,7 @@ from omniforcing_jax.model.positions import clip_block, make_positions, rotaries
 from omniforcing_jax.model.transformer import Transformer, predict, text_kv
 from omniforcing_jax.model.view import Sigmas, View, bidirectional, masked
 from omniforcing_jax.schedule import to_x0
+from omniforcing_jax.streams import Streams
 
 PARTIAL = "partial"  # the variant whose clip ends within a block
 QUICK = {"xla_backend_optimization_level": 0}  # halves the time to compile what runs once or twice
@@ -42,7 +43,8 @@ def run_forward(case: Case, variant: str, config: ModelConfig, params: Transform
         view = masked(config, tables, sigmas, blocks, window=window, pin_prefix=is_pinned)
         view = bidirectional(config, tables, sigmas) if variant == "no_mask" else view
     contexts = (jnp.asarray(case["in.video_context"]), jnp.asarray(case["in.audio_context"]))
-    velocities = _forward(params, config, jnp.asarray(tokens), jnp.asarray(audio), view, contexts, mask)
+    noisy = Streams(jnp.asarray(tokens), jnp.asarray(audio))
+    velocities = _forward(params, config, noisy, view, contexts, mask)
     result = {}
     for stream, x, levels, velocity in (
         ("video", tokens, sigmas.video, velocities[0]),
@@ -59,16 +61,14 @@ def run_forward(case: Case, variant: str, config: ModelConfig, params: Transform
 def _forward(
     params: Transformer,
     config: ModelConfig,
-    video: jax.Array,
-    audio: jax.Array,
+    noisy: Streams,
     view: View,
     contexts: tuple[jax.Array, jax.Array],
     mask: jax.Array | None,
-) -> tuple[jax.Array, jax.Array]:
+) -> Streams:
     """Run one forward, with the text that it reads."""
     text = text_kv(params, *contexts, mask)
-    prediction = predict(params, config, video, audio, view, text)
-    return prediction.video, prediction.audio
+    return predict(params, config, noisy, view, text).velocity
 
 
 def _window(case: Case, variant: str) -> tuple[int | None, bool]:

@@ -13,7 +13,6 @@ from converters.check_forward import QUICK
 from omniforcing_jax.config import CrossTimestep, ModelConfig
 from omniforcing_jax.guidance import (
     GuidanceConfig,
-    Latents,
     Pass,
     Stg,
     StreamGuidance,
@@ -26,6 +25,7 @@ from omniforcing_jax.model.positions import Rotaries, clip_block, make_positions
 from omniforcing_jax.model.transformer import Transformer
 from omniforcing_jax.model.whole_clip import predict_x0
 from omniforcing_jax.schedule import snap
+from omniforcing_jax.streams import Streams
 from omniforcing_jax.text.contexts import TextContexts
 
 PARTS = {Pass.PROMPT: "cond", Pass.NEGATIVE: "uncond", Pass.PERTURBED: "perturbed", Pass.ISOLATED: "isolated"}
@@ -46,11 +46,12 @@ def run_guided(case: Case, _: str, config: ModelConfig, params: Transformer) -> 
     )
     follow, look = _programs(config, _guidance(case, config))
     sigmas = jnp.asarray(case["in.sigmas"])
-    noise = (jnp.asarray(as_tokens(noise_v)), jnp.asarray(noise_a))
+    noise = Streams(jnp.asarray(as_tokens(noise_v)), jnp.asarray(noise_a))
     video, audio = follow(params, tables, noise, sigmas, prompt, negative)
     result: dict[str, np.ndarray] = {}
     for step in sorted({int(found[1]) for name in case.tensors if (found := re.match(r"out\.step(\d+)\.", name))}):
-        for part, streams in look(params, tables, (video[step], audio[step]), sigmas[step], prompt, negative).items():
+        latents = Streams(video[step], audio[step])
+        for part, streams in look(params, tables, latents, sigmas[step], prompt, negative).items():
             for stream, value in zip(STREAMS, streams, strict=True):
                 name = f"out.step{step}.{part}.{stream}_x0"
                 result[name] = as_latents(np.asarray(value), noise_v if stream == "video" else noise_a)
@@ -78,25 +79,25 @@ def _guidance(case: Case, config: ModelConfig) -> GuidanceConfig:
     )
 
 
-def _programs(config: ModelConfig, guidance: GuidanceConfig) -> tuple[Callable[..., Latents], Callable[..., Any]]:
+def _programs(config: ModelConfig, guidance: GuidanceConfig) -> tuple[Callable[..., Streams], Callable[..., Any]]:
     """Compile the trajectory, and the passes of one step."""
 
-    def network(params: Transformer, tables: Rotaries) -> Callable[..., Latents]:
-        def ask(latents: Latents, sigma: jax.Array, contexts: TextContexts, perturbation: Perturbation) -> Latents:
+    def network(params: Transformer, tables: Rotaries) -> Callable[..., Streams]:
+        def ask(latents: Streams, sigma: jax.Array, contexts: TextContexts, perturbation: Perturbation) -> Streams:
             return predict_x0(params, config, latents, sigma, contexts, tables, perturbation)
 
         return ask
 
     def follow(
-        params: Transformer, tables: Rotaries, noise: Latents, sigmas: jax.Array, prompt: Any, negative: Any
-    ) -> Latents:
-        def step(latents: Latents, sigma: jax.Array) -> Latents:
+        params: Transformer, tables: Rotaries, noise: Streams, sigmas: jax.Array, prompt: Any, negative: Any
+    ) -> Streams:
+        def step(latents: Streams, sigma: jax.Array) -> Streams:
             return guided_x0(network(params, tables), latents, sigma, prompt, negative, guidance, config.layers)
 
         return euler_trajectory(step, noise, sigmas)
 
     def look(
-        params: Transformer, tables: Rotaries, latents: Latents, sigma: jax.Array, prompt: Any, negative: Any
+        params: Transformer, tables: Rotaries, latents: Streams, sigma: jax.Array, prompt: Any, negative: Any
     ) -> dict[str, Any]:
         call = (network(params, tables), latents, sigma, prompt, negative, guidance, config.layers)
         passes = {PARTS[which]: streams for which, streams in predict_passes(*call).items()}

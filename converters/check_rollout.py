@@ -92,7 +92,7 @@ def _caches(case: Case, run: str, cache: Cache, prompt: rollout.PromptKV) -> dic
         if found is None:
             continue
         layer, site, part = int(found[1]), found[2], found[3]
-        kv = getattr(cache.past, site) if site in HISTORIES else getattr(prompt.clean, site.removesuffix("_text"))
+        kv = getattr(cache.past, site) if site in HISTORIES else getattr(prompt.clean.kv, site.removesuffix("_text"))
         value = np.asarray(getattr(kv, part)[layer])
         result[name] = value if site in HISTORIES else value.reshape(*value.shape[:2], -1)
     return result

@@ -72,13 +72,14 @@ def stream_long(pipeline: Pipeline, config: Config) -> dict[str, Any]:
     counter = machine.CompileCounter.start()
     opened = partial(open_stream, pipeline, PROMPT, seed=config.seed, height=config.height, width=config.width)
     stream = opened(trace=lambda step, block, outputs: made.update({step: outputs}))
-    ready = 0
+    ready, start_s = 0, 0.0
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal) as progress:
         chunks = machine.trimmed(stream)
         for k in progress.track(range(config.blocks), description="streaming"):
             chunk = next(chunks)
             run.note(chunk)
+            start_s = chunk.video_start_s
             is_finite &= all(np.isfinite(x).all() for x in (*jax.device_get(made["denoise"]), chunk.audio))
             if k == 1:
                 ready = counter.ready
@@ -88,7 +89,7 @@ def stream_long(pipeline: Pipeline, config: Config) -> dict[str, Any]:
     counter.stop()
     return {
         "blocks": config.blocks,
-        "hours": round(chunk.video_start_s / 3600, 3),
+        "hours": round(start_s / 3600, 3),
         "is_finite": bool(is_finite),
         "compiles_after_block2": counter.ready - ready,
         "first100_p50_ms": round(statistics.median(run.block_ms[:EDGE]), 2),

@@ -28,6 +28,7 @@ from omniforcing_jax.model.transformer import Transformer, transformer_spec
 from omniforcing_jax.parallel import distributed
 from omniforcing_jax.parallel import mesh as meshes
 from omniforcing_jax.parallel.mesh import MeshConfig
+from omniforcing_jax.parallel.spec import Spec
 from omniforcing_jax.pipeline.pipeline import PipelineConfig, assemble
 from omniforcing_jax.pipeline.weights_folder import component_places, read_pipeline_config, save_pipeline
 from omniforcing_jax.schedule import ltx2_schedule, snap
@@ -279,6 +280,7 @@ def load_network(
     if own.sinks == model.sinks:
         return params
     new = transformer_spec(model).sinks
+    assert isinstance(new, Spec)
     logging.info("%s: %d new sinks", folder, model.sinks)
     sinks = new.init(jax.random.key(seed), new.shape, dtype)
     return dataclasses.replace(params, sinks=meshes.replicate(sinks, mesh))

@@ -1,7 +1,7 @@
-"""What a network is and what makes it a student: frozen values, validated, as JSON and back.
+"""Configs of a network and of its sampler: frozen, validated, to JSON and back.
 
-A config holds facts about weights; sizes of a request (seconds, height, width, seed) are arguments
-elsewhere. Configs are hashable, so they can be static arguments of compiled functions.
+A config holds facts about weights. Sizes of a request (seconds, height, width, seed) are arguments elsewhere. Configs
+are hashable, so they can be static arguments of compiled functions.
 """
 
 import dataclasses
@@ -12,14 +12,14 @@ from omniforcing_jax.strict_json import Config, require
 
 
 class RotaryKind(enum.StrEnum):
-    """Which two channels of a head one rotary angle turns: (i, i + H/2) or (2i, 2i + 1)."""
+    """Which two channels of a head share a rotary angle: (i, i + H/2) or (2i, 2i + 1)."""
 
     SPLIT = "split"
     INTERLEAVED = "interleaved"
 
 
 class GridPrecision(enum.StrEnum):
-    """In what precision the rotary frequencies were computed when the weights were trained."""
+    """Precision in which the rotary frequencies were computed when the weights were trained."""
 
     FLOAT64 = "float64"
     FLOAT32 = "float32"
@@ -28,8 +28,8 @@ class GridPrecision(enum.StrEnum):
 class CrossTimestep(enum.StrEnum):
     """Whose sigma drives a stream's cross-modal modulation.
 
-    OWN: its own, per token. CROSS: the other stream's scalar. HYBRID: scale and shift its own, the gate
-    the other's scalar. Equal sigmas make the three equal.
+    OWN: its own, per token. CROSS: the other stream's scalar. HYBRID: its own for scale and shift, the other's scalar
+    for the gate. Equal sigmas make the three equal.
 
     Source: OWN OmniForcing@50a271f:ltx_causal/transformer/causal_model.py,
     CROSS ltx-core@1.0.0:model/transformer/transformer_args.py, HYBRID ltx-core since 1.1.4.
@@ -64,10 +64,11 @@ class RotaryConfig(Config):
     """Rotary position embedding over (seconds, pixel row, pixel column).
 
     Attributes:
-      kind: which channels form a pair.
-      theta: ratio of the highest to the lowest frequency.
-      max_seconds, max_pixels: coordinates are scaled so that 0 .. max becomes -1 .. 1.
-      grid: precision in which the frequencies were computed.
+        kind: Which channels form a pair.
+        theta: Ratio of the highest to the lowest frequency.
+        max_seconds: Seconds are scaled so that 0 .. max becomes -1 .. 1.
+        max_pixels: The same for pixel rows and columns.
+        grid: Precision in which the frequencies were computed.
     """
 
     kind: RotaryKind = RotaryKind.SPLIT
@@ -86,18 +87,19 @@ class ModelConfig(Config):
     """A dual-stream transformer.
 
     Attributes:
-      layers: number of dual-stream layers.
-      video, audio: the streams; both have the same number of heads.
-      caption_channels: width of the text contexts that the network itself projects; None where they
-        arrive at the streams' widths (LTX-2.3).
-      rotary: position embedding.
-      cross_timestep: whose sigma drives the cross-modal modulation.
-      gate_multiplier: sigma times this drives the cross-modal gates (everything else: 1000 sigma).
-      gated_attention: every attention has a gate per head (LTX-2.3).
-      text_adaln: text attention is modulated (LTX-2.3).
-      sinks: learned audio tokens in front of block 0.
-      log_ratio: queries are scaled by log(1 + visible) / log(1 + total); masked regime only.
-      spatial_compression: pixels per latent row or column.
+        layers: L, the number of dual-stream layers.
+        video: Sizes of the video stream.
+        audio: Sizes of the audio stream, which has as many heads.
+        caption_channels: Width of the text contexts, which the network projects. None if they have the streams' widths
+            already (LTX-2.3).
+        rotary: Position embedding.
+        cross_timestep: Whose sigma drives the cross-modal modulation.
+        gate_multiplier: Sigma times this is the input of the cross-modal gates; all others get 1000 sigma.
+        gated_attention: Whether every attention has a gate per head (LTX-2.3).
+        text_adaln: Whether text attention is modulated (LTX-2.3).
+        sinks: Learned audio tokens in front of block 0.
+        log_ratio: Whether queries are scaled by log(1 + visible) / log(1 + total); masked regime only.
+        spatial_compression: Pixels per latent row or column.
     """
 
     layers: int
@@ -125,21 +127,21 @@ class ModelConfig(Config):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SamplerConfig(Config):
-    """What makes a network a causal few-step student: it belongs to the weights.
+    """How a causal few-step student samples; it belongs to the weights.
 
     Attributes:
-      layout: how a clip is cut into blocks.
-      sigmas: noise levels of the denoise steps, from 1 down to 0; one network call per step.
-      context_noise: sigma of the clean pass whose keys and values later blocks read.
-      horizon_seconds: length of the training clips, in whole seconds (one frame not counted).
-      window: blocks that a block may see, itself included; 0 fills the horizon, which with a pinned block 0
-        leaves it one place of its own.
-      pin_prefix: block 0 is never evicted.
-      reanchor: pinned keys move along with the stream once it is past the horizon; off, they stay at the beginning
-        of the stream, at distances that no clip in training had.
-      renewal: how much of the noise each step draws afresh, see `schedule.fresh_shares`: 0 makes steps Euler's and 1
-        those of a diffusion run backwards, for a causal network that was not distilled; by default every step draws
-        all of it, as few-step students are trained to.
+        sigmas: Noise levels of the denoise steps, from 1 down to 0; one network call per step.
+        horizon_seconds: Length of the training clips, in whole seconds (one frame not counted).
+        layout: How a clip is cut into blocks.
+        context_noise: Sigma of the clean pass whose keys and values later blocks read.
+        window: Blocks that a block may see, itself included. 0 fills the horizon; a pinned block 0 then takes one of
+            its places.
+        pin_prefix: Whether block 0 is never evicted.
+        reanchor: Whether pinned keys move along with the stream once it is past the horizon. Otherwise they stay at the
+            beginning of the stream, at distances that no training clip had.
+        renewal: How much of the noise each step draws afresh, see `schedule.fresh_shares`. 0 makes Euler steps and 1
+            ancestral ones, for a causal network that was not distilled. None draws all of it at every step, as few-step
+            students are trained to.
     """
 
     sigmas: tuple[float, ...]
@@ -174,17 +176,17 @@ class SamplerConfig(Config):
 
     @property
     def past_blocks(self) -> int:
-        """Ring slots R: unpinned past blocks that a block sees.
+        """R, the ring's slots: unpinned past blocks that a block sees.
 
-        With window 0 every block beyond the horizon sees just what the last trained block saw, at the same distances:
-        R leaves out the current block and, if it is pinned, block 0.
+        With window 0 every block beyond the horizon sees as many blocks as the last trained block saw, at the same
+        distances. R leaves out the current block and, if it is pinned, block 0.
         """
         if self.window:
             return self.window - 1
         return max(0, self.horizon_blocks - 1 - self.pin_prefix)
 
     def shift_seconds(self, k: int) -> int:
-        """Seconds that pinned keys are moved along for block k: 0 within the horizon, then with the stream."""
+        """Seconds by which pinned keys are shifted for block k: 0 within the horizon, then along with the stream."""
         if not self.reanchor:
             return 0
         start = self.layout.start_seconds
@@ -192,5 +194,5 @@ class SamplerConfig(Config):
 
     @property
     def steps(self) -> int:
-        """Denoise steps per block."""
+        """Denoise steps per block, one fewer than noise levels."""
         return len(self.sigmas) - 1

@@ -1,8 +1,9 @@
-"""Guidance of a bidirectional teacher, on clean estimates, and the Euler trajectory it gives.
+"""Guidance of a bidirectional teacher, on clean estimates, and the Euler trajectory that follows it.
 
-Pure functions over a callable that predicts x0; no network is built here. Up to four passes go
-through the network as one batch: the prompt, the negative prompt, the prompt with perturbed
-self-attention (STG), and the prompt with both crossings off (modality isolation).
+Pure functions over a callable that predicts x0; no network is built here. Up to four passes go through the network as
+one batch: the prompt, the negative prompt, the prompt with perturbed self-attention (STG), and the prompt with both
+crossings off (modality isolation).
+
 Source: ltx-core@1.0.0:components/guiders.py, ltx-core@1.0.0:components/diffusion_steps.py.
 """
 
@@ -16,14 +17,14 @@ from jaxtyping import Array, Float, PyTree
 
 from omniforcing_jax.model.dual_stream import Perturbation
 from omniforcing_jax.schedule import euler_step
+from omniforcing_jax.streams import Streams
 from omniforcing_jax.strict_json import Config, require
 
-Latents = tuple[Array, Array]  # (video, audio), batch first
-PredictX0 = Callable[[Latents, Array, PyTree, Perturbation], Latents]  # latents, sigma [B], context, keep [L, B]
+PredictX0 = Callable[[Streams, Array, PyTree, Perturbation], Streams]  # latents, sigma [B], context, masks [L, B]
 
 
 class Pass(enum.Enum):
-    """One way to ask the network; the first is the estimate that the others are held against."""
+    """One forward of a guided prediction; the others are compared with the first."""
 
     PROMPT = enum.auto()
     NEGATIVE = enum.auto()
@@ -32,10 +33,10 @@ class Pass(enum.Enum):
 
 
 class Stg(enum.StrEnum):
-    """What the self-attention of a perturbed layer does.
+    """How the self-attention of a perturbed layer is perturbed.
 
-    VALUES: every token's own value goes through instead of the mixture (ltx-core since 1.0.0).
-    DROP: the residual is left out as a whole (older code, OmniForcing's copy). Outputs differ by O(1).
+    VALUES: every token gets its own value instead of the mixture (ltx-core since 1.0.0).
+    DROP: the whole residual is left out (older code, OmniForcing's copy). Outputs differ by O(1).
     """
 
     VALUES = "values"
@@ -44,13 +45,13 @@ class Stg(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StreamGuidance(Config):
-    """Strengths for one stream; the defaults leave the prediction as it is.
+    """Strengths for one stream; the defaults leave the prediction unchanged.
 
     Attributes:
-      cfg: 1 is off; pushes away from the negative prompt.
-      stg: 0 is off; pushes away from the perturbed pass.
-      modality: 1 is off; pushes away from the isolated pass.
-      rescale: 0 is off; 1 gives the guided estimate the standard deviation of the plain one.
+        cfg: Pushes away from the negative prompt; 1 is off.
+        stg: Pushes away from the perturbed pass; 0 is off.
+        modality: Pushes away from the isolated pass; 1 is off.
+        rescale: Moves the guided estimate's standard deviation towards the plain one's; 0 is off, 1 matches it.
     """
 
     cfg: float = 1.0
@@ -67,11 +68,12 @@ class GuidanceConfig(Config):
     """Guidance of both streams.
 
     Attributes:
-      video, audio: the strengths.
-      stg_layers: layers whose self-attentions are perturbed, in both streams at once.
-      stg: what that does to them.
-      rescale_over_batch: one standard deviation over all samples, as the reference has it; a sample then
-        depends on its neighbours. Off, each sample has its own.
+        video: Strengths for video.
+        audio: Strengths for audio.
+        stg_layers: Layers whose self-attentions are perturbed, in both streams at once.
+        stg: How they are perturbed.
+        rescale_over_batch: Use one standard deviation over all samples, as the reference does, so that a sample depends
+            on its neighbours. Otherwise each sample has its own.
     """
 
     video: StreamGuidance = StreamGuidance()
@@ -86,7 +88,7 @@ class GuidanceConfig(Config):
 
     @property
     def passes(self) -> tuple[Pass, ...]:
-        """The passes that the strengths need."""
+        """The passes that these strengths need."""
         streams = (self.video, self.audio)
         needed = {
             Pass.PROMPT: True,
@@ -106,87 +108,81 @@ LTX2_GUIDANCE = GuidanceConfig(
 
 def guided_x0(
     predict_x0: PredictX0,
-    latents: Latents,
+    latents: Streams,
     sigma: Float[Array, "*samples"],
     prompt: PyTree,
     negative: PyTree | None,
     config: GuidanceConfig,
     layers: int,
-) -> Latents:
+) -> Streams:
     """Predict clean latents of both streams with guidance, float32.
 
     Args:
-      predict_x0: The network at some batch size.
-      latents: Noisy latents (video, audio), [B, ...] each.
-      sigma: Their noise level: one for all, or one per sample.
-      prompt: What the network takes as text: a tree of arrays [B, ...].
-      negative: The same for the negative prompt; may be None where cfg is off.
-      config: The strengths.
-      layers: Layers of the network.
+        predict_x0: The network, at any batch size.
+        latents: Noisy latents, [B, ...] each.
+        sigma: Their noise level: one for all, or one per sample.
+        prompt: The network's text input: a tree of arrays [B, ...].
+        negative: The same for the negative prompt. May be None where cfg is off.
+        config: The strengths.
+        layers: L, the layers of the network.
     """
     predicted = predict_passes(predict_x0, latents, sigma, prompt, negative, config, layers)
-    video = {which: streams[0] for which, streams in predicted.items()}
-    audio = {which: streams[1] for which, streams in predicted.items()}
-    return (
-        combine_passes(video, config.video, config.rescale_over_batch),
-        combine_passes(audio, config.audio, config.rescale_over_batch),
+    return Streams(
+        video=combine_passes({k: x0.video for k, x0 in predicted.items()}, config.video, config.rescale_over_batch),
+        audio=combine_passes({k: x0.audio for k, x0 in predicted.items()}, config.audio, config.rescale_over_batch),
     )
 
 
 def predict_passes(
     predict_x0: PredictX0,
-    latents: Latents,
+    latents: Streams,
     sigma: Float[Array, "*samples"],
     prompt: PyTree,
     negative: PyTree | None,
     config: GuidanceConfig,
     layers: int,
-) -> dict[Pass, Latents]:
+) -> dict[Pass, Streams]:
     """Predict clean latents once per pass that the strengths need; arguments as in `guided_x0`.
 
     Passes whose contexts have the same shape go through the network as one batch.
 
     Raises:
-      ValueError: The config needs a negative prompt and there is none, or names a layer that the network lacks.
+        ValueError: The config needs a negative prompt and there is none, or names a layer that the network lacks.
     """
     require(all(i < layers for i in config.stg_layers), "stg_layers", config.stg_layers, f"must be below {layers}")
     if negative is None and Pass.NEGATIVE in config.passes:
         raise ValueError(f"cfg={config.video.cfg}, {config.audio.cfg}: needs a negative prompt")
-    groups: dict[PyTree, list[Pass]] = {}
+    groups: dict[PyTree, dict[Pass, PyTree]] = {}
     for which in config.passes:
         context = negative if which is Pass.NEGATIVE else prompt
         leaves, tree = jax.tree.flatten(context)
-        groups.setdefault((tree, *(leaf.shape for leaf in leaves)), []).append(which)
+        groups.setdefault((tree, *(leaf.shape for leaf in leaves)), {})[which] = context
     predicted = {}
-    for group in groups.values():
-        contexts = [negative if which is Pass.NEGATIVE else prompt for which in group]
-        predicted |= _predict_together(
-            predict_x0, latents, sigma, dict(zip(group, contexts, strict=True)), config, layers
-        )
+    for contexts in groups.values():
+        predicted |= _predict_together(predict_x0, latents, sigma, contexts, config, layers)
     return predicted
 
 
 def _predict_together(
     predict_x0: PredictX0,
-    latents: Latents,
+    latents: Streams,
     sigma: Float[Array, "*samples"],
     contexts: Mapping[Pass, PyTree],
     config: GuidanceConfig,
     layers: int,
-) -> dict[Pass, Latents]:
-    """Run some passes as one batch: pass by pass, all samples of each."""
-    batch, count = latents[0].shape[0], len(contexts)
-    video, audio = (jnp.concatenate([x] * count) for x in latents)
+) -> dict[Pass, Streams]:
+    """Run some passes as one batch: all samples of the first pass, then all of the next."""
+    batch, count = len(latents.video), len(contexts)
+    repeated = jax.tree.map(lambda x: jnp.concatenate([x] * count), latents)
     context = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *contexts.values())
     perturbation = perturbation_of_passes(tuple(contexts), config, layers, batch)
     levels = jnp.tile(jnp.broadcast_to(jnp.asarray(sigma, jnp.float32), (batch,)), count)
-    x0 = predict_x0((video, audio), levels, context, perturbation)
-    pieces_v, pieces_a = (jnp.split(x, count) for x in x0)
-    return dict(zip(contexts, zip(pieces_v, pieces_a, strict=True), strict=True))
+    pieces = jax.tree.map(lambda x: jnp.split(x, count), predict_x0(repeated, levels, context, perturbation))
+    return {which: Streams(pieces.video[i], pieces.audio[i]) for i, which in enumerate(contexts)}
 
 
 def perturbation_of_passes(passes: Sequence[Pass], config: GuidanceConfig, layers: int, batch: int) -> Perturbation:
-    """Say what each pass leaves out, for a batch in which the passes lie one after another."""
+    """Return what each pass leaves out, for a batch of all samples of one pass after another."""
     chosen = jnp.isin(jnp.arange(layers), jnp.array(config.stg_layers, jnp.int32))
 
     def leave_out(which: Pass, layer_mask: Array) -> Array | None:
@@ -205,7 +201,7 @@ def perturbation_of_passes(passes: Sequence[Pass], config: GuidanceConfig, layer
 def combine_passes(
     predicted: Mapping[Pass, Float[Array, " B *shape"]], strengths: StreamGuidance, over_batch: bool
 ) -> Float[Array, " B *shape"]:
-    """Combine the passes of one stream: differences are added to the prompt's estimate, then rescaled."""
+    """Combine the passes of one stream: add weighted differences to the prompt's estimate, then rescale."""
     plain = predicted[Pass.PROMPT].astype(jnp.float32)
     weights = {
         Pass.NEGATIVE: strengths.cfg - 1,
@@ -223,7 +219,7 @@ def combine_passes(
 def rescale(
     guided: Float[Array, " B *shape"], plain: Float[Array, " B *shape"], amount: float, over_batch: bool
 ) -> Float[Array, " B *shape"]:
-    """Bring the spread of `guided` towards that of `plain`, per sample or over the whole batch."""
+    """Move the spread of `guided` towards that of `plain`, per sample or over the whole batch."""
     if amount == 0:
         return guided
     axes = tuple(range(0 if over_batch else 1, plain.ndim))
@@ -232,22 +228,22 @@ def rescale(
 
 
 def euler_trajectory(
-    predict: Callable[[Latents, Array], Latents], noise: Latents, sigmas: Float[Array, " K"]
-) -> Latents:
+    predict: Callable[[Streams, Array], Streams], noise: Streams, sigmas: Float[Array, " J"]
+) -> Streams:
     """Follow the probability flow from noise to a clip.
 
     Args:
-      predict: Clean latents from noisy ones and their sigma, e.g. `guided_x0` with the rest bound.
-      noise: Where it starts, [B, ...] each.
-      sigmas: Noise levels from 1 to 0; one prediction for each but the last.
+        predict: Clean latents from noisy ones and their sigma, such as `guided_x0` with the rest bound.
+        noise: The start, [B, ...] each.
+        sigmas: Noise levels from 1 to 0; one prediction for each but the last.
 
     Returns:
-      Latents at every sigma, [K, B, ...] each, float32; the first is the noise, the last the clip. The entries
-      of a distillation pair are `trajectory[indices]` with the indices of `schedule.snap`.
+        Latents at every sigma, [J, B, ...] each, float32: first the noise, last the clip. The entries of a distillation
+        pair are `trajectory[indices]` with the indices of `schedule.snap`.
     """
     start = jax.tree.map(lambda x: x.astype(jnp.float32), noise)
 
-    def step(latents: Latents, pair: Array) -> tuple[Latents, Latents]:
+    def step(latents: Streams, pair: Array) -> tuple[Streams, Streams]:
         x0 = predict(latents, pair[0])
         latents = jax.tree.map(lambda x, clean: euler_step(x, clean, pair[0], pair[1]), latents, x0)
         return latents, latents

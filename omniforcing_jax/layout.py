@@ -1,11 +1,10 @@
 """Clocks and blocks: pixel frames, latent frames and seconds, and how a clip is cut into blocks.
 
-Everything here is host arithmetic on whole numbers (and float64 seconds); no arrays of the
-network, no spatial sizes. Lengths that do not fit are errors, nothing is truncated or padded.
+Everything here is host arithmetic on whole numbers and float64 seconds; there are no network arrays and no spatial
+sizes. Lengths that do not fit are errors: nothing is truncated or padded.
 """
 
 import dataclasses
-import enum
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -21,7 +20,7 @@ VIDEO_RATE = FRAME_RATE // PIXELS_PER_LATENT  # video latents per second
 
 
 class Block(NamedTuple):
-    """Latent frames [start, end) of both streams that are generated together."""
+    """Latent frames [start, end) of both streams, generated together."""
 
     video_start: int
     video_end: int
@@ -39,22 +38,11 @@ class Block(NamedTuple):
         return self.audio_end - self.audio_start
 
 
-class PartialAudio(enum.StrEnum):
-    """How many audio latents a last block of fewer video latents has.
-
-    FLOOR is the first release's `25 * n // 3`; CLOCK keeps the teacher's count of the whole clip.
-    The two differ by one at two video latents.
-    """
-
-    FLOOR = "floor"
-    CLOCK = "clock"
-
-
 def latent_frames(pixel_frames: int) -> int:
     """Video latent frames of a clip: 1 + (n - 1) / 8.
 
     Raises:
-      ValueError: if pixel_frames is not 1 more than a multiple of 8.
+        ValueError: pixel_frames is not 1 more than a multiple of 8.
     """
     if pixel_frames < 1 or (pixel_frames - 1) % PIXELS_PER_LATENT:
         below = max(0, pixel_frames - 1) // PIXELS_PER_LATENT * PIXELS_PER_LATENT + 1
@@ -65,12 +53,12 @@ def latent_frames(pixel_frames: int) -> int:
 
 
 def pixel_frames(latent_frames: int) -> int:
-    """Pixel frames that so many video latent frames decode to."""
+    """Pixel frames that `latent_frames` video latents decode to."""
     return 1 + PIXELS_PER_LATENT * (latent_frames - 1)
 
 
 def audio_latents(latent_frames: int) -> int:
-    """Audio latents of a clip of so many video latent frames, by the teacher's rule round(n / 24 * 25).
+    """Audio latents of a clip of `latent_frames` video latents, by the teacher's rule round(n / 24 * 25).
 
     Source: ltx-core@1.0.0:types.py, AudioLatentShape.from_video_pixel_shape.
     """
@@ -95,11 +83,11 @@ def audio_seconds(start: int, count: int) -> Float[np.ndarray, " A"]:
 class Layout:
     """The block table as four numbers: block 0 and every later block, in latent frames.
 
-    Block 0 covers a whole number of seconds plus one latent of each stream, later blocks a whole
-    number of seconds, so that both streams always end at the same time.
+    Block 0 covers whole seconds plus one latent of each stream, and later blocks cover whole seconds, so that both
+    streams always end at the same time.
 
     Raises:
-      ValueError: if the numbers are not of that form.
+        ValueError: The numbers are not of that form.
     """
 
     first_v: int
@@ -120,7 +108,7 @@ class Layout:
 
     @property
     def first_seconds(self) -> int:
-        """Whole seconds in block 0, which also holds one latent of each stream more."""
+        """Whole seconds in block 0, which holds one more latent of each stream."""
         return (self.first_v - 1) // VIDEO_RATE
 
     @property
@@ -136,14 +124,14 @@ class Layout:
         return Block(video, video + self.step_v, audio, audio + self.step_a)
 
     def start_seconds(self, k: int) -> int:
-        """Whole seconds of the clip before block k; the frame that block 0 has in addition counts for nothing."""
+        """Whole seconds of the clip before block k; the extra frame of block 0 is not counted."""
         return 0 if k == 0 else self.first_seconds + (k - 1) * self.step_seconds
 
     def block_count(self, latent_frames: int) -> int:
-        """Blocks in a clip of so many video latent frames.
+        """Blocks in a clip of `latent_frames` video latents.
 
         Raises:
-          ValueError: if the last block would be incomplete; names the nearest lengths that fit.
+            ValueError: The last block would be incomplete; names the nearest lengths that fit.
         """
         rest = latent_frames - self.first_v
         if rest < 0 or rest % self.step_v:
@@ -156,48 +144,28 @@ class Layout:
         return 1 + rest // self.step_v
 
     def blocks(self, latent_frames: int) -> tuple[Block, ...]:
-        """Block table of a clip of so many video latent frames.
+        """Block table of a clip of `latent_frames` video latents.
 
         Raises:
-          ValueError: if the last block would be incomplete.
+            ValueError: The last block would be incomplete.
         """
         return tuple(self.block(k) for k in range(self.block_count(latent_frames)))
 
-    def blocks_with_rest(self, latent_frames: int, audio: PartialAudio) -> tuple[Block, ...]:
-        """Block table whose last block may be incomplete, its audio counted by the given rule.
-
-        Source: OmniForcing@9c25f15:ltx_causal/attention/mask_builder.py, compute_av_blocks, for FLOOR.
-
-        Raises:
-          ValueError: if not even block 0 is complete.
-        """
-        if latent_frames < self.first_v:
-            raise ValueError(f"latent_frames={latent_frames}: block 0 alone has {self.first_v}")
-        full, rest = divmod(latent_frames - self.first_v, self.step_v)
-        table = self.blocks(latent_frames - rest)
-        if not rest:
-            return table
-        start = self.block(full + 1)
-        count = self.step_a * rest // self.step_v
-        if audio is PartialAudio.CLOCK:
-            count = audio_latents(latent_frames) - start.audio_start
-        return (*table, Block(start.video_start, latent_frames, start.audio_start, start.audio_start + count))
-
     def check_clip(self, latent_frames: int, audio_frames: int) -> None:
-        """Check that a clip's two lengths are the two ends of the block table.
+        """Check that a clip's two lengths are both where a block ends.
 
         Raises:
-          ValueError: if they are not.
+            ValueError: They are not.
         """
         end = self.blocks(latent_frames)[-1].audio_end
         if audio_frames != end:
             raise ValueError(f"audio_frames={audio_frames}: {latent_frames} video latent frames go with {end}")
 
     def frames_for(self, seconds: int | float) -> int:
-        """Pixel frames of a clip of so many whole seconds (plus one frame).
+        """Pixel frames of a clip of `seconds` whole seconds (plus one frame).
 
         Raises:
-          ValueError: if no clip of this layout is that long; names the nearest allowed lengths.
+            ValueError: No clip of this layout has that length; names the nearest allowed ones.
         """
         rest = seconds - self.first_seconds
         if rest < 0 or rest % self.step_seconds:
@@ -211,7 +179,7 @@ class Layout:
 
 
 def block_of_frames(blocks: tuple[Block, ...]) -> tuple[Int[np.ndarray, " F"], Int[np.ndarray, " A"]]:
-    """Block index of every video latent frame and of every audio latent: per-block values by `values[index]`."""
+    """Block index of every video latent and of every audio latent; `values[index]` spreads per-block values."""
     index = np.arange(len(blocks), dtype=np.int32)
     video = np.repeat(index, [block.video_frames for block in blocks])
     return video, np.repeat(index, [block.audio_frames for block in blocks])

@@ -1,8 +1,9 @@
 """The rollout of a causal student: denoise a block, clean pass, commit, next block.
 
-Pure functions of one block, their two compiled programs (block 0 and later blocks have shapes of their own, so each
-program is compiled twice), and a whole rollout for tests. A rollout knows no pixels and no clock of its own: the stream
-(stream/chunk_stream.py) decides when a block is made and what happens to it between denoising and commit.
+This file holds pure functions of one block, their two compiled programs, and a whole rollout for tests. Block 0 and
+later blocks have different shapes, so each program is compiled twice. A rollout knows neither pixels nor a clock: the
+stream (stream/chunk_stream.py) decides when a block is made, and what happens to it between denoising and commit.
+
 Source: OmniForcing@50a271f:ltx_distillation/inference/causal_pipeline.py.
 """
 
@@ -31,25 +32,26 @@ from omniforcing_jax.model.transformer import Prediction, Transformer, predict, 
 from omniforcing_jax.model.view import Sigmas, one_sigma, streaming
 from omniforcing_jax.nn.attention import NO_PAST, Sites
 from omniforcing_jax.schedule import add_noise, fresh_shares, renew, to_x0
-from omniforcing_jax.streams import Streams
+from omniforcing_jax.streams import Streams, map_streams
 
 
 class CleanEstimate(NamedTuple):
-    """What a denoise step knows of its block: the clean tokens, and the noise that hides them."""
+    """A denoise step's estimate of its block: the clean tokens, and the noise that hides them."""
 
     x0: Streams
     noise: Streams
 
 
 NO_CONDITIONING = Streams(video=None, audio=None)
-"""Nothing of a block is given: both streams are made. A stream that is given has its clean tokens here."""
+"""Both streams are generated. A conditioning stream (given, not generated) has its clean tokens here."""
 
 
 @struct.dataclass
 class PromptKV:
-    """Text keys and values of a prompt: for the denoise steps and for the clean pass.
+    """Text keys and values of a prompt, for the denoise steps and for the clean pass.
 
-    With text AdaLN they depend on sigma, and `denoise` has a leading axis of denoise steps; without, both are one.
+    With text AdaLN they depend on sigma, and `denoise` has a leading axis J - 1 of denoise steps. Without, both are the
+    same.
     """
 
     denoise: Text
@@ -59,18 +61,18 @@ class PromptKV:
 
 @struct.dataclass
 class BlockPositions:
-    """What the host knows of a block: positions of its tokens, and the shift of pinned keys before the next block."""
+    """Host tables of one block: positions of its tokens, and the shift of pinned keys before the next block."""
 
     tokens: Positions
     pinned_shift: Shift
 
 
 class StaticConfig(NamedTuple):
-    """What is static in the programs of a stream.
+    """The static part of a stream's programs.
 
     Attributes:
         model: The network.
-        sampler: What makes it a student.
+        sampler: How the student samples.
         grid: Latent rows and columns.
         dtype: Type to compute in.
     """
@@ -92,20 +94,20 @@ def block_positions(static: StaticConfig, k: int) -> BlockPositions:
 
 @partial(jax.jit, static_argnums=(0, 1))
 def make_cache(static: StaticConfig, batch: int) -> Cache:
-    """Make the empty cache of a stream of `batch` rows, in the type that is computed in."""
+    """Make the empty cache of `batch` streams, in the type to compute in."""
     return empty_cache(static.model, static.sampler, static.grid, batch, static.dtype)
 
 
 @partial(jax.jit, static_argnames="static")
 def make_prompt_kv(
     params: Transformer,
-    context_video: Float[Array, "B X Cv"],
-    context_audio: Float[Array, "B X Ca"],
+    context_video: Float[Array, "B X _"],
+    context_audio: Float[Array, "B X _"],
     mask: Int[Array, "B X"] | None,
     *,
     static: StaticConfig,
 ) -> PromptKV:
-    """Project the contexts of a prompt to the keys and values of all layers: once per prompt."""
+    """Project a prompt's contexts to the keys and values of all layers, once per prompt."""
 
     def at(sigma: float) -> Text:
         sigmas = jnp.full(context_video.shape[:1], sigma, jnp.float32)
@@ -125,9 +127,9 @@ def draw_noise(
     static: StaticConfig,
     like: BlockPositions,
 ) -> Streams:
-    """Draw the noise of one denoise step: a function of (request, block, step, stream) and of nothing else.
+    """Draw the noise of one denoise step; it depends only on request, block, step and stream.
 
-    The clean pass has the step after the last one.
+    The clean pass uses the step after the last one.
     """
     tokens_v, tokens_a = _token_counts(static, like)
     config = static.model
@@ -151,15 +153,15 @@ def draw_context_noise(
     return draw_noise(keys, block, static.sampler.steps, static, like)
 
 
-def levels(static: StaticConfig) -> tuple[Float[Array, " M"], Float[Array, " M"]]:
-    """Return the noise level of every denoise step and the share of its noise that is fresh."""
+def levels(static: StaticConfig) -> tuple[Float[Array, " steps"], Float[Array, " steps"]]:
+    """Return, for every denoise step, its noise level and the fresh share of its noise."""
     renewal = static.sampler.renewal
     shares = fresh_shares(static.sampler.sigmas, math.inf if renewal is None else renewal)
     return jnp.asarray(static.sampler.sigmas[:-1], jnp.float32), jnp.asarray(shares)
 
 
 def first_estimate(noise: Streams) -> CleanEstimate:
-    """What is known before the first step: nothing, and its noise."""
+    """Return the estimate before the first step: zeros, and the step's noise."""
     noise = jax.tree.map(lambda x: x.astype(jnp.float32), noise)
     return CleanEstimate(x0=jax.tree.map(jnp.zeros_like, noise), noise=noise)
 
@@ -167,13 +169,14 @@ def first_estimate(noise: Streams) -> CleanEstimate:
 def renoise(
     last: CleanEstimate, fresh: Streams, sigma: Float[Array, ""], share: Float[Array, ""], static: StaticConfig
 ) -> Streams:
-    """Noise the last clean estimate to the next level: with fresh noise, or with a `renewal` with a share of it."""
+    """Noise the last clean estimate to the next level; with a `renewal`, only a share of the noise is fresh."""
     drawn = fresh
     if static.sampler.renewal is not None:
         drawn = jax.tree.map(partial(renew, share=share), last.noise, fresh)
     return jax.tree.map(partial(add_noise, sigma=sigma), last.x0, drawn)
 
 
+@jax.named_scope("denoise_step")
 def denoise_step(
     params: Transformer,
     cache: Cache,
@@ -187,15 +190,15 @@ def denoise_step(
 ) -> CleanEstimate:
     """Predict a block once, both streams at one noise level, against the cache, which is only read.
 
-    `remat` wraps the body of the scan over layers, where the step is differentiated.
+    `remat` wraps the body of the scan over layers, for use under a gradient.
     """
     prediction = _predict(params, cache, text, noisy, one_sigma(sigma[None]), positions, static, remat=remat)
-    return read_velocity(noisy, Streams(prediction.video, prediction.audio), sigma, NO_CONDITIONING)
+    return estimate_clean(noisy, prediction.velocity, sigma, NO_CONDITIONING)
 
 
-def read_velocity(noisy: Streams, velocity: Streams, sigma: Float[Array, ""], conditioning: Streams) -> CleanEstimate:
-    """Turn a predicted velocity into an estimate; what is given stands in the place of its own."""
-    x0 = _hold(jax.tree.map(partial(to_x0, sigma=sigma), noisy, velocity), conditioning)
+def estimate_clean(noisy: Streams, velocity: Streams, sigma: Float[Array, ""], conditioning: Streams) -> CleanEstimate:
+    """Turn a predicted velocity into an estimate; the tokens of a conditioning stream replace its own estimate."""
+    x0 = _hold(conditioning, jax.tree.map(partial(to_x0, sigma=sigma), noisy, velocity))
     return CleanEstimate(x0=x0, noise=jax.tree.map(jnp.add, x0, velocity))
 
 
@@ -211,38 +214,40 @@ def denoise(
 ) -> Streams:
     """Run the denoise steps of one block against the cache, which is only read.
 
-    Each step noises the last clean estimate, the first one a zero, and predicts a new one. The noise is fresh, or with
-    a `renewal` a share of it is, beside the last step's own estimate of it, x0 + velocity.
+    Each step noises the last clean estimate (zeros at first) and predicts a new one. The noise is fresh. With a
+    `renewal` only a share is; the rest is the last step's own estimate of the noise, x0 + velocity.
 
     Args:
-        params: The network.
+        params: The network's weights.
         cache: The stream's past; not read by block 0.
-        prompt: What `make_prompt_kv` made.
-        noise: Fresh noise of every step, [M, B, ...].
-        positions: Of this block.
-        static: What is static.
-        conditioning: Clean tokens of a stream that is given. In every step it is held at the context noise level, with
-            text of that sigma, as in the clean pass; what is predicted for it is ignored.
-        context: The same at context noise.
+        prompt: The prompt's keys and values, from `make_prompt_kv`.
+        noise: Fresh noise of every step, [J - 1, B, ...].
+        positions: Tables of this block.
+        static: The static part.
+        conditioning: Clean tokens of a conditioning stream. Every step holds it at the context noise level, with text
+            of that sigma, as the clean pass does, and ignores the prediction for it.
+        context: The same tokens at context noise.
 
     Returns:
-        The clean estimates of every step, [M, B, ...]; the last one is the block.
+        The clean estimates of every step, [J - 1, B, ...]; the last one is the block.
     """
-    sigmas, shares = levels(static)
 
+    @jax.named_scope("denoise_step")
     def step(last: CleanEstimate, inputs: tuple[Array, Array, Streams, Text | None]) -> tuple[CleanEstimate, Streams]:
         sigma, share, fresh, text = inputs
-        noisy = _hold(renoise(last, fresh, sigma, share, static), context)
-        text = _text_beside(prompt.denoise if text is None else text, prompt.clean, conditioning)
-        velocity = _predict(params, cache, text, noisy, _sigmas_beside(sigma, conditioning, static), positions, static)
-        last = read_velocity(noisy, Streams(velocity.video, velocity.audio), sigma, conditioning)
+        noisy = _hold(context, renoise(last, fresh, sigma, share, static))
+        text = _text_with(conditioning, prompt.denoise if text is None else text, prompt.clean)
+        sigmas = _sigmas_with(conditioning, sigma, static)
+        velocity = _predict(params, cache, text, noisy, sigmas, positions, static).velocity
+        last = estimate_clean(noisy, velocity, sigma, conditioning)
         return last, last.x0
 
     texts = prompt.denoise if prompt.per_step else None
     start = first_estimate(jax.tree.map(lambda x: x[0], noise))
-    return jax.lax.scan(step, start, (sigmas, shares, noise, texts))[1]
+    return jax.lax.scan(step, start, (*levels(static), noise, texts))[1]
 
 
+@jax.named_scope("clean_pass")
 def clean_pass(
     params: Transformer,
     cache: Cache,
@@ -253,10 +258,10 @@ def clean_pass(
     static: StaticConfig,
     bias: Sites | None = None,
 ) -> Cache:
-    """Show the network the finished block at context noise and commit the keys and values that it gives.
+    """Run the network on the finished block at context noise, and commit the block's keys and values.
 
-    `noise` may be None where the context noise is 0. `bias` says which slots are read; by default those that the next
-    block may see.
+    `noise` may be None where the context noise is 0. `bias` chooses the slots that are read, by default those that the
+    next block may see.
     """
     sigma = jnp.float32(static.sampler.context_noise)
     if noise is not None:
@@ -276,7 +281,7 @@ def denoise_block(
     *,
     static: StaticConfig,
 ) -> Streams:
-    """Denoise the next block: one program for block 0 and one for all later blocks, per choice of given streams."""
+    """Denoise the next block: one program for block 0, one for all later blocks, per choice of conditioning streams."""
     steps = jnp.arange(static.sampler.steps)
     noise = jax.vmap(lambda step: draw_noise(keys, cache.blocks_done, step, static, positions))(steps)
     context = _at_context_noise(conditioning, draw_context_noise(keys, cache.blocks_done, static, positions), static)
@@ -296,7 +301,7 @@ def commit_block(
     *,
     static: StaticConfig,
 ) -> Cache:
-    """Run the clean pass of a block and commit it in place: the cache that was passed in is gone."""
+    """Run the clean pass of a block and commit it in place; the cache is donated."""
     noise = draw_context_noise(keys, cache.blocks_done, static, positions)
     return clean_pass(params, cache, prompt, latents, noise, positions, static)
 
@@ -304,7 +309,7 @@ def commit_block(
 def rollout(
     params: Transformer, prompt: PromptKV, keys: Key[Array, " B"], blocks: int, *, static: StaticConfig
 ) -> Streams:
-    """Roll out whole clips of `blocks` blocks, one row per key: the slow and simple form of a stream."""
+    """Roll out whole clips of `blocks` blocks, one per key: the slow and simple form of a stream."""
     cache, made = make_cache(static, len(keys)), []
     for k in range(blocks):
         positions = block_positions(static, k)
@@ -323,28 +328,25 @@ def _at_context_noise(conditioning: Streams, noise: Streams | None, static: Stat
     if noise is None:
         return conditioning
     add = partial(add_noise, sigma=static.sampler.context_noise)
-    return jax.tree.map(lambda own, known: None if known is None else add(known, own), noise, conditioning)
+    return map_streams(lambda known, own: None if known is None else add(known, own), conditioning, noise)
 
 
-def _hold(latents: Streams, conditioning: Streams) -> Streams:
-    """Put what is given in the place of what was made."""
-    return jax.tree.map(lambda x, known: x if known is None else known, latents, conditioning)
+def _hold(conditioning: Streams, latents: Streams) -> Streams:
+    """Put the tokens of a conditioning stream in the place of its latents."""
+    return map_streams(lambda known, x: x if known is None else known, conditioning, latents)
 
 
-def _sigmas_beside(sigma: Float[Array, ""], conditioning: Streams, static: StaticConfig) -> Sigmas:
-    """Give each stream its noise level: a given one has that of the clean pass."""
+def _sigmas_with(conditioning: Streams, sigma: Float[Array, ""], static: StaticConfig) -> Sigmas:
+    """Return each stream's noise level: a conditioning stream has that of the clean pass."""
     context = jnp.float32(static.sampler.context_noise)
     video, audio = (sigma if known is None else context for known in conditioning)
     return Sigmas(video=video[None, None], audio=audio[None, None])
 
 
-def _text_beside(text: Text, clean: Text, conditioning: Streams) -> Text:
-    """Let a given stream read its text as in the clean pass."""
-    return Text(
-        video=text.video if conditioning.video is None else clean.video,
-        audio=text.audio if conditioning.audio is None else clean.audio,
-        site=text.site,
-    )
+def _text_with(conditioning: Streams, text: Text, clean: Text) -> Text:
+    """Return each stream's text: a conditioning stream has that of the clean pass."""
+    kv = map_streams(lambda known, own, of_clean: own if known is None else of_clean, conditioning, text.kv, clean.kv)
+    return Text(kv=kv, site=text.site)
 
 
 def _predict(
@@ -364,7 +366,7 @@ def _predict(
     prefix = bias is None and cache.reads_prefix
     view = streaming(config, turned, sigmas, None if is_first else readable, prefix=prefix)
     past = NO_PAST if is_first else cache.past
-    return predict(params, config, *latents, view, text, past=past, dtype=static.dtype, remat=remat)
+    return predict(params, config, latents, view, text, past=past, dtype=static.dtype, remat=remat)
 
 
 def _is_first(static: StaticConfig, positions: BlockPositions) -> bool:

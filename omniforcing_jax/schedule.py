@@ -1,7 +1,7 @@
-"""Noise levels and what is done with them: schedules, snapping, noising, velocity and x0, Euler.
+"""Noise levels: schedules, snapping, noising, velocity and x0, Euler steps.
 
-Schedules are host arrays in float64; arithmetic on latents is float32 whatever their type, because a
-sigma rounded to bfloat16 no longer is the noise level that the latent has.
+Schedules are host arrays in float64. Arithmetic on latents is float32 whatever their type, because a sigma rounded to
+bfloat16 is no longer the noise level of the latent.
 """
 
 import math
@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 Sigma = Float[Array, "..."] | float | int
 
-DEFAULT_TOKENS = 4096  # what the reference assumes where it does not pass a latent
+DEFAULT_TOKENS = 4096  # the reference's assumption where it does not pass a latent
 TERMINAL = 0.1  # the last sigma before 0
 DISTILLED = (1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875, 0.0)  # LTX-2's published list
 
@@ -24,12 +24,12 @@ def shift(tokens: int) -> float:
 
 
 def ltx2_schedule(steps: int, tokens: int = DEFAULT_TOKENS) -> Float[np.ndarray, " {steps}+1"]:
-    """Sigmas from 1 to 0: shifted by the token count, then stretched so that the last but one is 0.1.
+    """Sigmas from 1 to 0, shifted by the token count and then stretched so that the last but one is 0.1.
 
     Source: ltx-core@1.0.0:components/schedulers.py, LTX2Scheduler.
 
     Raises:
-      ValueError: if steps < 1.
+        ValueError: Steps < 1.
     """
     if steps < 1:
         raise ValueError(f"steps={steps}: must be at least 1")
@@ -42,9 +42,9 @@ def ltx2_schedule(steps: int, tokens: int = DEFAULT_TOKENS) -> Float[np.ndarray,
 
 
 def snap(
-    timesteps: Sequence[int | float], schedule: Float[np.ndarray, " S"]
+    timesteps: Sequence[int | float], schedule: Float[np.ndarray, " J"]
 ) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """Replace every timestep t by the schedule's entry nearest to t / 1000; returns indices and sigmas.
+    """Replace every timestep t by the schedule's entry nearest to t / 1000; return indices and sigmas.
 
     Source: OmniForcing@50a271f:ltx_distillation/dmd.py, LTX2DMD.__init__.
     """
@@ -53,20 +53,20 @@ def snap(
 
 
 def sigma_lookup(steps: int = 1000) -> Float[np.ndarray, " {steps}+1"]:
-    """Sigma of integer timestep t at index t: the schedule reversed, 0 is clean."""
+    """Sigma of integer timestep t at index t: the reversed schedule, in which 0 is clean."""
     return ltx2_schedule(steps)[::-1].copy()
 
 
 def _like(sigma: Sigma, x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Give sigma trailing axes, so that it broadcasts over x's."""
+    """Append axes to sigma, so that it broadcasts over x."""
     sigma = jnp.asarray(sigma, jnp.float32)
     return sigma.reshape(sigma.shape + (1,) * (x.ndim - sigma.ndim)) if sigma.ndim else sigma
 
 
 def add_noise(x0: Float[Array, "*shape"], noise: Float[Array, "*shape"], sigma: Sigma) -> Float[Array, "*shape"]:
-    """Interpolate clean latents towards noise; with fresh noise this is also re-noising between steps.
+    """Interpolate clean latents towards noise; with fresh noise this also re-noises between steps.
 
-    sigma is in [0, 1] and leads x0's shape ([], [B] or [B, T]): 0 returns x0, 1 returns noise. Computed in
+    sigma is in [0, 1] with the leading axes of x0 ([], [B] or [B, T]): 0 returns x0, 1 returns noise. Computed in
     float32, returned in x0's type.
 
     Source: OmniForcing@50a271f:ltx_distillation/dmd.py, LTX2DMD.add_noise (which casts sigma to bfloat16; we do not).
@@ -86,16 +86,16 @@ def to_velocity(x: Float[Array, "*shape"], x0: Float[Array, "*shape"], sigma: Si
     return (x.astype(jnp.float32) - x0.astype(jnp.float32)) / _like(sigma, x)
 
 
-def fresh_shares(sigmas: Sequence[float] | Float[np.ndarray, " J"], renewal: int | float) -> Float[np.ndarray, " K"]:
-    """Say how much of the noise at each level is new, between 0 (all of it carried over) and 1, for all levels but 0.
+def fresh_shares(sigmas: Sequence[float] | Float[np.ndarray, " J"], renewal: int | float) -> Float[np.ndarray, " _"]:
+    """Return the share of fresh noise at each level but the closing 0: from 0 (all carried over) to 1 (all fresh).
 
-    A share g of fresh noise stands beside sqrt(1 - g^2) of the carried one. `renewal` 0 carries all of it (Euler's
-    steps), 1 is what a diffusion run backwards draws (ancestral sampling), more than 1 lies between that and drawing
-    all anew, at every step. The first level has nothing to carry: its share is 1.
+    A share g of fresh noise is added to sqrt(1 - g^2) of the carried noise. `renewal` 0 carries all noise (Euler
+    steps), and 1 is ancestral sampling (a diffusion run backwards). Larger values lie between that and fresh noise at
+    every step. The first level has nothing to carry, so its share is 1.
 
     Args:
-      sigmas: noise levels from 1 down, the closing 0 included.
-      renewal: at least 0; infinity draws all anew.
+        sigmas: Noise levels from 1 down, the closing 0 included.
+        renewal: At least 0; infinity draws all noise afresh.
 
     Source: eta of DDIM (arXiv 2010.02502, equation 16), written for straight paths: variance over signal is sigma over
     1 - sigma there.
@@ -108,7 +108,7 @@ def fresh_shares(sigmas: Sequence[float] | Float[np.ndarray, " J"], renewal: int
 
 
 def renew(carried: Float[Array, "*shape"], fresh: Float[Array, "*shape"], share: Sigma) -> Float[Array, "*shape"]:
-    """Replace a share of some noise by fresh noise, its variance kept; see `fresh_shares`."""
+    """Mix fresh noise into `carried`, keeping its variance: sqrt(1 - share^2) * carried + share * fresh."""
     share = _like(share, carried)
     return jnp.sqrt(1 - share**2) * carried + share * fresh
 
@@ -118,7 +118,7 @@ def euler_step(
 ) -> Float[Array, "*shape"]:
     """Step x from sigma to sigma_next along the line through x0, in float32; at sigma_next = 0 exactly x0.
 
-    The same as x + (x - x0) / sigma * (sigma_next - sigma).
+    It equals x + (x - x0) / sigma * (sigma_next - sigma).
     """
     ratio = _like(sigma_next, x) / _like(sigma, x)
     return x0.astype(jnp.float32) + ratio * (x.astype(jnp.float32) - x0.astype(jnp.float32))

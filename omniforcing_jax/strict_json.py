@@ -1,6 +1,6 @@
-"""Strict JSON for frozen dataclasses: there and back, and errors that name the field.
+"""Strict JSON for frozen dataclasses: to JSON and back, with errors that name the field.
 
-Nothing here knows what a config is about.
+Nothing here knows any particular config.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ C = TypeVar("C", bound="Config")  # not typing.Self: beartype refuses it where m
 
 
 class Config:
-    """Base of the config dataclasses: strict JSON there and back."""
+    """Base of the config dataclasses: to strict JSON and back."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain dicts, lists, strings and numbers."""
@@ -29,7 +29,7 @@ class Config:
         """Build the config from `to_dict`'s form; absent keys take their defaults.
 
         Raises:
-          ValueError: for unknown or missing keys and for values of the wrong kind, by name.
+            ValueError: A key is unknown or missing, or a value has the wrong type; names it.
         """
         return parse(cls, values, cls.__name__)
 
@@ -38,7 +38,7 @@ class Config:
         """Build the config from JSON text.
 
         Raises:
-          ValueError: as `from_dict`.
+            ValueError: As in `from_dict`.
         """
         return cls.from_dict(json.loads(text))
 
@@ -47,7 +47,7 @@ def parse(kind: Any, value: Any, where: str) -> Any:
     """Turn a JSON value into a field of type `kind`.
 
     Raises:
-      ValueError: if the value is not of that kind; `where` names the field.
+        ValueError: The value has another type; `where` names the field.
     """
     if dataclasses.is_dataclass(kind):
         return _parse_dataclass(kind, value, where)

@@ -40,13 +40,13 @@ def marked(config, cache, k):
     tokens = {"video": block.video_frames * TOKENS, "audio": block.audio_frames}
     sinks = config.sinks if k == 0 else 0
 
-    def kv(old, audio):
+    def kv(audio, old):
         marks = np.full(tokens["audio" if audio else "video"] + (sinks if audio else 0), k, np.float32)
         marks[: sinks if audio else 0] = -1
         x = jnp.broadcast_to(marks[None, None, :, None, None], (*old.k.shape[:2], len(marks), *old.k.shape[3:]))
         return KV(x + 10, x)  # no key is zero, so that turning shows
 
-    return Sites(*(kv(getattr(cache.past, n), n in ("audio_self", "a2v")) for n in NAMES))
+    return jax.tree.map(kv, Sites.of_keys(False, True), cache.past)
 
 
 commit_one = jax.jit(commit)
@@ -188,11 +188,10 @@ def big_program(window):
 
     def denoise(params, cache, latents, positions, text):
         view = streaming(config, rotaries(config, positions), one_sigma(jnp.full(BATCH, 0.5)), past_bias(cache))
-        return predict(params, config, *latents, view, text, past=cache.past)
+        return predict(params, config, latents, view, text, past=cache.past)
 
     def step(params, cache, latents, placed, text):
-        out = denoise(params, cache, latents, placed[0], text)
-        return out.video, out.audio
+        return denoise(params, cache, latents, placed[0], text).velocity
 
     def clean(params, cache, latents, placed, text):
         out = denoise(params, cache, latents, placed[0], text)

@@ -35,7 +35,7 @@ def known_tokens(positions, static=STATIC):
 
 
 def only(stream, latents):
-    return Streams(**{stream: getattr(latents, stream)})
+    return r.NO_CONDITIONING._replace(**{stream: getattr(latents, stream)})
 
 
 @jax.jit
@@ -44,7 +44,7 @@ def velocity_of(video, audio, levels_v, levels_a):
     turned = rotaries(CONFIG, make_positions(CONFIG, clip_block(BLOCKS[-1].video_end, BLOCKS[-1].audio_end), GRID))
     sigmas = Sigmas(video=levels_v[video_of][None], audio=levels_a[audio_of][None])
     view = masked(CONFIG, turned, sigmas, BLOCKS, window=SAMPLER.past_blocks + 1, pin_prefix=SAMPLER.pin_prefix)
-    return predict(PARAMS, CONFIG, video, audio, view, PROMPT.clean)
+    return predict(PARAMS, CONFIG, Streams(video, audio), view, PROMPT.clean).velocity
 
 
 @pytest.mark.parametrize("stream", STREAMS)
@@ -91,18 +91,17 @@ def test_every_crossing_has_the_level_that_its_semantics_ask_for(stream):
 
         own = r.draw_noise(KEYS, jnp.int32(0), static.sampler.steps, static, positions)
         fresh = r.draw_noise(KEYS, jnp.int32(0), 0, static, positions)
-        noisy = [fresh[0], fresh[1]]
-        noisy[i] = add_noise(known[i], own[i], SAMPLER.context_noise)
+        noisy = fresh._replace(**{stream: add_noise(known[i], own[i], SAMPLER.context_noise)})
         levels = [jnp.full((1, 1), SAMPLER.context_noise if j == i else 1.0) for j in range(2)]
         crossing = [level if semantics is not CrossTimestep.CROSS else levels[1 - j] for j, level in enumerate(levels)]
         gates = [level if semantics is CrossTimestep.OWN else levels[1 - j] for j, level in enumerate(levels)]
-        times = [Times(*three) for three in zip(levels, crossing, gates, strict=True)]
+        times = Streams(*map(Times, levels, crossing, gates))
 
         @jax.jit
         def oracle(params, noisy, times, positions=positions, config=config, prompt=prompt):
             view = bidirectional(config, rotaries(config, positions.tokens), one_sigma(jnp.ones(1)))
-            view = dataclasses.replace(view, video=times[0], audio=times[1])
-            return predict(params, config, *noisy, view, prompt.clean)
+            view = dataclasses.replace(view, times=times)
+            return predict(params, config, noisy, view, prompt.clean).velocity
 
         velocity = oracle(params, noisy, times)[1 - i]
         np.testing.assert_allclose(made[1 - i], fresh[1 - i] - velocity, atol=2e-5)

@@ -19,6 +19,7 @@ from omniforcing_jax.guidance import (
     predict_passes,
 )
 from omniforcing_jax.model.dual_stream import Perturbation
+from omniforcing_jax.streams import Streams
 
 pytestmark = pytest.mark.usefixtures("strict")
 LAYERS = 3
@@ -31,7 +32,7 @@ def draw(*shape, seed=0):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
-LATENTS = (draw(2, 3, 4), draw(2, 5, 2, seed=1))
+LATENTS = Streams(draw(2, 3, 4), draw(2, 5, 2, seed=1))
 PROMPT, NEGATIVE = {"context": draw(2, 4, seed=2)}, {"context": draw(2, 4, seed=3)}
 
 
@@ -50,7 +51,7 @@ class Network:
             return (jnp.arange(1.0, LAYERS + 1)[:, None] * (ones if mask is None else mask)).sum(0)
 
         seen = 2 * weigh("video_mix") + 3 * weigh("video_self") + 5 * weigh("a2v") + context["context"].sum(1) + sigma
-        return latents[0] * seen[:, None, None], latents[1] - seen[:, None, None]
+        return Streams(latents[0] * seen[:, None, None], latents[1] - seen[:, None, None])
 
 
 def combine(passes, strengths, over_batch):
@@ -190,7 +191,7 @@ def test_a_config_survives_json():
 
 
 def test_a_trajectory_towards_a_fixed_clip_is_the_straight_line():
-    clean, sigmas = (LATENTS[0] + 1, LATENTS[1] * 2), jnp.asarray([1.0, 0.75, 0.2, 0.0], jnp.float32)
+    clean, sigmas = Streams(LATENTS[0] + 1, LATENTS[1] * 2), jnp.asarray([1.0, 0.75, 0.2, 0.0], jnp.float32)
     path = euler_trajectory(lambda latents, sigma: clean, LATENTS, sigmas)
     for entries, x0, noise in zip(path, clean, LATENTS, strict=True):
         level = np.asarray(sigmas).reshape(-1, 1, 1, 1)
@@ -200,7 +201,7 @@ def test_a_trajectory_towards_a_fixed_clip_is_the_straight_line():
 
 def test_a_trajectory_asks_for_every_sigma_but_the_last():
     sigmas = jnp.asarray([1.0, 0.5, 0.25, 0.0], jnp.float32)
-    video, _ = euler_trajectory(lambda latents, sigma: (latents[0] * 0 + sigma, latents[1]), LATENTS, sigmas)
+    video, _ = euler_trajectory(lambda x, sigma: Streams(x.video * 0 + sigma, x.audio), LATENTS, sigmas)
     # x0 = sigma: x_1 = .5 x + .5 * 1, x_2 = .5 x_1 + .5 * .5, x_3 = .25
     np.testing.assert_allclose(video[1], 0.5 * np.asarray(LATENTS[0]) + 0.5, atol=1e-6)
     np.testing.assert_allclose(video[2], 0.25 * np.asarray(LATENTS[0]) + 0.5, atol=1e-6)

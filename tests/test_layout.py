@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from partial_blocks import blocks_with_rest
 
 from omniforcing_jax.layout import (
     FUSED,
     PREFIX,
     Layout,
-    PartialAudio,
     audio_latents,
     audio_seconds,
     block_of_frames,
@@ -59,16 +59,13 @@ def test_pixel_frames_off_the_grid_are_refused(frames):
 
 
 @pytest.mark.parametrize(("layout", "frames"), [(PREFIX, 2), (PREFIX, 6), (FUSED, 1), (FUSED, 8), (FUSED, 3)])
-def test_an_incomplete_last_block_is_refused_unless_asked_for(layout, frames):
+def test_an_incomplete_last_block_is_refused(layout, frames):
     with pytest.raises(ValueError, match=f"latent_frames={frames}: must be"):
         layout.blocks(frames)
 
 
-def test_a_partial_last_block_counts_its_audio_by_the_rule_asked_for():
-    floor = [PREFIX.blocks_with_rest(n, PartialAudio.FLOOR)[-1].audio_end for n in (5, 6, 7)]
-    clock = [PREFIX.blocks_with_rest(n, PartialAudio.CLOCK)[-1].audio_end for n in (5, 6, 7)]
-    assert floor == [34, 42, 51]
-    assert clock == [34, 43, 51]
+def test_the_partial_blocks_of_recordings_round_their_audio_down():
+    assert [blocks_with_rest(PREFIX, n)[-1].audio_end for n in (5, 6, 7)] == [34, 42, 51]
 
 
 def test_a_clip_whose_audio_has_another_length_is_refused():

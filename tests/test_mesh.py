@@ -41,7 +41,7 @@ def test_a_mesh_is_read_and_written_as_three_numbers():
 
 
 def test_what_does_not_fit_a_mesh_is_named():
-    with pytest.raises(ValueError, match="--mesh 1,3,1: has 3 places, there are 8 devices"):
+    with pytest.raises(ValueError, match="--mesh 1,3,1: needs 3 devices, there are 8"):
         make_mesh(MeshConfig(fsdp=3))
     with pytest.raises(ValueError, match="--batch 3: the mesh 2,2,2 takes multiples of 4, such as 4"):
         MeshConfig(replica=2, fsdp=2, tensor=2).check_batch(3)

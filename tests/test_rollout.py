@@ -15,13 +15,13 @@ from tiny import AS_USERS_DO, MODERN
 from tiny_stream import GRID, STATIC, TOKENS, keys, student, text
 
 from omniforcing_jax import rollout as r
-from omniforcing_jax import streams
 from omniforcing_jax.layout import block_of_frames
 from omniforcing_jax.model.positions import clip_block, make_positions, rotaries
 from omniforcing_jax.model.transformer import predict, text_kv, transformer_spec
 from omniforcing_jax.model.view import Sigmas, masked, one_sigma, streaming
 from omniforcing_jax.parallel.spec import abstract
 from omniforcing_jax.schedule import to_x0
+from omniforcing_jax.streams import Streams
 
 SAMPLER, CONFIG = STATIC.sampler, STATIC.model
 PARAMS = student().transformer
@@ -37,7 +37,7 @@ def test_a_block_is_the_last_slice_of_a_masked_clip_over_its_own_context():
     context, noise = [], None
     for k, block in enumerate(blocks):
         positions = r.block_positions(STATIC, k)
-        own = streams.Streams(
+        own = Streams(
             made.video[:, block.video_start * TOKENS : block.video_end * TOKENS],
             made.audio[:, block.audio_start : block.audio_end],
         )
@@ -53,7 +53,7 @@ def test_a_block_is_the_last_slice_of_a_masked_clip_over_its_own_context():
         sigmas = Sigmas(video=levels[video_of][None], audio=levels[audio_of][None])
         reach = {"window": SAMPLER.past_blocks + 1, "pin_prefix": SAMPLER.pin_prefix}
         view = masked(CONFIG, rotaries(CONFIG, whole_positions), sigmas, blocks, **reach)
-        return predict(PARAMS, CONFIG, video, audio, view, PROMPT.clean)
+        return predict(PARAMS, CONFIG, Streams(video, audio), view, PROMPT.clean).velocity
 
     x0 = [jnp.zeros_like(x) for x in context[last]]
     for step, sigma in enumerate(SAMPLER.sigmas[:-1]):
@@ -94,12 +94,12 @@ def test_renewing_no_noise_makes_every_step_eulers():
     @jax.jit
     def velocity_at(x, sigma):
         view = streaming(CONFIG, rotaries(CONFIG, positions.tokens), one_sigma(jnp.full(2, sigma)), None)
-        return predict(PARAMS, CONFIG, *x, view, PROMPT.clean)
+        return predict(PARAMS, CONFIG, x, view, PROMPT.clean).velocity
 
     x = r.draw_noise(KEYS, jnp.int32(0), 0, static, positions)
     for sigma, after in itertools.pairwise(sigmas):
         velocity = velocity_at(x, jnp.float32(sigma))
-        x = streams.Streams(x.video + (after - sigma) * velocity.video, x.audio + (after - sigma) * velocity.audio)
+        x = Streams(x.video + (after - sigma) * velocity.video, x.audio + (after - sigma) * velocity.audio)
     np.testing.assert_allclose(made.video, x.video, atol=2e-5)
     np.testing.assert_allclose(made.audio, x.audio, atol=2e-5)
 
@@ -158,7 +158,7 @@ def test_text_that_depends_on_sigma_is_projected_once_per_step():
     static = STATIC._replace(model=MODERN)
     params = fill(abstract(transformer_spec(MODERN)))
     prompt = text(static, params, 2)
-    assert prompt.denoise.video.k.shape == (SAMPLER.steps, *prompt.clean.video.k.shape)
+    assert prompt.denoise.kv.video.k.shape == (SAMPLER.steps, *prompt.clean.kv.video.k.shape)
     swapped = prompt.replace(denoise=jax.tree.map(lambda x: x[::-1], prompt.denoise))
     cache, positions = r.make_cache(static, 2), r.block_positions(static, 0)
     one, other = (

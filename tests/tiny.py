@@ -12,6 +12,7 @@ from omniforcing_jax.config import ModelConfig, RotaryConfig, RotaryKind
 from omniforcing_jax.model.transformer import Transformer, text_kv, transformer_spec
 from omniforcing_jax.parallel.spec import Spec, path_name
 from omniforcing_jax.pipeline.presets import TINY
+from omniforcing_jax.streams import Streams
 
 GRID = (2, 3)  # latent rows and columns
 TOKENS = GRID[0] * GRID[1]
@@ -47,7 +48,7 @@ def random_latents(config: ModelConfig, frames: int, audio_frames: int, seed: in
     rng = np.random.default_rng(seed)
     video = rng.normal(size=(batch, frames * TOKENS, config.video.latent_channels))
     audio = rng.normal(size=(batch, audio_frames, config.audio.latent_channels))
-    return jnp.asarray(video, jnp.float32), jnp.asarray(audio, jnp.float32)
+    return Streams(jnp.asarray(video, jnp.float32), jnp.asarray(audio, jnp.float32))
 
 
 @jax.jit

@@ -29,6 +29,7 @@ from omniforcing_jax.model.transformer import keep_projections, predict, text_kv
 from omniforcing_jax.model.view import masked, one_sigma
 from omniforcing_jax.model.whole_clip import predict_velocity
 from omniforcing_jax.parallel import spec
+from omniforcing_jax.streams import Streams
 from omniforcing_jax.text.contexts import TextContexts
 
 CAPTIONS, WORDS, CHANNELS, SIGMA = 256, 64, 128, 0.7
@@ -95,15 +96,16 @@ def _ours(config: Config, model: ModelConfig, params: Any, inputs: tuple[np.ndar
     @jax.jit
     def forward(params):
         rotation = rotaries(model, positions)
-        return predict_velocity(params, model, (video, audio), sigma, TextContexts(*contexts, mask=None), rotation)
+        noisy, text = Streams(video, audio), TextContexts(*contexts, mask=None)
+        return predict_velocity(params, model, noisy, sigma, text, rotation)
 
     @jax.jit
     @jax.grad
     def gradient(params):
         view = masked(model, rotaries(model, positions), one_sigma(sigma), blocks)
         text = text_kv(params, *contexts)
-        prediction = predict(params, model, video, audio, view, text, remat=keep_projections)
-        return jnp.mean(prediction.video**2) + jnp.mean(prediction.audio**2)
+        velocity = predict(params, model, Streams(video, audio), view, text, remat=keep_projections).velocity
+        return jnp.mean(velocity.video**2) + jnp.mean(velocity.audio**2)
 
     return (
         lambda: tuple(np.asarray(x) for x in forward(params)),

@@ -28,6 +28,7 @@ from omniforcing_jax.pipeline.weights_folder import load_pipeline, read_pipeline
 from omniforcing_jax.sample import clip
 from omniforcing_jax.sample.request import ClipRequest
 from omniforcing_jax.schedule import add_noise, fresh_shares
+from omniforcing_jax.streams import Streams
 
 BATCH = 8
 
@@ -87,7 +88,7 @@ def bring_back(
         add_noise(jnp.asarray(x, jnp.float32), own, jnp.float32(sigma)) for x, own in zip(clean, noise, strict=True)
     )
     below = plan._replace(sigmas=levels, shares=shares)
-    chunks = clip.sample_planned(pipeline, below, start=(video, audio))
+    chunks = clip.sample_planned(pipeline, below, start=Streams(video, audio))
     return [metrics.perceive(media_of([chunk]), parse(prompt)) for chunk, prompt in zip(chunks, prompts, strict=True)]
 
 

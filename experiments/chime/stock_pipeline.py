@@ -33,6 +33,7 @@ from omniforcing_jax.sample import clip
 from omniforcing_jax.sample.request import ClipRequest
 from omniforcing_jax.stream.chunk import Chunk
 from omniforcing_jax.stream.mp4 import Mp4Writer
+from omniforcing_jax.streams import Streams
 
 OTHER_GUIDANCE_OFF = {
     **dict.fromkeys(("stg_scale", "audio_stg_scale", "guidance_rescale", "audio_guidance_rescale"), 0.0),
@@ -131,7 +132,7 @@ def open_stock(folder: Path, codecs: Codecs) -> Any:
     return pipeline
 
 
-def play_stock(folder: Path, pipeline: Pipeline, plan: clip.ClipPlan, noise: clip.Latents) -> list[Chunk]:
+def play_stock(folder: Path, pipeline: Pipeline, plan: clip.ClipPlan, noise: Streams) -> list[Chunk]:
     """Make a plan's clips by diffusers from the same noise, without renewal, and decode them by our codecs."""
     batch, (rows, columns) = len(plan.prompts), plan.grid
     prompt, empty = (text_source.encode_text(pipeline, texts, None) for texts in (plan.prompts, [""] * batch))
@@ -164,7 +165,7 @@ def play_stock(folder: Path, pipeline: Pipeline, plan: clip.ClipPlan, noise: cli
     )
     tokens = played.frames.numpy().transpose(0, 2, 3, 4, 1).reshape(noise[0].shape)
     sound = played.audio.numpy().transpose(0, 2, 1, 3).reshape(noise[1].shape)
-    return clip.decode_clips(pipeline, plan, (jnp.asarray(tokens), jnp.asarray(sound)))
+    return clip.decode_clips(pipeline, plan, Streams(jnp.asarray(tokens), jnp.asarray(sound)))
 
 
 def _torch(array: Any) -> torch.Tensor:

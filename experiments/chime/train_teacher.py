@@ -39,6 +39,7 @@ from omniforcing_jax.model.transformer import Transformer, keep_projections, tra
 from omniforcing_jax.model.whole_clip import predict_velocity
 from omniforcing_jax.parallel import spec
 from omniforcing_jax.pipeline import presets
+from omniforcing_jax.streams import Streams
 from omniforcing_jax.text import words
 from omniforcing_jax.train import checkpoint, data, gradient, loop, optimiser, state, step
 from omniforcing_jax.train.optimiser import OptimiserConfig
@@ -142,7 +143,7 @@ def make_loss(config: Config, vectors: words.Words):
             rotation = rotaries(config.model, positions)
 
             def velocities(video: jax.Array, audio: jax.Array, sigma: jax.Array):
-                noisy = video, audio
+                noisy = Streams(video, audio)
                 return predict_velocity(params, config.model, noisy, sigma, contexts, rotation, remat=keep_projections)
 
             draw = partial(draw_sigma, mean=config.sigma_mean, spread=config.sigma_spread)

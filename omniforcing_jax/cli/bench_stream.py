@@ -306,14 +306,15 @@ def run_blocks(
 
 def measure_cold_start(command: BenchOptions) -> float:
     """Return the seconds from the start of a new process until a whole second can be played, with programs on disk."""
+    compiled = 0
     for _ in range(COLD_TRIES):
         child = subprocess.run(
             [sys.executable, "-c", COLD], input=pickle.dumps(command), stdout=subprocess.PIPE, check=True
         )
         answer = json.loads(child.stdout.splitlines()[-1])
-        if not answer["compiled"]:
+        if not (compiled := answer["compiled"]):
             return round(answer["seconds"], 3)
-    raise RuntimeError(f"{answer['compiled']} programs do not stay in the disk cache")
+    raise RuntimeError(f"{compiled} programs do not stay in the disk cache")
 
 
 def run_cold() -> None:

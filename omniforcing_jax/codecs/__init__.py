@@ -1,1 +1,1 @@
-"""Latents to pixels and sound and back, at the architecture of LTX-2 (Flax Linen)."""
+"""Latents to pixels and sound and back, in the architecture of LTX-2 (Flax Linen)."""

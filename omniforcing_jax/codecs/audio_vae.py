@@ -1,11 +1,13 @@
 """The audio VAE of LTX-2.0 at any width: log-mel rows to latents at 25 Hz and back, causal in time.
 
-Arrays are channel-last, [B, rows, mel bins, channels], rows being time. Latents are [B, L, z * bins / 4] with the
-reference's index channel * latent bins + latent bin. Streaming needs no second network: see `carry.py`.
+Arrays are channel-last, [B, rows, bins, channels]: rows are time steps, bins are mel bands. Latents are
+[B, A, z * bins / 4] with the reference's index channel * latent bins + latent bin. A stream uses the same network; see
+`carry.py`.
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -17,7 +19,7 @@ from omniforcing_jax.codecs.conv import pixel_norm
 from omniforcing_jax.strict_json import Config
 
 EPS = 1e-6
-"""Of every pixel norm; the video VAE has another."""
+"""Epsilon of every pixel norm; the video VAE's is smaller."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,8 +31,8 @@ class AudioVAEConfig(Config):
         audio_channels: Channels of the waveform (2: stereo).
         z_channels: Channels of a latent, per latent mel bin.
         base_channels: Width of the first level.
-        multipliers: Width of each level over `base_channels`; one level more halves time and mel once more.
-        res_blocks: Residual blocks per encoder level; the decoder has one more.
+        multipliers: Width of each level, in units of `base_channels`. Each further level halves time and mel again.
+        res_blocks: Residual blocks per encoder level; a decoder level has one more.
 
     Source: LTX-2, `audio_vae.model.params.ddconfig`.
     """
@@ -60,7 +62,7 @@ class AudioVAEConfig(Config):
 
     @property
     def rows_per_latent(self) -> int:
-        """Mel rows per latent frame, which is also mel bins per latent bin."""
+        """Mel rows per latent frame, and mel bins per latent bin."""
         return 2 ** (len(self.multipliers) - 1)
 
     @property
@@ -70,11 +72,11 @@ class AudioVAEConfig(Config):
 
     @property
     def latent_size(self) -> int:
-        """Width of a latent frame as the network sees it."""
+        """C, the channels of a latent frame."""
         return self.z_channels * self.latent_bins
 
     def mel_rows(self, latents: int) -> int:
-        """Count the mel rows of `latents` latent frames: one for the first, `rows_per_latent` for each later one."""
+        """Mel rows of `latents` latent frames: one for the first, `rows_per_latent` for each later one."""
         return self.rows_per_latent * (latents - 1) + 1
 
 
@@ -83,43 +85,43 @@ CHIME_AUDIO_VAE = AudioVAEConfig(z_channels=4, base_channels=16, res_blocks=1)
 
 
 class Moments(NamedTuple):
-    """A Gaussian over raw (not normalised) latents, each [B, L, latent size]."""
+    """A Gaussian over raw (not normalised) latents."""
 
-    mean: Any
-    logvar: Any
+    mean: Float[Array, "B A C"]
+    logvar: Float[Array, "B A C"]
 
 
 class CausalConv(nn.Module):
-    """A 3x3 convolution that sees two rows of the past and none of the future; mel is padded on both sides."""
+    """A 3x3 convolution over two past rows and the current one; mel is padded on both sides."""
 
     features: int
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T M _"]) -> Float[Array, "B T M _"]:
+    def __call__(self, x: Float[Array, "B rows bins _"]) -> Float[Array, "B rows bins _"]:
         """Convolve; the length stays."""
         return nn.Conv(self.features, (3, 3), padding=((0, 0), (1, 1)), name="conv")(with_past(self, x, 2))
 
 
 class Downsample(nn.Module):
-    """Halve time and mel: row i of the result sees rows 2i - 2 to 2i."""
+    """Halve time and mel; row i of the output depends on rows 2i - 2 to 2i."""
 
     features: int
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T M _"]) -> Float[Array, "B T_half M_half _"]:
-        """Convolve with stride 2; M rows become (M - 1) // 2 + 1 on the first call."""
+    def __call__(self, x: Float[Array, "B rows bins _"]) -> Float[Array, "B rows_half bins_half _"]:
+        """Convolve with stride 2; n rows become (n - 1) // 2 + 1 on the first call."""
         x = with_past(self, x, 1, first_length=2)
         return nn.Conv(self.features, (3, 3), strides=(2, 2), padding=((0, 0), (0, 1)), name="conv")(x)
 
 
 class Upsample(nn.Module):
-    """Double time and mel by repetition, convolve, and drop the very first row: 1 row becomes 1, later ones 2."""
+    """Double time and mel by repetition, then convolve; the very first row becomes one row, later ones two."""
 
     features: int
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T M _"]) -> Float[Array, "B T_double M_double _"]:
-        """Repeat, convolve, drop."""
+    def __call__(self, x: Float[Array, "B rows bins _"]) -> Float[Array, "B rows_double bins_double _"]:
+        """Repeat, convolve, drop the first row of the first call."""
         conv = CausalConv(self.features, name="conv")
         first = is_first_call(conv)
         x = conv(jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2))
@@ -127,13 +129,13 @@ class Upsample(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """Two normalised convolutions beside a shortcut, which is 1x1 where the width changes."""
+    """Two normalised convolutions and a shortcut, which is a 1x1 convolution where the width changes."""
 
     features: int
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T M _"]) -> Float[Array, "B T M _"]:
-        """Add the block's change to its input."""
+    def __call__(self, x: Float[Array, "B rows bins _"]) -> Float[Array, "B rows bins _"]:
+        """Add the convolutions' output to the shortcut."""
         h = CausalConv(self.features, name="conv1")(nn.silu(pixel_norm(x, EPS)))
         h = CausalConv(self.features, name="conv2")(nn.silu(pixel_norm(h, EPS)))
         if x.shape[-1] != self.features:
@@ -142,13 +144,13 @@ class ResBlock(nn.Module):
 
 
 class AudioEncoder(nn.Module):
-    """Log-mel to the raw mean and log-variance of its latents."""
+    """Log-mel to raw means and log-variances of latents."""
 
     config: AudioVAEConfig
 
     @nn.compact
     def __call__(self, mel: Float[Array, "B rows bins channels"]) -> Moments:
-        """Encode; the raw moments of the latents."""
+        """Encode to raw moments."""
         widths = self.config.widths
         h = CausalConv(widths[0], name="conv_in")(mel)
         for level, width in enumerate(widths):
@@ -169,8 +171,8 @@ class AudioDecoder(nn.Module):
     config: AudioVAEConfig
 
     @nn.compact
-    def __call__(self, latents: Float[Array, "B L C"]) -> Float[Array, "B rows bins channels"]:
-        """Decode latents that were never normalised, or no longer are."""
+    def __call__(self, latents: Float[Array, "B A C"]) -> Float[Array, "B rows bins channels"]:
+        """Decode raw latents."""
         widths = self.config.widths
         h = CausalConv(widths[-1], name="conv_in")(_unflatten(latents, self.config.z_channels))
         for i in (1, 2):
@@ -184,9 +186,9 @@ class AudioDecoder(nn.Module):
 
 
 class AudioVAE(nn.Module):
-    """Encoder, decoder and the statistics between raw latents and those the diffusion model sees.
+    """Encoder, decoder, and the statistics that normalise raw latents for the diffusion model.
 
-    Variables: `params` (encoder, decoder), `stats` (mean, std: one entry per latent entry, measured on data and not
+    Variables: `params` (encoder, decoder), `stats` (mean and std of each latent channel, measured on data and not
     trained) and, in a stream, `carry`.
     """
 
@@ -200,14 +202,14 @@ class AudioVAE(nn.Module):
         self.std = self.variable("stats", "std", jnp.ones, (self.config.latent_size,))
 
     def __call__(self, mel: Float[Array, "B rows bins channels"]) -> Float[Array, "B rows bins channels"]:
-        """Encode to the mean and decode again; touches every parameter, so it is what `init` runs."""
+        """Encode to the mean and decode again. `init` runs this, because it uses every parameter."""
         return self.decode(self.encode(mel))
 
     def moments(self, mel: Float[Array, "B rows bins channels"]) -> Moments:
         """Encode to raw mean and log-variance, for training.
 
         Raises:
-            ValueError: If bins or channels are not the config's, or a clip has a part of a latent frame.
+            ValueError: Bins or channels are not the config's, or the rows are no whole number of latent frames.
         """
         config, first = self.config, not self.has_variable(COLLECTION, "encoder")
         if mel.shape[2:] != (config.mel_bins, config.audio_channels):
@@ -220,25 +222,25 @@ class AudioVAE(nn.Module):
             )
         return self.encoder(mel)
 
-    def encode(self, mel: Float[Array, "B rows bins channels"]) -> Float[Array, "B L C"]:
+    def encode(self, mel: Float[Array, "B rows bins channels"]) -> Float[Array, "B A C"]:
         """Encode to normalised latents, the mean of the posterior."""
         return (self.moments(mel).mean - _row(self.mean.value)) / _row(self.std.value)
 
-    def decode(self, latents: Float[Array, "B L C"]) -> Float[Array, "B rows bins channels"]:
-        """Decode normalised latents; L latent frames become 4 L - 3 rows (4 L in a stream after its first block)."""
+    def decode(self, latents: Float[Array, "B A C"]) -> Float[Array, "B rows bins channels"]:
+        """Decode normalised latents; A latent frames become 4 A - 3 rows (4 A in a stream after its first block)."""
         _check_width(latents, self.config)
         return self.decoder(latents * _row(self.std.value) + _row(self.mean.value))
 
-    def decode_raw(self, latents: Float[Array, "B L C"]) -> Float[Array, "B rows bins channels"]:
-        """Decode latents as the encoder's moments give them, for training."""
+    def decode_raw(self, latents: Float[Array, "B A C"]) -> Float[Array, "B rows bins channels"]:
+        """Decode raw latents (not normalised), for training."""
         _check_width(latents, self.config)
         return self.decoder(latents)
 
 
 def decode_block(
-    config: AudioVAEConfig, variables: VariableDict, latents: Float[Array, "B L C"], carry: VariableDict | None
+    config: AudioVAEConfig, variables: VariableDict, latents: Float[Array, "B A C"], carry: VariableDict | None
 ) -> tuple[Float[Array, "B rows bins channels"], VariableDict]:
-    """Decode the next latents of a stream; `carry` is None for the first block, and what came back afterwards."""
+    """Decode the next latents of a stream; `carry` is None for the first block, later the last call's."""
     return _step(config, variables, latents, carry, AudioVAE.decode)
 
 
@@ -247,27 +249,33 @@ def encode_block(
     variables: VariableDict,
     mel: Float[Array, "B rows bins channels"],
     carry: VariableDict | None,
-) -> tuple[Float[Array, "B L C"], VariableDict]:
-    """Encode the next rows of a stream; `carry` is None for the first block, and what came back afterwards."""
+) -> tuple[Float[Array, "B A C"], VariableDict]:
+    """Encode the next rows of a stream; `carry` is None for the first block, later the last call's."""
     return _step(config, variables, mel, carry, AudioVAE.encode)
 
 
-def _step(config, variables, x, carry, method):
+def _step(
+    config: AudioVAEConfig,
+    variables: VariableDict,
+    x: Array,
+    carry: VariableDict | None,
+    method: Callable[[AudioVAE, Array], Array],
+) -> tuple[Array, VariableDict]:
     past = {} if carry is None else {COLLECTION: carry}
     y, updated = AudioVAE(config).apply({**variables, **past}, x, method=method, mutable=[COLLECTION])
     return y, updated[COLLECTION]
 
 
-def _check_width(latents: Float[Array, "B L C"], config: AudioVAEConfig) -> None:
+def _check_width(latents: Float[Array, "B A C"], config: AudioVAEConfig) -> None:
     if latents.shape[-1] != config.latent_size:
         raise ValueError(f"audio latents are {latents.shape[-1]} wide, expected {config.latent_size}")
 
 
-def _flatten(z: Float[Array, "B L bins z"]) -> Float[Array, "B L z*bins"]:
+def _flatten(z: Float[Array, "B A bins z"]) -> Float[Array, "B A z*bins"]:
     return jnp.moveaxis(z, -1, 2).reshape(*z.shape[:2], -1)
 
 
-def _unflatten(latents: Float[Array, "B L C"], z_channels: int) -> Float[Array, "B L bins z"]:
+def _unflatten(latents: Float[Array, "B A C"], z_channels: int) -> Float[Array, "B A bins z"]:
     return jnp.moveaxis(latents.reshape(*latents.shape[:2], z_channels, -1), 2, -1)
 
 

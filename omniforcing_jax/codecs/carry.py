@@ -1,9 +1,8 @@
-"""What a streaming codec remembers of its past: the last rows each convolution saw.
+"""The state of a streaming codec: the last rows that each convolution saw.
 
-The memory lives in the Linen collection `carry`, an explicit pytree at `apply`. There is no flag for "streaming":
-a call without the collection starts at the true beginning (zeros before it), a call with it goes on where the last
-one ended, and a call that makes it mutable gets the new memory back. A whole clip is a first call whose memory
-nobody keeps.
+The state is in the Linen collection `carry`, an explicit pytree at `apply`. There is no flag for "streaming". A call
+without the collection starts at the true beginning, with zeros before it. A call with it continues where the last one
+ended. A call that makes it mutable returns the new state. A whole clip is a first call whose state nobody keeps.
 """
 
 import flax.linen as nn
@@ -14,20 +13,20 @@ COLLECTION = "carry"
 
 
 def is_first_call(module: nn.Module) -> bool:
-    """Say whether this module has no past yet; static, since it is a matter of tree structure."""
+    """True on the first call, before any state exists. Known at trace time: it depends on the tree's structure only."""
     return not module.has_variable(COLLECTION, "past")
 
 
 def with_past(
-    module: nn.Module, x: Float[Array, "B T *rest"], length: int, *, first_length: int | None = None
-) -> Float[Array, "B T_past *rest"]:
-    """Put the last `length` rows of the past in front of `x`, and remember the new last ones.
+    module: nn.Module, x: Float[Array, "B rows *rest"], length: int, *, first_length: int | None = None
+) -> Float[Array, "B rows_past *rest"]:
+    """Put the last `length` past rows in front of `x`, and store the new last ones.
 
     Args:
-        module: The calling module, which owns the memory; one memory per module.
+        module: The calling module, which owns the state; one state per module.
         x: The fresh rows.
-        length: Rows that are remembered.
-        first_length: Rows of zeros in front of the very first call, where that is not `length`.
+        length: Rows to store.
+        first_length: Rows of zeros in front of the very first call, if not `length`.
     """
     if is_first_call(module):
         rows = length if first_length is None else first_length

@@ -1,8 +1,8 @@
 """The causal 3-D convolution of the video VAE, channel-last, with its temporal state.
 
-One function decides how a convolution is computed on which backend; one Linen module
-pads in time (first-frame copies, or the frames a stream has kept) and calls it.
-Only kernel size 3 exists here, because LTX-2 uses no other.
+One function chooses how each backend computes a convolution. One Linen module pads in time, with copies of the first
+frame or with the frames that a stream has kept, and calls it. Only kernel size 3 exists here, because LTX-2 uses no
+other.
 """
 
 import enum
@@ -16,24 +16,24 @@ from jaxtyping import Array, Float
 from omniforcing_jax.codecs.carry import COLLECTION, is_first_call
 
 REACH = 2
-"""Frames a kernel of size 3 reaches into the past: what a stream keeps per convolution."""
+"""Past frames that a kernel of size 3 needs, and that a stream keeps for each convolution."""
 
 
 class SpatialPadding(enum.StrEnum):
-    """What lies outside the picture: black, or the mirrored inside (edge not repeated)."""
+    """Padding around the picture: zeros, or its reflection (edge not repeated)."""
 
     ZEROS = "zeros"
     REFLECT = "reflect"
 
 
 def convolve(
-    x: Float[Array, "B T_in H_in W_in C_in"], kernel: Float[Array, "3 3 3 C_in C_out"], border: int
-) -> Float[Array, "B T H W C_out"]:
-    """Convolve, valid in time and with `border` zeros around each frame, as the backend does it fastest.
+    x: Float[Array, "B frames_in h_in w_in C_in"], kernel: Float[Array, "3 3 3 C_in C_out"], border: int
+) -> Float[Array, "B frames h w C_out"]:
+    """Convolve, valid in time and with `border` zeros around each frame, in the backend's fastest way.
 
-    XLA's direct 3-D convolution is the right one on accelerators. On two CPU cores (jax 0.10) it
-    runs chime's layers at 20 to 65 GFLOP/s and 2-D convolutions run at 90 to 120, forward; with
-    gradients the sum over the three temporal taps takes a quarter to a half of the time.
+    Accelerators use XLA's direct 3-D convolution. On two CPU cores (jax 0.10) it runs chime's layers at 20 to 65
+    GFLOP/s forward, and 2-D convolutions run at 90 to 120. With gradients the sum over the three temporal taps takes a
+    quarter to a half of the time.
     """
     return lax.platform_dependent(
         x,
@@ -44,16 +44,16 @@ def convolve(
 
 
 def direct(
-    x: Float[Array, "B T_in H_in W_in C_in"], kernel: Float[Array, "3 3 3 C_in C_out"], border: int
-) -> Float[Array, "B T H W C_out"]:
+    x: Float[Array, "B frames_in h_in w_in C_in"], kernel: Float[Array, "3 3 3 C_in C_out"], border: int
+) -> Float[Array, "B frames h w C_out"]:
     """Convolve as one 3-D convolution."""
     padding = ((0, 0), (border, border), (border, border))
     return lax.conv_general_dilated(x, kernel, (1, 1, 1), padding, dimension_numbers=("NDHWC", "DHWIO", "NDHWC"))
 
 
 def sum_over_taps(
-    x: Float[Array, "B T_in H_in W_in C_in"], kernel: Float[Array, "3 3 3 C_in C_out"], border: int
-) -> Float[Array, "B T H W C_out"]:
+    x: Float[Array, "B frames_in h_in w_in C_in"], kernel: Float[Array, "3 3 3 C_in C_out"], border: int
+) -> Float[Array, "B frames h w C_out"]:
     """Convolve as the sum of one 2-D convolution per temporal tap."""
     frames = x.shape[1] - REACH
     past, present, future = (_frame_by_frame(x[:, tap : tap + frames], kernel[tap], border) for tap in range(3))
@@ -70,19 +70,19 @@ def _frame_by_frame(x: Array, kernel: Array, border: int) -> Array:
 
 
 class TemporalConv(nn.Module):
-    """A 3x3x3 convolution whose time border repeats edge frames.
+    """A 3x3x3 convolution that repeats edge frames beyond the ends of a clip.
 
-    Causal: two copies of the first frame in front, or, later in a stream, the two frames kept in
-    `carry`. Not causal: one copy of the first frame in front, or the frame kept in `carry`, and one
-    of the last behind. The last `ahead` frames of a call are only looked at: they come again at the
-    beginning of the next one, so what is kept stands in front of them.
+    A causal one has two copies of the first frame in front or, later in a stream, the two frames kept in `carry`.
+    Otherwise it has one copy of the first frame (or the frame kept in `carry`) in front and one copy of the last frame
+    behind. The last `ahead` frames of a call are look-ahead: they are passed again at the beginning of the next call,
+    so the kept frames are those in front of them.
 
     Attributes:
-        features: width of the output; None: that of the input.
-        padding: what is outside of the picture.
-        causal: whether it sees only the past.
-        kernel_init: initialiser of the kernel.
-        ahead: frames at the end of a call that will come again; of a causal one none.
+        features: Width of the output; None keeps the input's.
+        padding: Padding around the picture.
+        causal: Whether it sees only the past.
+        kernel_init: Initialiser of the kernel.
+        ahead: Look-ahead frames at the end of a call; 0 in a causal convolution.
 
     Source: LTX-2 CausalConv3d.
     """
@@ -94,7 +94,7 @@ class TemporalConv(nn.Module):
     ahead: int = 0
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T H W C_in"]) -> Float[Array, "B T H W C_out"]:
+    def __call__(self, x: Float[Array, "B frames h w C_in"]) -> Float[Array, "B frames h w C_out"]:
         """Convolve; the length stays."""
         features = self.features or x.shape[-1]
         kernel = self.param("kernel", self.kernel_init, (3, 3, 3, x.shape[-1], features))

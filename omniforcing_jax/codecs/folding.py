@@ -1,10 +1,10 @@
-"""Rearrangements between positions and channels: the reference's orders, which are easy to get wrong."""
+"""Rearrangements between positions and channels, in the reference's orders, which are easy to get wrong."""
 
 from jaxtyping import Array, Float
 
 
-def fold(x: Float[Array, "B T H W C"], stride: tuple[int, int, int]) -> Float[Array, "B t h w D"]:
-    """Move the offsets inside each cell of `stride` (time, height, width) to channels, ordered `C p1 p2 p3`.
+def fold(x: Float[Array, "B frames height width C"], stride: tuple[int, int, int]) -> Float[Array, "B F h w D"]:
+    """Move the offsets within each cell of `stride` (time, height, width) to channels, ordered `C p1 p2 p3`.
 
     Source: LTX-2 SpaceToDepth, `b c (d p1) (h p2) (w p3) -> b (c p1 p2 p3) d h w`.
     """
@@ -14,7 +14,7 @@ def fold(x: Float[Array, "B T H W C"], stride: tuple[int, int, int]) -> Float[Ar
     return x.reshape(*x.shape[:4], -1)
 
 
-def unfold(x: Float[Array, "B t h w D"], stride: tuple[int, int, int]) -> Float[Array, "B T H W C"]:
+def unfold(x: Float[Array, "B F h w D"], stride: tuple[int, int, int]) -> Float[Array, "B frames height width C"]:
     """Invert `fold`."""
     (batch, frames, height, width, _), (p1, p2, p3) = x.shape, stride
     x = x.reshape(batch, frames, height, width, -1, p1, p2, p3)
@@ -22,7 +22,7 @@ def unfold(x: Float[Array, "B t h w D"], stride: tuple[int, int, int]) -> Float[
     return x.reshape(batch, frames * p1, height * p2, width * p3, -1)
 
 
-def patchify(pixels: Float[Array, "B T H W C"], size: int) -> Float[Array, "B T h w D"]:
+def patchify(pixels: Float[Array, "B frames height width C"], size: int) -> Float[Array, "B frames h w D"]:
     """Fold square patches into channels ordered `C r q`: here the width offset r is slower than the height offset q.
 
     Source: LTX-2 patchify, `b c (f 1) (h q) (w r) -> b (c 1 r q) f h w`.
@@ -30,6 +30,6 @@ def patchify(pixels: Float[Array, "B T H W C"], size: int) -> Float[Array, "B T 
     return fold(pixels.swapaxes(2, 3), (1, size, size)).swapaxes(2, 3)
 
 
-def unpatchify(x: Float[Array, "B T h w D"], size: int) -> Float[Array, "B T H W C"]:
+def unpatchify(x: Float[Array, "B frames h w D"], size: int) -> Float[Array, "B frames height width C"]:
     """Invert `patchify`."""
     return unfold(x.swapaxes(2, 3), (1, size, size)).swapaxes(2, 3)

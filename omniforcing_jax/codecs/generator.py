@@ -1,7 +1,7 @@
-"""The generator that every vocoder of LTX-2 is made of, at any width: log-mel rows to a waveform.
+"""The generator inside every vocoder of LTX-2, at any width: log-mel rows to a waveform.
 
-HiFi-GAN's cascade (2.0), or BigVGAN's with periodic activations (2.3): upsampling stages, each followed by the mean of
-a few residual blocks. It looks ahead as far as back: `GeneratorConfig.delay`.
+It is HiFi-GAN's cascade (2.0), or BigVGAN's with periodic activations (2.3): upsampling stages, each followed by the
+mean of a few residual blocks. It looks ahead as far as back; see `GeneratorConfig.delay`.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from omniforcing_jax.codecs import snake
 from omniforcing_jax.codecs.snake import Snake
-from omniforcing_jax.codecs.timeline import Conv, Delay, Span, UpConv
+from omniforcing_jax.codecs.timeline import Conv, Delay, SoundPosition, UpConv
 from omniforcing_jax.strict_json import Config
 
 SLOPE = 0.1
@@ -23,14 +23,14 @@ END_WIDTH = 7
 
 
 class Activation(enum.StrEnum):
-    """What bends: a leaky ramp, or a sine without aliases."""
+    """Nonlinearity: a leaky ramp, or an alias-free sine."""
 
     LEAKY_RELU = "leaky_relu"
     SNAKE = "snake"
 
 
 class Final(enum.StrEnum):
-    """What keeps the waveform in [-1, 1], if anything."""
+    """How the waveform is limited to [-1, 1], if at all."""
 
     TANH = "tanh"
     CLAMP = "clamp"
@@ -43,14 +43,14 @@ class GeneratorConfig(Config):
 
     Attributes:
         mel_bins: Mel bands per row.
-        audio_channels: Channels of sound (2: stereo); all are made together.
-        channels: Widths: after the first convolution, then after each upsampling stage.
+        audio_channels: Channels of sound (2: stereo), generated together.
+        channels: Widths after the first convolution and after each upsampling stage.
         rates: Upsampling factor of each stage; their product is the samples per row.
         kernels: Width of each stage's transposed convolution; kernel - rate is even.
         resblock_kernels: Widths (odd) of the residual blocks that each stage averages.
-        resblock_dilations: Dilations of each of these blocks' layers.
-        activation: What bends everywhere inside.
-        final: What limits the waveform.
+        resblock_dilations: Dilations of the layers of each of these blocks.
+        activation: Nonlinearity inside.
+        final: Limit of the waveform.
         final_bias: Whether the last convolution has a bias.
 
     Source: LTX-2, `vocoder`; there each stage has half the channels of the one before.
@@ -92,7 +92,7 @@ class GeneratorConfig(Config):
 
     @property
     def delay(self) -> int:
-        """Samples by which a stream's sound lags behind the rows pushed so far."""
+        """Samples by which a stream's sound lags behind its rows."""
         delay = END_WIDTH // 2
         for rate, kernel in zip(self.rates, self.kernels, strict=True):
             delay = delay * rate + (kernel - rate) // 2 + self.stage_delay
@@ -100,92 +100,96 @@ class GeneratorConfig(Config):
 
     @property
     def stage_delay(self) -> int:
-        """Samples, at a stage's own rate, that its slowest residual block looks ahead."""
+        """Samples, at a stage's own rate, by which its slowest residual block looks ahead."""
         return max(map(self.block_delay, self.resblock_kernels, self.resblock_dilations))
 
     @property
     def activation_delay(self) -> int:
-        """Samples that an activation looks ahead."""
+        """Samples by which an activation looks ahead."""
         return snake.REACH if self.activation is Activation.SNAKE else 0
 
     def block_delay(self, kernel: int, dilations: tuple[int, ...]) -> int:
-        """Count the samples that a residual block looks ahead: half of every convolution, and its activations."""
+        """Samples by which a residual block looks ahead: half of every convolution, plus its activations."""
         return sum((kernel // 2) * (dilation + 1) + 2 * self.activation_delay for dilation in dilations)
 
 
 class Activate(nn.Module):
-    """The activation that a config chooses; a leaky ramp has no weights."""
+    """The config's activation; a leaky ramp has no weights."""
 
     kind: Activation
     slope: float = SLOPE
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T C"], span: Span | None) -> tuple[Float[Array, "B T C"], Span | None]:
-        """Bend, and say where the results stand."""
+    def __call__(
+        self, x: Float[Array, "B samples C"], position: SoundPosition | None
+    ) -> tuple[Float[Array, "B samples C"], SoundPosition | None]:
+        """Apply the activation; return the result and its position."""
         if self.kind is Activation.LEAKY_RELU:
-            return nn.leaky_relu(x, self.slope), span
+            return nn.leaky_relu(x, self.slope), position
         layer = Snake()
         nn.share_scope(self, layer)
-        return layer(x, span)
+        return layer(x, position)
 
 
 class ResBlock(nn.Module):
-    """Residual layers of a dilated and a plain convolution each."""
+    """Residual layers, each with a dilated and a plain convolution."""
 
     config: GeneratorConfig
     width: int
     dilations: tuple[int, ...]
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T C"], span: Span | None) -> Float[Array, "B T C"]:
-        """Run the layers; in a stream the result is `block_delay` behind its input."""
+    def __call__(self, x: Float[Array, "B samples C"], position: SoundPosition | None) -> Float[Array, "B samples C"]:
+        """Run the layers; in a stream the output lags `block_delay` behind the input."""
         kind = self.config.activation
         for i, dilation in enumerate(self.dilations):
-            h, inner = Activate(kind, name=f"act1_{i}")(x, span)
+            h, inner = Activate(kind, name=f"act1_{i}")(x, position)
             h, inner = Conv(x.shape[-1], self.width, dilation, name=f"conv1_{i}")(h, inner)
             h, inner = Activate(kind, name=f"act2_{i}")(h, inner)
             h, inner = Conv(x.shape[-1], self.width, name=f"conv2_{i}")(h, inner)
-            x = Delay(self.config.block_delay(self.width, (dilation,)), name=f"delay_{i}")(x, span) + h
-            span = inner
+            x = Delay(self.config.block_delay(self.width, (dilation,)), name=f"delay_{i}")(x, position) + h
+            position = inner
         return x
 
 
 class Generator(nn.Module):
-    """Log-mel to waveform; with a `span`, the next piece of a stream."""
+    """Log-mel to waveform: a whole clip or, with a `position`, the next piece of a stream."""
 
     config: GeneratorConfig
 
     @nn.compact
     def __call__(
-        self, mel: Float[Array, "B rows bins channels"], span: Span | None
-    ) -> tuple[Float[Array, "B samples channels"], Span | None]:
-        """Make sound, and say where it stands."""
+        self, mel: Float[Array, "B rows bins channels"], position: SoundPosition | None
+    ) -> tuple[Float[Array, "B samples channels"], SoundPosition | None]:
+        """Generate sound; return it and its position."""
         config = self.config
         x = mel.swapaxes(2, 3).reshape(*mel.shape[:2], -1)
-        x = x if span is None else span.silence_outside(x)
-        x, span = Conv(config.channels[0], END_WIDTH, name="conv_in")(x, span)
+        x = x if position is None else position.silence_outside(x)
+        x, position = Conv(config.channels[0], END_WIDTH, name="conv_in")(x, position)
         for i, (features, rate, width) in enumerate(
             zip(config.channels[1:], config.rates, config.kernels, strict=True)
         ):
             if config.activation is Activation.LEAKY_RELU:
                 x = nn.leaky_relu(x, SLOPE)
-            x, span = UpConv(features, width, rate, name=f"up_{i}")(x, span)
-            x = self._mean_of_blocks(x, span, i)
-            span = None if span is None else span.delayed(config.stage_delay)
-        x, span = Activate(config.activation, LAST_SLOPE, name="act_out")(x, span)
-        x, span = Conv(config.audio_channels, END_WIDTH, use_bias=config.final_bias, name="conv_out")(x, span)
-        return _limit(x, config.final), span
+            x, position = UpConv(features, width, rate, name=f"up_{i}")(x, position)
+            x = self._mean_of_blocks(x, position, i)
+            position = None if position is None else position.delayed(config.stage_delay)
+        x, position = Activate(config.activation, LAST_SLOPE, name="act_out")(x, position)
+        x, position = Conv(config.audio_channels, END_WIDTH, use_bias=config.final_bias, name="conv_out")(x, position)
+        return _limit(x, config.final), position
 
-    def _mean_of_blocks(self, x: Float[Array, "B T C"], span: Span | None, stage: int) -> Float[Array, "B T C"]:
+    def _mean_of_blocks(
+        self, x: Float[Array, "B samples C"], position: SoundPosition | None, stage: int
+    ) -> Float[Array, "B samples C"]:
         config, outputs = self.config, []
         for j, (width, dilations) in enumerate(zip(config.resblock_kernels, config.resblock_dilations, strict=True)):
-            h = ResBlock(config, width, dilations, name=f"stage_{stage}_block_{j}")(x, span)
+            h = ResBlock(config, width, dilations, name=f"stage_{stage}_block_{j}")(x, position)
             wait = config.stage_delay - config.block_delay(width, dilations)
-            outputs.append(Delay(wait, name=f"stage_{stage}_wait_{j}")(h, span))
+            outputs.append(Delay(wait, name=f"stage_{stage}_wait_{j}")(h, position))
         return sum(outputs[1:], outputs[0]) / len(outputs)
 
 
-def _limit(x: Float[Array, "B T C"], final: Final) -> Float[Array, "B T C"]:
+def _limit(x: Float[Array, "B samples C"], final: Final) -> Float[Array, "B samples C"]:
     match final:
         case Final.TANH:
             return jnp.tanh(x)

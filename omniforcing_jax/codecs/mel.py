@@ -17,14 +17,16 @@ from omniforcing_jax.strict_json import Config
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MelConfig(Config):
-    """What a log-mel is.
+    """The parameters of a log-mel.
 
     Attributes:
         sample_rate: Samples per second of the waveform.
         n_fft: Samples per window; the window is a periodic Hann of the same length.
         hop: Samples from one row to the next.
-        bins: Mel bands between `fmin` and `fmax` (Hz).
-        floor: Magnitudes below are raised to this before the logarithm.
+        bins: Mel bands.
+        fmin: Lowest frequency of the bands, in Hz.
+        fmax: Highest frequency of the bands, in Hz.
+        floor: Smaller magnitudes are raised to this before the logarithm.
 
     Source: LTX-2, `audio_vae.preprocessing`.
     """
@@ -55,7 +57,7 @@ def log_mel(
 ) -> Float[Array, "B rows bins channels"]:
     """Compute the log-mel of a waveform at `config.sample_rate`.
 
-    Row m is centred on sample m * hop, so there are samples // hop + 1 rows.
+    Row r is centred on sample r * hop, so there are samples // hop + 1 rows.
 
     Source: LTX-2, `AudioProcessor.waveform_to_mel`.
     """
@@ -69,10 +71,10 @@ def stft_magnitude(
 ) -> Float[Array, "B rows frequencies channels"]:
     """Take the magnitudes of a centred STFT (periodic Hann window, reflected borders).
 
-    Its gradient is zero, not NaN, where a magnitude is exactly zero, so digital silence can be trained on.
+    Where a magnitude is exactly zero its gradient is zero, not NaN, so networks can train on digital silence.
 
     Raises:
-        ValueError: If the waveform is too short to be reflected.
+        ValueError: The waveform is too short to reflect.
     """
     samples = waveform.shape[1]
     if samples <= n_fft // 2:
@@ -89,7 +91,7 @@ def stft_magnitude(
 def _frames(
     padded: Float[Array, "B samples channels"], size: int, hop: int, rows: int
 ) -> Float[Array, "B rows size channels"]:
-    """Cut overlapping frames as neighbouring hops side by side: slices, several times faster than a gather on CPU."""
+    """Cut overlapping frames by joining neighbouring hops: slices, several times faster than a gather on CPU."""
     batch, samples, channels = padded.shape
     per_frame = -(-size // hop)
     needed = (rows + per_frame - 1) * hop
@@ -116,7 +118,7 @@ def fit_rows(
 ) -> Float[Array, "B fitted bins channels"]:
     """Crop a log-mel to `rows` rows, or extend it with silence.
 
-    A clip of 1 + 24 m frames holds 100 m + 5 rows and is coded as 100 m + 1.
+    A clip of 1 + 24 s frames (s seconds) has 100 s + 5 rows, of which 100 s + 1 are encoded.
     """
     missing = max(0, rows - mel.shape[1])
     padded = jnp.pad(mel, ((0, 0), (0, missing), (0, 0), (0, 0)), constant_values=float(np.log(config.floor)))
@@ -126,10 +128,10 @@ def fit_rows(
 def resample(
     waveform: Float[np.ndarray, "*batch samples channels"], source_rate: int, target_rate: int
 ) -> Float[np.ndarray, "*batch resampled channels"]:
-    """Change the sample rate of a waveform on the host: polyphase, windowed sinc, without delay.
+    """Resample a waveform on the host: polyphase, windowed sinc, without delay.
 
     Raises:
-        ValueError: If a rate is not positive.
+        ValueError: A rate is not positive.
     """
     from scipy.signal import resample_poly
 

@@ -1,4 +1,4 @@
-"""The video VAE's architecture as data: block lists as LTX-2's checkpoint header has them, and presets."""
+"""The video VAE's architecture as data: block lists as in LTX-2's checkpoint header, and presets."""
 
 import dataclasses
 import enum
@@ -11,9 +11,9 @@ Stride = tuple[int, int, int]
 
 
 class BlockKind(enum.StrEnum):
-    """What an entry of a block list builds; what is compressed is expanded in the decoder.
+    """The part that an entry of a block list builds; the decoder expands what the encoder compresses.
 
-    The header's encoder entries end in `_res`, because a residual path goes round each of them.
+    The header's encoder entries end in `_res`, because each has a residual path around it.
     """
 
     RES = "res_x"
@@ -35,10 +35,10 @@ class VAEBlock(Config):
     """One entry of a block list.
 
     Attributes:
-        kind: residual blocks, or what is resampled.
-        layers: residual blocks in a `res_x` (else 0).
-        multiplier: width at the latent side of a resampling over width at its pixel side.
-        residual: whether the resampled input is added to the resampled convolution.
+        kind: Residual blocks, or the axes that are resampled.
+        layers: Residual blocks in a `res_x`; 0 in other kinds.
+        multiplier: Width at the latent side of a resampling, over the width at its pixel side.
+        residual: Whether the resampled input is added to the resampled convolution.
     """
 
     kind: BlockKind
@@ -47,12 +47,12 @@ class VAEBlock(Config):
     residual: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what no builder would make."""
+        """Refuse entries that cannot be built."""
         is_res = self.kind is BlockKind.RES
         rule = "a res_x has at least one layer, other kinds have none"
         require(self.layers >= 1 if is_res else self.layers == 0, f"{self.kind}.layers", self.layers, rule)
         cells = math.prod(self.stride)
-        rule = f"must divide the {cells} cells that become one"
+        rule = f"must divide the {cells} cells that are folded into one"
         require(self.multiplier >= 1 and cells % self.multiplier == 0, f"{self.kind}.multiplier", self.multiplier, rule)
 
     @property
@@ -66,16 +66,16 @@ class VideoVAEConfig(Config):
     """The shape of a video VAE.
 
     Attributes:
-        latent_channels: C of a latent.
-        patch_size: pixels per side that are folded into channels before the first convolution.
-        encoder_base_channels: width after the encoder's first convolution.
-        decoder_base_channels: one eighth of the decoder's width at the latents.
-        encoder_blocks: from pixels to latents.
-        decoder_blocks: from pixels to latents as well, as in the header: the decoder is built
-            from the reversed list.
-        causal_decoder: whether the decoder sees only the past; the released one sees both sides.
-        encoder_padding: what is outside of the picture in the encoder.
-        decoder_padding: what is outside of the picture in the decoder.
+        latent_channels: C, the channels of a latent.
+        patch_size: Pixels per side that are folded into channels before the first convolution.
+        encoder_base_channels: Width after the encoder's first convolution.
+        decoder_base_channels: One eighth of the decoder's width at the latents.
+        encoder_blocks: The encoder's parts, from pixels to latents.
+        decoder_blocks: The decoder's parts, in the header's order: also from pixels to latents, so they are built in
+            reverse.
+        causal_decoder: Whether the decoder sees only the past. The released one sees both sides.
+        encoder_padding: Padding around the picture in the encoder.
+        decoder_padding: Padding around the picture in the decoder.
 
     Source: LTX-2, header section `vae`.
     """
@@ -91,7 +91,7 @@ class VideoVAEConfig(Config):
     decoder_padding: SpatialPadding = SpatialPadding.REFLECT
 
     def __post_init__(self) -> None:
-        """Refuse widths that do not divide, and halves that do not fit together."""
+        """Refuse widths that do not divide, and an encoder and a decoder that do not fit together."""
         for name in ("latent_channels", "patch_size", "encoder_base_channels", "decoder_base_channels"):
             require(getattr(self, name) >= 1, f"VideoVAEConfig.{name}", getattr(self, name), "must be at least 1")
         strides = [tuple(math.prod(b.stride[axis] for b in blocks) for axis in range(3)) for blocks in self._halves]
@@ -118,10 +118,10 @@ class VideoVAEConfig(Config):
 
     @property
     def decoder_reach(self) -> int:
-        """Latent frames after its own on which a frame depends; 0 of a causal decoder."""
+        """Latent frames after its own that a frame depends on; 0 for a causal decoder."""
         if self.causal_decoder:
             return 0
-        frames = 1  # of the last convolution; from there on towards the latents
+        frames = 1  # the last convolution's; the loop goes from there to the latents
         for block in self.decoder_blocks:
             frames = -(-frames // block.stride[0]) + (2 * block.layers or 1)
         return frames + 1
@@ -147,17 +147,17 @@ def _require_cells(block: VAEBlock, width: int, half: str, side: str) -> None:
 
 
 def res(layers: int) -> VAEBlock:
-    """Spell a row of residual blocks."""
+    """Build the entry of `layers` residual blocks."""
     return VAEBlock(kind=BlockKind.RES, layers=layers)
 
 
 def compress(kind: BlockKind, multiplier: int = 2) -> VAEBlock:
-    """Spell a residual resampling, in the encoder or in the decoder."""
+    """Build the entry of a residual resampling, in the encoder or in the decoder."""
     return VAEBlock(kind=kind, multiplier=multiplier, residual=True)
 
 
 def expand(kind: BlockKind, multiplier: int = 2) -> VAEBlock:
-    """Spell a plain resampling, as LTX-2.3's decoder has."""
+    """Build the entry of a plain resampling, as in LTX-2.3's decoder."""
     return VAEBlock(kind=kind, multiplier=multiplier)
 
 

@@ -1,11 +1,12 @@
-"""LTX-2's video VAE at any width: pixels [B, T, H, W, 3] to latents [B, F, h, w, C] and back.
+"""LTX-2's video VAE at any width: pixels [B, frames, height, width, 3] to latents [B, F, h, w, C] and back.
 
-`VideoVAE` has the whole-clip form as methods. Streaming needs no second network: see `carry.py`;
-`encode_first`, `encode_next`, `decode_first` and `decode_next` are that form as pure functions
-of an explicit pytree. The architecture is data, in `video_config.py`.
+`VideoVAE` has methods for whole clips. A stream uses the same network (see `carry.py`), through pure functions of an
+explicit pytree: `encode_first`, `encode_next`, `decode_first` and `decode_next`. The architecture is data, in
+`video_config.py`.
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -40,7 +41,7 @@ __all__ = [
 ]
 
 QUIET = nn.initializers.variance_scaling(0.1, "fan_in", "truncated_normal")
-"""For the last convolution of a residual block, which so starts close to the identity."""
+"""Initialiser of the last convolution of a residual block, so that the block starts close to the identity."""
 
 
 class ResBlock(nn.Module):
@@ -51,18 +52,18 @@ class ResBlock(nn.Module):
     ahead: int
 
     def setup(self) -> None:
-        """Take the width from the input: it does not change."""
+        """Make the parts; their width is the input's."""
         self.conv1 = TemporalConv(None, self.padding, self.causal, ahead=self.ahead)
         self.conv2 = TemporalConv(None, self.padding, self.causal, QUIET, self.ahead)
 
-    def __call__(self, x: Float[Array, "B T H W C"]) -> Float[Array, "B T H W C"]:
-        """Refine."""
+    def __call__(self, x: Float[Array, "B frames h w C"]) -> Float[Array, "B frames h w C"]:
+        """Add the refinement to the input."""
         h = self.conv1(nn.silu(pixel_norm(x)))
         return x + self.conv2(nn.silu(pixel_norm(h)))
 
 
 class ResStage(nn.Module):
-    """A row of residual blocks (`res_x`)."""
+    """A sequence of residual blocks (`res_x`)."""
 
     layers: int
     padding: SpatialPadding
@@ -73,8 +74,8 @@ class ResStage(nn.Module):
         """Make the blocks."""
         self.res_blocks = [ResBlock(self.padding, self.causal, self.ahead) for _ in range(self.layers)]
 
-    def __call__(self, x: Float[Array, "B T H W C"]) -> Float[Array, "B T H W C"]:
-        """Refine, block after block."""
+    def __call__(self, x: Float[Array, "B frames h w C"]) -> Float[Array, "B frames h w C"]:
+        """Run the blocks."""
         for block in self.res_blocks:
             x = block(x)
         return x
@@ -83,7 +84,7 @@ class ResStage(nn.Module):
 class Downsample(nn.Module):
     """Space-to-depth of a convolution, plus the folded input averaged over groups of channels.
 
-    Halving time, it sees the first frame of a clip twice: 2k + 1 frames become k + 1.
+    Where it halves time, it repeats the first frame of a clip: 2k + 1 frames become k + 1.
 
     Source: LTX-2 SpaceToDepthDownsample.
     """
@@ -93,8 +94,8 @@ class Downsample(nn.Module):
     padding: SpatialPadding
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T H W C"]) -> Float[Array, "B t h w D"]:
-        """Shrink."""
+    def __call__(self, x: Float[Array, "B frames h w C"]) -> Float[Array, "B frames_out h_out w_out D"]:
+        """Downsample."""
         width = x.shape[-1] * self.multiplier
         conv = TemporalConv(width // math.prod(self.stride), self.padding, name="conv")
         if self.stride[0] == 2 and is_first_call(conv):
@@ -107,7 +108,7 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
     """Depth-to-space of a convolution, plus (residual) the unfolded input tiled along channels.
 
-    Doubling time, it drops the first frame of a clip: k + 1 frames become 2k + 1.
+    Where it doubles time, it drops the first frame of a clip: k + 1 frames become 2k + 1.
 
     Source: LTX-2 DepthToSpaceUpsample.
     """
@@ -120,8 +121,8 @@ class Upsample(nn.Module):
     ahead: int
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B t h w D"]) -> Float[Array, "B T H W C"]:
-        """Grow."""
+    def __call__(self, x: Float[Array, "B frames_out h_out w_out D"]) -> Float[Array, "B frames h w C"]:
+        """Upsample."""
         width = x.shape[-1] // self.multiplier
         conv = TemporalConv(width * math.prod(self.stride), self.padding, self.causal, ahead=self.ahead, name="conv")
         dropped = 1 if self.stride[0] == 2 and is_first_call(conv) else 0
@@ -133,7 +134,7 @@ class Upsample(nn.Module):
 
 
 class VideoEncoder(nn.Module):
-    """Pixels to raw moments; always causal.
+    """Pixels to raw moments, always causal.
 
     Source: LTX-2 VideoEncoder with `latent_log_var: uniform`.
     """
@@ -152,8 +153,8 @@ class VideoEncoder(nn.Module):
             return ResStage(block.layers, self.config.encoder_padding)
         return Downsample(block.stride, block.multiplier, self.config.encoder_padding)
 
-    def __call__(self, pixels: Float[Array, "B T H W 3"]) -> Float[Array, "B F h w C_plus_1"]:
-        """Return the means and, as the last channel, the log-variance that they share."""
+    def __call__(self, pixels: Float[Array, "B frames height width 3"]) -> Float[Array, "B F h w C_plus_1"]:
+        """Return the means and, as the last channel, their common log-variance."""
         x = self.conv_in(patchify(pixels, self.config.patch_size))
         for block in self.down_blocks:
             x = block(x)
@@ -165,8 +166,7 @@ class VideoDecoder(nn.Module):
 
     Attributes:
         config: Its shape.
-        ahead: Latent frames at the end of a call that are only looked at, see `TemporalConv`; their frames are not
-            returned.
+        ahead: Look-ahead latent frames at the end of a call (see `TemporalConv`), whose frames are not returned.
 
     Source: LTX-2 VideoDecoder.
     """
@@ -187,8 +187,8 @@ class VideoDecoder(nn.Module):
         self.up_blocks = parts
         self.conv_out = TemporalConv(3 * self.config.patch_size**2, *rules, ahead=ahead)
 
-    def __call__(self, latents: Float[Array, "B F h w C"]) -> Float[Array, "B T H W 3"]:
-        """Render."""
+    def __call__(self, latents: Float[Array, "B F h w C"]) -> Float[Array, "B frames height width 3"]:
+        """Decode."""
         x = self.conv_in(latents)
         for block in self.up_blocks:
             x = block(x)
@@ -197,17 +197,17 @@ class VideoDecoder(nn.Module):
 
 
 class Moments(NamedTuple):
-    """A Gaussian over raw (not normalised) latents: mean [B, F, h, w, C], log-variance [B, F, h, w, 1]."""
+    """A Gaussian over raw (not normalised) latents, with one log-variance per position."""
 
     mean: Float[Array, "B F h w C"]
     logvar: Float[Array, "B F h w 1"]
 
 
 class VideoVAE(nn.Module):
-    """Encoder, decoder and the statistics between raw latents and those the diffusion model sees.
+    """Encoder, decoder, and the statistics that normalise raw latents for the diffusion model.
 
-    Variables: `params` (encoder, decoder), `stats` (latents_mean, latents_std: one entry per channel,
-    measured on data and not trained) and, in a stream, `carry`. `ahead` is the decoder's.
+    Variables: `params` (encoder, decoder), `stats` (latents_mean and latents_std of each channel, measured on data and
+    not trained) and, in a stream, `carry`. `ahead` is the decoder's.
     """
 
     config: VideoVAEConfig
@@ -220,15 +220,15 @@ class VideoVAE(nn.Module):
         self.latents_mean = self.variable("stats", "latents_mean", jnp.zeros, (self.config.latent_channels,))
         self.latents_std = self.variable("stats", "latents_std", jnp.ones, (self.config.latent_channels,))
 
-    def __call__(self, pixels: Float[Array, "B T H W 3"]) -> Float[Array, "B T H W 3"]:
-        """Encode to the mean and decode again; touches every parameter, so it is what `init` runs."""
+    def __call__(self, pixels: Float[Array, "B frames height width 3"]) -> Float[Array, "B frames height width 3"]:
+        """Encode to the mean and decode again. `init` runs this, because it uses every parameter."""
         return self.decode(self.encode(pixels))
 
-    def moments(self, pixels: Float[Array, "B T H W 3"]) -> Moments:
+    def moments(self, pixels: Float[Array, "B frames height width 3"]) -> Moments:
         """Encode pixels in [-1, 1] to raw moments, for training.
 
         Raises:
-            ValueError: If frames, height or width do not divide; names number and rule.
+            ValueError: Frames, height or width do not divide; names the number and the rule.
         """
         frames, height, width = pixels.shape[1:4]
         time, space = self.config.temporal_compression, self.config.spatial_compression
@@ -242,25 +242,25 @@ class VideoVAE(nn.Module):
         both = self.encoder(pixels)
         return Moments(both[..., :-1], both[..., -1:])
 
-    def render(self, latents: Float[Array, "B F h w C"]) -> Float[Array, "B T H W 3"]:
+    def render(self, latents: Float[Array, "B F h w C"]) -> Float[Array, "B frames height width 3"]:
         """Decode raw latents, for training; pixels are not clipped.
 
         Raises:
-            ValueError: If the latents' channels are not the config's, or too few to reflect.
+            ValueError: The latents' channels are not the config's, or the picture is too small to reflect.
         """
         _check_latents(self.config, latents.shape)
         return self.decoder(latents)
 
-    def encode(self, pixels: Float[Array, "B T H W 3"]) -> Float[Array, "B F h w C"]:
+    def encode(self, pixels: Float[Array, "B frames height width 3"]) -> Float[Array, "B F h w C"]:
         """Encode to normalised latents, the mean of the posterior."""
         mean = self.moments(pixels).mean
         return (mean - _per_channel(self.latents_mean, mean)) / _per_channel(self.latents_std, mean)
 
-    def decode(self, latents: Float[Array, "B F h w C"]) -> Float[Array, "B T H W 3"]:
+    def decode(self, latents: Float[Array, "B F h w C"]) -> Float[Array, "B frames height width 3"]:
         """Decode normalised latents; F frames become 8F - 7 (8F in a stream after its first block).
 
         Raises:
-            ValueError: As `render`.
+            ValueError: As in `render`.
         """
         _check_latents(self.config, latents.shape)
         return self.decoder(
@@ -277,34 +277,37 @@ def _check_latents(config: VideoVAEConfig, shape: tuple[int, ...]) -> None:
 
 
 def encode_first(
-    config: VideoVAEConfig, variables: VariableDict, pixels: Float[Array, "B T H W 3"]
+    config: VideoVAEConfig, variables: VariableDict, pixels: Float[Array, "B frames height width 3"]
 ) -> tuple[Float[Array, "B F h w C"], VariableDict]:
-    """Encode the first 8k + 1 frames of a stream; return the latents and the encoder's memory."""
+    """Encode the first 8k + 1 frames of a stream; return the latents and the encoder's state."""
     return _step(config, variables, pixels, {}, VideoVAE.encode)
 
 
 def encode_next(
-    config: VideoVAEConfig, variables: VariableDict, pixels: Float[Array, "B T H W 3"], carry: VariableDict
+    config: VideoVAEConfig,
+    variables: VariableDict,
+    pixels: Float[Array, "B frames height width 3"],
+    carry: VariableDict,
 ) -> tuple[Float[Array, "B F h w C"], VariableDict]:
-    """Encode the next 8k frames of a stream; the memory keeps its shapes, so it can be donated."""
+    """Encode the next 8k frames of a stream; the state keeps its shapes, so it can be donated."""
     return _step(config, variables, pixels, {COLLECTION: carry}, VideoVAE.encode)
 
 
 def decode_first(
     config: VideoVAEConfig, variables: VariableDict, latents: Float[Array, "B F h w C"], ahead: int = 0
-) -> tuple[Float[Array, "B T H W 3"], VariableDict]:
-    """Decode the first latent frames of a stream; return frames and the decoder's memory.
+) -> tuple[Float[Array, "B frames height width 3"], VariableDict]:
+    """Decode the first latent frames of a stream; return frames and the decoder's state.
 
     Args:
-        config: The VAE.
+        config: The VAE's config.
         variables: Its variables.
-        latents: F latent frames, of which the last `ahead` are only looked at: they come again in the next call.
-            The others become 8 (F - ahead) - 7 frames.
-        ahead: What a decoder that is not causal looks ahead. With few latents what it returns is near the whole
-            clip's decoding, with its receptive field (22 latents of 2.0, 14 of 2.3) equal to it.
+        latents: F latent frames. The last `ahead` of them are look-ahead: pass them again in the next call. The others
+            become 8 (F - ahead) - 7 frames.
+        ahead: Look-ahead of a decoder that is not causal. The frames are close to the whole clip's with a few latents,
+            and equal with the whole receptive field (22 latents in 2.0, 14 in 2.3).
 
     Raises:
-        ValueError: If nothing but look-ahead is there, or if a causal decoder is to look ahead.
+        ValueError: There is only look-ahead, or a causal decoder has some.
     """
     _check_ahead(config, latents.shape[1], ahead)
     return _step(config, variables, latents, {}, VideoVAE.decode, ahead)
@@ -316,26 +319,33 @@ def decode_next(
     latents: Float[Array, "B F h w C"],
     carry: VariableDict,
     ahead: int = 0,
-) -> tuple[Float[Array, "B T H W 3"], VariableDict]:
-    """Decode the next latent frames of a stream into 8 (F - ahead) frames; the memory keeps its shapes.
+) -> tuple[Float[Array, "B frames height width 3"], VariableDict]:
+    """Decode the next latent frames of a stream into 8 (F - ahead) frames; the state keeps its shapes.
 
-    Arguments as `decode_first`; `latents` begin with what was only looked at in the call before.
+    Arguments as `decode_first`; `latents` begin with the look-ahead of the last call.
 
     Raises:
-        ValueError: As `decode_first`.
+        ValueError: As in `decode_first`.
     """
     _check_ahead(config, latents.shape[1], ahead)
     return _step(config, variables, latents, {COLLECTION: carry}, VideoVAE.decode, ahead)
 
 
-def _step(config, variables, x, past, method, ahead=0):
+def _step(
+    config: VideoVAEConfig,
+    variables: VariableDict,
+    x: Array,
+    past: VariableDict,
+    method: Callable[[VideoVAE, Array], Array],
+    ahead: int = 0,
+) -> tuple[Array, VariableDict]:
     y, updated = VideoVAE(config, ahead).apply({**variables, **past}, x, method=method, mutable=[COLLECTION])
     return y, updated[COLLECTION]
 
 
 def _check_ahead(config: VideoVAEConfig, frames: int, ahead: int) -> None:
     if ahead and config.causal_decoder:
-        raise ValueError(f"ahead={ahead}: a causal decoder looks at nothing ahead")
+        raise ValueError(f"ahead={ahead}: must be 0, a causal decoder has no look-ahead")
     if not 0 <= ahead < frames:
         raise ValueError(f"ahead={ahead}: must be from 0 to {frames - 1}, fewer than the {frames} latent frames given")
 

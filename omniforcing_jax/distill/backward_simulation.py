@@ -51,9 +51,9 @@ def simulate(
 
     def step(x0: Streams, inputs: tuple[Array, Streams]) -> tuple[Streams, Streams]:
         sigma, fresh = inputs
-        noisy = Streams(*map(partial(add_noise, sigma=sigma), x0, fresh))
+        noisy = jax.tree.map(partial(add_noise, sigma=sigma), x0, fresh)
         levels = jnp.broadcast_to(sigma, noisy.video.shape[:1])
-        return Streams(*predict_x0(params, model, noisy, levels, contexts, rotaries, dtype=dtype)), noisy
+        return predict_x0(params, model, noisy, levels, contexts, rotaries, dtype=dtype), noisy
 
     nothing = jax.tree.map(lambda x: jnp.zeros_like(x[0]), noise)
     clip, inputs = jax.lax.scan(step, nothing, (sigmas[:-1], noise))
@@ -79,5 +79,5 @@ def predict_from(
 ) -> Streams:
     """Predict the clip from one entry of each sample's trajectory: what the generator's loss differentiates."""
     rows = jnp.arange(len(entry))
-    noisy = jax.lax.stop_gradient(Streams(*(x[entry, rows] for x in trajectory)))
-    return Streams(*predict_x0(params, model, noisy, sigmas[entry], contexts, rotaries, dtype=dtype, remat=remat))
+    noisy = jax.lax.stop_gradient(jax.tree.map(lambda x: x[entry, rows], trajectory))
+    return predict_x0(params, model, noisy, sigmas[entry], contexts, rotaries, dtype=dtype, remat=remat)

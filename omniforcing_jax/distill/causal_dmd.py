@@ -66,12 +66,9 @@ def predict_masked(
     frames_v, frames_a = block_of_frames(blocks)
     per_frame = clean.video.shape[1] // len(frames_v)
     sigmas = Sigmas(video=levels[:, frames_v], audio=levels[:, frames_a])
-    per_token = (jnp.repeat(sigmas.video, per_frame, axis=1), sigmas.audio)
-    noisy = Streams(
-        *(add_noise(x, n, s) for x, n, s in zip(jax.lax.stop_gradient(clean), noise, per_token, strict=True))
-    )
+    per_token = Streams(jnp.repeat(sigmas.video, per_frame, axis=1), sigmas.audio)
+    noisy = jax.tree.map(add_noise, jax.lax.stop_gradient(clean), noise, per_token)
     view = masked(model, rotaries, sigmas, blocks, window=window, pin_prefix=pin_prefix)
     text = text_kv(params, *contexts, dtype=dtype)
-    prediction = predict(params, model, *noisy, view, text, dtype=dtype, remat=remat)
-    velocity = (prediction.video, prediction.audio)
-    return Streams(*(to_x0(x, v, s) for x, v, s in zip(noisy, velocity, per_token, strict=True)))
+    velocity = predict(params, model, noisy, view, text, dtype=dtype, remat=remat).velocity
+    return jax.tree.map(to_x0, noisy, velocity, per_token)

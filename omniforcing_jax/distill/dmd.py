@@ -16,7 +16,6 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, DTypeLike, Float, Int
 
-from omniforcing_jax import guidance
 from omniforcing_jax.config import ModelConfig
 from omniforcing_jax.distill.flow import flow_loss
 from omniforcing_jax.guidance import GuidanceConfig, StreamGuidance, guided_x0
@@ -185,15 +184,14 @@ def dmd_gradient(
 
     def ask(
         params: Transformer,
-        latents: guidance.Latents,
+        latents: Streams,
         levels: Array,
         contexts: TextContexts,
         perturbation: Perturbation,
     ) -> Streams:
-        x0 = predict_x0(
+        return predict_x0(
             params, scorer.model, latents, levels, contexts, scorer.rotaries, perturbation, dtype=scorer.dtype
         )
-        return Streams(*x0)
 
     real = guided_x0(partial(ask, scorer.teacher), noisy, sigma, prompt, negative, config.guidance, scorer.model.layers)
     fake = ask(scorer.critic, noisy, sigma, prompt, NO_PERTURBATION)
@@ -268,7 +266,7 @@ def critic_loss(
     """
 
     def predict(video: Array, audio: Array, sigma: Array) -> tuple[Array, Array]:
-        return predict_velocity(critic, model, (video, audio), sigma, prompt, rotaries, dtype=dtype, remat=remat)
+        return predict_velocity(critic, model, Streams(video, audio), sigma, prompt, rotaries, dtype=dtype, remat=remat)
 
     weights = (config.video_weight, config.audio_weight)
     draw = partial(draw_scoring_sigma, config=config)

@@ -20,8 +20,9 @@ from omniforcing_jax.model.dual_stream import Text
 from omniforcing_jax.model.positions import Rotaries
 from omniforcing_jax.model.transformer import Transformer, predict
 from omniforcing_jax.model.view import Sigmas, masked, on_context, one_sigma
-from omniforcing_jax.parallel.spec import Leaf
+from omniforcing_jax.parallel.spec import ArrayLeaf
 from omniforcing_jax.schedule import add_noise
+from omniforcing_jax.streams import Streams
 
 
 class Context(enum.StrEnum):
@@ -52,9 +53,9 @@ class Trajectory:
       sigmas: [E], falling to 0.
     """
 
-    video: Leaf
-    audio: Leaf
-    sigmas: Leaf
+    video: ArrayLeaf
+    audio: ArrayLeaf
+    sigmas: ArrayLeaf
 
 
 def draw_entries(key: Array, batch: int, blocks: int, entries: int, *, clean_too: bool) -> Int[Array, "B K"]:
@@ -167,16 +168,16 @@ def ode_loss(
     sigmas = Sigmas(video=sigma_v, audio=sigma_a)
     ask = partial(predict, dtype=dtype, remat=remat)
 
-    def velocities(params: Transformer, text: Text) -> tuple[Array, Array]:
+    noisy = Streams(noisy_v, noisy_a)
+
+    def velocities(params: Transformer, text: Text) -> Streams:
         if context is Context.NOISY:
             view = masked(config, rotaries, sigmas, blocks)
-            prediction = ask(params, config, noisy_v, noisy_a, view, text)
-        else:
-            clean = masked(config, rotaries, one_sigma(level), blocks)
-            past = ask(params, config, context_v, context_a, clean, text).fresh
-            view = on_context(config, rotaries, sigmas, blocks)
-            prediction = ask(params, config, noisy_v, noisy_a, view, text, past=past)
-        return prediction.video, prediction.audio
+            return ask(params, config, noisy, view, text).velocity
+        clean = masked(config, rotaries, one_sigma(level), blocks)
+        past = ask(params, config, Streams(context_v, context_a), clean, text).fresh
+        view = on_context(config, rotaries, sigmas, blocks)
+        return ask(params, config, noisy, view, text, past=past).velocity
 
     velocity_v, velocity_a = velocities(params, text)
     missing_v, missing_a = _put(given_v, 0.0, sigma_v), _put(given_a, 0.0, sigma_a)  # level 0: nothing to learn

@@ -28,7 +28,6 @@ from omniforcing_jax.layout import Block
 from omniforcing_jax.model.cache import Cache
 from omniforcing_jax.model.dual_stream import Text
 from omniforcing_jax.model.transformer import Transformer
-from omniforcing_jax.parallel.spec import Leaf
 from omniforcing_jax.rollout import BlockPositions, PromptKV, StaticConfig
 from omniforcing_jax.streams import Streams
 from omniforcing_jax.text.contexts import TextContexts
@@ -320,6 +319,6 @@ def _text_at(prompt: PromptKV, step: Int[Array, ""]) -> Text:
     return jax.tree.map(lambda x: x[step], prompt.denoise) if prompt.per_step else prompt.denoise
 
 
-def _join(first: Array, later: Array) -> Leaf:
+def _join(first: Array, later: Array) -> Array:
     rest = jnp.moveaxis(later, 0, 1)
     return jnp.concatenate([first, rest.reshape(len(first), -1, first.shape[-1])], axis=1)

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Int
 
-from omniforcing_jax import guidance
 from omniforcing_jax.config import ModelConfig
 from omniforcing_jax.guidance import GuidanceConfig, euler_trajectory, guided_x0
 from omniforcing_jax.model.dual_stream import Perturbation
@@ -71,11 +70,9 @@ def guided_entries(
       Entries, [E, B, T, C] and [E, B, A, C].
     """
 
-    def ask(
-        noisy: guidance.Latents, sigma: Array, contexts: TextContexts, perturbation: Perturbation
-    ) -> guidance.Latents:
+    def ask(noisy: Streams, sigma: Array, contexts: TextContexts, perturbation: Perturbation) -> Streams:
         return predict_x0(params, model, noisy, sigma, contexts, rotaries, perturbation, dtype=dtype)
 
     predict = partial(guided_x0, ask, prompt=prompt, negative=negative, config=config, layers=model.layers)
-    entries = euler_trajectory(predict, (noise.video, noise.audio), sigmas)
-    return Streams(*(x[jnp.asarray(indices)] for x in entries))
+    entries = euler_trajectory(predict, noise, sigmas)
+    return jax.tree.map(lambda x: x[jnp.asarray(indices)], entries)

@@ -1,1 +1,1 @@
-"""The dual-stream transformer and the views that make it teacher, masked student or streaming student."""
+"""The dual-stream transformer, its cache, and the views that make it teacher, masked student or streaming student."""

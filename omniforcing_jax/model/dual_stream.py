@@ -1,11 +1,12 @@
-"""One dual-stream layer: self-attention, text, crossing and feed-forward of both streams.
+"""One dual-stream layer: self-attention, text attention, crossings and feed-forward of both streams.
 
-It serves every regime; what differs between them comes in as the sites, the past and the
-modulation. Order of operations: ltx-core@1.0.0:model/transformer/transformer.py.
+It serves every regime. What differs between regimes arrives as data: sites, cached keys and modulation. Order of
+operations: ltx-core@1.0.0:model/transformer/transformer.py.
 """
 
 from typing import NamedTuple
 
+import jax
 from flax import struct
 from jaxtyping import Array, Float
 
@@ -22,10 +23,11 @@ from omniforcing_jax.nn.attention import (
     project_kv,
 )
 from omniforcing_jax.nn.mlp import Mlp, apply_mlp, mlp_spec
-from omniforcing_jax.nn.modulation import Shifted, add_gated, add_table, modulate, modulated_norm
+from omniforcing_jax.nn.modulation import ScaleShift, add_gated, add_table, modulate, modulated_norm
 from omniforcing_jax.nn.norm import rms_norm
 from omniforcing_jax.parallel.sharding import gather
-from omniforcing_jax.parallel.spec import Leaf, Spec, normal
+from omniforcing_jax.parallel.spec import ArrayLeaf, Leaf, Spec, array, normal
+from omniforcing_jax.streams import Streams, map_streams
 
 MLP_RATIO = 4
 TABLE_SCALE = 0.02
@@ -33,7 +35,7 @@ TABLE_SCALE = 0.02
 
 @struct.dataclass
 class StreamLayer:
-    """What one layer holds for one stream alone."""
+    """Weights of one layer that belong to one stream alone."""
 
     self_attn: Attention
     text_attn: Attention
@@ -44,70 +46,82 @@ class StreamLayer:
 
 @struct.dataclass
 class DualStreamLayer:
-    """One layer; as `Transformer.layers`, every leaf has a leading axis L."""
+    """Weights of one layer; as `Transformer.layers`, every leaf has a leading axis L."""
 
     video: StreamLayer
     audio: StreamLayer
     a2v: Attention
     v2a: Attention
-    cross_table_video: Leaf  # [5, Dv]: scale, shift for a2v; scale, shift for v2a; gate of a2v
-    cross_table_audio: Leaf  # [5, Da]: the same order; gate of v2a
+    cross_table_video: Leaf  # [5, D_v]: scale, shift for a2v; scale, shift for v2a; gate of a2v
+    cross_table_audio: Leaf  # [5, D_a]: the same order; gate of v2a
+
+    @property
+    def streams(self) -> Streams:
+        """The StreamLayer of each stream."""
+        return Streams(self.video, self.audio)
 
 
 @struct.dataclass
 class Rows:
     """Modulation rows of one stream before the layers' tables are added, float32."""
 
-    main: Leaf  # [B, U, 6 or 9, D]
-    cross: Leaf  # [B, U, 4, D]
-    gate: Leaf  # [B, U, 1, D]
+    main: ArrayLeaf  # [B, U, 6 or 9, D]
+    cross: ArrayLeaf  # [B, U, 4, D]
+    gate: ArrayLeaf  # [B, U, 1, D]
 
 
 @struct.dataclass
 class Text:
-    """Keys and values that the prompt gives to the text attentions, and which of them may be seen."""
+    """Keys and values of a prompt for the text attentions, and the mask over its tokens.
 
-    video: KV
-    audio: KV
+    Attributes:
+        kv: Streams of KV [L, B, X, N, H]; inside a layer, without L.
+        site: The mask, the same for both streams.
+    """
+
+    kv: Streams
     site: Site
 
 
 @struct.dataclass
 class Perturbation:
-    """What a perturbed forward leaves out, per layer and sample: [L, B] of 1 (keep) and 0; None keeps all.
+    """What a perturbed forward leaves out, per layer and sample: [L, B] of 1 (keep) and 0. None keeps everything.
 
     Attributes:
-      video_self, audio_self: 0 drops the whole self-attention (bundled core's meaning of STG).
-      video_mix, audio_mix: 0 passes each token's own value through instead (ltx_core >= 1.0's meaning).
-      a2v, v2a: 0 drops the crossing.
+        video_self: 0 drops video's whole self-attention (STG as in the bundled core).
+        audio_self: The same for audio.
+        video_mix: 0 passes each video token's own value through instead (STG as in ltx_core >= 1.0).
+        audio_mix: The same for audio.
+        a2v: 0 drops the crossing from audio to video.
+        v2a: 0 drops the crossing from video to audio.
 
     Source: ltx-core@1.0.0:guidance/perturbations.py.
     """
 
-    video_self: Leaf = None
-    audio_self: Leaf = None
-    video_mix: Leaf = None
-    audio_mix: Leaf = None
-    a2v: Leaf = None
-    v2a: Leaf = None
+    video_self: ArrayLeaf | None = None
+    audio_self: ArrayLeaf | None = None
+    video_mix: ArrayLeaf | None = None
+    audio_mix: ArrayLeaf | None = None
+    a2v: ArrayLeaf | None = None
+    v2a: ArrayLeaf | None = None
 
 
 class SelfRows(NamedTuple):
-    """One stream's own modulation in one layer."""
+    """Modulation of one stream in one layer, outside the crossings."""
 
-    attn: Shifted
+    attn: ScaleShift
     attn_gate: Array
-    mlp: Shifted
+    mlp: ScaleShift
     mlp_gate: Array
-    text: Shifted | None
+    text: ScaleShift | None
     text_gate: Array | None
 
 
 class CrossRows(NamedTuple):
-    """One stream's part in the two crossings of one layer."""
+    """Modulation of one stream in the two crossings of one layer."""
 
-    a2v: Shifted
-    v2a: Shifted
+    a2v: ScaleShift
+    v2a: ScaleShift
     gate: Array
 
 
@@ -139,89 +153,109 @@ def dual_stream_layer_spec(config: ModelConfig) -> DualStreamLayer:
 
 def dual_stream_layer(
     p: DualStreamLayer,
-    video: Float[Array, "B T D"],
-    audio: Float[Array, "B A E"],
+    x: Streams,
     sites: Sites,
-    rows: tuple[Rows, Rows],
+    rows: Streams,
     text: Text,
     past: Sites,
     perturbation: Perturbation,
-) -> tuple[Float[Array, "B T D"], Float[Array, "B A E"], Sites]:
-    """Run one layer; also returns the keys and values of the four causal attentions."""
-    own_v, own_a = _self_rows(p.video.table, rows[0].main), _self_rows(p.audio.table, rows[1].main)
-    video, kv_v = _attend_self(
-        p.video, video, own_v, sites.video_self, past.video_self, perturbation.video_self, perturbation.video_mix
-    )
-    video = _read_text(p.video, video, own_v, text.video, text.site)
-    audio, kv_a = _attend_self(
-        p.audio, audio, own_a, sites.audio_self, past.audio_self, perturbation.audio_self, perturbation.audio_mix
-    )
-    audio = _read_text(p.audio, audio, own_a, text.audio, text.site)
-    video, audio, kv_a2v, kv_v2a = _cross(p, video, audio, sites, rows, past, perturbation)
-    video = add_gated(video, apply_mlp(p.video.mlp, modulated_norm(video, own_v.mlp)), own_v.mlp_gate)
-    audio = add_gated(audio, apply_mlp(p.audio.mlp, modulated_norm(audio, own_a.mlp)), own_a.mlp_gate)
-    return video, audio, Sites(video_self=kv_v, audio_self=kv_a, a2v=kv_a2v, v2a=kv_v2a)
+) -> tuple[Streams, Sites]:
+    """Run one layer.
+
+    Args:
+        p: The layer's weights.
+        x: Hidden states, [B, T, D_v] and [B, T, D_a]; audio includes its sinks.
+        sites: A Site for each causal attention.
+        rows: Rows of each stream.
+        text: The prompt's keys and values in this layer.
+        past: Cached keys and values of each site, or None.
+        perturbation: Masks of this layer, [B] each.
+
+    Returns:
+        The new hidden states, and the keys and values [B, T, N, H] of the four causal attentions.
+    """
+    m = map_streams(lambda p, rows: _self_rows(p.table, rows.main), p.streams, rows)
+    with jax.named_scope("video_self"):
+        masks = perturbation.video_self, perturbation.video_mix
+        video, kv_v = _attend_self(p.video, x.video, m.video, sites.video_self, past.video_self, *masks)
+    with jax.named_scope("video_text"):
+        video = _attend_text(p.video, video, m.video, text.kv.video, text.site)
+    with jax.named_scope("audio_self"):
+        masks = perturbation.audio_self, perturbation.audio_mix
+        audio, kv_a = _attend_self(p.audio, x.audio, m.audio, sites.audio_self, past.audio_self, *masks)
+    with jax.named_scope("audio_text"):
+        audio = _attend_text(p.audio, audio, m.audio, text.kv.audio, text.site)
+    x, kv_a2v, kv_v2a = _cross(p, Streams(video, audio), sites, rows, past, perturbation)
+    with jax.named_scope("video_mlp"):
+        video = _feed_forward(p.video, x.video, m.video)
+    with jax.named_scope("audio_mlp"):
+        audio = _feed_forward(p.audio, x.audio, m.audio)
+    return Streams(video, audio), Sites(video_self=kv_v, audio_self=kv_a, a2v=kv_a2v, v2a=kv_v2a)
 
 
-def text_kv_of_layer(p: StreamLayer, context: Float[Array, "B X D"], rows: Leaf) -> KV:
-    """Keys and values of one layer's text attention; `rows` [B, 1, 2, D] modulate the context (text AdaLN) or None."""
+def text_kv_of_layer(p: StreamLayer, context: Float[Array, "B X D"], rows: Float[Array, "b 1 2 D"] | None) -> KV:
+    """Keys and values of one layer's text attention; `rows` modulate the context (text AdaLN)."""
     if p.text_table is not None:
+        assert rows is not None, "text AdaLN without rows"
         shift, scale = add_table(p.text_table, rows)
-        context = modulate(context, Shifted(shift, scale))
+        context = modulate(context, ScaleShift(shift, scale))
     attention = gather(p.text_attn, attention_spec_of(p.text_attn), context.dtype)
     return project_kv(attention, context, None)
 
 
 def _attend_self(
-    p: StreamLayer, x: Array, m: SelfRows, site: Site, past: KV | None, perturbation: Leaf, mix: Leaf
+    p: StreamLayer, x: Array, m: SelfRows, site: Site, past: KV | None, keep: ArrayLeaf | None, mix: ArrayLeaf | None
 ) -> tuple[Array, KV]:
     h = modulated_norm(x, m.attn)
     y, fresh = attend(p.self_attn, h, h, site, past, mix)
-    return add_gated(x, _kept(y, perturbation), m.attn_gate), fresh
+    return add_gated(x, _masked(y, keep), m.attn_gate), fresh
 
 
-def _read_text(p: StreamLayer, x: Array, m: SelfRows, text: KV, site: Site) -> Array:
+def _attend_text(p: StreamLayer, x: Array, m: SelfRows, text: KV, site: Site) -> Array:
     h = rms_norm(x) if m.text is None else modulated_norm(x, m.text)
     return add_gated(x, attend_to(p.text_attn, h, text, site), m.text_gate)
 
 
+def _feed_forward(p: StreamLayer, x: Array, m: SelfRows) -> Array:
+    return add_gated(x, apply_mlp(p.mlp, modulated_norm(x, m.mlp)), m.mlp_gate)
+
+
 def _cross(
-    p: DualStreamLayer,
-    video: Array,
-    audio: Array,
-    sites: Sites,
-    rows: tuple[Rows, Rows],
-    past: Sites,
-    perturbation: Perturbation,
-) -> tuple[Array, Array, KV, KV]:
-    """Let each stream read the other; both read the states from before either update."""
-    v, a = _cross_rows(p.cross_table_video, rows[0]), _cross_rows(p.cross_table_audio, rows[1])
-    norm_v, norm_a = rms_norm(video), rms_norm(audio)
-    from_audio, kv_a2v = attend(p.a2v, modulate(norm_v, v.a2v), modulate(norm_a, a.a2v), sites.a2v, past.a2v)
-    from_video, kv_v2a = attend(p.v2a, modulate(norm_a, a.v2a), modulate(norm_v, v.v2a), sites.v2a, past.v2a)
-    video = add_gated(video, _kept(from_audio, perturbation.a2v), v.gate)
-    audio = add_gated(audio, _kept(from_video, perturbation.v2a), a.gate)
-    return video, audio, kv_a2v, kv_v2a
+    p: DualStreamLayer, x: Streams, sites: Sites, rows: Streams, past: Sites, perturbation: Perturbation
+) -> tuple[Streams, KV, KV]:
+    """Attend from each stream to the other; both read the states from before either update."""
+    v, a = _cross_rows(p.cross_table_video, rows.video), _cross_rows(p.cross_table_audio, rows.audio)
+    norm = map_streams(rms_norm, x)
+    with jax.named_scope("a2v"):
+        y, kv_a2v = attend(p.a2v, modulate(norm.video, v.a2v), modulate(norm.audio, a.a2v), sites.a2v, past.a2v)
+        video = add_gated(x.video, _masked(y, perturbation.a2v), v.gate)
+    with jax.named_scope("v2a"):
+        y, kv_v2a = attend(p.v2a, modulate(norm.audio, a.v2a), modulate(norm.video, v.v2a), sites.v2a, past.v2a)
+        audio = add_gated(x.audio, _masked(y, perturbation.v2a), a.gate)
+    return Streams(video, audio), kv_a2v, kv_v2a
 
 
+@jax.named_scope("modulation")
 def _self_rows(table: Leaf, rows: Array) -> SelfRows:
     shift, scale, gate, mlp_shift, mlp_scale, mlp_gate, *text = add_table(table, rows)
     return SelfRows(
-        attn=Shifted(shift, scale),
+        attn=ScaleShift(shift, scale),
         attn_gate=gate,
-        mlp=Shifted(mlp_shift, mlp_scale),
+        mlp=ScaleShift(mlp_shift, mlp_scale),
         mlp_gate=mlp_gate,
-        text=Shifted(text[0], text[1]) if text else None,
+        text=ScaleShift(text[0], text[1]) if text else None,
         text_gate=text[2] if text else None,
     )
 
 
+@jax.named_scope("modulation")
 def _cross_rows(table: Leaf, rows: Rows) -> CrossRows:
     """Name the rows; here the scale comes first, unlike everywhere else."""
-    a2v_scale, a2v_shift, v2a_scale, v2a_shift = add_table(table[:4], rows.cross)
-    (gate,) = add_table(table[4:], rows.gate)
-    return CrossRows(a2v=Shifted(a2v_shift, a2v_scale), v2a=Shifted(v2a_shift, v2a_scale), gate=gate)
+    a2v_scale, a2v_shift, v2a_scale, v2a_shift = add_table(array(table)[:4], rows.cross)
+    (gate,) = add_table(array(table)[4:], rows.gate)
+    return CrossRows(a2v=ScaleShift(a2v_shift, a2v_scale), v2a=ScaleShift(v2a_shift, v2a_scale), gate=gate)
 
 
-def _kept(y: Array, perturbation: Leaf) -> Array:
-    return y if perturbation is None else y * perturbation.astype(y.dtype)[:, None, None]
+def _masked(y: Array, keep: ArrayLeaf | None) -> Array:
+    """Zero the samples that a perturbation leaves out."""
+    return y if keep is None else y * keep.astype(y.dtype)[:, None, None]

@@ -1,7 +1,7 @@
-"""Where the tokens of a forward stand: small per-axis tables from the host, combined on the device.
+"""Positions of tokens: small per-axis tables from the host, combined into rotations on the device.
 
-A block's `Places` are a few kilobytes and take about a millisecond to make, so a stream makes them
-anew for every block, in float64 and at absolute seconds, and passes them in as arrays.
+A block's `Positions` are a few kilobytes and take about a millisecond to make. A stream makes them anew for every
+block, in float64 and at absolute seconds, and passes them to its programs as arrays.
 """
 
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from omniforcing_jax.nn.rope import Phases, Rotary, angles, combine, frequencies
 
 @struct.dataclass
 class Positions:
-    """Per-axis phases of a stretch of latent frames, float32 NumPy arrays of a few rows."""
+    """Per-axis phases of consecutive latent frames, float32 NumPy arrays of a few rows."""
 
     time: Phases  # video frames, at the frequencies of the three-axis table
     rows: Phases
@@ -28,7 +28,7 @@ class Positions:
 
 @struct.dataclass
 class Rotaries:
-    """Rotations of every token; the audio sinks are not among them."""
+    """Rotations of every token except the audio sinks."""
 
     video: Rotary
     audio: Rotary
@@ -38,14 +38,14 @@ class Rotaries:
 
 @struct.dataclass
 class Shift:
-    """A shift in seconds as phases of one row: what every pinned key is turned by."""
+    """A shift in seconds as phases of one row, by which all pinned keys are rotated."""
 
     solid: Phases  # at the frequencies of the three-axis table
     line: Phases
 
 
 def clip_block(latent_frames: int, audio_frames: int) -> Block:
-    """A whole clip taken as one block."""
+    """A whole clip as one block."""
     return Block(0, latent_frames, 0, audio_frames)
 
 
@@ -70,15 +70,16 @@ def make_positions(
     )
 
 
-def rotaries(config: ModelConfig, places: Positions) -> Rotaries:
+def rotaries(config: ModelConfig, positions: Positions) -> Rotaries:
     """Combine the tables of a block into one rotation per token (video tokens: frame, row, column)."""
     kind, heads = config.rotary.kind, config.video.heads
-    tokens_per_frame = places.rows.cos.shape[0] * places.columns.cos.shape[0]
-    audio = combine((places.audio_time,), config.audio.width, heads, kind)
+    tokens_per_frame = positions.rows.cos.shape[0] * positions.columns.cos.shape[0]
+    audio = combine((positions.audio_time,), config.audio.width, heads, kind)
+    cross_video = combine((positions.video_time,), config.audio.width, heads, kind)
     return Rotaries(
-        video=combine((places.time, places.rows, places.columns), config.video.width, heads, kind),
+        video=combine((positions.time, positions.rows, positions.columns), config.video.width, heads, kind),
         audio=audio,
-        cross_video=repeat(combine((places.video_time,), config.audio.width, heads, kind), tokens_per_frame),
+        cross_video=repeat(cross_video, tokens_per_frame),
         cross_audio=audio,
     )
 

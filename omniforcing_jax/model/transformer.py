@@ -1,11 +1,11 @@
-"""The dual-stream transformer: parameters, text keys and values, prediction.
+"""The dual-stream transformer: weights, text keys and values, prediction.
 
-Patch in, one scan over the stacked layers, head out. Nothing here knows whether the view makes it
-a teacher, a masked student or a stream.
+Patch in, one scan over the stacked layers, head out. Nothing here knows whether the view makes the network a teacher, a
+masked student or a stream.
 """
 
-import functools
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +18,7 @@ from omniforcing_jax.model.dual_stream import (
     DualStreamLayer,
     Perturbation,
     Rows,
+    StreamLayer,
     Text,
     dual_stream_layer,
     dual_stream_layer_spec,
@@ -30,7 +31,7 @@ from omniforcing_jax.nn.mask import AttentionMask, mask_bias
 from omniforcing_jax.nn.mlp import Mlp, apply_mlp, mlp_spec
 from omniforcing_jax.nn.modulation import (
     TIME_SCALE,
-    Shifted,
+    ScaleShift,
     TimeEmbedding,
     add_table,
     embed_time,
@@ -39,21 +40,22 @@ from omniforcing_jax.nn.modulation import (
 )
 from omniforcing_jax.nn.norm import layer_norm
 from omniforcing_jax.parallel.sharding import constrain, gather
-from omniforcing_jax.parallel.spec import Leaf, Spec, normal, stacked
+from omniforcing_jax.parallel.spec import Leaf, Spec, array, normal, stacked
+from omniforcing_jax.streams import Streams, map_streams
 
 SINK_SCALE = 0.02
 NO_PERTURBATION = Perturbation()
 
-# For `remat` in training: keep what projections give, recompute the rest. On chime's teacher (batch 8, 5 s, CPU) this
-# takes 240 MB instead of 830 and is about a tenth faster, because a scan must write everything it keeps.
-keep_projections = functools.partial(
+# For `remat` in training: keep the outputs of projections, recompute the rest. On chime's teacher (batch 8, 5 s, CPU)
+# this takes 240 MB instead of 830 and is about a tenth faster, because a scan must write everything that it keeps.
+keep_projections = partial(
     jax.checkpoint, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable, prevent_cse=False
 )
 
 
 @struct.dataclass
 class StreamEnds:
-    """What one stream has outside the layers."""
+    """Weights of one stream outside the layers."""
 
     patchify: Linear
     caption: Mlp | None
@@ -67,20 +69,57 @@ class StreamEnds:
 
 @struct.dataclass
 class Transformer:
-    """All parameters of a dual-stream transformer."""
+    """All weights of a dual-stream transformer."""
 
     video: StreamEnds
     audio: StreamEnds
     layers: DualStreamLayer  # every leaf [L, ...]
-    sinks: Leaf  # [1, N, Da] or None
+    sinks: Leaf  # [1, sinks, D_a] or None
+
+    @property
+    def ends(self) -> Streams:
+        """The StreamEnds of each stream."""
+        return Streams(self.video, self.audio)
 
 
 class Prediction(NamedTuple):
-    """What one forward gives: velocities in float32 and the keys and values of its own tokens."""
+    """The result of one forward.
 
-    video: Float[Array, "B T C"]
-    audio: Float[Array, "B A C"]
-    fresh: Sites  # of KV, [L, B, tokens, N, H]; audio sinks come first
+    Attributes:
+        velocity: Noise - x0 of both streams, [B, T, C] and [B, A, C], float32.
+        fresh: Sites of KV [L, B, T, N, H] of this forward's own tokens; audio sinks come first.
+    """
+
+    velocity: Streams
+    fresh: Sites
+
+
+class Modulation(NamedTuple):
+    """Embedded noise levels of one stream.
+
+    Attributes:
+        embedded: For the head.
+        rows: For the layers.
+    """
+
+    embedded: Float[Array, "b U D"]
+    rows: Rows
+
+
+class LayerInputs(NamedTuple):
+    """Everything that differs from layer to layer; every leaf is [L, ...].
+
+    Attributes:
+        params: The layers' weights.
+        text_kv: Streams of KV of the prompt.
+        past: Sites of cached KV, or None.
+        perturbation: What to leave out.
+    """
+
+    params: DualStreamLayer
+    text_kv: Streams
+    past: Sites
+    perturbation: Perturbation
 
 
 def transformer_spec(config: ModelConfig) -> Transformer:
@@ -110,8 +149,8 @@ def _ends_spec(config: ModelConfig, stream: StreamConfig) -> StreamEnds:
 
 def text_kv(
     params: Transformer,
-    context_video: Float[Array, "B X Cv"],
-    context_audio: Float[Array, "B X Ca"],
+    context_video: Float[Array, "B X _"],
+    context_audio: Float[Array, "B X _"],
     mask: Bool[Array, "B X"] | Int[Array, "B X"] | None = None,
     *,
     sigma: Float[Array, " B"] | None = None,
@@ -120,30 +159,35 @@ def text_kv(
     """Make the text keys and values of all layers: once per prompt, or with text AdaLN once per sigma.
 
     Args:
-      params: the network's parameters.
-      context_video: features for the video stream (as wide as the stream where it has no caption projection).
-      context_audio: features for the audio stream.
-      mask: non-zero where a token may be seen; None sees all.
-      sigma: noise level of the samples, for text AdaLN only.
-      dtype: type to compute in.
+        params: The network's weights.
+        context_video: Features for the video stream, as wide as the stream if it has no caption projection.
+        context_audio: Features for the audio stream.
+        mask: Non-zero where a token may be seen; None shows all.
+        sigma: Noise level of the samples, for text AdaLN only.
+        dtype: Type to compute in.
 
     Returns:
-      Keys and values [L, B, X, N, H] of both streams with the mask.
+        Keys and values [L, B, X, N, H] of both streams with the mask.
 
     Raises:
-      ValueError: if the network has text AdaLN and sigma is missing.
+        ValueError: The network has text AdaLN and sigma is missing.
     """
     if params.video.prompt_time is not None and sigma is None:
         raise ValueError("sigma=None: text keys of a network with text AdaLN depend on sigma")
     attended = AttentionMask() if mask is None else AttentionMask(bias=mask_bias(mask[:, None, None, :] != 0))
-    return Text(
-        video=_text_of_stream(params.video, params.layers.video, context_video.astype(dtype), sigma),
-        audio=_text_of_stream(params.audio, params.layers.audio, context_audio.astype(dtype), sigma),
-        site=Site(mask=attended),
+    kv = map_streams(
+        lambda ends, layers, context: _text_kv_of_stream(ends, layers, context.astype(dtype), sigma),
+        params.ends,
+        params.layers.streams,
+        Streams(context_video, context_audio),
     )
+    return Text(kv=kv, site=Site(mask=attended))
 
 
-def _text_of_stream(ends: StreamEnds, layers: Any, context: Array, sigma: Array | None) -> KV:
+@jax.named_scope("text_kv")
+def _text_kv_of_stream(
+    ends: StreamEnds, layers: StreamLayer, context: Float[Array, "B X _"], sigma: Float[Array, " B"] | None
+) -> KV:
     if ends.caption is not None:
         context = apply_mlp(ends.caption, context)
     rows = None
@@ -156,8 +200,7 @@ def _text_of_stream(ends: StreamEnds, layers: Any, context: Array, sigma: Array 
 def predict(
     params: Transformer,
     config: ModelConfig,
-    video: Float[Array, "B T C"],
-    audio: Float[Array, "B A E"],
+    noisy: Streams,
     view: View,
     text: Text,
     *,
@@ -169,105 +212,77 @@ def predict(
     """Predict the velocity (noise - x0) of both streams.
 
     Args:
-      params: parameters, in any floating type.
-      config: what network it is.
-      video: noisy video tokens, frame-major, then row, then column.
-      audio: noisy audio tokens, without sinks.
-      view: the regime: who sees whom, rotations and noise levels (model/view.py).
-      text: what `text_kv` made of the prompt.
-      past: keys and values of earlier blocks [L, B, S, N, H] per site, read only.
-      perturbation: what to leave out, for guidance.
-      dtype: type to compute in; norms, softmax, rotations, modulation and the outputs are float32.
-      remat: wraps the body of the scan over layers, such as `keep_projections`, to save memory in training.
+        params: Weights, in any floating type.
+        config: The network's config.
+        noisy: Noisy tokens, [B, T, C] of video (frame-major, then row, then column) and [B, A, C] of audio without
+            sinks.
+        view: The regime: masks, rotations and noise levels (model/view.py).
+        text: The prompt's keys and values, from `text_kv`.
+        past: Keys and values of earlier blocks [L, B, S, N, H] per site, only read.
+        perturbation: What to leave out, for guidance.
+        dtype: Type to compute in; norms, softmax, rotations, modulation and the outputs are float32.
+        remat: Wraps the body of the scan over layers, such as `keep_projections`, to save memory in training.
     """
-    streams, fresh = _run(
-        params, config, video, audio, view, text, past, perturbation, dtype, remat, lambda video, audio, fresh: fresh
-    )
-    (hidden_v, embedded_v), (hidden_a, embedded_a) = streams
-    sinks = view.sinks
-    return Prediction(
-        video=_head(params.video, hidden_v, embedded_v),
-        audio=_head(params.audio, hidden_a[:, sinks:], embedded_a[:, sinks if embedded_a.shape[1] > 1 else 0 :]),
-        fresh=fresh,
-    )
+    modulation = embed_times(params, config, view)
+    x = patchify(params, noisy, view.sinks, dtype)
+    layer = layer_body(config, view, map_streams(lambda m: m.rows, modulation), text.site, dtype)
+    inputs = LayerInputs(params.layers, text.kv, past, perturbation)
+    with jax.named_scope("layers"):
+        x, fresh = jax.lax.scan(remat(layer) if remat else layer, x, inputs)
+    return Prediction(velocity=_velocities(params, x, modulation, view.sinks), fresh=fresh)
 
 
-def hidden_states(
-    params: Transformer,
-    config: ModelConfig,
-    video: Float[Array, "B T C"],
-    audio: Float[Array, "B A E"],
-    view: View,
-    text: Text,
-    *,
-    past: Sites = NO_PAST,
-    dtype: DTypeLike = jnp.float32,
-) -> tuple[Float[Array, "L B T Dv"], Float[Array, "L B S Da"]]:
-    """Return the states of both streams after each layer, audio sinks included; arguments as `predict`."""
-    _, states = _run(
-        params,
-        config,
-        video,
-        audio,
-        view,
-        text,
-        past,
-        NO_PERTURBATION,
-        dtype,
-        None,
-        lambda video, audio, fresh: (video, audio),
-    )
-    return states
+def embed_times(params: Transformer, config: ModelConfig, view: View) -> Streams:
+    """Embed the noise levels of both streams; return the Modulation of each."""
+    return map_streams(partial(_embed_times, gate_multiplier=config.gate_multiplier), params.ends, view.times)
 
 
-def _run(
-    params: Transformer,
-    config: ModelConfig,
-    video: Array,
-    audio: Array,
-    view: View,
-    text: Text,
-    past: Sites,
-    perturbation: Perturbation,
-    dtype: DTypeLike,
-    remat: Callable[..., Any] | None,
-    emit: Callable[[Array, Array, Sites], Any],
-) -> tuple[tuple[tuple[Array, Array], tuple[Array, Array]], Any]:
-    """Patch in and scan the layers; what `emit` returns of each layer comes back stacked."""
-    embedded_v, rows_v = _embed_times(params.video, view.video, config.gate_multiplier)
-    embedded_a, rows_a = _embed_times(params.audio, view.audio, config.gate_multiplier)
-    x = project(params.video.patchify, video.astype(dtype))
-    y = project(params.audio.patchify, audio.astype(dtype))
-    if view.sinks:
-        y = jnp.concatenate([jnp.broadcast_to(params.sinks.astype(dtype), (len(y), *params.sinks.shape[1:])), y], 1)
-
-    specs = dual_stream_layer_spec(config)
-
-    def body(state: tuple[Array, Array], layer: Any) -> tuple[tuple[Array, Array], Any]:
-        p, text_v, text_a, past_of_layer, perturbation_of_layer = layer
-        prompt = Text(video=text_v, audio=text_a, site=text.site)
-        video, audio = (constrain(stream, "batch", None, None) for stream in state)
-        # Their gradients too: left to itself, XLA sums those of per-token levels over all chips in every layer.
-        rows = jax.tree.map(lambda x: constrain(x, "batch", None, None, None), (rows_v, rows_a))
-        video, audio, fresh = dual_stream_layer(
-            gather(p, specs, dtype), video, audio, view.sites, rows, prompt, past_of_layer, perturbation_of_layer
-        )
-        return (video, audio), emit(video, audio, fresh)
-
-    scanned = (params.layers, text.video, text.audio, past, perturbation)
-    (x, y), emitted = jax.lax.scan(remat(body) if remat else body, (x, y), scanned)
-    return ((x, embedded_v), (y, embedded_a)), emitted
-
-
-def _embed_times(p: StreamEnds, times: Times, gate_multiplier: float) -> tuple[Array, Rows]:
+@jax.named_scope("time_embedding")
+def _embed_times(p: StreamEnds, times: Times, gate_multiplier: float) -> Modulation:
     embedded, main = embed_time(p.time, TIME_SCALE * times.main)
     _, cross = embed_time(p.cross_time, TIME_SCALE * times.cross)
     _, gate = embed_time(p.cross_gate_time, gate_multiplier * times.gate)
-    return embedded, Rows(main=main, cross=cross, gate=gate)
+    return Modulation(embedded=embedded, rows=Rows(main=main, cross=cross, gate=gate))
 
 
+@jax.named_scope("patchify")
+def patchify(params: Transformer, noisy: Streams, sinks: int, dtype: DTypeLike) -> Streams:
+    """Project tokens to hidden states, [B, T, D] each, and put the sinks, if any, in front of audio."""
+    video, audio = map_streams(lambda p, x: project(p.patchify, x.astype(dtype)), params.ends, noisy)
+    if sinks:
+        learned = array(params.sinks).astype(dtype)
+        audio = jnp.concatenate([jnp.broadcast_to(learned, (len(audio), *learned.shape[1:])), audio], 1)
+    return Streams(video, audio)
+
+
+def layer_body(
+    config: ModelConfig, view: View, rows: Streams, text_site: Site, dtype: DTypeLike
+) -> Callable[[Streams, LayerInputs], tuple[Streams, Sites]]:
+    """Build the body of the scan over layers: from hidden states to the next ones and the layer's own K/V."""
+    specs = dual_stream_layer_spec(config)
+
+    def body(x: Streams, layer: LayerInputs) -> tuple[Streams, Sites]:
+        x = jax.tree.map(lambda x: constrain(x, "batch", None, None), x)
+        # Their gradients too: left to itself, XLA sums those of per-token levels over all chips in every layer.
+        sharded = jax.tree.map(lambda x: constrain(x, "batch", None, None, None), rows)
+        params, text = gather(layer.params, specs, dtype), Text(kv=layer.text_kv, site=text_site)
+        return dual_stream_layer(params, x, view.sites, sharded, text, layer.past, layer.perturbation)
+
+    return body
+
+
+def _velocities(params: Transformer, x: Streams, modulation: Streams, sinks: int) -> Streams:
+    embedded_v, embedded_a = modulation.video.embedded, modulation.audio.embedded
+    if embedded_a.shape[1] > 1:  # one level per token or group, sinks included
+        embedded_a = embedded_a[:, sinks:]
+    return Streams(
+        video=_head(params.video, x.video, embedded_v), audio=_head(params.audio, x.audio[:, sinks:], embedded_a)
+    )
+
+
+@jax.named_scope("head")
 def _head(p: StreamEnds, x: Float[Array, "B T D"], embedded: Float[Array, "b U D"]) -> Float[Array, "B T C"]:
     """Norm, modulate by the time embedding itself, project; all in float32."""
     shift, scale = add_table(p.head_table, jnp.stack([embedded, embedded], axis=2))
-    velocity = project(p.head, modulate(layer_norm(x.astype(jnp.float32)), Shifted(shift, scale)))
+    velocity = project(p.head, modulate(layer_norm(x.astype(jnp.float32)), ScaleShift(shift, scale)))
     return constrain(velocity, "batch", None, None)

@@ -1,11 +1,13 @@
-"""Views: what makes one network a teacher, a masked student or a streaming student.
+"""Views: the data that makes one network a teacher, a masked student or a streaming student.
 
-A view says who sees whom at the four causal sites, how tokens are rotated and which noise levels
-they have. It is data: the network never asks which builder made it.
+A view holds the masks of the four causal sites, the rotations of all tokens and their noise levels. The network never
+asks which function built it.
 """
 
 import dataclasses
+from collections.abc import Callable, Sequence
 
+import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
@@ -23,7 +25,10 @@ from omniforcing_jax.nn.mask import (
     log_ratio_scale,
 )
 from omniforcing_jax.nn.rope import with_identity
-from omniforcing_jax.parallel.spec import Leaf
+from omniforcing_jax.parallel.spec import ArrayLeaf
+from omniforcing_jax.streams import Streams
+
+MakeMask = Callable[[Sequence[TokenSpan], Sequence[TokenSpan]], AttentionMask]  # of queries and keys
 
 
 @struct.dataclass
@@ -31,25 +36,27 @@ class Sigmas:
     """Noise levels in [0, 1] of both streams, float32.
 
     Attributes:
-      video, audio: [B, U]: each level serves T / U consecutive tokens, so U is 1 (one per sample), the number
-        of latent frames, or the number of tokens. B may be 1. Audio sinks take the first audio level.
-      scalar_video, scalar_audio: [B], one level per sample, for the cross-modal modulation where the network
-        takes it from the other stream; None where U is 1.
+        video: [B, U]. Each level serves T / U consecutive tokens: U is 1 (one level per sample), the number of latent
+            frames, or the number of tokens. B may be 1.
+        audio: The same for audio; sinks take the first level.
+        scalar_video: [B], one level per sample for the cross-modal modulation, where the network takes it from the
+            other stream. May be None where U is 1.
+        scalar_audio: The same for audio.
     """
 
-    video: Leaf
-    audio: Leaf
-    scalar_video: Leaf = None
-    scalar_audio: Leaf = None
+    video: ArrayLeaf
+    audio: ArrayLeaf
+    scalar_video: ArrayLeaf | None = None
+    scalar_audio: ArrayLeaf | None = None
 
 
 @struct.dataclass
 class Times:
     """The noise levels that drive one stream's modulation, [B, U] each."""
 
-    main: Leaf
-    cross: Leaf  # scale and shift of the crossings
-    gate: Leaf  # gate of what the stream reads from the other
+    main: ArrayLeaf
+    cross: ArrayLeaf  # scale and shift of the crossings
+    gate: ArrayLeaf  # gate of the crossing that this stream receives
 
 
 @struct.dataclass
@@ -57,31 +64,24 @@ class View:
     """A regime, as data.
 
     Attributes:
-      sites: a Site for each of the four causal attentions.
-      video, audio: noise levels; audio includes the sinks.
-      sinks: sink tokens in front of the audio of this forward.
+        sites: A Site for each of the four causal attentions.
+        times: Times of each stream; audio includes the sinks.
+        sinks: Sink tokens in front of the audio of this forward.
     """
 
     sites: Sites
-    video: Times
-    audio: Times
+    times: Streams
     sinks: int = struct.field(pytree_node=False)
 
 
 def one_sigma(sigma: Float[Array, " B"]) -> Sigmas:
-    """Give all tokens of a sample the same noise level."""
+    """Use one noise level for all tokens of a sample."""
     return Sigmas(video=sigma[:, None], audio=sigma[:, None])
 
 
 def bidirectional(config: ModelConfig, rotaries: Rotaries, sigmas: Sigmas) -> View:
-    """Everyone sees everyone: the teacher, or a student with its masks off."""
-    return _view(
-        config,
-        rotaries,
-        sigmas,
-        Sites(AttentionMask(), AttentionMask(), AttentionMask(), AttentionMask()),
-        config.sinks,
-    )
+    """All tokens see all tokens: the teacher, or a student without its masks."""
+    return _view(config, rotaries, sigmas, Sites.of_keys(AttentionMask(), AttentionMask()), config.sinks)
 
 
 def masked(
@@ -97,23 +97,23 @@ def masked(
     """Whole clip, block-causal.
 
     Args:
-      config: the network.
-      rotaries: rotations of the whole clip.
-      sigmas: noise levels, of any granularity.
-      blocks: the clip's block table.
-      window: blocks that a block may see, itself included; None sees the whole past.
-      pin_prefix: block 0 stays visible beyond the window; sinks always do.
-      dense: use the written-out mask instead of key prefixes: the same function, slower.
+        config: The network.
+        rotaries: Rotations of the whole clip.
+        sigmas: Noise levels, of any granularity.
+        blocks: The clip's block table.
+        window: Blocks that a block may see, itself included; None shows the whole past.
+        pin_prefix: Whether block 0 stays visible beyond the window. Sinks always do.
+        dense: Use the written-out mask instead of key ranges: the same function, slower.
     """
-    video, audio = spans(config, rotaries, blocks, pin_prefix)
+    spans = token_spans(config, rotaries, blocks, pin_prefix)
     reach = len(blocks) if window is None else window
     make = dense_mask if dense else banded_mask
 
-    def mask(queries: list[TokenSpan], keys: list[TokenSpan]) -> AttentionMask:
+    def mask(queries: Sequence[TokenSpan], keys: Sequence[TokenSpan]) -> AttentionMask:
         scale = log_ratio_scale(queries, keys, reach) if config.log_ratio else None
         return dataclasses.replace(make(queries, keys, reach), scale=scale)
 
-    return _view(config, rotaries, sigmas, _between(mask, video, audio), config.sinks)
+    return _view(config, rotaries, sigmas, _masks(mask, spans), config.sinks)
 
 
 def on_context(
@@ -127,17 +127,17 @@ def on_context(
 ) -> View:
     """Whole clip at once, each block seeing itself and the *past* blocks of another forward.
 
-    The other forward is a masked one over the same blocks, usually of clean latents: pass its `fresh` as
-    `past`. This is what a stream computes, block by block, with its first window of positions.
+    The other forward is a masked one over the same blocks, usually of clean latents: pass its `fresh` as `past`. A
+    stream computes the same block by block, with its first window of positions.
 
     Raises:
-      ValueError: if the network scales its queries by log ratios, which only the masked regime defines.
+        ValueError: The network scales its queries by log ratios, which only the masked regime defines.
     """
     _refuse_log_ratio(config)
-    video, audio = spans(config, rotaries, blocks, pin_prefix)
+    spans = token_spans(config, rotaries, blocks, pin_prefix)
     reach = len(blocks) if window is None else window
-    sites = _between(lambda queries, keys: context_mask(queries, keys, reach), video, audio)
-    return _view(config, rotaries, sigmas, sites, config.sinks)
+    masks = _masks(lambda queries, keys: context_mask(queries, keys, reach), spans)
+    return _view(config, rotaries, sigmas, masks, config.sinks)
 
 
 def streaming(
@@ -146,41 +146,28 @@ def streaming(
     """One block against the cache.
 
     Args:
-      config: the network.
-      rotaries: rotations of the block, at its absolute seconds.
-      sigmas: noise levels of the block.
-      past_bias: which cache slots may be read (`cache.past_bias`); None is the first block, which has no past
-        and carries the sinks.
-      prefix: the slots that may be read come first (`Cache.reads_prefix`).
+        config: The network.
+        rotaries: Rotations of the block, at its absolute seconds.
+        sigmas: Noise levels of the block.
+        past_bias: Which cache slots may be read (`cache.past_bias`). None is the first block, which has no past and
+            carries the sinks.
+        prefix: Whether the slots that may be read come first (`Cache.reads_prefix`).
 
     Raises:
-      ValueError: if the network scales its queries by log ratios.
+        ValueError: The network scales its queries by log ratios.
     """
     _refuse_log_ratio(config)
     if past_bias is None:
-        return _view(
-            config,
-            rotaries,
-            sigmas,
-            Sites(AttentionMask(), AttentionMask(), AttentionMask(), AttentionMask()),
-            config.sinks,
-        )
-    masks = Sites(
-        video_self=AttentionMask(past_bias=past_bias.video_self, past_is_prefix=prefix),
-        audio_self=AttentionMask(past_bias=past_bias.audio_self, past_is_prefix=prefix),
-        a2v=AttentionMask(past_bias=past_bias.a2v, past_is_prefix=prefix),
-        v2a=AttentionMask(past_bias=past_bias.v2a, past_is_prefix=prefix),
-    )
+        return bidirectional(config, rotaries, sigmas)
+    masks = jax.tree.map(lambda bias: AttentionMask(past_bias=bias, past_is_prefix=prefix), past_bias)
     return _view(config, rotaries, sigmas, masks, 0)
 
 
-def spans(
-    config: ModelConfig, rotaries: Rotaries, blocks: tuple[Block, ...], pin_prefix: bool
-) -> tuple[list[TokenSpan], list[TokenSpan]]:
-    """List the tokens of both streams by block; the sinks are pinned and belong to block 0.
+def token_spans(config: ModelConfig, rotaries: Rotaries, blocks: tuple[Block, ...], pin_prefix: bool) -> Streams:
+    """List the tokens of both streams by block, as TokenSpans; sinks are pinned and belong to block 0.
 
     Raises:
-      ValueError: if the block table does not end where the rotations do.
+        ValueError: The block table does not end where the rotations do.
     """
     tokens, audio_frames = rotaries.video.cos.shape[1], rotaries.audio.cos.shape[1]
     frames = blocks[-1].video_end
@@ -194,11 +181,12 @@ def spans(
     audio = [
         TokenSpan(sinks + b.audio_start, sinks + b.audio_end, k, pin_prefix and k == 0) for k, b in enumerate(blocks)
     ]
-    return video, [TokenSpan(0, sinks, 0, True), *audio] if sinks else audio
+    return Streams(video, [TokenSpan(0, sinks, 0, True), *audio] if sinks else audio)
 
 
-def _between(mask, video: list[TokenSpan], audio: list[TokenSpan]) -> Sites:
-    """Build the four sights from one table of blocks."""
+def _masks(mask: MakeMask, spans: Streams) -> Sites:
+    """Build the four masks from one table of blocks."""
+    video, audio = spans
     return Sites(
         video_self=mask(video, video), audio_self=mask(audio, audio), a2v=mask(video, audio), v2a=mask(audio, video)
     )
@@ -217,16 +205,14 @@ def _view(config: ModelConfig, rotaries: Rotaries, sigmas: Sigmas, masks: Sites,
         audio_levels = jnp.concatenate([jnp.repeat(audio_levels[:, :1], sinks, axis=1), audio_levels], axis=1)
     _check_levels("video", sigmas.video, rotaries.video.cos.shape[1])
     _check_levels("audio", audio_levels, audio.cos.shape[1])
-    other = config.cross_timestep
-    return View(
-        sites=sites,
-        video=_times(other, sigmas.video, sigmas.audio, sigmas.scalar_audio),
-        audio=_times(other, audio_levels, sigmas.video, sigmas.scalar_video),
-        sinks=sinks,
+    times = Streams(
+        video=_times(config.cross_timestep, sigmas.video, sigmas.audio, sigmas.scalar_audio),
+        audio=_times(config.cross_timestep, audio_levels, sigmas.video, sigmas.scalar_video),
     )
+    return View(sites=sites, times=times, sinks=sinks)
 
 
-def _times(semantics: CrossTimestep, own: Leaf, other: Leaf, other_scalar: Leaf) -> Times:
+def _times(semantics: CrossTimestep, own: ArrayLeaf, other: ArrayLeaf, other_scalar: ArrayLeaf | None) -> Times:
     """Resolve whose sigma drives the cross-modal modulation."""
     if semantics is CrossTimestep.OWN:
         return Times(main=own, cross=own, gate=own)
@@ -238,7 +224,7 @@ def _times(semantics: CrossTimestep, own: Leaf, other: Leaf, other_scalar: Leaf)
     return Times(main=own, cross=own if semantics is CrossTimestep.HYBRID else scalar, gate=scalar)
 
 
-def _check_levels(name: str, levels: Leaf, tokens: int) -> None:
+def _check_levels(name: str, levels: ArrayLeaf, tokens: int) -> None:
     if tokens % levels.shape[1]:
         raise ValueError(f"{name} sigmas: {levels.shape[1]} levels for {tokens} tokens, must be 1 or divide them")
 

@@ -1,7 +1,9 @@
-"""A whole clip at once, everyone seeing everyone: what a teacher, its critic and a clip from noise ask the network."""
+"""A whole clip at once, bidirectional: the predictions of a teacher, of its critic, and of a clip sampler."""
 
 from collections.abc import Callable
+from functools import partial
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float
 
@@ -11,9 +13,8 @@ from omniforcing_jax.model.positions import Rotaries
 from omniforcing_jax.model.transformer import NO_PERTURBATION, Transformer, predict, text_kv
 from omniforcing_jax.model.view import bidirectional, one_sigma
 from omniforcing_jax.schedule import to_x0
+from omniforcing_jax.streams import Streams
 from omniforcing_jax.text.contexts import TextContexts
-
-Streams = tuple[Float[Array, "B T C"], Float[Array, "B A E"]]
 
 
 def predict_velocity(
@@ -31,20 +32,19 @@ def predict_velocity(
     """Predict the velocity of both streams, bidirectional, one noise level per sample.
 
     Args:
-      params: the network's.
-      config: what network it is.
-      noisy: tokens of video and audio.
-      sigma: their noise level.
-      contexts: text features; their keys and values are made here.
-      rotaries: rotations of the whole clip.
-      perturbation: what to leave out, for guidance.
-      dtype: type to compute in.
-      remat: wraps the scan over layers.
+        params: The network's weights.
+        config: The network's config.
+        noisy: Tokens of both streams, [B, T, C] and [B, A, C].
+        sigma: Their noise level.
+        contexts: Text features, projected here to keys and values.
+        rotaries: Rotations of the whole clip.
+        perturbation: What to leave out, for guidance.
+        dtype: Type to compute in.
+        remat: Wraps the body of the scan over layers.
     """
     text = text_kv(params, *contexts, sigma=sigma, dtype=dtype)
     view = bidirectional(config, rotaries, one_sigma(sigma))
-    prediction = predict(params, config, *noisy, view, text, perturbation=perturbation, dtype=dtype, remat=remat)
-    return prediction.video, prediction.audio
+    return predict(params, config, noisy, view, text, perturbation=perturbation, dtype=dtype, remat=remat).velocity
 
 
 def predict_x0(
@@ -52,4 +52,4 @@ def predict_x0(
 ) -> Streams:
     """Predict the clean clip; arguments as `predict_velocity`."""
     velocity = predict_velocity(params, config, noisy, sigma, *rest, **options)
-    return to_x0(noisy[0], velocity[0], sigma), to_x0(noisy[1], velocity[1], sigma)
+    return jax.tree.map(partial(to_x0, sigma=sigma), noisy, velocity)

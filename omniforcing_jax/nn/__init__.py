@@ -1,1 +1,1 @@
-"""Layers without a network: declarations of weights, linear maps, norms, rotations, sight, attention."""
+"""Layers without a network: linear maps, norms, rotations, masks, attention and its kernels."""

@@ -1,22 +1,22 @@
-"""Linear maps: matrices `[out, in]`, as they rest on disk, contracted over their last axis.
+"""Linear maps: matrices `[out, in]`, as they are on disk, contracted over their last axis.
 
-`project` is the one seam that looks at a weight's type; a quantised or low-rank leaf would be
-understood here and nowhere else.
+`project` is the one place that looks at a weight's type. A quantised or low-rank leaf would be understood here and
+nowhere else.
 """
 
 import jax
 from flax import struct
 from jaxtyping import Array, Float
 
-from omniforcing_jax.parallel.spec import Leaf, Spec, fan_in, zeros
+from omniforcing_jax.parallel.spec import Leaf, Spec, array, fan_in, zeros
 
 
 @struct.dataclass
 class Linear:
     """y = x w^T + b."""
 
-    w: Leaf  # [out, in]
-    b: Leaf  # [out] or None
+    w: Leaf  # [O, I]
+    b: Leaf  # [O] or None
 
 
 def linear_spec(
@@ -27,9 +27,9 @@ def linear_spec(
 
 
 def project(p: Linear, x: Float[Array, "*batch I"]) -> Float[Array, "*batch O"]:
-    """Apply a linear map in x's type, whatever the type in which the weights rest."""
+    """Apply a linear map in x's type, whatever type the weights have."""
     contract = (((x.ndim - 1,), (1,)), ((), ()))
-    y = jax.lax.dot_general(x, p.w.astype(x.dtype), contract)
+    y = jax.lax.dot_general(x, array(p.w).astype(x.dtype), contract)
     if p.b is None:
         return y
-    return y + p.b.astype(x.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+    return y + array(p.b).astype(x.dtype).reshape((1,) * (y.ndim - 1) + (-1,))

@@ -1,4 +1,4 @@
-"""Who may see whom, on block indices: one rule, and the forms of it that a kernel can use.
+"""Attention masks on block indices: one rule, and the forms of it that a kernel can use.
 
     visible(q, k) = 0 <= k <= q  and  (q - k < window  or  k is pinned)
 
@@ -9,11 +9,11 @@ Three blocks, two sinks `s` in front of the keys, window 2, sinks pinned, block 
     queries of 1     x x   x   x x
     queries of 2     x x       x x   x x
 
-`dense_mask` writes this out (the readable truth); `banded_mask` turns it into static ranges of keys per
-range of queries, so that nothing masked is ever computed.
+`dense_mask` writes this out and is the readable truth. `banded_mask` turns it into static ranges of keys for each range
+of queries, so that no masked score is ever computed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -21,9 +21,9 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from omniforcing_jax.parallel.spec import Leaf
+from omniforcing_jax.parallel.spec import ArrayLeaf
 
-HIDDEN = float(np.finfo(np.float32).min)  # added to a score: finite, so that a row that sees nothing has no NaN
+HIDDEN = float(np.finfo(np.float32).min)  # added to a score; finite, so that a row that sees nothing has no NaN
 Range = tuple[int, int]
 
 
@@ -37,7 +37,7 @@ class TokenSpan(NamedTuple):
 
 
 class QueryBand(NamedTuple):
-    """A range of queries and all the ranges of keys that it sees, fresh and past."""
+    """A range of queries, and the ranges of fresh and of cached keys that all of them see."""
 
     queries: Range
     fresh: tuple[Range, ...]
@@ -46,28 +46,28 @@ class QueryBand(NamedTuple):
 
 @struct.dataclass
 class AttentionMask:
-    """Who sees whom at one site; empty, everyone sees everything.
+    """Which keys the queries of one site may see. An empty mask hides nothing.
 
     Attributes:
-      bias: added to the scores of fresh keys, broadcastable to [B, N, T, S]; 0 or HIDDEN where it is one row for all
-        heads and queries (`hide`).
-      past_bias: the same for past keys.
-      scale: [T], multiplies the queries (log-ratio scaling).
-      segments: static ranges; None is one segment of everything.
-      past_is_prefix: the past keys that `past_bias` shows come first.
+        bias: Added to the scores of fresh keys; broadcasts to [B, N, T, S]. With one row for all heads and queries it
+            holds only 0 and HIDDEN (`mask_bias`).
+        past_bias: The same for cached keys.
+        scale: [T], multiplies the queries (log-ratio scaling).
+        bands: Static ranges; None is one band of everything.
+        past_is_prefix: Whether the keys that `past_bias` shows come first in the cache.
     """
 
-    bias: Leaf = None
-    past_bias: Leaf = None
-    scale: Leaf = None
-    segments: tuple[QueryBand, ...] | None = struct.field(pytree_node=False, default=None)
+    bias: ArrayLeaf | None = None
+    past_bias: ArrayLeaf | None = None
+    scale: ArrayLeaf | None = None
+    bands: tuple[QueryBand, ...] | None = struct.field(pytree_node=False, default=None)
     past_is_prefix: bool = struct.field(pytree_node=False, default=False)
 
 
 def visible(
     queries: Int[np.ndarray, " T"], keys: Int[np.ndarray, " S"], pinned: Bool[np.ndarray, " S"], window: int
 ) -> Bool[np.ndarray, "T S"]:
-    """Apply the rule of sight to block indices; an empty slot has index -1."""
+    """Apply the rule to block indices; an empty slot has index -1."""
     q, k = queries[:, None], keys[None, :]
     return (k >= 0) & (k <= q) & ((q - k < window) | pinned[None, :])
 
@@ -79,29 +79,24 @@ def visible_tokens(queries: Sequence[TokenSpan], keys: Sequence[TokenSpan], wind
 
 
 def dense_mask(queries: Sequence[TokenSpan], keys: Sequence[TokenSpan], window: int) -> AttentionMask:
-    """Sight in the form of an additive mask."""
-    return AttentionMask(bias=np.where(visible_tokens(queries, keys, window), 0, HIDDEN).astype(np.float32)[None, None])
+    """Build the mask as an additive bias over all tokens."""
+    bias = np.where(visible_tokens(queries, keys, window), 0, HIDDEN)[None, None]
+    return AttentionMask(bias=jnp.asarray(bias, jnp.float32))
 
 
 def banded_mask(queries: Sequence[TokenSpan], keys: Sequence[TokenSpan], window: int) -> AttentionMask:
-    """Sight in the form of static key ranges per query block: the fast form of `dense_sight`."""
-    rows = _rule_on_spans(queries, keys, window)
-    segments = [
-        QueryBand(block_range, _merge(k for k, sees in zip(keys, row, strict=True) if sees))
-        for block_range, row in rows
-    ]
-    return AttentionMask(segments=tuple(segments))
+    """Build the mask as static key ranges per block of queries: the fast form of `dense_mask`."""
+    bands = [QueryBand(band.queries, _merge(band.keys)) for band in _visible_spans(queries, keys, window)]
+    return AttentionMask(bands=tuple(bands))
 
 
 def context_mask(queries: Sequence[TokenSpan], keys: Sequence[TokenSpan], window: int) -> AttentionMask:
-    """Sight of blocks that see themselves among the fresh keys and earlier blocks among the past keys only."""
-    segments = []
-    for block_range, row in _rule_on_spans(queries, keys, window):
-        own = next(q.block for q in queries if q.start == block_range[0])
-        seen = [k for k, sees in zip(keys, row, strict=True) if sees]
-        fresh = _merge(k for k in seen if k.block == own)
-        segments.append(QueryBand(block_range, fresh, _merge(k for k in seen if k.block != own)))
-    return AttentionMask(segments=tuple(segments))
+    """Build a mask of blocks that see themselves among the fresh keys, and earlier blocks among cached keys only."""
+    bands = []
+    for block, span, seen in _visible_spans(queries, keys, window):
+        fresh = _merge(k for k in seen if k.block == block)
+        bands.append(QueryBand(span, fresh, _merge(k for k in seen if k.block != block)))
+    return AttentionMask(bands=tuple(bands))
 
 
 def log_ratio_scale(queries: Sequence[TokenSpan], keys: Sequence[TokenSpan], window: int) -> Float[np.ndarray, " T"]:
@@ -124,9 +119,15 @@ def _per_token(spans: Sequence[TokenSpan]) -> tuple[np.ndarray, np.ndarray]:
     return np.repeat(blocks, lengths).astype(np.int32), np.repeat(pinned, lengths).astype(bool)
 
 
-def _rule_on_spans(
-    queries: Sequence[TokenSpan], keys: Sequence[TokenSpan], window: int
-) -> list[tuple[Range, np.ndarray]]:
+class _VisibleSpans(NamedTuple):
+    """The queries of one block, and the spans of keys that they see."""
+
+    block: int
+    queries: Range
+    keys: list[TokenSpan]
+
+
+def _visible_spans(queries: Sequence[TokenSpan], keys: Sequence[TokenSpan], window: int) -> list[_VisibleSpans]:
     """Apply the rule to spans instead of tokens; queries of one block are taken together."""
     ranges: dict[int, Range] = {}
     for span in queries:
@@ -134,10 +135,14 @@ def _rule_on_spans(
         ranges[span.block] = (start, span.stop)
     blocks, pinned = np.array([k.block for k in keys], np.int32), np.array([k.pinned for k in keys], bool)
     seen = visible(np.array(list(ranges), np.int32), blocks, pinned, window)
-    return list(zip(ranges.values(), seen, strict=True))
+    return [
+        _VisibleSpans(block, ranges[block], [k for k, sees in zip(keys, row, strict=True) if sees])
+        for block, row in zip(ranges, seen, strict=True)
+    ]
 
 
-def _merge(spans) -> tuple[Range, ...]:
+def _merge(spans: Iterable[TokenSpan]) -> tuple[Range, ...]:
+    """Join spans that follow each other without a gap."""
     merged: list[Range] = []
     for span in spans:
         if merged and merged[-1][1] == span.start:

@@ -20,6 +20,6 @@ def mlp_spec(inputs: int, hidden: int, outputs: int) -> Mlp:
     return Mlp(up=linear_spec(inputs, hidden, ("to_mlp", None)), down=linear_spec(hidden, outputs, ("embed", "mlp")))
 
 
-def apply_mlp(p: Mlp, x: Float[Array, "B T D"]) -> Float[Array, "B T E"]:
+def apply_mlp(p: Mlp, x: Float[Array, "B T I"]) -> Float[Array, "B T O"]:
     """Expand, GELU (tanh), contract."""
     return project(p.down, jax.nn.gelu(project(p.up, x), approximate=True))

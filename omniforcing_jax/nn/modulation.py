@@ -1,7 +1,7 @@
-"""Adaptive layer norm: noise levels to shift, scale and gate.
+"""Adaptive layer norm: noise levels become shift, scale and gate.
 
-Distinct noise levels are embedded once each: `[B, U]` sigmas serve T tokens in U groups of
-consecutive tokens, so nothing of size tokens x rows x width is ever made.
+Each distinct noise level is embedded once. `[B, U]` levels serve T tokens in U groups of consecutive tokens, so no
+array of size tokens x rows x width is ever made.
 """
 
 import math
@@ -15,22 +15,22 @@ from jaxtyping import Array, Float
 
 from omniforcing_jax.nn.linear import Linear, linear_spec, project
 from omniforcing_jax.nn.norm import rms_norm
-from omniforcing_jax.parallel.spec import Leaf
+from omniforcing_jax.parallel.spec import Leaf, array
 
 SINUSOID = 256  # channels of the embedding of a noise level
-TIME_SCALE = 1000.0  # the network is told 1000 sigma
+TIME_SCALE = 1000.0  # the network's input is 1000 sigma
 
 
 @struct.dataclass
 class TimeEmbedding:
-    """Noise level to one vector of the stream's width and to n modulation rows."""
+    """Weights that turn a noise level into one vector of the stream's width and several modulation rows."""
 
     up: Linear  # SINUSOID -> D
     down: Linear  # D -> D
-    rows: Linear  # D -> n * D
+    rows: Linear  # D -> rows * D
 
 
-class Shifted(NamedTuple):
+class ScaleShift(NamedTuple):
     """How a normalised input is modulated: x * (1 + scale) + shift; `[B, U, D]` each."""
 
     shift: Array
@@ -38,7 +38,7 @@ class Shifted(NamedTuple):
 
 
 def time_embedding_spec(width: int, rows: int) -> TimeEmbedding:
-    """Declare the embedding of a noise level for `rows` rows of `width`."""
+    """Declare the embedding of a noise level as `rows` rows of `width`."""
     return TimeEmbedding(
         up=linear_spec(SINUSOID, width, ("embed", None)),
         down=linear_spec(width, width, ("embed", None)),
@@ -54,26 +54,26 @@ def sinusoid(time: Float[Array, "B U"]) -> Float[Array, "B U 256"]:
     return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
 
 
-def embed_time(p: TimeEmbedding, time: Float[Array, "B U"]) -> tuple[Float[Array, "B U D"], Float[Array, "B U R D"]]:
-    """Embed scaled noise levels, in float32: the vector for the output head and the rows for the layers."""
+def embed_time(p: TimeEmbedding, time: Float[Array, "B U"]) -> tuple[Float[Array, "B U D"], Float[Array, "B U rows D"]]:
+    """Embed scaled noise levels, in float32; return the vector for the output head and the rows for the layers."""
     embedded = project(p.down, jax.nn.silu(project(p.up, sinusoid(time.astype(jnp.float32)))))
     rows = project(p.rows, jax.nn.silu(embedded))
     return embedded, rows.reshape(*embedded.shape[:2], -1, embedded.shape[-1])
 
 
-def add_table(table: Leaf, rows: Float[Array, "B U R D"]) -> list[Float[Array, "B U D"]]:
-    """Add a layer's table to the rows and take them apart."""
-    summed = table.astype(jnp.float32)[None, None] + rows
+def add_table(table: Leaf, rows: Float[Array, "B U rows D"]) -> list[Float[Array, "B U D"]]:
+    """Add a layer's table to the rows, and return them one by one."""
+    summed = array(table).astype(jnp.float32)[None, None] + rows
     return [summed[:, :, i] for i in range(rows.shape[2])]
 
 
-def modulate(x: Float[Array, "B T D"], m: Shifted) -> Float[Array, "B T D"]:
+def modulate(x: Float[Array, "B T D"], m: ScaleShift) -> Float[Array, "B T D"]:
     """Scale and shift each token by its group's values, in float32, returned in x's type."""
     grouped = _grouped(x, m.scale) * (1 + m.scale[:, :, None]) + m.shift[:, :, None]
     return grouped.reshape(x.shape).astype(x.dtype)
 
 
-def modulated_norm(x: Float[Array, "B T D"], m: Shifted) -> Float[Array, "B T D"]:
+def modulated_norm(x: Float[Array, "B T D"], m: ScaleShift) -> Float[Array, "B T D"]:
     """Root-mean-square norm, then scale and shift, all in float32, returned in x's type."""
     return modulate(rms_norm(x.astype(jnp.float32)), m).astype(x.dtype)
 
@@ -81,7 +81,7 @@ def modulated_norm(x: Float[Array, "B T D"], m: Shifted) -> Float[Array, "B T D"
 def add_gated(
     x: Float[Array, "B T D"], y: Float[Array, "B T D"], gate: Float[Array, "b U D"] | None
 ) -> Float[Array, "B T D"]:
-    """Add gate * y to the residual stream x; no gate adds y as it is."""
+    """Add gate * y to the residual stream x; without a gate, add y unchanged."""
     if gate is None:
         return x + y
     gated = _grouped(y, gate) * gate[:, :, None]

@@ -1,9 +1,11 @@
-"""Rotary position embedding: host tables per axis in float64, combined and applied on the device.
+"""Rotary position embedding: per-axis tables from the host in float64, combined and applied on the device.
 
-A position is seconds, or (seconds, pixel row, pixel column). Tables hold one angle per pair of
-channels, frequency-major and axis-minor over the whole width, so every head has its own band; the
-pairing of channels inside a head is the only difference between split and interleaved weights.
+A position is seconds, or (seconds, pixel row, pixel column). Tables hold one angle per pair of channels. Over the whole
+width they are frequency-major and axis-minor, so every head has its own band. Split and interleaved weights differ
+only in which channels of a head form a pair.
 """
+
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -12,36 +14,36 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from omniforcing_jax.config import GridPrecision, RotaryConfig, RotaryKind
-from omniforcing_jax.parallel.spec import Leaf
+from omniforcing_jax.parallel.spec import ArrayLeaf
 
 
 @struct.dataclass
 class Phases:
-    """Cosine and sine of one axis: [positions, frequencies], float32."""
+    """Cosine and sine of one axis: [positions, frequencies], float32, made on the host."""
 
-    cos: Leaf
-    sin: Leaf
+    cos: ArrayLeaf | np.ndarray
+    sin: ArrayLeaf | np.ndarray
 
 
 @struct.dataclass
 class Rotary:
-    """What queries or keys are rotated by: an angle per token, head and pair of channels."""
+    """Rotation of queries or keys: an angle per token, head and pair of channels."""
 
-    cos: Leaf  # [1 or B, T, N, H/2], float32
-    sin: Leaf
+    cos: ArrayLeaf  # [1 or B, T, N, H/2], float32
+    sin: ArrayLeaf
     kind: RotaryKind = struct.field(pytree_node=False)
 
 
 def frequencies(config: RotaryConfig, axes: int, width: int) -> Float[np.ndarray, " W"]:
     """Angular frequencies pi/2 * theta^(j / (n - 1)) of one axis, n = width // (2 axes), as float64.
 
-    Both grids end as float32 numbers, because that is what the weights were trained with; from there on
+    Both precisions round to float32 numbers at the end, because the weights were trained with those. From there on
     everything is float64.
 
     Source: ltx-core@1.0.0:model/transformer/rope.py.
 
     Raises:
-      ValueError: if the width leaves fewer than two frequencies per axis.
+        ValueError: The width leaves fewer than two frequencies per axis.
     """
     n = width // (2 * axes)
     if n < 2:
@@ -53,7 +55,7 @@ def frequencies(config: RotaryConfig, axes: int, width: int) -> Float[np.ndarray
 
 
 def angles(grid: Float[np.ndarray, " W"], fractions: Float[np.ndarray, " T"]) -> Phases:
-    """Phases of coordinates given as fractions of their maximum: angle = grid * (2 fraction - 1).
+    """Phases of coordinates, as fractions of their maximum: angle = grid * (2 fraction - 1).
 
     Float64 until the end: after hours the angle is 1e8 rad, and its cosine is still exact to float32.
     """
@@ -70,7 +72,7 @@ def phases_of_shift(grid: Float[np.ndarray, " W"], fraction: int | float) -> Pha
 def combine(axes: tuple[Phases, ...], width: int, heads: int, kind: RotaryKind) -> Rotary:
     """Combine per-axis phases into a table over the product of their positions, first axis slowest.
 
-    Channel order is frequency-major, axis-minor; the pairs that are left over stand in front, unrotated.
+    Channel order is frequency-major, axis-minor. Pairs that are left over come first and are not rotated.
     """
     return Rotary(
         cos=_spread([a.cos for a in axes], width, heads, 1.0),
@@ -79,7 +81,9 @@ def combine(axes: tuple[Phases, ...], width: int, heads: int, kind: RotaryKind) 
     )
 
 
-def _spread(axes: list[Leaf], width: int, heads: int, rest: float) -> Array:
+def _spread(
+    axes: Sequence[ArrayLeaf | np.ndarray], width: int, heads: int, rest: float
+) -> Float[Array, "1 T N H_half"]:
     sizes, n = [a.shape[0] for a in axes], axes[0].shape[1]
     full = [
         jnp.broadcast_to(jnp.asarray(a).reshape((1,) * i + (-1,) + (1,) * (len(axes) - 1 - i) + (n,)), (*sizes, n))
@@ -97,13 +101,13 @@ def repeat(rotary: Rotary, times: int) -> Rotary:
 
 
 def with_identity(rotary: Rotary, tokens: int) -> Rotary:
-    """Put unrotated tokens in front; zero angles are what a token at the middle of the range gets (10 s)."""
+    """Put unrotated tokens in front. Their angles are zero, as for a token in the middle of the range (10 s)."""
     pad = ((0, 0), (tokens, 0), (0, 0), (0, 0))
     return Rotary(jnp.pad(rotary.cos, pad, constant_values=1.0), jnp.pad(rotary.sin, pad), rotary.kind)
 
 
 def rotate(x: Float[Array, "*L B T N H"], rotary: Rotary) -> Float[Array, "*L B T N H"]:
-    """Turn each pair of channels by its angle, in float32, returned in x's type."""
+    """Rotate each pair of channels by its angle, in float32, returned in x's type."""
     wide = x.astype(jnp.float32)
     lead = (1,) * (x.ndim - 4)
     cos, sin = rotary.cos.reshape(lead + rotary.cos.shape), rotary.sin.reshape(lead + rotary.sin.shape)
@@ -114,19 +118,6 @@ def rotate(x: Float[Array, "*L B T N H"], rotary: Rotary) -> Float[Array, "*L B 
         a, b = wide[..., 0::2], wide[..., 1::2]
         turned = jnp.stack([a * cos - b * sin, b * cos + a * sin], axis=-1).reshape(x.shape)
     return turned.astype(x.dtype)
-
-
-def from_interleaved(cos: Float[Array, "B T D"], sin: Float[Array, "B T D"], heads: int) -> Rotary:
-    """Read the reference's interleaved tables, full width with each angle written twice."""
-    shape = (*cos.shape[:2], heads, -1)
-    halves = [jnp.asarray(x)[..., 0::2].reshape(shape) for x in (cos, sin)]
-    return Rotary(cos=halves[0], sin=halves[1], kind=RotaryKind.INTERLEAVED)
-
-
-def from_split(cos: Float[Array, "B N T Hh"], sin: Float[Array, "B N T Hh"]) -> Rotary:
-    """Read the reference's split tables, heads before tokens."""
-    moved = [jnp.swapaxes(jnp.asarray(x), 1, 2) for x in (cos, sin)]
-    return Rotary(cos=moved[0], sin=moved[1], kind=RotaryKind.SPLIT)
 
 
 def interleaving(heads: int, head_size: int) -> np.ndarray:

@@ -1,1 +1,1 @@
-"""Where arrays lie: weights declared once, rules of sharding, the mesh, several processes."""
+"""Where arrays are: weights declared once, sharding rules, the mesh, several processes."""

@@ -1,11 +1,11 @@
-"""Several processes as one: starting together, one that speaks, and ending together when one is lost.
+"""Several processes as one: they start together, one of them logs, and all end when one is lost.
 
     start()                         # before anything else that touches devices; does nothing for a lone process
     meet("step 20", seconds=600)    # every process, or an error
 
-Where the processes are found: JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID (plain processes), SLURM's
-variables inside `srun`, or a TPU pod's. A process that dies is missed by the coordinator's heartbeat, which ends all
-others with an error; one that lives but hangs is missed at the next meeting.
+The environment describes the processes: JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID (plain
+processes), SLURM's variables inside `srun`, or a TPU pod's. The coordinator's heartbeat notices a process that died and
+ends all others with an error. A process that hangs is noticed at the next meeting.
 """
 
 import importlib.util
@@ -21,8 +21,8 @@ import jax
 log = logging.getLogger(__name__)
 
 PLAIN = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-HEARTBEAT = 30  # seconds without a sign of life after which a process is lost; JAX's default is 100
-MEETING = 600.0  # seconds that processes wait for each other
+HEARTBEAT = 30  # seconds of silence after which a process is lost; JAX's default is 100
+MEETING = 600.0  # seconds for which processes wait for each other
 _meetings = itertools.count()
 
 
@@ -31,11 +31,11 @@ class LostProcessError(RuntimeError):
 
 
 def start(environment: Mapping[str, str] = os.environ) -> None:
-    """Join the other processes, if the environment says that there are any.
+    """Join the other processes, if the environment describes any.
 
     Raises:
-      ValueError: if it says so only in part; names what is missing.
-      RuntimeError: if the others do not come.
+        ValueError: The description is incomplete; names the missing part.
+        RuntimeError: The others do not come.
     """
     found = find(environment, has_tpu=_has_tpu())
     if found is None or jax.distributed.is_initialized():
@@ -45,16 +45,16 @@ def start(environment: Mapping[str, str] = os.environ) -> None:
 
 
 def find(environment: Mapping[str, str], *, has_tpu: bool = False) -> dict[str, Any] | None:
-    """Return what `jax.distributed.initialize` is to be told: {} where it finds out by itself, None for one process.
+    """Return the arguments of `jax.distributed.initialize`: {} if it finds them itself, None for one process.
 
     Raises:
-      ValueError: see `start`.
+        ValueError: As in `start`.
     """
-    told = {name: environment[name] for name in PLAIN if environment.get(name)}
-    if told:
-        if missing := [name for name in PLAIN if name not in told]:
-            raise ValueError(f"{', '.join(told)} without {', '.join(missing)}: set all three or none")
-        address, *numbers = (told[name] for name in PLAIN)
+    given = {name: environment[name] for name in PLAIN if environment.get(name)}
+    if given:
+        if missing := [name for name in PLAIN if name not in given]:
+            raise ValueError(f"{', '.join(given)} without {', '.join(missing)}: set all three or none")
+        address, *numbers = (given[name] for name in PLAIN)
         if not all(number.isdecimal() for number in numbers) or int(numbers[1]) >= int(numbers[0]):
             raise ValueError(f"JAX_PROCESS_ID={numbers[1]}: must be a number below JAX_NUM_PROCESSES={numbers[0]}")
         if int(numbers[0]) == 1:
@@ -68,21 +68,21 @@ def find(environment: Mapping[str, str], *, has_tpu: bool = False) -> dict[str, 
 
 
 def _has_tpu() -> bool:
-    """Tell whether this machine has TPU chips and the library for them."""
+    """Whether this machine has TPU chips and the library for them."""
     chips = [*Path("/dev").glob("accel[0-9]*"), *Path("/dev/vfio").glob("[0-9]*")]
     return bool(chips) and importlib.util.find_spec("libtpu") is not None
 
 
 def speaks() -> bool:
-    """Tell whether this process is the one that logs and writes."""
+    """Whether this process is the one that logs and writes."""
     return jax.process_index() == 0
 
 
 def meet(name: str, seconds: float = MEETING) -> None:
-    """Wait until every process is here; all must meet in the same order.
+    """Wait until every process gets here; all processes must meet in the same order.
 
     Raises:
-      Lost: if one does not come in time; names the meeting.
+        LostProcessError: A process does not come in time; names the meeting.
     """
     if jax.process_count() == 1:
         return

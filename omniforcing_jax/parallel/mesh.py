@@ -1,11 +1,11 @@
-"""A mesh of devices as a value, and placing on it: networks, trainers' states, batches.
+"""A mesh of devices as a value, and how networks, trainers' states and batches are put on it.
 
     with use(MeshConfig(fsdp=8)) as mesh:   # or --mesh 1,8,1 of a command
         params = init(transformer_spec(model), key, mesh)
 
-Shardings of weights follow from their declarations by the table in parallel/sharding.py; whatever else has a leaf for
-each weight (moments, averages, gradients) lies as the weights do; the rest is on every device. Functions that take a
-mesh take None for one device and then leave everything where it is.
+Shardings of weights follow from their declarations by the table in parallel/sharding.py. Trees with a leaf for each
+weight (moments, averages, gradients) are sharded as the weights are. Everything else is replicated. With None instead
+of a mesh, functions work on one device and leave arrays where they are.
 """
 
 import contextlib
@@ -31,9 +31,9 @@ class MeshConfig:
     """How many devices each axis has.
 
     Attributes:
-      replica: whole copies of all weights, each with its own rows of a batch.
-      fsdp: parts that weights are cut into; each has its own rows of a batch.
-      tensor: parts that heads and mlp columns are cut into; they share their rows.
+        replica: Whole copies of all weights, each with its own rows of a batch.
+        fsdp: Shards of the weights, each with its own rows of a batch.
+        tensor: Shards of heads and mlp columns, which share their rows.
     """
 
     replica: int = 1
@@ -42,24 +42,25 @@ class MeshConfig:
 
     def __post_init__(self):
         """Check ranges."""
-        for name, size in zip(AXES, self.sizes, strict=True):
-            if size < 1:
-                raise ValueError(f"{name}={size}: must be at least 1")
+        for name in AXES:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
 
     @classmethod
     def parse(cls, text: str) -> "MeshConfig":
         """Read `R,F,T`.
 
         Raises:
-          ValueError: if it is not three positive numbers.
+            ValueError: The text is not three positive numbers.
         """
         numbers = text.split(",")
         if len(numbers) != 3 or not all(number.strip().isdecimal() for number in numbers):
             raise ValueError(f"--mesh {text}: must be three numbers, replica,fsdp,tensor, such as 1,8,1")
-        return cls(**dict(zip(AXES, map(int, numbers), strict=True)))
+        replica, fsdp, tensor = map(int, numbers)
+        return cls(replica=replica, fsdp=fsdp, tensor=tensor)
 
     def __str__(self) -> str:
-        """As `parse` reads it."""
+        """Write the text that `parse` reads."""
         return ",".join(map(str, self.sizes))
 
     @property
@@ -69,19 +70,19 @@ class MeshConfig:
 
     @property
     def devices(self) -> int:
-        """Devices in all."""
+        """Number of all devices."""
         return math.prod(self.sizes)
 
     @property
     def rows(self) -> int:
-        """Parts that a batch is cut into."""
+        """Shards of a batch."""
         return self.replica * self.fsdp
 
     def check_network(self, model: ModelConfig) -> None:
-        """Refuse a network that the mesh cannot cut.
+        """Refuse a network that the mesh cannot shard.
 
         Raises:
-          ValueError: if a stream's heads or width do not divide; names them.
+            ValueError: A stream's heads or width do not divide; names them.
         """
         for name, stream in (("video", model.video), ("audio", model.audio)):
             rows = self.fsdp * self.tensor
@@ -91,10 +92,10 @@ class MeshConfig:
                     raise ValueError(f"--mesh {self}: {axis}={parts} does not divide {name}'s {what}, {size}")
 
     def check_batch(self, batch: int) -> None:
-        """Refuse a batch whose rows cannot be spread.
+        """Refuse a batch whose rows cannot be sharded evenly.
 
         Raises:
-          ValueError: names the nearest batch above.
+            ValueError: The rows do not divide; names the nearest larger batch.
         """
         if batch % self.rows:
             more = -(-batch // self.rows) * self.rows
@@ -102,29 +103,31 @@ class MeshConfig:
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Lay devices out; `devices` may be those of a topology description. All axes are of type Auto.
+    """Arrange devices in a mesh whose axes have type Auto; `devices` may come from a topology description.
 
     Raises:
-      ValueError: if there are more or fewer devices than the config has places.
+        ValueError: The number of devices is not the config's.
     """
     devices = jax.devices() if devices is None else devices
     if len(devices) != config.devices:
-        raise ValueError(f"--mesh {config}: has {config.devices} places, there are {len(devices)} devices")
-    # Not jax.make_mesh: of a slice such as v6e:8x16 it takes no axis that is but a part of a side.
+        raise ValueError(f"--mesh {config}: needs {config.devices} devices, there are {len(devices)}")
+    # Not jax.make_mesh: in a slice such as v6e:8x16 it refuses an axis that is only part of a side.
     placed = mesh_utils.create_device_mesh(config.sizes, devices, allow_split_physical_axes=True)
     return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 @contextlib.contextmanager
 def use(config: MeshConfig, *, alone: bool = False) -> Iterator[Mesh | None]:
-    """Set the mesh for what is inside; gives None, and sets nothing, for one place in one process.
+    """Context manager that activates the mesh.
+
+    It yields None, and does nothing, for a single device in a single process.
 
     Args:
-      config: of the mesh.
-      alone: each process has a mesh of its own devices, instead of one of all devices.
+        config: Sizes of the mesh.
+        alone: Give each process a mesh of its own devices, instead of one mesh over all devices.
 
     Raises:
-      ValueError: as `make_mesh`.
+        ValueError: As in `make_mesh`.
     """
     alone = alone or jax.process_count() == 1
     if config.devices == 1 and alone:
@@ -136,27 +139,27 @@ def use(config: MeshConfig, *, alone: bool = False) -> Iterator[Mesh | None]:
 
 
 def mesh_that_is_set() -> Mesh | None:
-    """Return the mesh that is set, with its devices; None without one."""
+    """Return the active mesh, with its devices, or None."""
     return None if mesh_in_use() is None else jax.sharding.get_mesh()
 
 
 def config_of(mesh: Mesh) -> MeshConfig:
-    """Return the config that a mesh was made of."""
+    """Return the config of a mesh."""
     return MeshConfig(**{axis: mesh.shape[axis] for axis in AXES})
 
 
 def with_shardings(shapes: PyTree, shardings: PyTree) -> PyTree:
-    """Put shapes and shardings together."""
-    return jax.tree.map(lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), shapes, shardings)
+    """Combine shapes and shardings into one tree of ShapeDtypeStructs."""
+    return jax.tree.map(lambda s, to: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=to), shapes, shardings)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Whole, on every device."""
+    """Sharding of an array that is whole on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Leading axis over replica and fsdp, the rest whole."""
+    """Sharding of a batch: leading axis over replica and fsdp, the rest whole."""
     return NamedSharding(mesh, PartitionSpec(BATCH))
 
 
@@ -164,47 +167,48 @@ def param_shardings(specs: PyTree, mesh: Mesh) -> PyTree:
     """Return a sharding for every declared weight.
 
     Raises:
-      ValueError: names a weight with two axes on one mesh axis, or with a size that does not divide.
+        ValueError: A weight has two axes on one mesh axis, or a size that does not divide; names it.
     """
     return spec.shardings(specs, mesh, AT_REST)
 
 
 def abstract(specs: PyTree, mesh: Mesh | None, dtype: DTypeLike = jnp.float32) -> PyTree:
-    """Return shapes, types and shardings of declared weights, as `weights.load_component` takes them."""
+    """Return shapes, dtypes and shardings of declared weights, for `weights.load_component`."""
     shapes = spec.abstract(specs, dtype)
     return shapes if mesh is None else with_shardings(shapes, param_shardings(specs, mesh))
 
 
 def init(specs: PyTree, key: jax.Array, mesh: Mesh | None, dtype: DTypeLike = jnp.float32) -> PyTree:
-    """Make initial values, each part on its device; the same values on every mesh."""
+    """Make initial values, each shard on its device; the values do not depend on the mesh."""
     if mesh is None:
         return spec.init(specs, key, dtype)
     return _run_onto(lambda key: spec.init(specs, key, dtype), param_shardings(specs, mesh), key)
 
 
 def shardings_beside(tree: PyTree, specs: PyTree, mesh: Mesh) -> PyTree:
-    """Return shardings for a tree that holds weights, or leaves like them, anywhere within: a trainer's state.
+    """Return shardings for a tree that contains weights, or leaves like them, such as a trainer's state.
 
-    A leaf whose path ends as a weight's and that has its shape lies as the weight does; all others are replicated.
+    A leaf is sharded like a weight if its path ends with the weight's path and its shape is the weight's. All other
+    leaves are replicated.
 
     Args:
-      tree: of arrays or shapes.
-      specs: declaration of the weights.
-      mesh: where to.
+        tree: Arrays or shapes.
+        specs: Declaration of the weights.
+        mesh: The mesh.
     """
     shapes = {spec.path_name(path): s.shape for path, s in jax.tree_util.tree_flatten_with_path(specs)[0]}
     leaves = jax.tree_util.tree_flatten_with_path(param_shardings(specs, mesh))[0]
-    places = {spec.path_name(path): sharding for path, sharding in leaves}
+    known = {spec.path_name(path): sharding for path, sharding in leaves}
 
-    def place(path: Any, leaf: Any) -> NamedSharding:
+    def find(path: Any, leaf: Any) -> NamedSharding:
         parts = spec.path_name(path).split("/")
         for start in range(len(parts)):
             name = "/".join(parts[start:])
-            if name in places and shapes[name] == tuple(leaf.shape):
-                return places[name]
+            if name in known and shapes[name] == tuple(leaf.shape):
+                return known[name]
         return replicated(mesh)
 
-    return jax.tree_util.tree_map_with_path(place, tree)
+    return jax.tree_util.tree_map_with_path(find, tree)
 
 
 def abstract_beside(tree: PyTree, specs: PyTree, mesh: Mesh) -> PyTree:
@@ -214,7 +218,7 @@ def abstract_beside(tree: PyTree, specs: PyTree, mesh: Mesh) -> PyTree:
 
 
 def make_beside(make: Callable[..., PyTree], *networks: PyTree, specs: PyTree, mesh: Mesh | None) -> PyTree:
-    """Make a trainer's state of networks, whose buffers it takes over: `make(*networks)`, each part on its device."""
+    """Make a trainer's state `make(*networks)`, each shard on its device; the networks' buffers are donated."""
     if mesh is None:
         return make(*networks)
     shardings = shardings_beside(jax.eval_shape(make, *networks), specs, mesh)
@@ -222,16 +226,16 @@ def make_beside(make: Callable[..., PyTree], *networks: PyTree, specs: PyTree, m
 
 
 def replicate(tree: PyTree, mesh: Mesh | None) -> PyTree:
-    """Put host values, the same in every process, whole on every device."""
+    """Copy host values, which are the same in every process, whole to every device."""
     if mesh is None:
         return tree
-    place = replicated(mesh)
+    whole = replicated(mesh)
 
     def put(leaf: Any) -> jax.Array:
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return jax.device_put(leaf, place)
+            return jax.device_put(leaf, whole)
         host = np.asarray(leaf)
-        return jax.make_array_from_callback(host.shape, place, lambda index: host[index])
+        return jax.make_array_from_callback(host.shape, whole, lambda index: host[index])
 
     return jax.tree.map(put, tree)
 
@@ -240,10 +244,10 @@ def rows_here(batch: int, mesh: Mesh) -> tuple[int, int]:
     """Return the range of a batch's rows that this process's devices hold.
 
     Raises:
-      ValueError: if they do not follow each other.
+        ValueError: The rows are not consecutive.
     """
-    places = batch_sharding(mesh).addressable_devices_indices_map((batch,)).values()
-    parts = sorted({index[0].indices(batch)[:2] for index in places if index is not None})
+    indices = batch_sharding(mesh).addressable_devices_indices_map((batch,)).values()
+    parts = sorted({index[0].indices(batch)[:2] for index in indices if index is not None})
     start, stop = parts[0][0], parts[-1][1]
     if sum(end - begin for begin, end in parts) != stop - start:
         raise ValueError(f"--mesh {config_of(mesh)}: rows of process {jax.process_index()} are not side by side")
@@ -251,27 +255,27 @@ def rows_here(batch: int, mesh: Mesh) -> tuple[int, int]:
 
 
 def place_batch(rows: PyTree, batch: int, mesh: Mesh | None) -> PyTree:
-    """Make a batch of `batch` rows on the mesh of the rows that this process has, those of `rows_here`."""
+    """Assemble a batch of `batch` rows on the mesh; `rows` are this process's share of it (`rows_here`)."""
     if mesh is None:
         return rows
     start, _ = rows_here(batch, mesh)
-    place = batch_sharding(mesh)
+    sharding = batch_sharding(mesh)
 
     def put(local: np.ndarray) -> jax.Array:
         def part(index: tuple[slice, ...] | None) -> np.ndarray:
             begin, end, _ = index[0].indices(batch) if index else (0, batch, 1)
             return local[begin - start : end - start]
 
-        return jax.make_array_from_callback((batch, *local.shape[1:]), place, part)
+        return jax.make_array_from_callback((batch, *local.shape[1:]), sharding, part)
 
     return jax.tree.map(put, rows)
 
 
 def _run_onto(make: Callable[..., PyTree], shardings: PyTree, *arguments: Any, **options: Any) -> PyTree:
-    """Run `make` as one program whose results come out where `shardings`, a tree like them, says.
+    """Run `make` as one program whose results have `shardings`, a tree of the same form.
 
-    The program gives leaves: JAX would fill a tree with placeholders, which checked dataclasses refuse.
+    The program returns leaves, because JAX would fill a tree with placeholders, which checked dataclasses refuse.
     """
-    places, tree = jax.tree.flatten(shardings)
-    program = jax.jit(lambda *arguments: jax.tree.leaves(make(*arguments)), out_shardings=places, **options)
+    leaves, tree = jax.tree.flatten(shardings)
+    program = jax.jit(lambda *arguments: jax.tree.leaves(make(*arguments)), out_shardings=leaves, **options)
     return tree.unflatten(program(*arguments))

@@ -1,14 +1,13 @@
-"""Where arrays lie on a mesh: the rules table, and the seam through which the network's code states it.
+"""Sharding rules, and the functions through which the network's code applies them.
 
-A mesh has three axes: `replica` (whole copies), `fsdp` (weights are cut, and gathered where they are used) and `tensor`
-(heads and mlp columns are cut, and stay so). Weights carry logical axes (parallel/spec.py), activations name theirs
-here; one table sends both to mesh axes. The mesh is the one in use (`jax.set_mesh`); without one nothing here does
-anything.
+A mesh has three axes: `replica` (whole copies), `fsdp` (weights are sharded, and gathered where they are used) and
+`tensor` (heads and mlp columns are sharded, and stay so). Weights carry logical axes (parallel/spec.py), and
+activations name theirs here. One table maps both to mesh axes. The mesh is the active one (`jax.set_mesh`); without it
+these functions do nothing.
 """
 
 import math
 from functools import partial
-from typing import Any
 
 import jax
 from jax.sharding import AbstractMesh, PartitionSpec
@@ -17,11 +16,11 @@ from jaxtyping import Array, DTypeLike, PyTree
 from omniforcing_jax.parallel.spec import Rules, Spec
 
 AXES = ("replica", "fsdp", "tensor")
-BATCH = ("replica", "fsdp")  # mesh axes that a batch is spread over
+BATCH = ("replica", "fsdp")  # mesh axes that share a batch
 
-# Of a matrix [out, in] rows are cut over fsdp; what makes heads or mlp columns (`to_heads`, `to_mlp`) is cut twice on
-# its first axis. Were such a matrix cut on its last, libtpu 0.0.42.1 would sum its gradient whole on every chip instead
-# of scattering it, and a part on disk would be read in thousands of pieces.
+# The rows of a matrix [out, in] are sharded over fsdp. A matrix that produces heads or mlp columns (`to_heads`,
+# `to_mlp`) is sharded twice on its first axis. If it were sharded on its last axis, libtpu 0.0.42.1 would sum its whole
+# gradient on every chip instead of scattering it, and a shard on disk would be read in thousands of pieces.
 AT_REST: Rules = {
     "layers": None,
     "embed": "fsdp",
@@ -35,26 +34,29 @@ ACTIVATIONS: Rules = {"batch": BATCH, "heads": "tensor"}
 
 
 def mesh_in_use() -> AbstractMesh | None:
-    """Return the mesh that is set, with the axes of this module; None without one."""
+    """Return the active mesh if it has the axes of this module, else None."""
     mesh = jax.sharding.get_abstract_mesh()
     return mesh if set(AXES) <= set(mesh.axis_names) else None
 
 
 def activation_spec(shape: tuple[int, ...], axes: tuple[str | None, ...], mesh: AbstractMesh) -> PartitionSpec:
-    """Say how an activation is cut: a named axis as `ACTIVATIONS` has it, whole where its size does not divide.
+    """Return how an activation is sharded; a named axis whose size does not divide stays whole.
 
     Args:
-      shape: its sizes.
-      axes: "batch", "heads" or None for each.
-      mesh: with the axes of this module.
+        shape: Its sizes.
+        axes: "batch", "heads" or None for each axis.
+        mesh: A mesh with the axes of this module.
     """
-    places = [ACTIVATIONS[axis] if axis else None for axis in axes]
-    divides = [size % _parts(mesh, place) == 0 for size, place in zip(shape, places, strict=True)]
-    return PartitionSpec(*(place if good else None for place, good in zip(places, divides, strict=True)))
+
+    def mesh_axes(size: int, axis: str | None) -> str | tuple[str, ...] | None:
+        found = ACTIVATIONS[axis] if axis else None
+        return None if size % _parts(mesh, found) else found
+
+    return PartitionSpec(*(mesh_axes(size, axis) for size, axis in zip(shape, axes, strict=True)))
 
 
 def constrain(x: Array, *axes: str | None) -> Array:
-    """Cut an activation as its named axes want it; every other axis is whole."""
+    """Shard an activation by its named axes; every other axis is whole."""
     mesh = mesh_in_use()
     if mesh is None or mesh.size == 1:
         return x
@@ -62,15 +64,15 @@ def constrain(x: Array, *axes: str | None) -> Array:
 
 
 def gather(params: PyTree, specs: PyTree, dtype: DTypeLike | None = None) -> PyTree:
-    """Bring the weights of a layer together over `fsdp`; their gradient goes back to where each part rests.
+    """Gather the weights of a layer over `fsdp`; their gradient is scattered back to the shards.
 
-    What is cut over `tensor` stays cut. Weights that are gathered are cast first, so that what travels is as narrow as
-    what is computed with.
+    Shards over `tensor` stay. Weights are cast before they are gathered, so that the transfer is as narrow as the
+    computation.
 
     Args:
-      params: of a layer, or of any other part of the network.
-      specs: its declaration.
-      dtype: type that its linear maps are computed in; None keeps their own.
+        params: Weights of a layer, or of any other part of the network.
+        specs: Their declaration.
+        dtype: Type in which linear maps are computed; None keeps the weights' own.
     """
     mesh = mesh_in_use()
     if mesh is None or mesh.shape["fsdp"] == 1:
@@ -105,5 +107,5 @@ def _weight_spec(spec: Spec, rules: Rules) -> PartitionSpec:
     return PartitionSpec(*(rules.get(axis) if axis else None for axis in spec.axes))
 
 
-def _parts(mesh: AbstractMesh, place: Any) -> int:
-    return math.prod(mesh.shape[axis] for axis in ((place,) if isinstance(place, str) else place or ()))
+def _parts(mesh: AbstractMesh, axes: str | tuple[str, ...] | None) -> int:
+    return math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes or ()))

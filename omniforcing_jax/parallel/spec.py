@@ -1,31 +1,31 @@
-"""One declaration per weight (shape, logical axes, initialiser) and what follows from it.
+"""One declaration per weight: its shape, its logical axes and its initialiser.
 
-Initial values, abstract shapes and shardings are tree maps over the same tree of `Spec`s; nothing
-else in the package states a weight's shape.
+Initial values, abstract shapes and shardings are tree maps over the same tree of `Spec`s. No other place in the package
+states a weight's shape.
 """
 
 import dataclasses
 import math
+import typing
 import zlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import PyTree
+from jaxtyping import Array, DTypeLike, PyTree
 
-Leaf = Any  # Array | Spec | ShapeDtypeStruct | NamedSharding: a tree of one kind maps to a tree of another
-Initialiser = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
+Initialiser = Callable[[Array, tuple[int, ...], DTypeLike], Array]
 Rules = Mapping[str, str | tuple[str, ...] | None]
 
 
-def zeros(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+def zeros(key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
     """Return zeros."""
     return jnp.zeros(shape, dtype)
 
 
-def ones(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+def ones(key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
     """Return ones."""
     return jnp.ones(shape, dtype)
 
@@ -33,13 +33,13 @@ def ones(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
 def normal(scale: float) -> Initialiser:
     """Return an initialiser with standard deviation `scale`."""
 
-    def init(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    def init(key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         return (scale * jax.random.normal(key, shape, jnp.float32)).astype(dtype)
 
     return init
 
 
-def fan_in(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+def fan_in(key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
     """Return a normal with standard deviation 1 / sqrt(last axis), for `[..., out, in]` matrices."""
     return normal(1 / math.sqrt(shape[-1]))(key, shape, dtype)
 
@@ -49,9 +49,9 @@ class Spec:
     """A weight before it exists.
 
     Attributes:
-      shape: its sizes.
-      axes: the logical name of each axis, or None where it is never sharded.
-      init: makes the initial value from (key, shape, dtype).
+        shape: Its sizes.
+        axes: The logical name of each axis, or None where it is never sharded.
+        init: Makes the initial value from (key, shape, dtype).
     """
 
     shape: tuple[int, ...]
@@ -63,45 +63,59 @@ class Spec:
             raise ValueError(f"axes={self.axes}: must name each axis of shape {self.shape}")
 
 
+if TYPE_CHECKING:
+    Leaf = Array | Spec | jax.ShapeDtypeStruct | NamedSharding | None
+    """A weight in a tree: its array or, in a tree of the same form, its declaration, shape or sharding."""
+    ArrayLeaf = Array
+    """An array in a tree of values that are computed, not trained."""
+else:  # JAX also fills trees with placeholders, which a check of the fields at run time would refuse
+    Leaf = ArrayLeaf = Any
+
+
+def array(leaf: Leaf) -> Array:
+    """Read a weight where the tree is known to hold arrays; a statement for type checkers, free at run time."""
+    return typing.cast(Array, leaf)
+
+
 def stacked(specs: PyTree, layers: int) -> PyTree:
     """Prepend a `layers` axis to every declaration in the tree."""
     return jax.tree.map(lambda s: Spec((layers, *s.shape), ("layers", *s.axes), s.init), specs)
 
 
-def init(specs: PyTree, key: jax.Array, dtype: Any = jnp.float32) -> PyTree:
-    """Make initial values; a leaf's value depends on the key and on its own path only."""
+def init(specs: PyTree, key: Array, dtype: DTypeLike = jnp.float32) -> PyTree:
+    """Make initial values; a leaf's value depends only on the key and on its own path."""
 
-    def make(path: Any, spec: Spec) -> jax.Array:
+    def make(path: Any, spec: Spec) -> Array:
         return spec.init(jax.random.fold_in(key, zlib.crc32(path_name(path).encode())), spec.shape, dtype)
 
     return jax.tree_util.tree_map_with_path(make, specs)
 
 
-def abstract(specs: PyTree, dtype: Any = jnp.float32) -> PyTree:
-    """Return shapes and types without values."""
+def abstract(specs: PyTree, dtype: DTypeLike = jnp.float32) -> PyTree:
+    """Return shapes and dtypes without values."""
     return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, dtype), specs)
 
 
 def shardings(specs: PyTree, mesh: Mesh, rules: Rules) -> PyTree:
-    """Return a NamedSharding per leaf: `rules` send logical axes to mesh axes; unnamed axes are replicated.
+    """Return a NamedSharding per leaf: `rules` map logical axes to mesh axes; axes without a rule are replicated.
 
     Raises:
-      ValueError: if two axes of one weight would go to the same mesh axis, or a size does not divide.
+        ValueError: Two axes of one weight would go to the same mesh axis, or a size does not divide.
     """
     return jax.tree_util.tree_map_with_path(lambda path, s: _sharding(path_name(path), s, mesh, rules), specs)
 
 
 def _sharding(name: str, spec: Spec, mesh: Mesh, rules: Rules) -> NamedSharding:
-    places = [rules.get(axis) if axis else None for axis in spec.axes]
-    groups = [() if p is None else (p,) if isinstance(p, str) else tuple(p) for p in places]
+    axes = [rules.get(axis) if axis else None for axis in spec.axes]
+    groups = [() if a is None else (a,) if isinstance(a, str) else tuple(a) for a in axes]
     used = [axis for group in groups for axis in group]
     if len(used) != len(set(used)):
-        raise ValueError(f"{name}: axes {spec.axes} go to mesh axes {places}, one of them twice")
+        raise ValueError(f"{name}: axes {spec.axes} go to mesh axes {axes}, one of them twice")
     for size, group in zip(spec.shape, groups, strict=True):
         parts = math.prod(mesh.shape[axis] for axis in group)
         if size % parts:
             raise ValueError(f"{name}: size {size} of {spec.shape} does not divide over {group} ({parts} devices)")
-    return NamedSharding(mesh, PartitionSpec(*places))
+    return NamedSharding(mesh, PartitionSpec(*axes))
 
 
 def path_name(path: Any) -> str:
@@ -110,5 +124,5 @@ def path_name(path: Any) -> str:
 
 
 def count(tree: PyTree) -> int:
-    """Return the number of parameters in a tree of anything with a shape."""
+    """Return the number of parameters in a tree of leaves with shapes."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))

@@ -17,7 +17,7 @@ from jaxtyping import Array, DTypeLike, Float, Key
 
 from omniforcing_jax import layout
 from omniforcing_jax.config import ModelConfig
-from omniforcing_jax.guidance import GuidanceConfig, Latents, Pass, guided_x0
+from omniforcing_jax.guidance import GuidanceConfig, Pass, guided_x0
 from omniforcing_jax.model.dual_stream import Perturbation
 from omniforcing_jax.model.positions import Positions, clip_block, make_positions, rotaries
 from omniforcing_jax.model.transformer import Transformer
@@ -29,6 +29,7 @@ from omniforcing_jax.sample.request import GUIDANCE, SECONDS, STEPS, ClipRequest
 from omniforcing_jax.schedule import add_noise, euler_step, fresh_shares, renew, to_velocity
 from omniforcing_jax.stream.chunk import Chunk
 from omniforcing_jax.stream.decode import decode_clip
+from omniforcing_jax.streams import Streams
 from omniforcing_jax.strict_json import require
 from omniforcing_jax.text.contexts import TextContexts
 
@@ -52,47 +53,45 @@ class ClipStaticConfig(NamedTuple):
 @partial(jax.jit, static_argnames="static", donate_argnames="latents")
 def clip_step(
     params: Transformer,
-    latents: Latents,
+    latents: Streams,
     sigmas: Float[Array, "2"],
-    fresh: Latents | None,
+    fresh: Streams | None,
     share: Float[Array, ""],
     prompt: TextContexts,
     negative: TextContexts | None,
     positions: Positions,
     *,
     static: ClipStaticConfig,
-) -> Latents:
+) -> Streams:
     """Take one guided step of whole clips, from the first of two sigmas to the second.
 
     `fresh` is noise, a `share` of which takes the place of what the clips carry on; None is Euler's step.
     """
     config, guidance, dtype = static
 
-    def ask(noisy: Latents, sigma: Array, context: TextContexts, perturbation: Perturbation) -> Latents:
+    def ask(noisy: Streams, sigma: Array, context: TextContexts, perturbation: Perturbation) -> Streams:
         return predict_x0(params, config, noisy, sigma, context, rotaries(config, positions), perturbation, dtype=dtype)
 
     x0 = guided_x0(ask, latents, sigmas[0], prompt, negative, guidance, config.layers)
     if fresh is None:
-        video, audio = (euler_step(x, clean, sigmas[0], sigmas[1]) for x, clean in zip(latents, x0, strict=True))
-        return video, audio
+        return jax.tree.map(lambda x, clean: euler_step(x, clean, sigmas[0], sigmas[1]), latents, x0)
 
     def step(x: Array, clean: Array, drawn: Array) -> Array:
         carried = clean + to_velocity(x, clean, sigmas[0])
         return add_noise(clean, renew(carried, drawn, share), sigmas[1])
 
-    video, audio = (step(*parts) for parts in zip(latents, x0, fresh, strict=True))
-    return video, audio
+    return jax.tree.map(step, latents, x0, fresh)
 
 
 @partial(jax.jit, static_argnames=("config", "rows", "tokens"))
-def clip_noise(key: Key[Array, ""], *, config: ModelConfig, rows: int, tokens: tuple[int, int]) -> Latents:
+def clip_noise(key: Key[Array, ""], *, config: ModelConfig, rows: int, tokens: tuple[int, int]) -> Streams:
     """Draw the noise that clips start from; clip i depends on the key and on i only."""
 
-    def draw(i: Array) -> Latents:
+    def draw(i: Array) -> Streams:
         video, audio = jax.random.split(jax.random.fold_in(key, i))
-        return (
-            jax.random.normal(video, (tokens[0], config.video.latent_channels)),
-            jax.random.normal(audio, (tokens[1], config.audio.latent_channels)),
+        return Streams(
+            video=jax.random.normal(video, (tokens[0], config.video.latent_channels)),
+            audio=jax.random.normal(audio, (tokens[1], config.audio.latent_channels)),
         )
 
     return jax.vmap(draw)(jnp.arange(rows))
@@ -235,7 +234,7 @@ def sample_planned(
     pipeline: Pipeline,
     plan: ClipPlan,
     on_step: Callable[[int], None] = lambda step: None,
-    start: Latents | None = None,
+    start: Streams | None = None,
 ) -> list[Chunk]:
     """Make the clips of a checked request.
 
@@ -272,7 +271,7 @@ def sample_planned(
     return decode_clips(pipeline, plan, latents)
 
 
-def decode_clips(pipeline: Pipeline, plan: ClipPlan, latents: Latents) -> list[Chunk]:
+def decode_clips(pipeline: Pipeline, plan: ClipPlan, latents: Streams) -> list[Chunk]:
     """Decode a plan's clips, [B, T, C] and [B, A, E] at sigma 0, each to a chunk that is the whole of it."""
     video, audio = decode_clip(pipeline.codecs, *latents, grid=plan.grid, dtype=plan.static.dtype)
     return [

@@ -19,7 +19,7 @@ from jaxtyping import PyTree
 
 from omniforcing_jax.layout import FRAME_RATE, pixel_frames
 from omniforcing_jax.model.cache import Cache, put_cache
-from omniforcing_jax.parallel.spec import Leaf
+from omniforcing_jax.parallel.spec import ArrayLeaf
 from omniforcing_jax.pipeline import text_source
 from omniforcing_jax.pipeline.pipeline import Codecs, Pipeline
 from omniforcing_jax.rollout import (
@@ -78,7 +78,7 @@ class StreamState:
 
     cache: Cache
     prompt: PromptKV
-    keys: Leaf
+    keys: ArrayLeaf
     picture: PictureCarry | None
     sound: SoundCarry | None
     block: int

@@ -45,8 +45,8 @@ def open_stream(
 
 @overload
 def open_stream(
-    weights: checks.Weights | None = None,
-    prompt: list[str] | tuple[str, ...] = (),
+    weights: checks.Weights | None,
+    prompt: list[str] | tuple[str, ...],
     seconds: int | float | None = None,
     seed: int | Sequence[int] = 0,
     *,

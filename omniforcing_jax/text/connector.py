@@ -1,7 +1,7 @@
 """The connectors: from features of a prompt to the text contexts of both streams.
 
-A small bidirectional transformer per stream, in which learned registers take the places that the prompt leaves free, so
-that every place of a context may be seen.
+Each stream has a small bidirectional transformer. Learned registers fill the tokens that the prompt leaves free, so
+every token of a context may be seen.
 
 Source: ltx-core@1.0.0:text_encoders/gemma/embeddings_connector.py.
 """
@@ -19,7 +19,7 @@ from omniforcing_jax.nn.attention import Attention, Site, attend, attention_spec
 from omniforcing_jax.nn.mlp import Mlp, apply_mlp, mlp_spec
 from omniforcing_jax.nn.norm import rms_norm
 from omniforcing_jax.nn.rope import Rotary, angles, combine, frequencies
-from omniforcing_jax.parallel.spec import Leaf, Spec, normal, stacked
+from omniforcing_jax.parallel.spec import Leaf, Spec, array, normal, stacked
 from omniforcing_jax.strict_json import Config, require
 from omniforcing_jax.text.contexts import TextContexts
 from omniforcing_jax.text.features import FeatureNorm, Features, extract_features, features_spec
@@ -32,8 +32,10 @@ class ConnectorConfig(Config):
     """One stream's connector.
 
     Attributes:
-        layers, heads, head_size: Of its transformer.
-        registers: Learned vectors; the tokens of a context must be a multiple of them.
+        layers: Layers of its transformer.
+        heads: Heads of its transformer.
+        head_size: Channels of a head.
+        registers: Learned vectors, whose number must divide the tokens of a context.
     """
 
     layers: int
@@ -54,16 +56,20 @@ class ConnectorConfig(Config):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConnectorsConfig(Config):
-    """What stands between a text model and the streams.
+    """Everything between a text model and the streams.
 
     Attributes:
-        text_width, text_states: Channels of a hidden state, and states per token, of the text model.
-        norm: How the states are normalised; with that of LTX-2 2.0 both streams have features of the text's width.
-        video, audio: The connectors.
-        gated_attention: Every attention has a gate per head (LTX-2.3).
-        tokens: Places of a context: a prompt is padded, or cut, to so many tokens.
-        rotary, theta, grid: Position embedding, as `RotaryConfig` has it.
-        max_position: Places are scaled so that 0 .. max becomes -1 .. 1.
+        text_width: Channels of a hidden state of the text model.
+        text_states: Z, the hidden states per token of the text model.
+        norm: How the states are normalised. With LTX-2 2.0's norm, the features of both streams have the text's width.
+        video: The video stream's connector.
+        audio: The audio stream's connector.
+        gated_attention: Whether every attention has a gate per head (LTX-2.3).
+        tokens: X, the tokens of a context; prompts are padded or cut to it.
+        rotary: Position embedding: which channels form a pair, as in `RotaryConfig`.
+        theta: Ratio of the highest to the lowest frequency.
+        grid: Precision in which the frequencies were computed.
+        max_position: Positions are scaled so that 0 .. max becomes -1 .. 1.
     """
 
     text_width: int
@@ -101,13 +107,13 @@ class ConnectorLayer:
 class Connector:
     """One stream's connector."""
 
-    registers: Leaf  # [R, C]
+    registers: Leaf  # [registers, D]
     layers: ConnectorLayer  # every leaf [L, ...]
 
 
 @struct.dataclass
 class Connectors:
-    """All parameters between a text model and the streams."""
+    """All weights between a text model and the streams."""
 
     features: Features
     video: Connector
@@ -137,39 +143,39 @@ def _connector_spec(config: ConnectorsConfig, stream: ConnectorConfig) -> Connec
 
 
 def connector_rotary(config: ConnectorsConfig, stream: ConnectorConfig, tokens: int) -> Rotary:
-    """Return the rotations of so many places, counted from 0."""
+    """Return the rotations of positions 0 to `tokens` - 1."""
     grid = frequencies(RotaryConfig(theta=config.theta, grid=config.grid), 1, stream.width)
     fractions = np.arange(tokens, dtype=np.float64) / config.max_position
     return combine((angles(grid, fractions),), stream.width, stream.heads, config.rotary)
 
 
 def make_contexts(
-    config: ConnectorsConfig, params: Connectors, states: Float[Array, "K B X D"], mask: Int[Array, "B X"]
+    config: ConnectorsConfig, params: Connectors, states: Float[Array, "Z B X D"], mask: Int[Array, "B X"]
 ) -> TextContexts:
     """Turn all hidden states of prompts into text contexts, in the states' type.
 
     Args:
-        config: What the connectors are.
-        params: Their parameters, in any floating type.
-        states: Hidden states of the text model, X = `config.tokens`.
+        config: The connectors' config.
+        params: Their weights, in any floating type.
+        states: Hidden states of the text model, with X = `config.tokens`.
         mask: 1 = a token, 0 = padding.
 
     Returns:
-        Contexts all of whose places may be seen: the tokens, moved to the front, then registers.
+        Contexts without padding: the prompt's tokens, moved to the front, then registers.
     """
-    features = extract_features(config.norm, params.features, states, mask)
+    video, audio = extract_features(config.norm, params.features, states, mask)
     tokens = mask.shape[1]
-    video, audio = (
-        connect(p, x, mask, connector_rotary(config, stream, tokens))
-        for p, x, stream in zip((params.video, params.audio), features, (config.video, config.audio), strict=True)
+    return TextContexts(
+        video=connect(params.video, video, mask, connector_rotary(config, config.video, tokens)),
+        audio=connect(params.audio, audio, mask, connector_rotary(config, config.audio, tokens)),
+        mask=jnp.ones_like(mask),
     )
-    return TextContexts(video, audio, jnp.ones_like(mask))
 
 
 def connect(
-    p: Connector, features: Float[Array, "B X C"], mask: Int[Array, "B X"], rotary: Rotary
-) -> Float[Array, "B X C"]:
-    """Run one stream's connector on features; X is a multiple of the registers."""
+    p: Connector, features: Float[Array, "B X D"], mask: Int[Array, "B X"], rotary: Rotary
+) -> Float[Array, "B X D"]:
+    """Run one stream's connector on features; the number of registers divides X."""
 
     def body(x: Array, layer: ConnectorLayer) -> tuple[Array, None]:
         normed = rms_norm(x)
@@ -181,12 +187,13 @@ def connect(
 
 
 def fill_with_registers(
-    registers: Leaf, features: Float[Array, "B X C"], mask: Int[Array, "B X"]
-) -> Float[Array, "B X C"]:
-    """Move tokens to the front, in order, and fill place p behind them with register p modulo R."""
-    places, is_token = jnp.arange(mask.shape[1]), mask != 0
+    registers: Leaf, features: Float[Array, "B X D"], mask: Int[Array, "B X"]
+) -> Float[Array, "B X D"]:
+    """Move tokens to the front, in order, and fill position i after them with register i modulo their number."""
+    positions, is_token = jnp.arange(mask.shape[1]), mask != 0
     order = jnp.argsort(~is_token, axis=1, stable=True)
     front = jnp.take_along_axis(features, order[:, :, None], axis=1)
-    taken = places[None, :] < jnp.sum(is_token, axis=1, keepdims=True)
-    behind = registers.astype(features.dtype)[places % registers.shape[0]]
+    taken = positions[None, :] < jnp.sum(is_token, axis=1, keepdims=True)
+    vectors = array(registers).astype(features.dtype)
+    behind = vectors[positions % len(vectors)]
     return jnp.where(taken[:, :, None], front, behind[None])

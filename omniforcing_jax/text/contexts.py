@@ -1,4 +1,4 @@
-"""Text contexts: what every text encoder gives and every network reads."""
+"""Text contexts: the output of every text encoder, and the text input of every network."""
 
 from typing import NamedTuple
 
@@ -6,8 +6,14 @@ from jaxtyping import Array, Float, Int
 
 
 class TextContexts(NamedTuple):
-    """Features of prompts for both streams, and which tokens may be seen (None: all)."""
+    """Features of prompts for both streams, and the mask over their tokens.
 
-    video: Float[Array, "B X Cv"]
-    audio: Float[Array, "B X Ca"]
+    Attributes:
+        video: Features for the video stream.
+        audio: Features for the audio stream.
+        mask: 1 where a token may be seen; None shows all.
+    """
+
+    video: Float[Array, "B X D_v"]
+    audio: Float[Array, "B X D_a"]
     mask: Int[Array, "B X"] | None

@@ -1,4 +1,4 @@
-"""Gemma and the connectors as one text encoder that lies on disk and is in memory only while it works."""
+"""Gemma and the connectors as one text encoder, which is in memory only while it works."""
 
 import dataclasses
 import functools
@@ -21,12 +21,12 @@ from omniforcing_jax.text.gemma import Gemma, GemmaConfig, gemma_spec, hidden_st
 from omniforcing_jax.text.tokenizer import GemmaTokenizer
 
 log = logging.getLogger(__name__)
-Place = tuple[Path, str]  # weights folder and component
+ComponentPath = tuple[Path, str]  # weights folder and component
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EncoderConfig(Config):
-    """A text model and what stands between it and the streams."""
+    """A text model, and the connectors between it and the streams."""
 
     gemma: GemmaConfig
     connectors: ConnectorsConfig
@@ -47,34 +47,33 @@ class Encoder:
     """A text encoder on disk.
 
     Attributes:
-        config: What it is.
-        text: Where the text model lies, with its tokenizer.json.
-        connectors: Where the connectors lie.
+        config: Its config.
+        text: The text model, with its tokenizer.json.
+        connectors: The connectors.
     """
 
     config: EncoderConfig
-    text: Place
-    connectors: Place
+    text: ComponentPath
+    connectors: ComponentPath
 
     def check(self, prompts: Sequence[str] = ()) -> GemmaTokenizer:
-        """Check names and shapes of all weights, the tokenizer and prompts; no tensor is read.
+        """Check the names and shapes of all weights, the tokenizer and the prompts, without reading a tensor.
 
         Raises:
-            ValueError: in one line, whatever is missing or does not fit, or a prompt with a token that the text model
-                lacks.
+            ValueError: A part is missing or does not fit, or a prompt has a token that the text model lacks; one line.
         """
-        for place, tree in ((self.text, self._gemma()), (self.connectors, self._connectors())):
-            file = open_tensors(Path(*place) / weights.MODEL)
+        for path, tree in ((self.text, self._gemma()), (self.connectors, self._connectors())):
+            file = open_tensors(Path(*path) / weights.MODEL)
             shapes = {name: tuple(leaf.shape) for name, leaf in weights.name_leaves(tree).items()}
             weights.compare_shapes(file.shapes, shapes, str(file.path))
         tokenizer, vocabulary = (
             GemmaTokenizer(Path(*self.text), self.config.connectors.tokens),
             self.config.gemma.vocabulary,
         )
-        for prompt, ids in zip(prompts, tokenizer(prompts)[0], strict=True):
-            # A tokenizer may know more than its model: that of Gemma 3 1B has a token for images.
-            rule = f"has a token that the text model's {vocabulary} lack"
-            require(int(ids.max()) < vocabulary, "prompt", prompt, rule)
+        for prompt in prompts:
+            # A tokenizer may have more tokens than its model: that of Gemma 3 1B has one for images.
+            rule = f"has a token that is not among the text model's {vocabulary}"
+            require(int(tokenizer([prompt])[0].max()) < vocabulary, "prompt", prompt, rule)
         return tokenizer
 
     def count_bytes(self, dtype: DTypeLike) -> dict[str, int]:
@@ -92,17 +91,17 @@ class Encoder:
         return {name: jnp.dtype(dtype).itemsize * spec.count(tree) for name, tree in parts.items()}
 
     def encode(self, prompts: Sequence[str], dtype: DTypeLike = jnp.float32) -> Iterator[TextContexts]:
-        """Load the encoder, yield the contexts of each prompt, and let it go.
+        """Load the encoder, yield the contexts of each prompt, and free the encoder.
 
         Args:
-            prompts: What to read, one at a time: a prompt's contexts do not depend on its neighbours.
-            dtype: Type to load and to compute in, and of the contexts.
+            prompts: The prompts. They are encoded one at a time, so contexts do not depend on their neighbours.
+            dtype: Type of the weights, of the computation and of the contexts.
 
         Yields:
             Batches of one.
 
         Raises:
-            ValueError: as `check`.
+            ValueError: As in `check`.
         """
         tokenizer = self.check(prompts)
         for prompt in prompts:
@@ -110,8 +109,8 @@ class Encoder:
                 log.warning("the prompt %.40r... is longer than %d tokens, %d are cut", prompt, tokenizer.tokens, cut)
         gemma = weights.load_component(*self.text, self._gemma(dtype))
         connectors = weights.load_component(*self.connectors, self._connectors(dtype))
-        for ids, mask in zip(*tokenizer(prompts), strict=True):
-            row = jnp.asarray(ids)[None], jnp.asarray(mask)[None]
+        for prompt in prompts:
+            row = map(jnp.asarray, tokenizer([prompt]))
             yield encode_ids(gemma, connectors, *row, config=self.config, dtype=jnp.dtype(dtype))
 
     def _gemma(self, dtype: DTypeLike = jnp.float32) -> Any:
@@ -131,6 +130,6 @@ def encode_ids(
     config: EncoderConfig,
     dtype: DTypeLike,
 ) -> TextContexts:
-    """Make the contexts of token ids."""
+    """Make the text contexts of token ids."""
     states = hidden_states(config.gemma, gemma, ids, mask, dtype)
     return make_contexts(config.connectors, connectors, states, mask)

@@ -1,6 +1,6 @@
-"""From the hidden states of a text model to features: one norm over all states, one projection per stream.
+"""From the hidden states of a text model to features: normalise all states, then project them for each stream.
 
-Two generations differ in the norm and in whether the streams share the projection.
+LTX-2 2.0 and 2.3 differ in the norm, and in whether the streams share the projection.
 
 Source: ltx-core@1.0.0:text_encoders/gemma/feature_extractor.py.
 """
@@ -14,15 +14,17 @@ from jaxtyping import Array, Bool, Float, Int
 
 from omniforcing_jax.nn.linear import Linear, linear_spec, project
 from omniforcing_jax.nn.norm import EPSILON, rms_norm
+from omniforcing_jax.parallel.spec import array
+from omniforcing_jax.streams import Streams
 
-SPREAD = 8.0  # of a prompt's values in one state, from the lowest to the highest, after the norm of LTX-2 2.0
+SPREAD = 8.0  # range of a prompt's values in one state after LTX-2 2.0's norm
 
 
 class FeatureNorm(enum.StrEnum):
     """How hidden states are normalised.
 
-    PER_PROMPT: of each state, mean and range over all tokens and channels of the prompt (LTX-2 2.0).
-    PER_TOKEN: root mean square of each token's state (LTX-2.3).
+    PER_PROMPT: by the mean and range of each state over all tokens and channels of the prompt (LTX-2 2.0).
+    PER_TOKEN: by the root mean square of each token's state (LTX-2.3).
     """
 
     PER_PROMPT = "per_prompt"
@@ -33,7 +35,7 @@ class FeatureNorm(enum.StrEnum):
 class Features:
     """Projections of all states of a token, channel-major, to features."""
 
-    video: Linear  # K * D -> Cv
+    video: Linear  # Z * D -> D_v
     audio: Linear | None  # None: the video's features serve both streams
 
 
@@ -47,32 +49,32 @@ def features_spec(norm: FeatureNorm, inputs: int, video: int, audio: int) -> Fea
 
 
 def extract_features(
-    norm: FeatureNorm, params: Features, states: Float[Array, "K B X D"], mask: Int[Array, "B X"]
-) -> tuple[Float[Array, "B X Cv"], Float[Array, "B X Ca"]]:
-    """Return the features of both streams, in the states' type; norms are float32.
+    norm: FeatureNorm, params: Features, states: Float[Array, "Z B X D"], mask: Int[Array, "B X"]
+) -> Streams:
+    """Return the features of both streams, [B, X, D_v] and [B, X, D_a], in the states' type; norms are float32.
 
     Args:
         norm: How the states are normalised.
         params: The projections.
         states: All hidden states of the text model.
-        mask: 1 = a token, 0 = padding, which does not count and whose normalised states are zero.
+        mask: 1 = a token, 0 = padding. Padding does not count, and its normalised states are zero.
     """
     is_token = (mask != 0)[None, :, :, None]
     if norm is FeatureNorm.PER_PROMPT:
         video = project(params.video, _flatten(jnp.where(is_token, _norm_per_prompt(states, is_token), 0)))
-        return video, video
+        return Streams(video, video)
     if params.audio is None:
-        raise ValueError("audio=None: features that are normalised per token have a projection for each stream")
+        raise ValueError("audio=None: features that are normalised per token need a projection for each stream")
     flat = _flatten(jnp.where(is_token, rms_norm(states), 0))
     width = states.shape[-1]
-    video, audio = (
-        project(p, flat * jnp.asarray(math.sqrt(p.w.shape[0] / width), flat.dtype))
-        for p in (params.video, params.audio)
-    )
-    return video, audio
+
+    def scaled(p: Linear) -> Array:
+        return project(p, flat * jnp.asarray(math.sqrt(array(p.w).shape[0] / width), flat.dtype))
+
+    return Streams(scaled(params.video), scaled(params.audio))
 
 
-def _norm_per_prompt(states: Float[Array, "K B X D"], is_token: Bool[Array, "1 B X 1"]) -> Float[Array, "K B X D"]:
+def _norm_per_prompt(states: Float[Array, "Z B X D"], is_token: Bool[Array, "1 B X 1"]) -> Float[Array, "Z B X D"]:
     """Subtract the mean and divide by the range, both over all tokens and channels."""
     wide, over = states.astype(jnp.float32), (2, 3)
     count = jnp.sum(is_token, axis=over, keepdims=True) * states.shape[-1]
@@ -82,6 +84,6 @@ def _norm_per_prompt(states: Float[Array, "K B X D"], is_token: Bool[Array, "1 B
     return (SPREAD * (wide - mean) / (high - low + EPSILON)).astype(states.dtype)
 
 
-def _flatten(states: Float[Array, "K B X D"]) -> Float[Array, "B X I"]:
-    """Put all states of a token side by side: channel * K + state."""
+def _flatten(states: Float[Array, "Z B X D"]) -> Float[Array, "B X Z*D"]:
+    """Concatenate all states of a token, in the order channel * Z + state."""
     return jnp.moveaxis(states, 0, -1).reshape(*states.shape[1:3], -1)

@@ -1,7 +1,8 @@
-"""Gemma 3 as a text encoder: token ids to the hidden states of every layer.
+"""Gemma 3 of any size as a text encoder: token ids to the hidden states of every layer.
 
-Any size of the family. Layers are stacked and scanned; whether a layer slides (sees `window` tokens, turned by the
-local rotation) or is global is data of the layer. The vision tower and the language head are not here.
+Layers are stacked and scanned. Whether a layer slides (it sees `window` tokens and uses the local rotation) or is
+global is data of the layer. The vision tower and the language head are not here.
+
 Source: transformers@5.23.0:models/gemma3/modeling_gemma3.py; Gemma 3 technical report (arXiv 2503.19786), sec. 2.
 """
 
@@ -21,7 +22,7 @@ from omniforcing_jax.nn.linear import Linear, linear_spec, project
 from omniforcing_jax.nn.mask import mask_bias
 from omniforcing_jax.nn.norm import rms_norm
 from omniforcing_jax.nn.rope import Rotary, rotate
-from omniforcing_jax.parallel.spec import Leaf, Spec, normal, stacked, zeros
+from omniforcing_jax.parallel.spec import ArrayLeaf, Leaf, Spec, array, normal, stacked, zeros
 from omniforcing_jax.strict_json import Config, require
 
 
@@ -33,12 +34,15 @@ class GemmaConfig(Config):
         vocabulary: Rows of the embedding table.
         width: Channels of a hidden state.
         mlp_width: Channels inside the feed-forward part.
-        heads, kv_heads, head_size: Of the attention; every key head serves heads / kv_heads query heads.
-        query_scale: Scores are divided by its square root; the head size, but for the largest model.
+        heads: Query heads.
+        kv_heads: Key heads; each serves heads / kv_heads query heads.
+        head_size: Channels of a head.
+        query_scale: Scores are divided by its square root. It is the head size, except in the largest model.
         window: Tokens that a sliding layer sees, the current one included.
-        is_global: Of each layer, whether it sees all tokens before it.
-        local_theta, global_theta: Longest over shortest period of the rotations of both kinds of layer.
-        global_stretch: Positions of global layers are divided by it.
+        is_global: For each layer, whether it sees all tokens before it.
+        local_theta: Longest over shortest period of the rotations of sliding layers.
+        global_theta: The same for global layers.
+        global_stretch: Positions in global layers are divided by it.
     """
 
     vocabulary: int
@@ -70,12 +74,12 @@ class GemmaConfig(Config):
 
     @property
     def states(self) -> int:
-        """Hidden states per token: the embeddings and one for each layer."""
+        """Z, the hidden states per token: the embedding, and one for each layer."""
         return 1 + self.layers
 
 
 def every_sixth(layers: int) -> tuple[bool, ...]:
-    """Return the family's own pattern: five sliding layers, then a global one."""
+    """Return Gemma's pattern: five sliding layers, then a global one."""
     return tuple(i % 6 == 5 for i in range(layers))
 
 
@@ -95,7 +99,7 @@ GEMMA_3_12B = GemmaConfig(
 
 @struct.dataclass
 class GemmaLayer:
-    """One layer; norm weights are counted from 1, as they rest on disk."""
+    """One layer; norm weights are offsets from 1, as on disk."""
 
     before_attn_norm: Leaf  # [D]
     q: Linear
@@ -114,7 +118,7 @@ class GemmaLayer:
 
 @struct.dataclass
 class Gemma:
-    """All parameters of a text model."""
+    """All weights of a text model."""
 
     embedding: Leaf  # [V, D]
     layers: GemmaLayer  # every leaf [L, ...]
@@ -123,10 +127,10 @@ class Gemma:
 
 @struct.dataclass
 class _Kind:
-    """What differs between sliding and global layers; as a pair, every leaf has a leading axis: sliding, global."""
+    """Rotation and mask of one kind of layer; for both kinds, every leaf has a leading axis (sliding, global)."""
 
     rotary: Rotary
-    bias: Leaf  # [B, 1, X, X]
+    bias: ArrayLeaf  # [B, 1, X, X]
 
 
 def gemma_spec(config: GemmaConfig) -> Gemma:
@@ -162,11 +166,11 @@ def _layer_spec(config: GemmaConfig) -> GemmaLayer:
 
 
 def embed(params: Gemma, ids: Int[Array, "B X"], dtype: DTypeLike = jnp.float32) -> Float[Array, "B X D"]:
-    """Look tokens up, times sqrt(D).
+    """Look tokens up and multiply by sqrt(D).
 
-    The factor is rounded to `dtype` as in the reference: 62 in bfloat16 for D = 3840, which is what LTX-2 saw.
+    The factor is rounded to `dtype` as in the reference: LTX-2 was trained with 62, sqrt(3840) in bfloat16.
     """
-    rows = params.embedding[ids].astype(dtype)
+    rows = array(params.embedding)[ids].astype(dtype)
     return rows * jnp.asarray(math.sqrt(rows.shape[-1]), dtype)
 
 
@@ -176,16 +180,16 @@ def hidden_states(
     ids: Int[Array, "B X"],
     mask: Int[Array, "B X"],
     dtype: DTypeLike = jnp.float32,
-) -> Float[Array, "K B X D"]:
-    """Return the K = L + 1 hidden states of every token.
+) -> Float[Array, "Z B X D"]:
+    """Return the Z = L + 1 hidden states of every token.
 
-    State 0 is what `embed` gives, state i the output of layer i, and the last one has gone through the final norm.
+    State 0 is the output of `embed` and state i the output of layer i. The last one has passed the final norm.
 
     Args:
-        config: What model it is.
-        params: Its parameters, in any floating type.
+        config: The model's config.
+        params: Its weights, in any floating type.
         ids: Token ids.
-        mask: 1 = a token, 0 = padding, on either side; states of padding mean nothing.
+        mask: 1 = a token, 0 = padding, on either side. The states of padding are meaningless.
         dtype: Type to compute in; norms, rotations and softmax are float32.
     """
     x = embed(params, ids, dtype)
@@ -202,16 +206,16 @@ def hidden_states(
 
 
 def _kinds(config: GemmaConfig, is_token: Bool[Array, "B X"]) -> _Kind:
-    """Make rotations and sights of sliding and global layers, stacked in this order."""
-    places = np.arange(is_token.shape[1])
-    distance = places[:, None] - places[None, :]
+    """Make rotations and masks of sliding and global layers, stacked in this order."""
+    positions = np.arange(is_token.shape[1])
+    distance = positions[:, None] - positions[None, :]
     seen = np.stack([(distance >= 0) & (distance < config.window), distance >= 0])
     exponents = np.arange(0, config.head_size, 2) / config.head_size
     grids = [config.local_theta**-exponents, config.global_theta**-exponents / config.global_stretch]
-    angle = (places[:, None] * np.stack(grids)[:, None, :])[:, None, :, None, :]
-    rotary = Rotary(cos=np.cos(angle).astype(np.float32), sin=np.sin(angle).astype(np.float32), kind=RotaryKind.SPLIT)
+    angle = (positions[:, None] * np.stack(grids)[:, None, :])[:, None, :, None, :]
+    cos, sin = (jnp.asarray(f(angle), jnp.float32) for f in (np.cos, np.sin))
     bias = mask_bias(jnp.asarray(seen)[:, None, None] & is_token[None, :, None, None, :])
-    return jax.tree.map(jnp.asarray, _Kind(rotary=rotary, bias=bias))
+    return _Kind(rotary=Rotary(cos=cos, sin=sin, kind=RotaryKind.SPLIT), bias=bias)
 
 
 def _layer(config: GemmaConfig, p: GemmaLayer, x: Float[Array, "B X D"], kind: _Kind) -> Float[Array, "B X D"]:
@@ -224,11 +228,11 @@ def _layer(config: GemmaConfig, p: GemmaLayer, x: Float[Array, "B X D"], kind: _
 def _attend(config: GemmaConfig, p: GemmaLayer, x: Float[Array, "B X D"], kind: _Kind) -> Float[Array, "B X D"]:
     q, k, v = (project(linear, x).reshape(*x.shape[:2], -1, config.head_size) for linear in (p.q, p.k, p.v))
     q, k = rotate(_norm(q, p.q_norm), kind.rotary), rotate(_norm(k, p.k_norm), kind.rotary)
-    q = q * jnp.asarray(math.sqrt(config.head_size / config.query_scale), q.dtype)  # attend_parts divides by head size
+    q = q * jnp.asarray(math.sqrt(config.head_size / config.query_scale), q.dtype)  # the kernel divides by sqrt(H)
     k, v = (jnp.repeat(y, config.heads // config.kv_heads, axis=2) for y in (k, v))
     y = dot_product_attention(q, [KVSegment(k, v, kind.bias)])
     return project(p.o, y.reshape(*y.shape[:2], -1))
 
 
 def _norm(x: Float[Array, "*batch D"], weight: Leaf) -> Float[Array, "*batch D"]:
-    return rms_norm(x, 1 + weight.astype(jnp.float32))
+    return rms_norm(x, 1 + array(weight).astype(jnp.float32))

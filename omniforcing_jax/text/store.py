@@ -1,12 +1,12 @@
-"""Text contexts of many prompts, looked up by prompt: a file of them, or those that were just made.
+"""Text contexts of many prompts, looked up by prompt: from a file, or made just now.
 
-With such a file a stream has no text encoder in memory; a training reads a store made of it (train/import_contexts.py).
-One safetensors file holds
+With such a file a stream needs no text encoder in memory. Training reads a store that is made from it
+(train/import_contexts.py). One safetensors file holds
 
-    metadata   "contexts": JSON {"format": 1, "prompts": [...], ...}, free values beside them
-    tensors    "<row>/video" [X, Cv], "<row>/audio" [X, Ca], "<row>/mask" [X] int32 (absent: all may be seen)
+    metadata   "contexts": JSON {"format": 1, "prompts": [...], ...} and any other values
+    tensors    "<row>/video" [X, D_v], "<row>/audio" [X, D_a], "<row>/mask" [X] int32 (absent: all may be seen)
 
-A row is written when it is made, so a file may be larger than memory.
+Rows are written one by one, so a file may be larger than memory.
 """
 
 import difflib
@@ -34,11 +34,11 @@ class ContextStore:
     """Contexts of known prompts; white space around a prompt does not count.
 
     Attributes:
-        where: What it is called in messages.
-        prompts: All of them, each once.
+        where: Its name in messages.
+        prompts: All prompts, each once.
         read_row: Returns the contexts of prompt i, a batch of one, in any floating type.
-        widths: Channels of the video's and of the audio's contexts.
-        about: What the file says of itself beside the prompts.
+        widths: Channels of the video contexts and of the audio contexts.
+        about: Other metadata of the file.
     """
 
     where: str
@@ -55,7 +55,7 @@ class ContextStore:
         """Check that prompts are known.
 
         Raises:
-            ValueError: in one line, naming the first that is not, and the nearest that is.
+            ValueError: A prompt is unknown; names the first such prompt and the nearest known one, in one line.
         """
         for prompt in prompts:
             if prompt.strip() not in self._rows:
@@ -67,15 +67,15 @@ class ContextStore:
         """Return the contexts of prompts, as float32, one row each.
 
         Raises:
-            ValueError: as `check`, or if rows have different numbers of tokens.
+            ValueError: As in `check`, or rows have different numbers of tokens.
         """
         self.check(prompts)
         rows = [self.read_row(self._rows[prompt.strip()]) for prompt in prompts]
         if len({row.video.shape for row in rows}) > 1:
-            raise ValueError(f"{self.where}: the prompts have different numbers of tokens, they make no batch")
+            raise ValueError(f"{self.where}: the prompts have different numbers of tokens and cannot form a batch")
         video, audio = (
-            jnp.concatenate([jnp.asarray(part).astype(jnp.float32) for part in parts])
-            for parts in ([row.video for row in rows], [row.audio for row in rows])
+            jnp.concatenate([jnp.asarray(features).astype(jnp.float32) for features in stream])
+            for stream in ([row.video for row in rows], [row.audio for row in rows])
         )
         if all(row.mask is None for row in rows):
             return TextContexts(video, audio, None)
@@ -94,15 +94,15 @@ def store_of(prompts: Sequence[str], contexts: Sequence[TextContexts], where: st
 
 
 def is_store(file: TensorFile) -> bool:
-    """Whether a safetensors file is a store, and not the contexts of one batch."""
+    """Whether a safetensors file is a store, not the contexts of one batch."""
     return METADATA in file.metadata
 
 
 def open_store(path: AnyPath) -> ContextStore:
-    """Open a file of contexts; a row is read when it is asked for.
+    """Open a file of contexts; rows are read on demand.
 
     Raises:
-        ValueError: in one line, if the file is missing, damaged or no store.
+        ValueError: The file is missing, damaged or no store; one line.
     """
     file = open_tensors(path)
     if not is_store(file):
@@ -111,7 +111,7 @@ def open_store(path: AnyPath) -> ContextStore:
         about = json.loads(file.metadata[METADATA])
         form, prompts = about.pop("format"), about.pop("prompts")
     except (ValueError, KeyError, AttributeError, TypeError):
-        raise ValueError(f"{file.path}: metadata {METADATA!r} are no JSON object with format and prompts") from None
+        raise ValueError(f"{file.path}: metadata {METADATA!r} must be a JSON object with format and prompts") from None
     if form != FORMAT:
         raise ValueError(f"{file.path}: format={form!r}: must be {FORMAT}")
     if not isinstance(prompts, list) or not prompts or len(set(map(str, prompts))) != len(prompts):
@@ -132,7 +132,7 @@ def open_store(path: AnyPath) -> ContextStore:
 
 
 def _check_rows(file: TensorFile, rows: int) -> tuple[int, int]:
-    """Check that there are just the tensors of so many rows; return the widths of both streams."""
+    """Check that there are exactly the tensors of `rows` rows; return the widths of both streams."""
     shapes, widths = file.shapes, set()
     for row in range(rows):
         video, audio = (shapes.pop(f"{row}/{name}", ()) for name in ("video", "audio"))
@@ -153,11 +153,11 @@ def write_store(
     Args:
         path: The file.
         prompts: One for each row, each once.
-        contexts: One batch of one per prompt; all of the same shapes and types.
-        about: JSON values to keep beside the prompts.
+        contexts: One batch of one per prompt, all of the same shapes and types.
+        about: JSON values to store with the prompts.
 
     Raises:
-        ValueError: There are no prompts, one is given twice, or a row has another shape or type than the first.
+        ValueError: There are no prompts, one occurs twice, or a row has another shape or type than the first.
     """
     path = Path(path)
     if not prompts or len(set(prompts)) != len(prompts):
@@ -175,7 +175,7 @@ def write_store(
             at, current = int(row), _as_tensors(next(contexts))
         value = current.get(part)
         if value is None or (value.dtype, value.shape) != first[part]:
-            raise ValueError(f"{path}: the {part} of prompt {row} has another shape or type than that of the first")
+            raise ValueError(f"{path}: the {part} of prompt {row} must have the shape and type of the first prompt's")
         return value
 
     text = json.dumps({**about, "format": FORMAT, "prompts": list(prompts)}, ensure_ascii=False)

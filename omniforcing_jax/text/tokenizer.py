@@ -1,6 +1,6 @@
-"""Prompts to token ids, by the tokenizer.json of a Gemma folder.
+"""Prompts to token ids, with the tokenizer.json of a Gemma folder.
 
-No chat template: the start token and the prompt, padded on the left.
+There is no chat template: ids are the start token and the prompt, padded on the left.
 
 Source: ltx-core@1.0.0:text_encoders/gemma/tokenizer.py.
 """
@@ -18,10 +18,10 @@ PAD, START = "<pad>", "<bos>"
 
 
 def what_is_missing(names: Collection[str]) -> str | None:
-    """Say what to do about a Gemma folder without a tokenizer that is read here; None where there is one.
+    """Return what to do about a Gemma folder without a readable tokenizer; None if it has one.
 
     Args:
-        names: Files that lie in it.
+        names: Names of the folder's files.
     """
     if FILE in names:
         return None
@@ -32,7 +32,7 @@ def what_is_missing(names: Collection[str]) -> str | None:
 
 
 class GemmaTokenizer:
-    """A tokenizer that gives a fixed number of ids.
+    """A tokenizer that returns a fixed number of ids.
 
     Attributes:
         tokens: X, ids per prompt.
@@ -42,13 +42,13 @@ class GemmaTokenizer:
         """Read a tokenizer.
 
         Args:
-            folder: Has the file tokenizer.json.
+            folder: Contains tokenizer.json.
             tokens: Ids per prompt.
 
         Raises:
-            ValueError: in one line, if the file is missing, is no tokenizer, or is one without start or padding.
+            ValueError: In one line, if the file is missing, is no tokenizer, or is one without start or padding.
         """
-        from tokenizers import Tokenizer  # where no Gemma is read, nobody waits for it
+        from tokenizers import Tokenizer  # imported late: only Gemma needs it
 
         path = Path(folder) / FILE
         if not path.is_file():
@@ -68,8 +68,8 @@ class GemmaTokenizer:
     def __call__(self, prompts: Sequence[str]) -> tuple[Int[np.ndarray, "B X"], Int[np.ndarray, "B X"]]:
         """Turn prompts into token ids and a mask (1 = a token, 0 = padding), both int32.
 
-        White space around a prompt does not count, and what is longer than X is cut at its end. The empty prompt is the
-        start token alone.
+        White space around a prompt does not count. Longer prompts are cut after X tokens. The empty prompt is the start
+        token alone.
         """
         found = self._tokenizer.encode_batch([prompt.strip() for prompt in prompts], add_special_tokens=False)
         ids = np.full((len(prompts), self.tokens), self._pad, np.int32)
@@ -80,5 +80,5 @@ class GemmaTokenizer:
         return ids, mask
 
     def count(self, prompt: str) -> int:
-        """Count the tokens of a prompt, the start token included, before any is cut."""
+        """Count the tokens of a prompt before cutting, the start token included."""
         return 1 + len(self._tokenizer.encode(prompt.strip(), add_special_tokens=False).ids)

@@ -1,14 +1,13 @@
-"""Text for small worlds: a vocabulary, a tokeniser and a table of word vectors.
+"""Text for small networks: a vocabulary, a tokeniser and a table of word vectors.
 
-What the large models do with Gemma, a network of a few million parameters does with one vector per word and one per
-place. The vocabulary is data of the weights (`WordsConfig`); which sentences make sense is for the world's own grammar.
+Large networks use Gemma. A network of a few million parameters needs only one vector per word and one per position. The
+vocabulary is data of the weights (`WordsConfig`). Which sentences make sense is the matter of the world's own grammar.
 """
 
 import dataclasses
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import flax.struct
 import jax
@@ -16,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from omniforcing_jax.parallel.spec import Leaf, array
 from omniforcing_jax.text.contexts import TextContexts
 
 PAD, START, FIRST_WORD = 0, 1, 2  # token ids; the vocabulary's words follow
@@ -23,7 +23,7 @@ PAD, START, FIRST_WORD = 0, 1, 2  # token ids; the vocabulary's words follow
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WordsConfig:
-    """The words a network knows, and the shape of its text context."""
+    """The vocabulary of a network, and the shape of its text contexts."""
 
     vocabulary: tuple[str, ...]
     tokens: int = 16  # X, start token included
@@ -50,7 +50,7 @@ class WordsConfig:
         """Read what `to_json` wrote.
 
         Raises:
-            ValueError: a key is unknown or missing.
+            ValueError: A key is unknown or missing.
         """
         known = {field.name for field in dataclasses.fields(cls)}
         if wrong := known.symmetric_difference(values):
@@ -60,14 +60,14 @@ class WordsConfig:
 
 @flax.struct.dataclass
 class Words:
-    """The parameters: a vector per token id and a vector per place."""
+    """The weights: a vector per token id and a vector per position."""
 
-    words: Any  # [V, C]
-    places: Any  # [X, C]
+    words: Leaf  # [V, D]
+    places: Leaf  # [X, D]
 
 
 def init_words(config: WordsConfig, key: Array) -> Words:
-    """Draw vectors of unit variance for words, half that deviation for places: which word matters more than where."""
+    """Draw word vectors of unit variance and position vectors of half the deviation: words matter more than order."""
     for_words, for_places = jax.random.split(key)
     return Words(
         words=jax.random.normal(for_words, (config.rows, config.channels)),
@@ -76,7 +76,7 @@ def init_words(config: WordsConfig, key: Array) -> Words:
 
 
 def _unknown(config: WordsConfig, words: Sequence[str]) -> str:
-    """Word the complaint about unknown words, each with the known words that look nearest."""
+    """Describe the unknown words, each with the nearest known ones."""
     parts = []
     for word in dict.fromkeys(words):
         near = difflib.get_close_matches(word, config.vocabulary, n=3, cutoff=0.5)
@@ -87,11 +87,11 @@ def _unknown(config: WordsConfig, words: Sequence[str]) -> str:
 def tokenise(config: WordsConfig, prompt: str) -> tuple[Int[np.ndarray, " X"], Int[np.ndarray, " X"]]:
     """Turn a prompt into token ids and a mask (1 = a token, 0 = padding), both int32 of fixed length.
 
-    Case and punctuation do not matter. The empty prompt is the start token alone, which is also the negative prompt of
-    guidance.
+    Case and punctuation do not matter. The empty prompt, which is also guidance's negative prompt, is the start token
+    alone.
 
     Raises:
-        ValueError: unknown words, each named with the nearest known ones, or more words than fit.
+        ValueError: A word is unknown (named with the nearest known ones), or there are too many words.
     """
     words = re.findall(r"\w+", prompt.lower())
     if unknown := [word for word in words if word not in config.vocabulary]:
@@ -104,20 +104,20 @@ def tokenise(config: WordsConfig, prompt: str) -> tuple[Int[np.ndarray, " X"], I
     return ids, (ids != PAD).astype(np.int32)
 
 
-def embed(params: Words, ids: Int[Array, "B X"]) -> Float[Array, "B X C"]:
-    """Look tokens up and add their places; padding is zero."""
-    context = params.words[ids] + params.places[None]
+def embed(params: Words, ids: Int[Array, "B X"]) -> Float[Array, "B X D"]:
+    """Look tokens up and add their positions; padding is zero."""
+    context = array(params.words)[ids] + array(params.places)[None]
     return context * (ids != PAD)[..., None].astype(context.dtype)
 
 
 def contexts(params: Words, ids: Int[Array, "B X"]) -> TextContexts:
-    """Return what a network reads of token ids: both streams read the same."""
+    """Return the text contexts of token ids, the same for both streams."""
     features = embed(params, ids)
     return TextContexts(features, features, (ids != PAD).astype(jnp.int32))
 
 
 def blank(ids: Int[Array, "B X"]) -> Int[Array, "B X"]:
-    """Return the ids of the empty prompt, in as many rows."""
+    """Return the ids of the empty prompt, in the shape of `ids`."""
     return jnp.broadcast_to(jnp.where(jnp.arange(ids.shape[1]) == 0, START, PAD), ids.shape)
 
 
@@ -125,6 +125,6 @@ def encode(config: WordsConfig, params: Words, prompts: Sequence[str]) -> TextCo
     """Return the text contexts of prompts.
 
     Raises:
-        ValueError: as `tokenise`.
+        ValueError: As in `tokenise`.
     """
     return contexts(params, jnp.asarray(np.stack([tokenise(config, prompt)[0] for prompt in prompts])))

@@ -254,7 +254,7 @@ def test_what_is_kept_while_looking_ahead_keeps_its_shapes():
 
 
 def test_a_look_ahead_that_cannot_be_is_refused():
-    with pytest.raises(ValueError, match="ahead=1: a causal decoder looks at nothing ahead"):
+    with pytest.raises(ValueError, match="ahead=1: must be 0, a causal decoder has no look-ahead"):
         decode_first(CONFIG, VARIABLES, RAW, 1)
     with pytest.raises(ValueError, match="ahead=2: must be from 0 to 1, fewer than the 2 latent frames given"):
         decode_first(BOTH_WAYS, VARIABLES, RAW[:, :2], 2)

@@ -9,22 +9,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from golden_case import FOLDER, Case, read_json
+from layer_states import layer_states
+from reference_rotary import from_interleaved, from_split
 
 from converters.ltx2_transformer import from_original
 from omniforcing_jax.config import GridPrecision, ModelConfig, RotaryConfig, RotaryKind, StreamConfig
 from omniforcing_jax.io.tensor_file import open_tensors
 from omniforcing_jax.layout import FUSED, PREFIX
 from omniforcing_jax.model.positions import Rotaries, clip_block, make_positions, rotaries
-from omniforcing_jax.model.transformer import Transformer, hidden_states, predict, text_kv, transformer_spec
+from omniforcing_jax.model.transformer import Transformer, predict, text_kv, transformer_spec
 from omniforcing_jax.model.view import Times, View
-from omniforcing_jax.nn.rope import Rotary, from_interleaved, from_split, repeat
+from omniforcing_jax.nn.rope import Rotary, repeat
 from omniforcing_jax.parallel.spec import abstract
+from omniforcing_jax.streams import Streams
 
 LAYOUTS = {"prefix": PREFIX, "4-3-3-3": FUSED}
 
 
 run_predict = jax.jit(predict, static_argnames=("config", "dtype", "remat"))
-run_hidden_states = jax.jit(hidden_states, static_argnames=("config", "dtype"))
+run_layer_states = jax.jit(layer_states, static_argnames=("config", "dtype"))
 run_text_kv = jax.jit(text_kv, static_argnames=("dtype",))
 
 
@@ -124,7 +127,7 @@ def level_per_token(view: View) -> View:
     def spread(times: Times, tokens: int) -> Times:
         return jax.tree.map(lambda x: jnp.repeat(x, tokens // x.shape[1], axis=1), times)
 
-    return view.replace(video=spread(view.video, tokens_v), audio=spread(view.audio, tokens_a))
+    return view.replace(times=Streams(spread(view.times.video, tokens_v), spread(view.times.audio, tokens_a)))
 
 
 def as_recorded(rotary: Rotary) -> tuple[np.ndarray, np.ndarray]:

@@ -22,6 +22,7 @@ from omniforcing_jax.model.positions import Rotaries
 from omniforcing_jax.model.view import Sigmas, bidirectional
 from omniforcing_jax.nn.rope import frequencies, interleaving
 from omniforcing_jax.schedule import to_x0
+from omniforcing_jax.streams import Streams
 
 pytestmark = [needs_golden, pytest.mark.usefixtures("strict")]
 TEACHER, BUNDLED = "a_teacher_core100", "a_teacher_bundled"
@@ -64,18 +65,18 @@ def run(variant: dict, semantics: CrossTimestep, own_tables: bool):
     text = run_text_kv(params, case["in.video_context"], case["in.audio_context"], mask)
     view = level_per_token(bidirectional(config, tables, sigmas))
     config = config_of(case, variant)  # whose levels drive what is in the view: one program for all semantics
-    prediction = run_predict(params, config, case["in.video_latent"], case["in.audio_latent"], view, text)
-    return prediction, sigmas
+    noisy = Streams(case["in.video_latent"], case["in.audio_latent"])
+    return run_predict(params, config, noisy, view, text).velocity, sigmas
 
 
 @pytest.mark.parametrize("own_tables", [False, True], ids=["recorded_tables", "own_tables"])
 @pytest.mark.parametrize("name", list_variants(TEACHER))
 def test_the_teacher_is_ltx_core_1_0_0(name, own_tables):
     case = teacher()
-    prediction, sigmas = run(case.config["variants"][name], CrossTimestep.CROSS, own_tables)
+    velocities, sigmas = run(case.config["variants"][name], CrossTimestep.CROSS, own_tables)
     for stream, velocity, sigma in (
-        ("video", prediction.video, sigmas.video),
-        ("audio", prediction.audio, sigmas.audio),
+        ("video", velocities.video, sigmas.video),
+        ("audio", velocities.audio, sigmas.audio),
     ):
         x = jnp.asarray(case[f"in.{stream}_latent"])
         levels = jnp.broadcast_to(sigma, x.shape[:2])

@@ -17,15 +17,16 @@ from golden_network import (
     load_params,
     masked_rotaries,
     own_rotaries,
-    run_hidden_states,
+    run_layer_states,
     run_predict,
     run_text_kv,
 )
+from partial_blocks import blocks_with_rest
 
-from omniforcing_jax.layout import PartialAudio
-from omniforcing_jax.model.view import Sigmas, bidirectional, masked, one_sigma, spans
+from omniforcing_jax.model.view import Sigmas, bidirectional, masked, one_sigma, token_spans
 from omniforcing_jax.nn.mask import visible_tokens
 from omniforcing_jax.schedule import to_x0
+from omniforcing_jax.streams import Streams
 
 pytestmark = [needs_golden, pytest.mark.usefixtures("strict")]
 CASES = ("b_causal_v2_masked", "c_causal_v1_masked")
@@ -43,7 +44,7 @@ def find_blocks(case: Case, variant: str):
     """Cut the clip by our layout, and check that the case cuts it the same way."""
     recorded = case.config["partial_blocks" if variant == "partial" else "blocks"]
     frames = recorded[-1][1]
-    blocks = LAYOUTS[case.config["layout"]].blocks_with_rest(frames, PartialAudio.FLOOR)
+    blocks = blocks_with_rest(LAYOUTS[case.config["layout"]], frames)
     np.testing.assert_array_equal(np.array(blocks), recorded)
     return blocks
 
@@ -85,21 +86,22 @@ def prepare(name: str, variant: str, own_tables: bool, written_out: bool):
     mask = jnp.asarray(case["in.text_mask"], jnp.int32) if case.config["text_mask"] else None
     text = run_text_kv(params, case["in.video_context"], case["in.audio_context"], mask)
     view = make_view(case, variant, config, tables, sigmas, blocks, written_out)
-    return case, (params, config, as_tokens(video), audio, view, text), video, sigmas
+    return case, (params, config, Streams(as_tokens(video), audio), view, text), video, sigmas
 
 
 @TABLES
 @pytest.mark.parametrize(("name", "variant", "written_out"), FORMS)
 def test_the_masked_student_is_the_reference(name, variant, own_tables, written_out):
     case, arguments, video, sigmas = prepare(name, variant, own_tables, written_out)
-    prediction = run_predict(*arguments)
-    velocity_v, velocity_a = as_latents(prediction.video, video), prediction.audio
+    velocity = run_predict(*arguments).velocity
+    velocity_v, velocity_a = as_latents(velocity.video, video), velocity.audio
     case.compare(f"out.{variant}.video_velocity", velocity_v, own_tables)
     case.compare(f"out.{variant}.audio_velocity", velocity_a, own_tables)
     if f"out.{variant}.video_x0" in case:
         x0_v = to_x0(jnp.asarray(video), jnp.asarray(velocity_v), sigmas.video)
         case.compare(f"out.{variant}.video_x0", x0_v, own_tables)
-        case.compare(f"out.{variant}.audio_x0", to_x0(jnp.asarray(arguments[3]), velocity_a, sigmas.audio), own_tables)
+        x0_a = to_x0(jnp.asarray(arguments[2].audio), velocity_a, sigmas.audio)
+        case.compare(f"out.{variant}.audio_x0", x0_a, own_tables)
     case.assert_all_compared(f"out.{variant}.*")
 
 
@@ -107,7 +109,7 @@ def test_the_masked_student_is_the_reference(name, variant, own_tables, written_
 @pytest.mark.parametrize("name", CASES)
 def test_states_after_every_layer_are_the_reference_s(name, own_tables):
     case, arguments, _, _ = prepare(name, "block_sigma", own_tables, written_out=False)
-    states_v, states_a = run_hidden_states(*arguments)
+    states_v, states_a = run_layer_states(*arguments)
     for layer, (state_v, state_a) in enumerate(zip(states_v, states_a, strict=True)):
         case.compare(f"hidden.layer{layer}.video", state_v, own_tables)
         case.compare(f"hidden.layer{layer}.audio", state_a, own_tables)
@@ -141,7 +143,7 @@ def test_the_four_masks_are_the_reference_s(name):
     config = config_of(case)
     tables = own_rotaries(config, case.config["frames"], case.config["audio_frames"], case.config["grid"])
     blocks = find_blocks(case, "block_sigma")
-    video, audio = spans(config, tables, blocks, pin_prefix=False)
+    video, audio = token_spans(config, tables, blocks, pin_prefix=False)
     sites = {"video_self": (video, video), "audio_self": (audio, audio), "a2v": (video, audio), "v2a": (audio, video)}
     for recorded in case.names("mask.*"):
         queries, keys = sites[recorded.removeprefix("mask.")]

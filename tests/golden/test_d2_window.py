@@ -23,9 +23,10 @@ from golden_network import (
 
 from omniforcing_jax.config import SamplerConfig
 from omniforcing_jax.model.cache import commit, empty_cache, past_bias
-from omniforcing_jax.model.view import Sigmas, masked, one_sigma, spans, streaming
+from omniforcing_jax.model.view import Sigmas, masked, one_sigma, streaming, token_spans
 from omniforcing_jax.nn.attention import NO_PAST
 from omniforcing_jax.nn.mask import visible_tokens
+from omniforcing_jax.streams import Streams
 
 pytestmark = [needs_golden, pytest.mark.usefixtures("strict")]
 NAME, INPUTS_FROM = "d2_rolling_window_derived", "b_causal_v2_masked"
@@ -78,9 +79,9 @@ def test_a_banded_mask_is_the_reference_with_fewer_blocks(variant, own_tables):
     window, pinned = find_window(case, variant)
     sigmas = Sigmas(jnp.asarray(inputs()["in.video_sigma"]), jnp.asarray(inputs()["in.audio_sigma"]))
     view = masked(config, tables, sigmas, blocks, window=window, pin_prefix=pinned)
-    video, audio = as_tokens(inputs()["in.video_latent"]), inputs()["in.audio_latent"]
-    prediction = run_predict(params, config, video, audio, view, text)
-    compare_velocities(case, variant, prediction.video, prediction.audio, own_tables)
+    noisy = Streams(as_tokens(inputs()["in.video_latent"]), inputs()["in.audio_latent"])
+    velocity = run_predict(params, config, noisy, view, text).velocity
+    compare_velocities(case, variant, velocity.video, velocity.audio, own_tables)
 
 
 @TABLES
@@ -102,10 +103,12 @@ def test_the_ring_cache_is_the_reference_with_fewer_blocks(variant, own_tables):
             config, rotaries, one_sigma(jnp.asarray(inputs()["in.block_sigma"][:, k])), past_bias(cache) if k else None
         )
         past = cache.past if k else NO_PAST
-        made.append(run_predict(params, config, video[:, tokens], audio[:, latents], view, text, past=past))
-        cache = run_commit(cache, made[-1].fresh)
-    velocity_v, velocity_a = (jnp.concatenate([getattr(p, s) for p in made], axis=1) for s in ("video", "audio"))
-    compare_velocities(case, variant, velocity_v, velocity_a, own_tables)
+        noisy = Streams(video[:, tokens], audio[:, latents])
+        velocity, fresh = run_predict(params, config, noisy, view, text, past=past)
+        made.append(velocity)
+        cache = run_commit(cache, fresh)
+    velocity = jax.tree.map(lambda *pieces: jnp.concatenate(pieces, axis=1), *made)
+    compare_velocities(case, variant, velocity.video, velocity.audio, own_tables)
 
 
 @VARIANT
@@ -113,7 +116,7 @@ def test_the_four_banded_masks_are_the_reference_s(variant):
     case = Case(NAME)
     config, _, _, blocks, tables = prepare(case, own_tables=True)
     window, pinned = find_window(case, variant)
-    video, audio = spans(config, tables, blocks, pinned)
+    video, audio = token_spans(config, tables, blocks, pinned)
     sites = {"video_self": (video, video), "audio_self": (audio, audio), "a2v": (video, audio), "v2a": (audio, video)}
     for site, (queries, keys) in sites.items():
         case.compare(f"mask.{variant}.{site}", visible_tokens(queries, keys, window).astype(np.uint8))

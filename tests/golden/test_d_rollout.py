@@ -19,10 +19,11 @@ from golden_network import (
     own_rotaries,
 )
 
-from omniforcing_jax import rollout, streams
+from omniforcing_jax import rollout
 from omniforcing_jax.config import SamplerConfig
 from omniforcing_jax.model.positions import Positions, Rotaries
 from omniforcing_jax.schedule import ltx2_schedule, snap
+from omniforcing_jax.streams import Streams
 
 pytestmark = [needs_golden, pytest.mark.usefixtures("strict")]
 NAME, TABLES_FROM = "d_rollout_v2", "b_causal_v2_masked"  # the limits name the case whose tables are injected
@@ -33,16 +34,16 @@ run_clean_pass = jax.jit(rollout.clean_pass, static_argnames="static")
 
 
 @struct.dataclass
-class GivenPlaces(Positions):
-    """Places that carry the rotations to use."""
+class GivenPositions(Positions):
+    """Positions that carry the rotations to use."""
 
     given: Rotaries
 
 
 @pytest.fixture
 def given_tables(monkeypatch):
-    """Let the rollout rotate by the tables that its places carry."""
-    monkeypatch.setattr(rollout, "rotaries", lambda config, whole_positions: whole_positions.given)
+    """Let the rollout rotate by the tables that its positions carry."""
+    monkeypatch.setattr(rollout, "rotaries", lambda config, positions: positions.given)
 
 
 def make_setting(case: Case, run: str) -> rollout.StaticConfig:
@@ -65,12 +66,12 @@ def make_tables(static: rollout.StaticConfig, k: int, whole_clip: Rotaries) -> r
     per_frame = static.grid[0] * static.grid[1]
     video = slice(block.video_start * per_frame, block.video_end * per_frame)
     given = cut_rotaries(whole_clip, video, slice(block.audio_start, block.audio_end))
-    return positions.replace(whole_positions=GivenPlaces(**vars(positions.tokens), given=given))
+    return positions.replace(tokens=GivenPositions(**vars(positions.tokens), given=given))
 
 
-def read_latents(case: Case, *names: str) -> streams.Streams:
+def read_latents(case: Case, *names: str) -> Streams:
     """Stack recorded draws of both streams as tokens."""
-    return streams.Streams(
+    return Streams(
         video=jnp.stack([as_tokens(case[f"{name}.video"]) for name in names]),
         audio=jnp.stack([case[f"{name}.audio"] for name in names]),
     )
@@ -84,7 +85,7 @@ def compare_latents(case: Case, name: str, video, audio, own_tables: bool) -> No
 def compare_caches(case: Case, run: str, cache, prompt, own_tables: bool) -> None:
     for name in case.names(f"{run}.cache.*"):
         layer, site, part = re.fullmatch(rf"{run}\.cache\.layer(\d+)\.(\w+)\.([kv])", name).groups()
-        kv = getattr(cache.past, site) if site in SITES else getattr(prompt.clean, site.removesuffix("_text"))
+        kv = getattr(cache.past, site) if site in SITES else getattr(prompt.clean.kv, site.removesuffix("_text"))
         value = getattr(kv, part)[int(layer)]
         case.compare(name, value if site in SITES else value.reshape(*value.shape[:2], -1), own_tables)
 

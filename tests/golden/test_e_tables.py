@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from golden_case import Case, needs_golden
 from golden_network import LAYOUTS, own_rotaries
+from partial_blocks import blocks_with_rest
 
-from omniforcing_jax.layout import PartialAudio, audio_latents, block_of_frames, latent_frames
-from omniforcing_jax.model.view import spans
+from omniforcing_jax.layout import audio_latents, block_of_frames, latent_frames
+from omniforcing_jax.model.view import token_spans
 from omniforcing_jax.nn.mask import log_ratio_scale, visible_tokens
 from omniforcing_jax.pipeline.presets import TINY
 
@@ -31,7 +32,7 @@ def make_sites(case: Case, sinks: int) -> dict:
     config = dataclasses.replace(TINY, sinks=sinks)
     grid = (1, case.config["tokens_per_frame"])
     tables = own_rotaries(config, blocks[-1].video_end, blocks[-1].audio_end, grid)
-    video, audio = spans(config, tables, blocks, pin_prefix=False)
+    video, audio = token_spans(config, tables, blocks, pin_prefix=False)
     return {"video_self": (video, video), "audio_self": (audio, audio), "a2v": (video, audio), "v2a": (audio, video)}
 
 
@@ -41,7 +42,7 @@ def test_block_tables_of_every_recorded_length(name):
     layout = LAYOUTS[case.config["layout"]]
     for table in case.names("blocks.*"):
         frames = int(re.fullmatch(r"blocks\.F(\d+)", table).group(1))
-        case.compare(table, np.array(layout.blocks_with_rest(frames, PartialAudio.FLOOR), np.int64))
+        case.compare(table, np.array(blocks_with_rest(layout, frames), np.int64))
     case.assert_all_compared("blocks.*")
 
 

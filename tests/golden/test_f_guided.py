@@ -1,6 +1,7 @@
 """Golden f: guided clean estimates, both meanings of STG, the Euler trajectory and its sub-sampled entries."""
 
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +32,7 @@ from omniforcing_jax.model.positions import Rotaries
 from omniforcing_jax.model.transformer import predict, text_kv
 from omniforcing_jax.model.view import bidirectional, one_sigma
 from omniforcing_jax.schedule import ltx2_schedule, snap, to_x0
+from omniforcing_jax.streams import Streams
 
 pytestmark = [needs_golden, pytest.mark.usefixtures("strict")]
 CASES = {
@@ -88,8 +90,8 @@ def make_functions(config, guidance):
         def predict_x0(latents, sigma, context, perturbation):
             text = text_kv(params, *context)
             view = bidirectional(config, tables, one_sigma(sigma))
-            velocity = predict(params, config, *latents, view, text, perturbation=perturbation)
-            return to_x0(latents[0], velocity.video, sigma), to_x0(latents[1], velocity.audio, sigma)
+            velocity = predict(params, config, latents, view, text, perturbation=perturbation).velocity
+            return jax.tree.map(partial(to_x0, sigma=sigma), latents, velocity)
 
         return predict_x0
 
@@ -121,7 +123,7 @@ def compare_steps(case: Case, look_at, own_tables: bool) -> None:
 
 
 def compare_entries(case: Case, name: str, video, audio, own_tables: bool) -> None:
-    """Compare entries [K, B, ...] of a trajectory with recorded ones [B, K, ...]."""
+    """Compare entries [J, B, ...] of a trajectory with recorded ones [B, J, ...]."""
     video_name, audio_name = name.format("video"), name.format("audio")
     entries = np.stack([as_latents(entry, case[video_name][:, 0]) for entry in video], axis=1)
     case.compare(video_name, entries, own_tables)
@@ -136,7 +138,7 @@ def test_a_guided_trajectory_is_the_reference_s(name):
     config = config_of(inputs, case_config, cross_timestep=semantics)
     params = load_params(case_config["weights"], config)
     follow, look = make_functions(config, make_guidance(case_config["guidance"], stg))
-    noise = (jnp.asarray(as_tokens(inputs["in.noise_video"])), jnp.asarray(inputs["in.noise_audio"]))
+    noise = Streams(jnp.asarray(as_tokens(inputs["in.noise_video"])), jnp.asarray(inputs["in.noise_audio"]))
     prompt = tuple(jnp.asarray(inputs[f"in.{stream}_context"]) for stream in ("video", "audio"))
     negative = tuple(jnp.asarray(inputs[f"in.{stream}_context_neg"]) for stream in ("video", "audio"))
     sigmas = jnp.asarray(inputs["in.sigmas"])
@@ -146,7 +148,7 @@ def test_a_guided_trajectory_is_the_reference_s(name):
         video, audio = follow(params, tables, noise, sigmas, prompt, negative)
         compare_steps(
             case,
-            lambda i, v=video, a=audio, t=tables: look(params, t, (v[i], a[i]), sigmas[i], prompt, negative),
+            lambda i, v=video, a=audio, t=tables: look(params, t, Streams(v[i], a[i]), sigmas[i], prompt, negative),
             own_tables,
         )
         if "out.video_trajectory" in case:

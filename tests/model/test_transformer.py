@@ -5,22 +5,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from layer_states import layer_states
 
 from omniforcing_jax.config import CrossTimestep, RotaryConfig
 from omniforcing_jax.layout import PREFIX, Block
 from omniforcing_jax.model.dual_stream import Perturbation
 from omniforcing_jax.model.positions import clip_block, make_positions, rotaries
 from omniforcing_jax.model.transformer import (
-    hidden_states,
     keep_projections,
     predict,
     text_kv,
     transformer_spec,
 )
 from omniforcing_jax.model.view import Sigmas, bidirectional, masked, one_sigma, streaming
-from omniforcing_jax.nn.attention import NO_PAST
+from omniforcing_jax.nn.attention import Sites
 from omniforcing_jax.parallel.spec import abstract, count, path_name
 from omniforcing_jax.pipeline.presets import LTX2_19B
+from omniforcing_jax.streams import Streams
 from tests.tiny import BATCH, GRID, MODERN, SINKS, TINY, TOKENS, random_latents, random_params, random_text
 
 FRAMES, AUDIO = 4, 26
@@ -32,7 +33,7 @@ def run(config, dtype, params, latents, text, perturbation, sigma):
     view = bidirectional(
         config, rotaries(config, make_positions(config, clip_block(FRAMES, AUDIO), GRID)), one_sigma(sigma)
     )
-    return predict(params, config, *latents, view, text, perturbation=perturbation, dtype=dtype)[:2]
+    return predict(params, config, latents, view, text, perturbation=perturbation, dtype=dtype).velocity
 
 
 @functools.cache
@@ -48,7 +49,7 @@ def out(config=TINY, perturbation=None, dtype=jnp.float32, params=None):
 
 
 def everything(**changes):
-    """A Keep with every array present, so that all perturbations run in one compiled program."""
+    """A Perturbation with every array present, so that all perturbations run in one compiled program."""
     names = [field.name for field in dataclasses.fields(Perturbation)]
     return Perturbation(**({name: jnp.ones((TINY.layers, BATCH)) for name in names} | changes))
 
@@ -75,12 +76,13 @@ def test_the_full_size_network_traces_in_half_precision():
     def forward(params, video, audio, context):
         text = text_kv(params, context, context, dtype=jnp.bfloat16)
         view = bidirectional(config, rotaries(config, make_positions(config, block, grid)), one_sigma(jnp.ones(1)))
-        return predict(params, config, video, audio, view, text, dtype=jnp.bfloat16)
+        return predict(params, config, Streams(video, audio), view, text, dtype=jnp.bfloat16)
 
     shapes = [(1, 3 * 384, 128), (1, 25, 128), (1, 1024, 3840)]
     made = jax.eval_shape(forward, params, *(jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes))
-    assert (made.video.shape, made.video.dtype) == ((1, 1152, 128), jnp.float32)
-    assert (made.audio.shape, made.audio.dtype) == ((1, 25, 128), jnp.float32)
+    video, audio = made.velocity
+    assert (video.shape, video.dtype) == ((1, 1152, 128), jnp.float32)
+    assert (audio.shape, audio.dtype) == ((1, 25, 128), jnp.float32)
     assert (made.fresh.video_self.k.shape, made.fresh.video_self.k.dtype) == ((48, 1, 1152, 32, 128), jnp.bfloat16)
     assert made.fresh.a2v.k.shape == (48, 1, 29, 32, 64)
     assert made.fresh.v2a.k.shape == (48, 1, 1152, 32, 64)
@@ -135,7 +137,8 @@ def test_isolated_streams_do_not_hear_each_other():
     params, (video, audio), text = material(TINY)
     perturbation = everything(a2v=none, v2a=none)
     a, b = (
-        run(TINY, jnp.float32, params, (video, other), text, perturbation, SIGMA)[0] for other in (audio, audio + 1)
+        run(TINY, jnp.float32, params, Streams(video, other), text, perturbation, SIGMA)[0]
+        for other in (audio, audio + 1)
     )
     np.testing.assert_array_equal(a, b)
 
@@ -170,7 +173,7 @@ def test_the_next_generation_runs_and_its_text_follows_sigma():
     assert np.abs(a[0] - b[0]).max() > 1e-3
 
 
-def test_hidden_states_are_of_every_layer_with_sinks():
+def test_states_are_of_every_layer_with_sinks():
     params, latents, text = material(SINKS)
 
     @jax.jit
@@ -178,7 +181,7 @@ def test_hidden_states_are_of_every_layer_with_sinks():
         view = bidirectional(
             SINKS, rotaries(SINKS, make_positions(SINKS, clip_block(FRAMES, AUDIO), GRID)), one_sigma(SIGMA)
         )
-        return hidden_states(params, SINKS, *latents, view, text)
+        return layer_states(params, SINKS, latents, view, text)
 
     video, audio = states(params)
     assert video.shape == (2, BATCH, FRAMES * TOKENS, 64)
@@ -195,8 +198,8 @@ def gradients(remat):
         text = text_kv(params, context, context)
         rot = rotaries(SINKS, make_positions(SINKS, clip_block(FRAMES, AUDIO), GRID))
         view = masked(SINKS, rot, one_sigma(SIGMA), PREFIX.blocks(FRAMES))
-        made = predict(params, SINKS, *latents, view, text, remat=remat)
-        return jnp.sum(made.video**2) + jnp.sum(made.audio**2)
+        velocity = predict(params, SINKS, latents, view, text, remat=remat).velocity
+        return jnp.sum(velocity.video**2) + jnp.sum(velocity.audio**2)
 
     return jax.jit(jax.grad(loss))(params)
 
@@ -236,7 +239,8 @@ def test_a_block_table_that_does_not_fit_the_rotations_is_refused():
 def test_a_stream_carries_its_sinks_in_block_0_only():
     rot = rotaries(SINKS, make_positions(SINKS, PREFIX.block(1), GRID))
     assert streaming(SINKS, rot, one_sigma(SIGMA), None).sinks == 3
-    assert streaming(SINKS, rot, one_sigma(SIGMA), NO_PAST).sinks == 0
+    shown = jnp.zeros((1, 1, 1, 4))
+    assert streaming(SINKS, rot, one_sigma(SIGMA), Sites.of_keys(shown, shown)).sinks == 0
 
 
 def test_rotation_of_another_range_is_another_function():

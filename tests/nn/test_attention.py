@@ -78,7 +78,7 @@ def test_large_scores_do_not_overflow(strict):
 
 def test_segments_let_each_range_of_queries_see_its_ranges(strict):
     past = KV(draw(3, 2, 4, 3, 4), draw(4, 2, 4, 3, 4))
-    mask = AttentionMask(segments=(QueryBand((0, 2), ((0, 3),)), QueryBand((2, 5), ((0, 1), (4, 7)), ((1, 3),))))
+    mask = AttentionMask(bands=(QueryBand((0, 2), ((0, 3),)), QueryBand((2, 5), ((0, 1), (4, 7)), ((1, 3),))))
     seen_k = np.concatenate([K[:, :1], K[:, 4:], past.k[:, 1:3]], axis=1)
     seen_v = np.concatenate([V[:, :1], V[:, 4:], past.v[:, 1:3]], axis=1)
     y = masked_attention(Q, KV(K, V), past, mask)

@@ -65,7 +65,7 @@ def test_gradients_of_splash_are_those_of_the_plain_form(splash_on_cpu):
 
 
 def test_splash_takes_the_key_ranges_of_a_masked_student(splash_on_cpu):
-    mask = AttentionMask(segments=(QueryBand((0, 60), ((0, 60),)), QueryBand((60, 120), ((0, 120),), ((10, 70),))))
+    mask = AttentionMask(bands=(QueryBand((0, 60), ((0, 60),)), QueryBand((60, 120), ((0, 120),), ((10, 70),))))
     past = KV(PAST.k, PAST.v)
     made = masked_attention(Q, KV(FRESH.k, FRESH.v), past, mask)
     with using(Kernel.PLAIN):
@@ -93,7 +93,7 @@ REFUSED = {
 @pytest.mark.parametrize("reason", REFUSED)
 def test_what_splash_cannot_express_is_plain_and_said_once(reason, splash_on_cpu, caplog):
     q, parts = REFUSED[reason]
-    kernels._say_once.cache_clear()
+    kernels._log_once.cache_clear()
     with caplog.at_level(logging.INFO):
         for _ in range(2):
             np.testing.assert_array_equal(dot_product_attention(q, parts), plain_attention(q, parts))

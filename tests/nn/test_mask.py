@@ -28,13 +28,13 @@ def spans(lengths, sinks=0, pin=False):
 
 
 def covered(mask, queries, keys):
-    """Write segments out as a mask."""
-    mask = np.zeros((queries, keys), bool)
-    for segment in mask.segments:
-        for start, stop in segment.fresh:
-            assert not mask[slice(*segment.queries), start:stop].any()
-            mask[slice(*segment.queries), start:stop] = True
-    return mask
+    """Write bands out as a mask."""
+    shown = np.zeros((queries, keys), bool)
+    for band in mask.bands:
+        for start, stop in band.fresh:
+            assert not shown[slice(*band.queries), start:stop].any()
+            shown[slice(*band.queries), start:stop] = True
+    return shown
 
 
 def test_the_rule_hides_the_future_and_the_empty():
@@ -88,7 +88,7 @@ def test_static_ranges_cover_exactly_what_the_mask_shows(lengths, sinks, window,
 
 def test_the_whole_past_is_one_range_per_block():
     mask = banded_mask(spans([1, 2, 2], 2), spans([1, 2, 2], 2), 3)
-    assert [(s.queries, s.fresh) for s in mask.segments] == [
+    assert [(b.queries, b.fresh) for b in mask.bands] == [
         ((0, 3), ((0, 3),)),
         ((3, 5), ((0, 5),)),
         ((5, 7), ((0, 7),)),
@@ -97,14 +97,14 @@ def test_the_whole_past_is_one_range_per_block():
 
 def test_on_context_a_block_is_fresh_and_its_past_is_past():
     mask = context_mask(spans([1, 2, 2], 2), spans([1, 2, 2], 2), 2)
-    assert [(s.fresh, s.past) for s in mask.segments] == [
+    assert [(b.fresh, b.past) for b in mask.bands] == [
         (((0, 3),), ()),
         (((3, 5),), ((0, 3),)),
         (((5, 7),), ((0, 2), (3, 5))),
     ]
 
 
-def test_a_dense_sight_adds_nothing_where_one_may_look():
+def test_a_dense_mask_adds_nothing_where_a_key_may_be_seen():
     bias = np.asarray(dense_mask(spans([1, 1]), spans([1, 1]), 9).bias)
     np.testing.assert_array_equal(bias, np.array([[[[0, HIDDEN], [0, 0]]]], np.float32))
 

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from omniforcing_jax.nn.modulation import (
-    Shifted,
+    ScaleShift,
     add_gated,
     add_table,
     embed_time,
@@ -29,18 +29,18 @@ def test_the_sinusoid_has_the_references_values(strict):
 
 def test_a_group_of_tokens_shares_its_modulation(strict):
     x, shift, scale = draw(0, 2, 12, 5), draw(1, 2, 4, 5), draw(2, 2, 4, 5)
-    per_token = Shifted(jnp.repeat(shift, 3, axis=1), jnp.repeat(scale, 3, axis=1))
-    np.testing.assert_allclose(modulate(x, Shifted(shift, scale)), modulate(x, per_token), atol=1e-6)
+    per_token = ScaleShift(jnp.repeat(shift, 3, axis=1), jnp.repeat(scale, 3, axis=1))
+    np.testing.assert_allclose(modulate(x, ScaleShift(shift, scale)), modulate(x, per_token), atol=1e-6)
     np.testing.assert_allclose(modulate(x, per_token), x * (1 + per_token.scale) + per_token.shift, atol=1e-6)
 
 
 def test_one_level_serves_a_whole_batch(strict):
     x, shift, scale = draw(0, 2, 12, 5), draw(1, 1, 1, 5), draw(2, 1, 1, 5)
-    np.testing.assert_allclose(modulate(x, Shifted(shift, scale)), x * (1 + scale) + shift, atol=1e-6)
+    np.testing.assert_allclose(modulate(x, ScaleShift(shift, scale)), x * (1 + scale) + shift, atol=1e-6)
 
 
 def test_a_modulated_norm_normalises_first(strict):
-    x, m = draw(0, 2, 12, 5), Shifted(draw(1, 2, 1, 5), draw(2, 2, 1, 5))
+    x, m = draw(0, 2, 12, 5), ScaleShift(draw(1, 2, 1, 5), draw(2, 2, 1, 5))
     np.testing.assert_allclose(modulated_norm(x, m), rms_norm(x) * (1 + m.scale) + m.shift, atol=1e-6)
 
 
@@ -58,13 +58,13 @@ def test_a_layers_table_is_added_to_every_row(strict):
 
 def test_modulation_returns_the_type_of_the_tokens(strict):
     x = draw(0, 2, 12, 5).astype(jnp.bfloat16)
-    m = Shifted(draw(1, 2, 1, 5), draw(2, 2, 1, 5))
+    m = ScaleShift(draw(1, 2, 1, 5), draw(2, 2, 1, 5))
     assert modulated_norm(x, m).dtype == add_gated(x, x, m.scale).dtype == jnp.bfloat16
 
 
 def test_modulation_is_computed_in_float32_and_rounded_once(strict):
     x, y = (draw(seed, 2, 60, 40).astype(jnp.bfloat16) for seed in (0, 3))
-    m = Shifted(draw(1, 2, 1, 40), draw(2, 2, 1, 40))
+    m = ScaleShift(draw(1, 2, 1, 40), draw(2, 2, 1, 40))
     wide, added, shift, scale = (np.asarray(each, np.float64) for each in (x, y, *m))
     norm = wide / np.sqrt((wide**2).mean(-1, keepdims=True) + 1e-6)
     assert_rounded_once(modulate(x, m), wide * (1 + scale) + shift)

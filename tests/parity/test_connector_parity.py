@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from reference_rotary import from_split
 
 from converters.component import DIFFUSERS, LTX2
 from converters.connectors import COMPONENT
 from converters.rules import gather
 from omniforcing_jax.io.weights import fill_tree
-from omniforcing_jax.nn.rope import from_split
 from omniforcing_jax.text.connector import (
     ConnectorConfig,
     ConnectorsConfig,

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from ltx_core.model.transformer.rope import LTXRopeType, generate_freq_grid_np, precompute_freqs_cis
+from reference_rotary import from_interleaved, from_split
 
 from converters.ltx2_transformer import from_original
 from omniforcing_jax.config import CrossTimestep, ModelConfig, RotaryConfig, RotaryKind
@@ -21,9 +22,9 @@ from omniforcing_jax.model.dual_stream import Perturbation
 from omniforcing_jax.model.positions import Rotaries, clip_block, make_positions, rotaries
 from omniforcing_jax.model.transformer import predict, text_kv, transformer_spec
 from omniforcing_jax.model.view import Sigmas, Times, bidirectional
-from omniforcing_jax.nn.rope import from_interleaved, from_split
 from omniforcing_jax.parallel.spec import abstract
 from omniforcing_jax.pipeline.presets import TINY
+from omniforcing_jax.streams import Streams
 
 pytestmark = pytest.mark.usefixtures("strict")
 PEER_TABLES, OWN_TABLES = 1e-4, 2e-3
@@ -122,11 +123,14 @@ def run(newer: bool, kind: str, semantics: CrossTimestep, inputs: peers.Inputs, 
     mask = None if inputs.text_mask is None else jnp.asarray(inputs.text_mask, jnp.int32)
     text = run_text(params, inputs.context_v, inputs.context_a, mask, sigma=sigma_v)
     if newer:  # each stream's text is modulated by the stream's own level
-        text = text.replace(audio=run_text(params, inputs.context_v, inputs.context_a, mask, sigma=sigma_a).audio)
+        other = run_text(params, inputs.context_v, inputs.context_a, mask, sigma=sigma_a)
+        text = text.replace(kv=Streams(text.kv.video, other.kv.audio))
     perturbation, view = make_keep(inputs, options.get("drop", False)), bidirectional(config, tables, sigmas)
-    view = view.replace(video=spread(view.video, peers.TOKENS), audio=spread(view.audio, peers.AUDIO_FRAMES))
+    times = Streams(spread(view.times.video, peers.TOKENS), spread(view.times.audio, peers.AUDIO_FRAMES))
+    view = view.replace(times=times)
     config = make_config(newer, kind, CrossTimestep.OWN)
-    return run_predict(params, config, inputs.video, inputs.audio, view, text, perturbation=perturbation)
+    noisy = Streams(inputs.video, inputs.audio)
+    return run_predict(params, config, noisy, view, text, perturbation=perturbation).velocity
 
 
 def spread(times: Times, tokens: int) -> Times:

@@ -13,6 +13,7 @@ from omniforcing_jax.model.view import bidirectional, one_sigma
 from omniforcing_jax.parallel import spec
 from omniforcing_jax.parallel.mesh import MeshConfig, make_mesh
 from omniforcing_jax.pipeline.presets import LTX2_19B
+from omniforcing_jax.streams import Streams
 
 WEIGHTS = jax.ShapeDtypeStruct((5, 32, 32), jnp.float32)
 X = jax.ShapeDtypeStruct((8, 32), jnp.float32)
@@ -136,8 +137,7 @@ def test_flops_of_a_forward_are_those_of_the_closed_formula():
 
     def forward(params, video, audio, *contexts):
         view = bidirectional(model, rotaries(model, positions), one_sigma(jnp.full(1, 0.5)))
-        made = predict(params, model, video, audio, view, text_kv(params, *contexts))
-        return made.video, made.audio
+        return predict(params, model, Streams(video, audio), view, text_kv(params, *contexts)).velocity
 
     found = cost(forward, spec.abstract(transformer_spec(model)), *inputs).flops
     tokens = pod_plan.Tokens(video=frames * 48, audio=sounds)

@@ -20,6 +20,7 @@ from omniforcing_jax.model.positions import (
 from omniforcing_jax.model.transformer import predict
 from omniforcing_jax.model.view import Sigmas, masked, one_sigma, streaming
 from omniforcing_jax.nn.attention import NO_PAST
+from omniforcing_jax.streams import Streams
 from tests.tiny import BATCH, GRID, TOKENS, random_latents, random_params, random_text
 
 
@@ -73,7 +74,7 @@ class Clip:
         """Latents of block k."""
         block, (video, audio) = self.blocks[k], self.latents
         rows = slice(block.video_start * TOKENS, block.video_end * TOKENS)
-        return video[:, rows], audio[:, block.audio_start : block.audio_end]
+        return Streams(video[:, rows], audio[:, block.audio_start : block.audio_end])
 
 
 def horizon(clip, **changes):
@@ -83,10 +84,9 @@ def horizon(clip, **changes):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def forward(config, params, video, audio, view, text, past=NO_PAST):
+def forward(config, params, noisy, view, text, past=NO_PAST):
     """The network, compiled once per form of the view."""
-    prediction = predict(params, config, video, audio, view, text, past=past)
-    return (prediction.video, prediction.audio), prediction.fresh
+    return predict(params, config, noisy, view, text, past=past)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -112,15 +112,14 @@ class Masked:
 def run_masked(clip, **options):
     """Velocities of the whole clip, and its keys and values."""
     view = build(clip.config, Masked(clip.blocks, **options), clip.positions, clip.sigmas)
-    return forward(clip.config, clip.params, *clip.latents, view, clip.text)
+    return forward(clip.config, clip.params, clip.latents, view, clip.text)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def run_block(config, params, latents, positions, sigma, text, past, bias):
     """One block; without bias it is the first."""
     view = streaming(config, rotaries(config, positions), one_sigma(sigma), bias)
-    prediction = predict(params, config, *latents, view, text, past=past)
-    return (prediction.video, prediction.audio), prediction.fresh
+    return predict(params, config, latents, view, text, past=past)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
@@ -138,7 +137,7 @@ def run_stream(clip, sampler):
         out, fresh = run_block(clip.config, clip.params, clip.block_of(k), positions, sigma, clip.text, past, bias)
         cache, bias = _commit(clip.config, cache, fresh, shift_phases(clip.config, sampler.shift_seconds(k + 1)))
         pieces.append(out)
-    return tuple(jnp.concatenate(stream, axis=1) for stream in zip(*pieces, strict=True))
+    return jax.tree.map(lambda *blocks: jnp.concatenate(blocks, axis=1), *pieces)
 
 
 def assert_close(actual, expected, atol):

@@ -1,6 +1,7 @@
 import dataclasses
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from omniforcing_jax.model.view import on_context, one_sigma, streaming
 from omniforcing_jax.nn.attention import KV, NO_PAST, Sites
 from omniforcing_jax.nn.mask import mask_bias
 from omniforcing_jax.nn.rope import rotate
+from omniforcing_jax.streams import Streams
 from tests.properties.clips import Clip, assert_close, build, forward, horizon, run_block, run_masked, run_stream
 from tests.tiny import GRID, INTERLEAVED, MODERN, SINKS, TINY, TOKENS, random_text
 
@@ -57,7 +59,7 @@ def test_a_stream_refuses_log_ratio_scaling():
 def test_a_prefix_of_blocks_gives_the_same_values_alone():
     (video, audio), _ = run_masked(SUNK)
     short = Clip(SINKS, frames=7).with_values(
-        latents=(SUNK.latents[0][:, : 7 * TOKENS], SUNK.latents[1][:, :51]),
+        latents=Streams(SUNK.latents[0][:, : 7 * TOKENS], SUNK.latents[1][:, :51]),
         block_sigmas=SUNK.block_sigmas[:, :3],
         text=SUNK.text,
     )
@@ -67,7 +69,7 @@ def test_a_prefix_of_blocks_gives_the_same_values_alone():
 def test_blocks_on_the_context_of_the_same_clip_are_the_masked_clip():
     expected, fresh = run_masked(SUNK)
     view = build(SINKS, functools.partial(on_context, blocks=SUNK.blocks), SUNK.positions, SUNK.sigmas)
-    assert_close(forward(SINKS, SUNK.params, *SUNK.latents, view, SUNK.text, fresh)[0], expected, LIMIT)
+    assert_close(forward(SINKS, SUNK.params, SUNK.latents, view, SUNK.text, fresh)[0], expected, LIMIT)
 
 
 @pytest.mark.parametrize(("window", "pin"), [(1, True), (2, True), (3, True), (2, False)])
@@ -104,11 +106,11 @@ def explicit_stream(clip, sampler, *, moves=True):
         out, fresh = run_block(clip.config, clip.params, clip.block_of(k), positions, sigma, clip.text, past, bias)
         history.append(fresh)
         pieces.append(out)
-    return tuple(jnp.concatenate(stream, axis=1) for stream in zip(*pieces, strict=True))
+    return jax.tree.map(lambda *blocks: jnp.concatenate(blocks, axis=1), *pieces)
 
 
 def recall(clip, sampler, history, shift):
-    """Room for the keys of the whole clip at each site, so that one program does; hidden is what is out of sight."""
+    """Room for the keys of the whole clip at each site, so that one program does; unseen keys are hidden."""
     k, shift = len(history), shift_rotations(clip.config, shift_phases(clip.config, shift))
     past, bias = {}, {}
     for name in NAMES:

@@ -23,7 +23,7 @@ def teach(config, params, sigmas, clip=CLIP, **offset):
     positions = make_positions(config, Block(0, clip.frames, 0, clip.blocks[-1].audio_end), GRID, **offset)
     view = build(config, bidirectional, positions, sigmas)
     network = dataclasses.replace(config, cross_timestep=TINY.cross_timestep)  # only the view depends on it
-    return forward(network, params, *clip.latents, view, clip.text)[0]
+    return forward(network, params, clip.latents, view, clip.text)[0]
 
 
 def reorder(attention, rows):
@@ -79,7 +79,7 @@ def test_a_sink_keeps_its_place_while_the_streams_move():
 def test_a_student_whose_clip_is_one_block_is_the_teacher():
     clip = Clip(SINKS, frames=4)
     view = build(SINKS, Masked((Block(0, 4, 0, 26),)), clip.positions, one_sigma(SIGMA))
-    out, _ = forward(SINKS, clip.params, *clip.latents, view, clip.text)
+    out, _ = forward(SINKS, clip.params, clip.latents, view, clip.text)
     assert_close(out, teach(SINKS, clip.params, one_sigma(SIGMA), clip), LIMIT)
 
 
@@ -114,6 +114,6 @@ def test_levels_per_sample_frame_and_token_are_one_when_equal():
 def test_a_batch_is_its_samples():
     expected = teach(TINY, CLIP.params, one_sigma(SIGMA))
     text = jax.tree.map(lambda x: x[:, ::-1] if x.ndim == 5 else x[::-1], CLIP.text)
-    swapped = CLIP.with_values(latents=tuple(x[::-1] for x in CLIP.latents), text=text)
+    swapped = CLIP.with_values(latents=jax.tree.map(lambda x: x[::-1], CLIP.latents), text=text)
     out = teach(TINY, CLIP.params, one_sigma(SIGMA[::-1]), swapped)
     assert_close([x[::-1] for x in out], expected, 1e-6)

@@ -146,5 +146,5 @@ def test_a_token_that_the_text_model_lacks_is_refused_before_it_is_loaded(tmp_pa
     larger.add_tokens([f"<unused{i}>" for i in range(100)])
     folder = broken(tmp_path, lambda folder: larger.save(str(folder / "text" / "tokenizer.json")))
     reading = encoder(folder).encode(["a red ball", "a <unused99>"])
-    with pytest.raises(ValueError, match=r"^prompt='a <unused99>': has a token that the text model's 320 lack"):
+    with pytest.raises(ValueError, match=r"^prompt='a <unused99>': has a token that is not among the text model's 320"):
         next(reading)

@@ -54,7 +54,7 @@ def test_an_unknown_prompt_is_named_with_the_nearest(tmp_path):
 
 
 def test_a_row_of_another_shape_leaves_no_file(tmp_path):
-    with pytest.raises(ValueError, match="the video of prompt 2 has another shape"):
+    with pytest.raises(ValueError, match="the video of prompt 2 must have the shape"):
         write(tmp_path / "c.safetensors", list(rows((3, 3, 4))))
     assert not list(tmp_path.iterdir())
 
@@ -83,8 +83,8 @@ def test_prompts_must_be_distinct_and_there(tmp_path, prompts):
     ("metadata", "change", "named"),
     [
         (None, {}, "not a store"),
-        ("{", {}, "no JSON object"),
-        ("[1]", {}, "no JSON object"),
+        ("{", {}, "must be a JSON object"),
+        ("[1]", {}, "must be a JSON object"),
         ({"format": 2, "prompts": ["a"]}, {}, "format=2"),
         ({"format": 1, "prompts": ["a", "a"]}, {}, "distinct"),
         ({"format": 1, "prompts": []}, {}, "distinct"),
