@@ -30,7 +30,7 @@ from omniforcing_jax.parallel import mesh as meshes
 from omniforcing_jax.parallel.mesh import MeshConfig
 from omniforcing_jax.parallel.spec import Spec
 from omniforcing_jax.pipeline.pipeline import PipelineConfig, assemble
-from omniforcing_jax.pipeline.weights_folder import component_places, read_pipeline_config, save_pipeline
+from omniforcing_jax.pipeline.weights_folder import locate_components, read_pipeline_config, save_pipeline
 from omniforcing_jax.schedule import ltx2_schedule, snap
 from omniforcing_jax.streams import Streams
 from omniforcing_jax.strict_json import require
@@ -276,7 +276,7 @@ def load_network(
         meshes.config_of(mesh).check_network(model)
     own = read_pipeline_config(folder).model
     wanted = meshes.abstract(transformer_spec(own), mesh, dtype)
-    params = weights.load_component(*component_places(folder)["transformer"], wanted)
+    params = weights.load_component(*locate_components(folder)["transformer"], wanted)
     if own.sinks == model.sinks:
         return params
     new = transformer_spec(model).sinks
@@ -288,7 +288,7 @@ def load_network(
 
 def save_weights(folder: Path, config: PipelineConfig, params: Transformer, begun: Path, dtype: DTypeLike) -> None:
     """Write a weights folder that shares all but its transformer with the folder `begun`."""
-    places = {name: place / component for name, (place, component) in component_places(begun).items()}
+    places = {name: place / component for name, (place, component) in locate_components(begun).items()}
     others = {name: path for name, path in places.items() if name != "transformer" and path.is_dir()}
     shared = {name: os.path.relpath(path.resolve(), folder.resolve()) for name, path in others.items()}
     save_pipeline(

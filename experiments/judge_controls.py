@@ -187,7 +187,7 @@ def judge_clip(clip: Clip, folder: Path) -> dict[str, Any]:
     """Write a clip as MP4, and judge the file."""
     file = folder / "clip.mp4"
     write_mp4(file, *clip, frame_rate=world.FRAME_RATE, sample_rate=RATE)
-    return report.judge(read_media(file), Blocks())
+    return report.judge_media(read_media(file), Blocks())
 
 
 def flatten(figures: dict[str, Any]) -> dict[str, float]:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from omniforcing_jax.stream.chunk import Chunk
     from omniforcing_jax.stream.chunk_stream import ChunkStream
     from omniforcing_jax.stream.conditioning.condition import Condition
-    from omniforcing_jax.stream.saved import resume, save
+    from omniforcing_jax.stream.resume import resume
+    from omniforcing_jax.stream.saved import save
     from omniforcing_jax.stream.start import open_stream
 
     __version__: str
@@ -44,7 +45,7 @@ _MODULES = {
     "judge_file": "judge.judge_file",
     "load_pipeline": "pipeline.weights_folder",
     "open_stream": "stream.start",
-    "resume": "stream.saved",
+    "resume": "stream.resume",
     "sample_clip": "sample.clip",
     "save": "stream.saved",
 }

@@ -15,8 +15,8 @@ from tiny_text import ENCODER, WITHOUT_WORDS, build_tokenizer, folders
 from omniforcing_jax.cli import stream as stream_command
 from omniforcing_jax.cli.main import main
 from omniforcing_jax.io import machine
-from omniforcing_jax.pipeline.weights_folder import find_text, load_pipeline, read_pipeline_config
-from omniforcing_jax.sample.clip import plan_clip, read_prompts
+from omniforcing_jax.pipeline.weights_folder import find_text_encoder, load_pipeline, read_pipeline_config
+from omniforcing_jax.sample.plan import encode_plan_on_disk, plan_clip
 from omniforcing_jax.sample.request import ClipRequest
 from omniforcing_jax.stream.start import open_stream
 from omniforcing_jax.text.store import open_store, write_store
@@ -50,7 +50,7 @@ def test_each_prompt_is_read_once_and_the_empty_one_with_them(store, prompts):
     found = open_store(store)
     assert found.prompts == (*PROMPTS, "")
     assert found.about == {"encoder": ENCODER.to_dict(), "weights": "text"}
-    for each, contexts in zip(found.prompts, find_text(folders() / "text").encode(found.prompts), strict=True):
+    for each, contexts in zip(found.prompts, find_text_encoder(folders() / "text").encode(found.prompts), strict=True):
         jax.tree.map(np.testing.assert_array_equal, found.read([each]), contexts)
 
 
@@ -190,7 +190,7 @@ def test_a_stream_whose_text_does_not_fit_is_refused(capsys, tmp_path, store, no
 
 
 def encoded(prompts):
-    return list(find_text(folders() / "text").encode(prompts))
+    return list(find_text_encoder(folders() / "text").encode(prompts))
 
 
 def write_rows(path, rows):
@@ -206,13 +206,15 @@ def without_tokenizer(tmp_path):
 def test_a_clip_s_negative_prompt_is_the_empty_one_wherever_its_contexts_come_from(store):
     weights = folders() / "teacher"
     asked = ClipRequest(prompts=PROMPTS, seconds=1, steps=2)
-    read = read_prompts(weights, plan_clip(weights, asked))
+    read = encode_plan_on_disk(weights, plan_clip(weights, asked))
     looked_up = plan_clip(weights, dataclasses.replace(asked, contexts=store))
     for prompts in (PROMPTS, ["", ""]):
         found = [plan.negative_contexts.read(prompts) for plan in (read, looked_up)]
         jax.tree.map(np.testing.assert_array_equal, *found)
     assert read.contexts.prompts == (*PROMPTS, "")
-    unguided = read_prompts(weights, plan_clip(weights, dataclasses.replace(asked, prompts=PROMPTS[:1], guidance=1)))
+    unguided = encode_plan_on_disk(
+        weights, plan_clip(weights, dataclasses.replace(asked, prompts=PROMPTS[:1], guidance=1))
+    )
     assert unguided.contexts.prompts == PROMPTS[:1]
 
 

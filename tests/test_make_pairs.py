@@ -16,7 +16,9 @@ from omniforcing_jax.distill.trajectory import draw_noise
 from omniforcing_jax.layout import PREFIX, audio_latents
 from omniforcing_jax.model.positions import clip_block, make_positions
 from omniforcing_jax.pipeline.presets import TINY_CLIP
-from omniforcing_jax.sample.clip import ClipStaticConfig, clip_step
+from omniforcing_jax.sample.clip import ClipText, SamplingStep, clip_step
+from omniforcing_jax.sample.plan import ClipStaticConfig
+from omniforcing_jax.streams import Streams
 from omniforcing_jax.train.contexts import contexts_header
 
 FRAMES = 4
@@ -58,9 +60,9 @@ def walk(contexts, row):
     static = ClipStaticConfig(TINY_CLIP.model, GUIDANCE, jnp.dtype("float32"))
     entries, network = [latents], tiny_stream.teacher().transformer
     for pair in itertools.pairwise(SIGMAS):
-        now = tuple(map(jnp.copy, latents))
-        levels = np.array(pair, np.float32)
-        latents = clip_step(network, now, levels, None, np.float32(0), prompt, negative, positions, static=static)
+        now = Streams(*map(jnp.copy, latents))
+        step = SamplingStep(sigmas=np.array(pair, np.float32), fresh=None, share=np.float32(0))
+        latents = clip_step(network, now, step, ClipText(prompt, negative), positions, static=static)
         entries.append(latents)
     return entries
 

@@ -72,10 +72,10 @@ def test_a_saved_component_loads_bit_equal(saved):
 
 def test_the_safetensors_package_reads_our_files(saved):
     _, tree, path = saved
-    theirs = safetensors.numpy.load_file(path)
-    assert theirs.keys() == name_leaves(tree).keys()
+    found = safetensors.numpy.load_file(path)
+    assert found.keys() == name_leaves(tree).keys()
     for name, leaf in name_leaves(tree).items():
-        np.testing.assert_array_equal(theirs[name], leaf)
+        np.testing.assert_array_equal(found[name], leaf)
 
 
 def test_we_read_files_of_the_safetensors_package(tmp_path):
@@ -217,7 +217,7 @@ def with_header(header):
     [
         (b"{]", "not JSON"),
         (b"[]", "not a JSON object"),
-        (b'{"a": 1, "a": 2}', "'a' is given twice"),
+        (b'{"a": 1, "a": 2}', "'a' occurs twice"),
         ({"a": {"dtype": "F32"}}, "'a' lacks"),
         ({"a": {"dtype": "F32", "shape": [-2], "data_offsets": [0, 8]}}, "'a' has a shape"),
         ({"a": {"dtype": "F4", "shape": [2], "data_offsets": [0, 8]}}, "'a' has dtype F4"),

@@ -25,7 +25,7 @@ from experiments.chime import metrics, world
 from experiments.chime.metrics import Media
 from experiments.chime.prompts import COLOURS, VOCABULARY, Request, parse, sample_prompts
 from omniforcing_jax.codecs.mel import LTX2_MEL
-from omniforcing_jax.io.media_file import opened
+from omniforcing_jax.io.media_file import open_media
 from omniforcing_jax.stream.chunk import Chunk, join_chunks
 from omniforcing_jax.text.words import WordsConfig, tokenise
 
@@ -208,12 +208,12 @@ def read_file(path: Path) -> Media:
     """
     import av
 
-    with opened(path) as file:
+    with open_media(path) as file:
         if not file.streams.video or not file.streams.audio:
             raise ValueError(f"{path}: needs a picture and a sound")
         rate = file.streams.video[0].average_rate
         pictures = list(file.decode(video=0))
-    with opened(path) as file:
+    with open_media(path) as file:
         sounds = list(file.decode(audio=0))
     if not pictures or not sounds:
         raise ValueError(f"{path}: needs a picture and a sound")

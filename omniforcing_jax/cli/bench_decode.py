@@ -64,13 +64,13 @@ def prepare_bench(command: BenchOptions, startup: Startup) -> Callable[[], None]
     if blocks < 3:
         raise ValueError(f"blocks={blocks}: must be at least 3, because later blocks are timed")
     folder = find_weights(command.weights, STUDENT)
-    config = checks.config_of(folder)
+    config = checks.pipeline_config(folder)
     grid = config.grid(command.height or config.resolution[0], command.width or config.resolution[1])
     return lambda: _report(command, folder, grid, blocks, startup)
 
 
 def _report(command: BenchOptions, folder: Path, grid: tuple[int, int], blocks: int, startup: Startup) -> None:
-    config, dtype = checks.config_of(folder), jnp.dtype(command.dtype)
+    config, dtype = checks.pipeline_config(folder), jnp.dtype(command.dtype)
     codecs = load_shown(folder, config, dtype, startup, "decode", grid).codecs
     startup.ready()
     layout = PREFIX if config.sampler is None else config.sampler.layout

@@ -184,7 +184,7 @@ def _report(command: BenchOptions, startup: Startup) -> None:
 
 
 def _config_of(command: BenchOptions) -> PipelineConfig:
-    return checks.config_of(command.weights or STUDENT) if command.preset is None else PRESETS[command.preset]
+    return checks.pipeline_config(command.weights or STUDENT) if command.preset is None else PRESETS[command.preset]
 
 
 def load_subject(command: BenchOptions) -> BenchSubject:

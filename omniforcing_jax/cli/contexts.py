@@ -14,7 +14,7 @@ from omniforcing_jax.io.progress import Bar
 from omniforcing_jax.io.startup import Startup
 from omniforcing_jax.pipeline.budget import check_free
 from omniforcing_jax.pipeline.shipped import find_weights
-from omniforcing_jax.pipeline.weights_folder import find_text, load_words
+from omniforcing_jax.pipeline.weights_folder import find_text_encoder, load_words
 from omniforcing_jax.strict_json import require
 from omniforcing_jax.text.contexts import TextContexts
 from omniforcing_jax.text.encoder import Encoder
@@ -34,7 +34,7 @@ def prepare_contexts(command: ContextsOptions, startup: Startup) -> Callable[[],
     require(command.out.resolve() != command.prompts.resolve(), "out", str(command.out), "is the file of prompts")
     check_writable(command.out)
     weights, dtype = find_weights(command.weights), jnp.dtype(command.dtype)
-    text = find_text(weights)
+    text = find_text_encoder(weights)
     if isinstance(text, Encoder):
         text.check(prompts)
         check_free(text.count_bytes(dtype))

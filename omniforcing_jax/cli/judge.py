@@ -8,8 +8,8 @@ from omniforcing_jax.io.atomic_write import check_writable, replacing, write_jso
 from omniforcing_jax.io.extras import need
 from omniforcing_jax.io.progress import Bar
 from omniforcing_jax.judge import plot, report
+from omniforcing_jax.judge.judge_file import judge_pair
 from omniforcing_jax.judge.media import Media, check_readable, read_media
-from omniforcing_jax.judge.reference import measure_agreement
 from omniforcing_jax.judge.seams import Blocks
 from omniforcing_jax.strict_json import require
 
@@ -36,21 +36,14 @@ def prepare_judge(command: JudgeOptions) -> Callable[[], None]:
 
     def work() -> None:
         media = [_read(file, length) for file, length in zip(files, lengths, strict=True)]
-        figures = [report.judge(each, blocks) for each in media]
-        answer = figures[0]
-        if command.reference is not None:
-            answer = {
-                "file": figures[0],
-                "reference": figures[1],
-                "difference": report.subtract(*figures),
-                "agreement": measure_agreement(media[0], media[1], command.file, command.reference),
-            }
-        write_json(command.json, answer)
+        is_pair = len(media) > 1
+        figures = judge_pair(media[0], media[1], blocks) if is_pair else report.judge_media(media[0], blocks)
+        write_json(command.json, figures)
         if (page := command.plot) is not None:
-            reference = media[1] if command.reference is not None else None
+            reference = media[1] if is_pair else None
             with replacing(page) as new:
-                plot.draw(new, page.suffix[1:].lower(), media[0], reference, blocks)
-        for each in figures:
+                plot.draw_page(new, page.suffix[1:].lower(), media[0], reference, blocks)
+        for each in [figures["file"], figures["reference"]] if is_pair else [figures]:
             print(report.summarise(each))
 
     return work

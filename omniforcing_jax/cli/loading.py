@@ -7,7 +7,7 @@ from omniforcing_jax.io.startup import Startup
 from omniforcing_jax.pipeline import checks, text_source
 from omniforcing_jax.pipeline.budget import count_bytes
 from omniforcing_jax.pipeline.pipeline import Pipeline, PipelineConfig, abstract_pipeline
-from omniforcing_jax.pipeline.weights_folder import find_text
+from omniforcing_jax.pipeline.weights_folder import find_text_encoder
 from omniforcing_jax.text.encoder import Encoder
 
 
@@ -34,7 +34,7 @@ def load_shown(
 
 def announce_text(startup: Startup, weights: checks.Weights, source: text_source.TextSource, dtype: DTypeLike) -> None:
     """Say that the text encoder is being loaded from now on, if the weights folder has one that this request needs."""
-    text = None if source is not None or isinstance(weights, Pipeline) else find_text(weights)
+    text = None if source is not None or isinstance(weights, Pipeline) else find_text_encoder(weights)
     if isinstance(text, Encoder):
         startup.loading("the text encoder", text.weight_bytes(dtype))
 

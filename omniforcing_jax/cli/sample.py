@@ -13,7 +13,8 @@ from omniforcing_jax.io.progress import Bar
 from omniforcing_jax.io.startup import Startup
 from omniforcing_jax.layout import FRAME_RATE
 from omniforcing_jax.pipeline.pipeline import Pipeline
-from omniforcing_jax.sample.clip import ClipPlan, plan_clip, read_prompts, sample_planned
+from omniforcing_jax.sample.clip import sample_planned
+from omniforcing_jax.sample.plan import ClipPlan, encode_plan_on_disk, plan_clip
 from omniforcing_jax.sample.request import ClipRequest
 from omniforcing_jax.schedule import DISTILLED
 from omniforcing_jax.stream.chunk import Chunk
@@ -88,7 +89,7 @@ def prepare_sample(command: SampleOptions, startup: Startup) -> Callable[[], Non
     request = build_request(command)
     plan = plan_clip(command.weights, request)
     announce_text(startup, command.weights, request.contexts, request.dtype)
-    plan = read_prompts(command.weights, plan)
+    plan = encode_plan_on_disk(command.weights, plan)
     shapes = plan.grid, plan.frames, plan.static.guidance.passes
     pipeline = load_shown(command.weights, plan.config, request.dtype, startup, *shapes)
 

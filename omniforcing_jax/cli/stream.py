@@ -33,7 +33,8 @@ from omniforcing_jax.stream.prompt_change.schedule import (
     plan_prompt_schedule,
 )
 from omniforcing_jax.stream.request import StreamRequest
-from omniforcing_jax.stream.saved import read_saved, resume, save
+from omniforcing_jax.stream.resume import resume
+from omniforcing_jax.stream.saved import read_saved, save
 from omniforcing_jax.stream.start import start_stream
 from omniforcing_jax.strict_json import require
 
@@ -131,7 +132,7 @@ def _open(command: StreamOptions, startup: Startup) -> tuple[ChunkStream, Sequen
         text_source.check_text(plan.config, later, request.contexts, command.weights)
     texts = [*request.prompts, *(change.prompt for change in schedule)]
     announce_text(startup, command.weights, request.contexts, request.dtype)
-    source = text_source.read_prompts(command.weights, plan.config, texts, request.contexts, request.dtype)
+    source = text_source.encode_on_disk(command.weights, plan.config, texts, request.contexts, request.dtype)
     shapes = plan.static.grid, plan.static.sampler.window, plan.static.sampler.steps, plan.lookahead
     pipeline = load_shown(command.weights, plan.config, request.dtype, startup, *shapes)
     stream = start_stream(pipeline, plan, source, ChangeWatch())
@@ -145,7 +146,7 @@ def _start_of(command: StreamOptions) -> Condition:
     require(past is not None or not command.drop_past, "drop-past", True, "needs --continue, which gives a past")
     if past is None:
         return Condition(picture=image)
-    return continue_file(past, keep=not command.drop_past)
+    return continue_file(past, drop_past=command.drop_past)
 
 
 def _resume(command: StreamOptions, folder: Path, startup: Startup) -> tuple[ChunkStream, Sequence[ScheduledPrompt]]:
@@ -158,7 +159,7 @@ def _resume(command: StreamOptions, folder: Path, startup: Startup) -> tuple[Chu
     for name in given:
         flag = name.strip("_").replace("_", "-")
         require(False, flag, getattr(command, name), f"the state in {folder} has its own, leave --{flag} out")
-    plan = resolve_request(checks.config_of(command.weights), request)
+    plan = resolve_request(checks.pipeline_config(command.weights), request)
     layout = plan.static.sampler.layout
     schedule = plan_prompt_schedule(plan.static.sampler, command.prompt_at, None)
     for change in schedule:
@@ -170,7 +171,7 @@ def _resume(command: StreamOptions, folder: Path, startup: Startup) -> tuple[Chu
         texts = [change.prompt for change in schedule]
         text_source.check_text(plan.config, texts, None, command.weights)
         announce_text(startup, command.weights, None, saved.weights_dtype)
-        source = text_source.read_prompts(command.weights, plan.config, texts, None, jnp.dtype(saved.weights_dtype))
+        source = text_source.encode_on_disk(command.weights, plan.config, texts, None, jnp.dtype(saved.weights_dtype))
     announce(startup, plan.config, saved.weights_dtype, "resumed", plan.static.grid)
     stream = resume(folder, command.weights, command.seconds, trace=ChangeWatch())
     if not isinstance(stream, ChunkStream):

@@ -1,4 +1,4 @@
-"""Media files by PyAV, opened in one way: what is wrong with one is said in one line, now or while it is read."""
+"""Open media files with PyAV. Every fault of a file becomes one line, when it is opened or while it is read."""
 
 import os
 from collections.abc import Iterator
@@ -9,13 +9,13 @@ from omniforcing_jax.io.atomic_write import AnyPath
 
 
 @contextmanager
-def opened(path: AnyPath) -> Iterator[Any]:
+def open_media(path: AnyPath) -> Iterator[Any]:
     """Open a file as PyAV's input container.
 
     Raises:
-        ValueError: "cannot read PATH: ...", if it cannot be opened, or whatever libav refuses within the block.
+        ValueError: "cannot read PATH: ...", if the file cannot be opened, or if libav fails within the block.
     """
-    import av  # PyAV is imported where it is used: the network runs where it is absent
+    import av  # imported where it is used: the network runs without PyAV
     from av.error import FFmpegError
 
     try:

@@ -1,8 +1,9 @@
-"""One safetensors file: its header, byte ranges of its tensors, and how one is written.
+"""Read and write a safetensors file: its header, byte ranges of its tensors, and runs of bytes.
 
-Only the header is read when a file is opened; a slice along the leading axis is one run of
-bytes. The safetensors package has no slices in bfloat16 for NumPy and keeps a whole file in
-memory to write it, hence this page. What the tensors mean is io/weights.py's and converters'.
+Opening a file reads only its header. A slice along the leading axis is one run of bytes. The safetensors package has no
+slices in bfloat16 for NumPy, and it writes a file from memory as a whole; hence this module. It knows nothing of the
+meaning of tensors.
+
 Source: the safetensors format (8 bytes of length, JSON, little-endian row-major data).
 """
 
@@ -42,16 +43,16 @@ DTYPES: dict[str, np.dtype] = {
     "BOOL": np.dtype(np.bool_),
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
-LARGEST_POPULATED = 1 << 28  # bytes; what is mapped counts as the process's memory
+LARGEST_POPULATED = 1 << 28  # bytes; mapped pages count as memory of the process
 LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors package
-WRITTEN_AT_ONCE = 1 << 16  # bytes; Linux keeps larger writes in larger pages, and to find those can take far longer
+WRITTEN_AT_ONCE = 1 << 16  # bytes; Linux keeps larger writes in larger pages, which can take far longer to find
 
 Index = tuple[slice, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """Where one tensor lies: dtype, shape and its first byte in the file."""
+    """One tensor of a file: dtype, shape and the position of its first byte."""
 
     dtype: np.dtype
     shape: tuple[int, ...]
@@ -65,7 +66,7 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class TensorFile:
-    """A checked header: tensors by name, and the free text beside them."""
+    """A checked header: the tensors of a file by name, and its free text."""
 
     path: Path
     entries: Mapping[str, Entry]
@@ -77,12 +78,12 @@ class TensorFile:
         return {name: entry.shape for name, entry in self.entries.items()}
 
     def read(self, name: str, index: Index = ()) -> np.ndarray:
-        """Read one tensor or a slice of it; only the bytes of the slice are touched.
+        """Read one tensor or a slice of it. Only the bytes of the slice are read.
 
         Args:
             name: The tensor.
-            index: One slice per leading axis, as `jax.make_array_from_callback` hands them
-                out; empty for the whole tensor.
+            index: One slice per leading axis, as `jax.make_array_from_callback` passes them; empty for the whole
+                tensor.
 
         Returns:
             A writable array of its own, in the dtype of the file.
@@ -93,13 +94,13 @@ class TensorFile:
         return np.array(np.memmap(self.path, entry.dtype, "r", entry.offset, entry.shape)[index])
 
     def view(self, name: str, row: int | None = None) -> np.ndarray:
-        """Map one tensor, or one row of its leading axis, to be looked at whole; it goes with the array.
+        """Map one tensor, or one row of its leading axis. The mapping ends with the array.
 
-        Its pages are mapped in one call where the system can: touched one by one they take longer than copying them.
+        If the system can, all pages are mapped in one call: page faults one by one take longer than a copy.
 
         Args:
             name: The tensor.
-            row: Place on the leading axis.
+            row: Index on the leading axis.
 
         Returns:
             A read-only array in the dtype of the file.
@@ -108,15 +109,15 @@ class TensorFile:
         return self._map(self.entries[name].dtype, begin, count).reshape(shape)
 
     def windows(self, name: str, row: int | None = None, *, nbytes: int) -> Iterator[np.ndarray]:
-        """Map one tensor, or one row of its leading axis, a little at a time: memory is that of the pieces in use.
+        """Map one tensor, or one row of its leading axis, piece by piece. Only pieces in use take memory.
 
         Args:
             name: The tensor.
-            row: Place on the leading axis.
-            nbytes: Bytes of a piece, at most.
+            row: Index on the leading axis.
+            nbytes: Largest size of a piece in bytes.
 
         Yields:
-            Flat read-only arrays in the dtype of the file, which follow each other; one at least.
+            Flat read-only arrays in the dtype of the file, in order; at least one.
         """
         dtype = self.entries[name].dtype
         _, begin, count = self._locate(name, row)
@@ -146,8 +147,8 @@ def open_tensors(path: AnyPath) -> TensorFile:
     """Read and check the header of a safetensors file.
 
     Raises:
-        ValueError: The file is missing, truncated or not safetensors, or a tensor is given
-            twice, has an unknown dtype, or does not fill its bytes; names file and tensor.
+        ValueError: If the file is missing, truncated or not safetensors, or if a tensor has two entries, an unknown
+            dtype, or does not fill its bytes; names file and tensor.
     """
     path = Path(path)
     try:
@@ -165,7 +166,7 @@ def open_tensors(path: AnyPath) -> TensorFile:
 
 
 def _read_header(read: Callable[[int], bytes], size: int) -> tuple[dict[str, Any], int]:
-    """Parse length and JSON; return the header and the file position of the data."""
+    """Parse length and JSON. Return the header and the file position of the data."""
     length = int.from_bytes(read(8), "little") if size >= 8 else -1
     if not 0 <= length <= min(LARGEST_HEADER, size - 8):
         raise ValueError(f"not a safetensors file, or cut off in its header ({size} bytes)")
@@ -179,17 +180,17 @@ def _read_header(read: Callable[[int], bytes], size: int) -> tuple[dict[str, Any
 
 
 def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """Build a JSON object, refusing a name that is given twice."""
+    """Build a JSON object; refuse a name that occurs twice."""
     result: dict[str, Any] = {}
     for name, value in pairs:
         if name in result:
-            raise ValueError(f"'{name}' is given twice")
+            raise ValueError(f"'{name}' occurs twice")
         result[name] = value
     return result
 
 
 def _read_entries(header: Mapping[str, Any], start: int, size: int) -> dict[str, Entry]:
-    """Check that the tensors fill the data part of the file, without gap or overlap."""
+    """Check that the tensors fill the data part of the file without gap or overlap."""
     entries, spans = {}, []
     for name, value in header.items():
         try:
@@ -220,16 +221,16 @@ def write_tensors(
     get: Callable[[str], np.ndarray],
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a safetensors file tensor by tensor, holding one of them at a time.
+    """Write a safetensors file tensor by tensor, with one of them in memory at a time.
 
     Args:
         path: The file; written in place (callers rename).
-        layout: dtype and shape by name, in the order in which they are to lie.
+        layout: dtype and shape by name, in the order of the file.
         get: Returns the tensor of a name, in that dtype and shape.
-        metadata: Free text beside the tensors.
+        metadata: Free text of the file.
 
     Raises:
-        ValueError: A dtype that the format lacks; names the tensor.
+        ValueError: If the format lacks a dtype; names the tensor.
     """
     write_runs(path, layout, lambda name: [get(name)], metadata)
 
@@ -245,11 +246,11 @@ def write_runs(
     Args:
         path: As in `write_tensors`.
         layout: As in `write_tensors`.
-        runs: Returns arrays that follow each other in memory order and fill the tensor of a name.
+        runs: Returns arrays that, one after the other in memory order, fill the tensor of a name.
         metadata: As in `write_tensors`.
 
     Raises:
-        ValueError: A dtype that the format lacks, or runs that do not fill their tensor; names the tensor.
+        ValueError: If the format lacks a dtype, or if runs do not fill their tensor; names the tensor.
     """
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     position = 0
@@ -260,7 +261,7 @@ def write_runs(
         header[name] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [position, end]}
         position = end
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)  # data begins on a multiple of 8, so every dtype is aligned
+    text += b" " * (-len(text) % 8)  # the data begins at a multiple of 8, so every dtype is aligned
     with Path(path).open("wb", buffering=0) as file:
         _reserve(file, 8 + len(text) + position)
         _write_all(file, len(text).to_bytes(8, "little") + text)
@@ -272,17 +273,17 @@ def write_runs(
 
 
 def as_bytes(array: np.ndarray) -> memoryview:
-    """Look at an array as the bytes that a file holds, row-major; a copy only where it lies otherwise."""
+    """Return the bytes of an array in row-major order, as a file has them. Copies only if memory has another order."""
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def _reserve(file: io.FileIO, nbytes: int) -> None:
-    """Ask the file system for the room at once, where it can be asked: it is found faster than piece by piece.
+    """Reserve the space of a file in one call, if the file system can: that is faster than piece by piece.
 
-    `os.posix_fallocate` would write into every page where the file system cannot.
+    `os.posix_fallocate` is no alternative: on other file systems it writes into every page.
 
     Raises:
-        OSError: There is no space left.
+        OSError: If there is no space left.
     """
     fallocate = getattr(ctypes.CDLL(None, use_errno=True), "fallocate", None) if sys.platform == "linux" else None
     if fallocate is None:
@@ -292,7 +293,7 @@ def _reserve(file: io.FileIO, nbytes: int) -> None:
 
 
 def _write_all(file: io.FileIO, data: bytes | memoryview) -> int:
-    """Write without a buffer in between; the system may take less at a time than it is given."""
+    """Write without a buffer. The system may take less at a time than it is offered."""
     left, position = memoryview(data), file.tell()
     while left.nbytes:
         taken = file.write(left[: WRITTEN_AT_ONCE - position % WRITTEN_AT_ONCE])

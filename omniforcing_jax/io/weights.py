@@ -1,8 +1,7 @@
-"""The native weights folder: one subfolder per component, safetensors and JSON in each.
+"""The native weights folder: one subfolder per component, each with safetensors and JSON.
 
-A tree's leaves are named by their paths ("layers/video/self_attn/q/w"). Loading is strict and
-looks at names and shapes before it reads a byte; each device reads just its own slice. What
-lies in a config is read here and understood elsewhere.
+A leaf of a tree is named by its path ("layers/video/self_attn/q/w"). Loading is strict: names and shapes are checked
+before any tensor is read. Each device reads only its own slice. Configs are plain JSON values here.
 
     weights/
       config.json                 the whole: which components, an optional "sampler" section
@@ -32,14 +31,14 @@ from omniforcing_jax.parallel.spec import path_name
 
 MODEL = "model.safetensors"
 CONFIG = "config.json"
-NAMED_AT_MOST = 5  # keys of one kind in a message
+NAMED_AT_MOST = 5  # keys per kind of fault in a message
 
 
 def name_leaves(tree: PyTree) -> dict[str, Any]:
     """List the leaves of a tree by path: dataclass fields and dict keys joined by '/'.
 
     Raises:
-        ValueError: Two leaves would have the same name, because a dict key contains a '/'.
+        ValueError: If two leaves would have the same name, because a dict key contains a '/'.
     """
     named: dict[str, Any] = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
@@ -51,30 +50,28 @@ def name_leaves(tree: PyTree) -> dict[str, Any]:
 
 
 def fill_tree(abstract: PyTree, named: Mapping[str, Any]) -> PyTree:
-    """Put named leaves into the places of a tree of the same names (checked elsewhere)."""
+    """Build a tree from its named leaves. The names must be those of `abstract`."""
     return jax.tree.unflatten(jax.tree.structure(abstract), [named[name] for name in name_leaves(abstract)])
 
 
-def compare_shapes(found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]], where: str) -> None:
-    """Check that the same tensors of the same shapes stand on both sides.
+def compare_shapes(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], where: str) -> None:
+    """Check that tensors have the expected names and shapes.
 
     Raises:
-        ValueError: In one line, with `where` and the missing, unknown and mis-shaped names.
+        ValueError: If not. One line with `where` and the missing, unknown and mis-shaped names.
     """
+    wrong = [name for name in expected if name in found and found[name] != expected[name]]
     faults = [
-        _list_names("missing", [name for name in wanted if name not in found]),
-        _list_names("unknown", [name for name in found if name not in wanted]),
-        _list_names(
-            "mis-shaped",
-            [f"{n}: {found[n]} instead of {wanted[n]}" for n in wanted if n in found and found[n] != wanted[n]],
-        ),
+        _list_names("missing", [name for name in expected if name not in found]),
+        _list_names("unknown", [name for name in found if name not in expected]),
+        _list_names("mis-shaped", [f"{name}: {found[name]} instead of {expected[name]}" for name in wrong]),
     ]
     if any(faults):
         raise ValueError(f"{where}: {'; '.join(fault for fault in faults if fault)}")
 
 
 def _list_names(fault: str, names: list[str]) -> str:
-    """Spell out a few names, and how many there are when they are many."""
+    """Write out a few names, and the number of the others."""
     if not names:
         return ""
     more = f" and {len(names) - NAMED_AT_MOST} more" if len(names) > NAMED_AT_MOST else ""
@@ -82,7 +79,7 @@ def _list_names(fault: str, names: list[str]) -> str:
 
 
 def fingerprint(tree: PyTree) -> str:
-    """Hash names, types, shapes and every byte of all leaves (sha256, hex); leaf by leaf they come to the host."""
+    """Hash names, types, shapes and all bytes of a tree (sha256, hex). The leaves come to the host one by one."""
     digest = hashlib.sha256()
     for name, leaf in name_leaves(tree).items():
         digest.update(f"{name} {leaf.dtype} {tuple(leaf.shape)}\n".encode())
@@ -95,17 +92,17 @@ def save_component(
 ) -> None:
     """Write one component: its tensors and its config, each under a temporary name first.
 
-    Of several processes all must call this, for what is cut over them is brought together; the first one writes.
+    Every process must call this, because leaves that are sharded over processes are gathered. The first process writes.
 
     Args:
-        folder: The weights folder; made if absent.
+        folder: The weights folder; made if it is missing.
         name: The component, e.g. "transformer".
         tree: Parameters: any tree of arrays.
-        config: What the component is, as JSON values.
-        dtype: Floating leaves rest in this dtype (e.g. float16); None keeps each one's own.
+        config: Config of the component, as JSON values.
+        dtype: Type of floating leaves on disk (e.g. float16); None keeps the type of each leaf.
 
     Raises:
-        ValueError: A value does not fit into `dtype`; names the leaf.
+        ValueError: If a value does not fit into `dtype`; names the leaf.
     """
     component = Path(folder) / name
     leaves = name_leaves(tree)
@@ -114,7 +111,7 @@ def save_component(
             collections.deque(_runs(leaf), maxlen=0)
         return
     component.mkdir(parents=True, exist_ok=True)
-    layout = {key: (_resting_dtype(leaf.dtype, dtype), tuple(leaf.shape)) for key, leaf in leaves.items()}
+    layout = {key: (_dtype_on_disk(leaf.dtype, dtype), tuple(leaf.shape)) for key, leaf in leaves.items()}
     new = component / f".{MODEL}.{os.getpid()}"
     try:
         tensor_file.write_runs(new, layout, lambda key: (_cast(key, x, layout[key][0]) for x in _runs(leaves[key])))
@@ -125,28 +122,28 @@ def save_component(
 
 
 def _runs(leaf: Any) -> Iterator[np.ndarray]:
-    """Bring a leaf to the host, whole or, where other processes hold parts of it, row by row of its leading axis."""
+    """Bring a leaf to the host: whole, or row by row of its leading axis if other processes hold parts of it."""
     if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
         yield np.asarray(leaf)
         return
-    take = _taking(leaf.sharding.mesh)  # pyright: ignore[reportAttributeAccessIssue]
+    take = _compile_take(leaf.sharding.mesh)  # pyright: ignore[reportAttributeAccessIssue]
     for row in range(leaf.shape[0]):
         yield np.asarray(take(leaf, row))
 
 
 @functools.cache
-def _taking(mesh: jax.sharding.Mesh) -> Any:
-    """Compile the taking of a row, whole on every device."""
+def _compile_take(mesh: jax.sharding.Mesh) -> Any:
+    """Compile a function that takes a row, whole on every device."""
     return jax.jit(lambda x, row: x[row], out_shardings=jax.NamedSharding(mesh, jax.P()))
 
 
-def _resting_dtype(own: np.dtype, asked: jax.typing.DTypeLike | None) -> np.dtype:
+def _dtype_on_disk(own: np.dtype, requested: jax.typing.DTypeLike | None) -> np.dtype:
     """Choose the dtype on disk: only floating leaves are cast."""
-    return np.dtype(asked) if asked is not None and jnp.issubdtype(own, jnp.floating) else np.dtype(own)
+    return np.dtype(requested) if requested is not None and jnp.issubdtype(own, jnp.floating) else np.dtype(own)
 
 
 def _cast(name: str, value: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Cast a leaf, refusing one whose finite values would become infinite."""
+    """Cast a leaf; refuse one whose finite values would become infinite."""
     with np.errstate(over="ignore"):
         cast = value.astype(dtype)
     if jnp.issubdtype(dtype, jnp.floating) and not np.array_equal(np.isfinite(cast), np.isfinite(value)):
@@ -155,29 +152,28 @@ def _cast(name: str, value: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 def load_component(folder: AnyPath, name: str, abstract: PyTree) -> PyTree:
-    """Load one component into the shapes, dtypes and shardings that are asked for.
+    """Load one component into the shapes, dtypes and shardings of an abstract tree.
 
     Args:
         folder: The weights folder.
         name: The component, e.g. "transformer".
-        abstract: The tree in `jax.ShapeDtypeStruct`s. Floating leaves may rest in any floating
-            dtype and are cast to the one asked for. A leaf with a sharding is read slice by
-            slice, each device's own; the others go to the default device.
+        abstract: The tree in `jax.ShapeDtypeStruct`s. Floating leaves may have any floating dtype on disk and are cast.
+            A leaf with a sharding is read slice by slice, each device its own. The others go to the default device.
 
     Raises:
-        ValueError: In one line, before any tensor is read: the file is missing or damaged, a
-            weight is missing, unknown, mis-shaped or of a wrong kind; names file and keys.
+        ValueError: In one line and before any tensor is read, if the file is missing or damaged, or if a weight is
+            missing, unknown, mis-shaped or of a wrong kind; names file and keys.
     """
     file = open_tensors(Path(folder) / name / MODEL)
-    wanted = name_leaves(abstract)
-    compare_shapes(file.shapes, {key: tuple(leaf.shape) for key, leaf in wanted.items()}, str(file.path))
-    _check_dtypes(file, wanted)
-    return fill_tree(abstract, {key: _load_leaf(file, key, leaf) for key, leaf in wanted.items()})
+    expected = name_leaves(abstract)
+    compare_shapes(file.shapes, {key: tuple(leaf.shape) for key, leaf in expected.items()}, str(file.path))
+    _check_dtypes(file, expected)
+    return fill_tree(abstract, {key: _load_leaf(file, key, leaf) for key, leaf in expected.items()})
 
 
-def _check_dtypes(file: TensorFile, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> None:
-    """Refuse a weight that is of another kind (integer, floating) than asked for."""
-    for name, leaf in wanted.items():
+def _check_dtypes(file: TensorFile, expected: Mapping[str, jax.ShapeDtypeStruct]) -> None:
+    """Refuse a weight of another kind (integer, floating) than expected."""
+    for name, leaf in expected.items():
         own = file.entries[name].dtype
         both_float = jnp.issubdtype(own, jnp.floating) and jnp.issubdtype(leaf.dtype, jnp.floating)
         if own != leaf.dtype and not both_float:
@@ -207,7 +203,7 @@ def _put_leaf(file: TensorFile, name: str, leaf: jax.ShapeDtypeStruct) -> jax.Ar
 
 
 def write_config(folder: AnyPath, values: Mapping[str, Any]) -> None:
-    """Write the top-level config of a weights folder; of several processes the first one does."""
+    """Write the top-level config of a weights folder. Only the first process writes."""
     if not distributed.speaks():
         return
     Path(folder).mkdir(parents=True, exist_ok=True)
@@ -218,7 +214,7 @@ def read_config(folder: AnyPath, name: str | None = None) -> dict[str, Any]:
     """Read the config of a component, or the top-level one of the folder.
 
     Raises:
-        ValueError: The file is missing or is not a JSON object; names it.
+        ValueError: If the file is missing or not a JSON object; names it.
     """
     path = Path(folder) / (name or "") / CONFIG
     try:

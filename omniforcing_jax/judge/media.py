@@ -1,4 +1,4 @@
-"""Any media file, read once from start to end with its time stamps; what is kept are numbers, never frames."""
+"""Any media file, read once from start to end with its time stamps. Numbers are kept, frames are not."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,29 +9,29 @@ import numpy as np
 from jaxtyping import UInt8
 
 from omniforcing_jax.io.atomic_write import AnyPath
-from omniforcing_jax.io.media_file import opened
+from omniforcing_jax.io.media_file import open_media
 from omniforcing_jax.judge.picture import Picture, Watcher
 from omniforcing_jax.judge.sound import RATE, Listener, Sound
 
 if TYPE_CHECKING:
     import av
 
-USUAL_RATE = 24  # frames per second of a file that does not say
-GAP = 0.02  # seconds that time stamps of sound may jump ahead before silence is put in
+USUAL_RATE = 24  # frames per second, for a file that has no frame rate
+LONGEST_JUMP_S = 0.02  # seconds that the time stamps of the sound may jump ahead before silence is put in
 
 
 @dataclass(frozen=True, kw_only=True)
 class Media:
-    """A file as it was seen and heard; a stream that it lacks is None.
+    """The measurements of a file. A stream that the file lacks is None.
 
     Attributes:
-        name: Of the file.
+        path: The file.
         picture: Its first video stream.
         sound: Its first audio stream.
-        undecodable: Packets that nothing could be made of.
+        undecodable: Number of packets that could not be decoded.
     """
 
-    name: str
+    path: Path
     picture: Picture | None
     sound: Sound | None
     undecodable: int = 0
@@ -41,6 +41,11 @@ class Media:
         seen = "no picture" if picture is None else f"{len(picture.times)} frames of {picture.height}x{picture.width}"
         heard = "no sound" if sound is None else f"{sound.channels} channels at {sound.sample_rate} Hz"
         return f"Media({self.name!r}, {self.stop_s - self.start_s:.2f} s, {seen}, {heard})"
+
+    @property
+    def name(self) -> str:
+        """Name of the file, without its folder."""
+        return self.path.name
 
     @property
     def start_s(self) -> float:
@@ -60,21 +65,24 @@ class Media:
 
 
 def check_readable(path: AnyPath) -> float | None:
-    """Refuse a file that cannot be judged, before any work is done for it; returns its length in seconds, if it says.
+    """Refuse a file that cannot be judged, before any work is done for it.
+
+    Returns:
+        Length of the file in seconds; None if the file does not have it.
 
     Raises:
-        ValueError: naming the path, if it cannot be opened, is no media file, or has neither picture nor sound.
+        ValueError: If it cannot be opened, is no media file, or has neither picture nor sound; names the path.
     """
     import av
 
-    with opened(path) as file:
+    with open_media(path) as file:
         if not (file.streams.video or file.streams.audio):
             raise ValueError(f"cannot judge {path}: it has neither picture nor sound")
         return None if file.duration is None else file.duration / av.time_base
 
 
 class _Clock:
-    """Times of frames: their own, or one frame after the last where a time stamp is missing or does not rise."""
+    """Times of frames. A time stamp that is missing or does not rise is replaced by one frame after the last."""
 
     def __init__(self, stream: "av.VideoStream | None") -> None:
         rate = None if stream is None else stream.average_rate or stream.guessed_rate
@@ -91,15 +99,22 @@ class _Clock:
 
 
 class _Ear:
-    """Brings audio frames to 16 kHz and to their places in time."""
+    """Resamples audio frames to 16 kHz and puts them at their times."""
 
     def __init__(self, channels: int) -> None:
         import av
 
         self._resampler = av.AudioResampler(format="fltp", rate=RATE)
         self._listener = Listener(channels)
+        self._form: tuple[str, str, int] | None = None
         self._heard = 0  # samples at 16 kHz
         self._start_s: float | None = None
+
+    def fits(self, frame: "av.AudioFrame") -> bool:
+        """Return whether a frame has the form of the first one: damage can turn it into another."""
+        form = (frame.format.name, frame.layout.name, frame.sample_rate)
+        self._form = self._form or form
+        return form == self._form
 
     def hear(self, frame: "av.AudioFrame | None") -> None:
         """Take the next frame; None is the end."""
@@ -107,7 +122,7 @@ class _Ear:
             if self._start_s is None:
                 self._start_s = part.time or 0.0
             ahead = 0.0 if part.time is None else part.time - self._start_s - self._heard / RATE
-            if ahead > GAP:
+            if ahead > LONGEST_JUMP_S:
                 self._take(np.zeros((len(part.layout.channels), round(ahead * RATE)), np.float32))
             self._take(part.to_ndarray())
 
@@ -116,27 +131,39 @@ class _Ear:
         self._listener.hear(samples)
 
     def sound(self, sample_rate: int) -> Sound | None:
-        """Return what was heard of a file of that rate."""
+        """Return the sound that was heard, from a file of that rate."""
         if self._start_s is None:
             return None
         self.hear(None)
         return self._listener.sound(sample_rate=sample_rate, start_s=self._start_s)
 
 
-def read_media(path: AnyPath, progress: Callable[[float], None] = lambda seconds: None) -> Media:
-    """Watch and listen to a file; packets that cannot be decoded are counted and left out.
-
-    Args:
-        path: What libav can open.
-        progress: Called with the time of each frame.
-
-    Raises:
-        ValueError: naming the path, if it cannot be opened, or nothing in it can be judged.
-    """
+def _decode(packet: "av.Packet", ear: _Ear | None) -> "list[av.VideoFrame | av.AudioFrame] | None":
+    """Decode a packet; None if it is damaged."""
     import av
     from av.error import FFmpegError
 
-    with opened(path) as file:
+    try:
+        frames = [frame for frame in packet.decode() if isinstance(frame, av.VideoFrame | av.AudioFrame)]
+    except FFmpegError:
+        return None
+    sounds = [frame for frame in frames if isinstance(frame, av.AudioFrame)]
+    return frames if ear is None or all(ear.fits(frame) for frame in sounds) else None
+
+
+def read_media(path: AnyPath, progress: Callable[[float], None] = lambda seconds: None) -> Media:
+    """Measure picture and sound of a file. Packets that cannot be decoded are counted and left out.
+
+    Args:
+        path: A file that libav can open.
+        progress: Called with the time of each frame, in seconds.
+
+    Raises:
+        ValueError: If it cannot be opened, or if nothing in it can be judged; names the path.
+    """
+    import av
+
+    with open_media(path) as file:
         video, audio = next(iter(file.streams.video), None), next(iter(file.streams.audio), None)
         watcher, clock = Watcher(), _Clock(video)
         ear = None if audio is None else _Ear(audio.codec_context.channels)
@@ -144,34 +171,37 @@ def read_media(path: AnyPath, progress: Callable[[float], None] = lambda seconds
         if video is not None:
             video.thread_type = "AUTO"
         for packet in file.demux([stream for stream in (video, audio) if stream is not None]):
-            try:
-                for frame in packet.decode():
-                    if isinstance(frame, av.VideoFrame):
-                        watcher.see(frame, clock.time_of(frame))
-                        progress(clock.now_s)
-                    elif ear is not None and isinstance(frame, av.AudioFrame):
-                        ear.hear(frame)
-            except (FFmpegError, ValueError):
-                undecodable += 1
+            frames = _decode(packet, ear)
+            undecodable += frames is None
+            for frame in frames or ():
+                if isinstance(frame, av.VideoFrame):
+                    watcher.see(frame, clock.time_of(frame))
+                    progress(clock.now_s)
+                elif ear is not None:
+                    ear.hear(frame)
         picture = watcher.picture()
         sound = None if ear is None or audio is None else ear.sound(audio.codec_context.sample_rate)
     if picture is None and sound is None:
         raise ValueError(f"cannot judge {path}: nothing in it could be decoded")
-    return Media(name=Path(path).name, picture=picture, sound=sound, undecodable=undecodable)
+    return Media(path=Path(path), picture=picture, sound=sound, undecodable=undecodable)
 
 
 def decode_pictures(path: AnyPath) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-    """Yield the frames of the first video stream as RGB, of the first one's size; what cannot be decoded is skipped."""
+    """Yield the frames of the first video stream as RGB, all at the size of the first one.
+
+    Packets that cannot be decoded are skipped.
+    """
     import av
     from av.error import FFmpegError
 
-    with opened(path) as file:
+    with open_media(path) as file:
         size: dict[str, int] = {}
         for packet in file.demux(video=0):
             try:
-                for frame in packet.decode():
-                    if isinstance(frame, av.VideoFrame):
-                        size = size or {"width": frame.width, "height": frame.height}
-                        yield frame.reformat(**size, format="rgb24").to_ndarray()
+                frames = packet.decode()
             except FFmpegError:
                 continue
+            for frame in frames:
+                if isinstance(frame, av.VideoFrame):
+                    size = size or {"width": frame.width, "height": frame.height}
+                    yield frame.reformat(**size, format="rgb24").to_ndarray()

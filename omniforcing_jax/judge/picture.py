@@ -1,6 +1,6 @@
-"""What is kept of a picture: a few numbers per frame, never the frames.
+"""A picture as a few numbers per frame; the frames themselves are not kept.
 
-Change, brightness and saturation are taken from a small copy of the frame, sharpness from its luma at full size.
+Change, brightness and saturation are measured on a small copy of the frame, sharpness on its luma at full size.
 """
 
 from dataclasses import dataclass
@@ -12,32 +12,32 @@ from jaxtyping import Float, UInt8
 if TYPE_CHECKING:
     import av
 
-SMALL = 160  # pixels of the longer side of the copy
+COPY_SIDE = 160  # pixels of the longer side of the small copy
 LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)  # BT.709
-COARSE = 8  # pixels: the distance that sharpness compares neighbours with
-STILL = 2e-4  # mean |difference| of luma below which a frame is the one before shown again: a 20th of an 8-bit level
-AGAIN = 0.1  # the same as a share of the last step, for frames that a coder did not repeat exactly
-PAUSE = 0.15  # seconds; a picture shown for longer has stopped, whatever the frame rate of what it shows
-FEWEST = 3  # frames; fewer are no moving picture
+COARSE = 8  # pixels; sharpness compares neighbouring pixels with pixels this far apart
+REPEATED = 2e-4  # mean |difference| of luma; a frame that changes less is a repeated frame: a 20th of an 8-bit level
+REPEATED_SHARE = 0.1  # the same as a share of the last step, for frames that a coder did not repeat exactly
+PAUSE_S = 0.15  # a picture shown for longer has stopped, whatever its frame rate
+FEWEST_FRAMES = 3  # of a moving picture
 
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A moving picture as it was seen, one entry per frame.
+    """Measurements of a moving picture, one entry per frame.
 
     Attributes:
         height: Pixels.
         width: Pixels.
         times: Seconds at which a frame is shown, in the file's clock.
         change: Mean |difference of luma| from the frame before, luma in [0, 1]; 0 for the first.
-        event: How little the motion before a frame says about the motion after it, in the same unit: what the step
-            after takes back of the step before (motion reverses, something flashes) plus how much larger or smaller
-            it is (something starts, stops, is hit); near 0 where motion goes on.
+        event: How much the motion changes at a frame, in the same unit; near 0 where motion continues. It is the
+            sum of two parts. The first is the share of the step before that the step after reverses: something turns
+            back or flashes. The second is the difference of their sizes: something starts, stops or is hit.
         brightness: Mean luma in [0, 1].
-        saturation: Sum of (largest - smallest) of R, G, B over the sum of the largest, in [0, 1]; not changed by a
-            factor on all three.
-        sharpness: Root mean square difference of neighbouring pixels over that of pixels 8 apart: near 1/8 for a
-            smooth picture, 0.35 for clean edges, 1 for noise; not changed by a factor. NaN for an even colour.
+        saturation: Sum of (largest - smallest) of R, G, B over the sum of the largest, in [0, 1]. A factor on all
+            three does not change it.
+        sharpness: Root mean square difference of neighbouring pixels over that of pixels 8 apart. It is near 1/8 for a
+            smooth picture, 0.35 for clean edges and 1 for noise. A factor does not change it. NaN for an even colour.
     """
 
     height: int
@@ -51,7 +51,7 @@ class Picture:
 
     @property
     def frame_s(self) -> float:
-        """Seconds from a frame to the next: the median."""
+        """Median time from a frame to the next, in seconds."""
         return float(np.median(np.diff(self.times)))
 
     @property
@@ -61,7 +61,7 @@ class Picture:
 
 
 def sharpness(luma: UInt8[np.ndarray, "H W"]) -> float:
-    """Compare how neighbouring pixels differ with how pixels 8 apart do; see `Picture`."""
+    """Compare the differences of neighbouring pixels with those of pixels 8 apart; see `Picture`."""
     fine = coarse = 0.0
     for axis in (0, 1):
         lines = np.moveaxis(luma, axis, 0).astype(np.int16)
@@ -72,9 +72,9 @@ def sharpness(luma: UInt8[np.ndarray, "H W"]) -> float:
 
 
 class _Motion:
-    """Compares small pictures with the ones before; a frame that is shown again is not a stop.
+    """Compares each small picture with the one before. A repeated frame does not count as a stop.
 
-    The event at a frame is known with the next picture that differs from it, or after a pause.
+    The event at a frame is known once the next picture differs from it, or after a pause.
     """
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ class _Motion:
         self._at, self._at_s = 0, 0.0  # index and time of the frame that the next event belongs to
 
     def follow(self, luma: Float[np.ndarray, "h w"], time_s: float) -> float:
-        """Take the next picture; returns the mean |difference| from the last."""
+        """Take the next picture and return its mean |difference| from the last."""
         self.events.append(0.0)
         if self._before is None:
             self._move_on(luma, None, time_s)
@@ -92,8 +92,8 @@ class _Motion:
         step = luma - self._before
         change = float(np.abs(step).mean())
         last = 0.0 if self._step is None else float(np.abs(self._step).mean())
-        if change < max(STILL, AGAIN * last):
-            if time_s - self._at_s <= PAUSE:
+        if change < max(REPEATED, REPEATED_SHARE * last):
+            if time_s - self._at_s <= PAUSE_S:
                 return change
             step = np.zeros_like(step)
         if self._step is not None:
@@ -108,7 +108,7 @@ class _Motion:
 
 
 class Watcher:
-    """Looks at frames one after another and keeps their numbers."""
+    """Measures frames one after another."""
 
     def __init__(self) -> None:
         from av.video.reformatter import VideoReformatter
@@ -119,11 +119,11 @@ class Watcher:
         self._size = (0, 0)
 
     def see(self, frame: "av.VideoFrame", time_s: float) -> None:
-        """Take a look at the next frame, shown at `time_s`; one of another size is scaled to that of the first."""
+        """Measure the next frame, shown at `time_s`. A frame of another size is scaled to that of the first."""
         if not self._rows:
             self._size = (frame.height, frame.width)
         height, width = self._size
-        scale = min(1.0, SMALL / max(height, width))
+        scale = min(1.0, COPY_SIDE / max(height, width))
         small = self._shrink.reformat(
             frame,
             width=max(2, round(width * scale)),
@@ -139,8 +139,8 @@ class Watcher:
         self._rows.append((time_s, change, float(luma.mean()), colourful, sharpness(grey)))
 
     def picture(self) -> Picture | None:
-        """Return what was seen; None if that was fewer than three frames."""
-        if len(self._rows) < FEWEST:
+        """Return the measurements; None for fewer than three frames."""
+        if len(self._rows) < FEWEST_FRAMES:
             return None
         times, change, brightness, saturation, sharp = np.array(self._rows).T
         height, width = self._size

@@ -1,4 +1,4 @@
-"""The curves behind the figures on one page: synchrony, seams by phase, and levels over time.
+"""One page with the curves behind the figures: synchrony, seams by phase, and levels over time.
 
 A reference is drawn in grey behind the file.
 """
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 PAPER, INK, FAINT, REFERENCE = "#0a0c12", "#e8ebf2", "#8b93a7", "#565e74"
 COLOURS = ("#6ea8fe", "#ffb454", "#7bd88f")
 SIZE = (15.0, 11.0)  # inches
-CURVE_SECONDS = 12.0  # of onset strength and motion events, from the start
-BIN = 1.0  # seconds over which levels are averaged
+CURVE_SECONDS = 12.0  # length, from the start, of the curves of onset strength and motion events
+BIN = 1.0  # seconds; levels are averaged over this time
 
 
 def _dress(axes: "Axes", title: str, unit: str) -> None:
@@ -67,7 +67,7 @@ def _draw_profiles(axes: "Axes", profiles: dict[str, Profile | None] | None, is_
     for (name, profile), colour in zip((profiles or {}).items(), COLOURS, strict=False):
         if profile is None:
             continue
-        # From half a period before the border to half a period after it.
+        # from half a period before the border to half a period after it
         half = len(profile.ratios) // 2
         ratios = np.roll(profile.ratios, half)
         offsets = (np.arange(len(ratios)) - half) * profile.step_s
@@ -78,7 +78,7 @@ def _draw_profiles(axes: "Axes", profiles: dict[str, Profile | None] | None, is_
 def _average(
     times: Float[np.ndarray, " n"], values: Float[np.ndarray, " n"]
 ) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
-    """Average over seconds; returns their middles and means."""
+    """Average over each second; return the middles of the seconds and the means."""
     index = ((times - times[0]) / BIN).astype(np.int64)
     count = np.bincount(index)
     means = np.bincount(index, weights=values) / np.maximum(1, count)
@@ -95,15 +95,15 @@ def _draw_levels(pictures: "Axes", sounds: "Axes", media: Media, is_reference: b
         _draw_line(sounds, times, 10 * np.log10(np.maximum(power, QUIET)), "loudness", COLOURS[0], is_reference)
 
 
-def draw(path: AnyPath, kind: str, media: Media, reference: Media | None, blocks: Blocks) -> None:
+def draw_page(path: AnyPath, kind: str, media: Media, reference: Media | None, blocks: Blocks) -> None:
     """Write the page.
 
     Args:
-        path: The file.
-        kind: Of the file, a format of matplotlib's: png, pdf or svg.
+        path: The file to write.
+        kind: Format of the file: png, pdf or svg.
         media: The file that was judged.
-        reference: What it was compared with, or None.
-        blocks: Where its blocks end.
+        reference: The file that it was compared with, or None.
+        blocks: Where the blocks of both end.
     """
     need("matplotlib", extra="judge")
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -1,35 +1,32 @@
-"""How near a file comes to its reference, where the two can be laid on each other at all."""
+"""How near a file is to its reference, frame by frame and moment by moment."""
 
 import numpy as np
 
-from omniforcing_jax.io.atomic_write import AnyPath
 from omniforcing_jax.judge.media import Media, decode_pictures
 from omniforcing_jax.judge.synchrony import QUIET
 
-SAME_LENGTH = 5  # moments of 10 ms by which two sounds may differ: coders pad
-SAME_START = 0.01  # seconds
-HIGHEST_PSNR = 100.0  # dB, said of equal pictures
+SAME_LENGTH = 5  # moments of 10 ms by which two lengths may differ: coders pad
+SAME_START_S = 0.01  # seconds by which two starts may differ
+HIGHEST_PSNR = 100.0  # dB, for equal pictures
 
 
-def measure_agreement(
-    media: Media, reference: Media, path: AnyPath, reference_path: AnyPath
-) -> dict[str, float | None]:
+def measure_agreement(media: Media, reference: Media) -> dict[str, float | None]:
     """Compare two files that were read.
 
-    `psnr_db` is taken over R, G and B of all frames, at most 100; None unless both have equally many of one size.
-    `log_mel_db` is the mean |difference| of the mel bands in dB, where what is below -80 dB counts as that; None
-    unless both sounds are equally long, to 50 ms, and begin at one time.
+    `psnr_db` is the PSNR over R, G and B of all frames, at most 100. It is None unless both pictures have the same
+    size and number of frames. `log_mel_db` is the mean |difference| of the mel bands in dB; bands below -80 dB count as
+    -80. It is None unless both sounds begin together and are equally long, to 50 ms.
     """
-    return {"psnr_db": _psnr(media, reference, path, reference_path), "log_mel_db": _log_mel(media, reference)}
+    return {"psnr_db": _psnr(media, reference), "log_mel_db": _log_mel(media, reference)}
 
 
-def _psnr(media: Media, reference: Media, path: AnyPath, reference_path: AnyPath) -> float | None:
+def _psnr(media: Media, reference: Media) -> float | None:
     a, b = media.picture, reference.picture
     if a is None or b is None or (a.height, a.width, len(a.times)) != (b.height, b.width, len(b.times)):
         return None
     errors = [
         np.square(x.astype(np.float32) - y).mean(dtype=np.float64)
-        for x, y in zip(decode_pictures(path), decode_pictures(reference_path), strict=False)
+        for x, y in zip(decode_pictures(media.path), decode_pictures(reference.path), strict=False)
     ]
     error = float(np.mean(errors))
     return HIGHEST_PSNR if not error else min(HIGHEST_PSNR, 10 * float(np.log10(255**2 / error)))
@@ -37,7 +34,12 @@ def _psnr(media: Media, reference: Media, path: AnyPath, reference_path: AnyPath
 
 def _log_mel(media: Media, reference: Media) -> float | None:
     a, b = media.sound, reference.sound
-    if a is None or b is None or abs(len(a.mel) - len(b.mel)) > SAME_LENGTH or abs(a.start_s - b.start_s) > SAME_START:
+    if (
+        a is None
+        or b is None
+        or abs(len(a.mel) - len(b.mel)) > SAME_LENGTH
+        or abs(a.start_s - b.start_s) > SAME_START_S
+    ):
         return None
     length = min(len(a.mel), len(b.mel))
     x, y = (10 * np.log10(np.maximum(sound.mel[:length], QUIET)) for sound in (a, b))

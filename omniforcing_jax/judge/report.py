@@ -1,12 +1,12 @@
-"""All figures of a file, and those of two files side by side.
+"""All figures of a file.
 
     media       name, seconds, frames, frame_rate, width, height, sample_rate, channels, undecodable (packets)
     synchrony   lag_ms, correlation, confidence (synchrony.py)
-    seams       per measure the ratio of borders to other places, and the highest ratio of other phases (seams.py)
-    levels      sound and picture of the whole file (drift.py)
-    drift       the same in the first and the last seconds, and the change; null if two windows do not fit
+    seams       for each measure: the ratio of borders to other places, and the highest ratio elsewhere (seams.py)
+    levels      picture and sound of the whole file (drift.py)
+    drift       the levels in the first and in the last seconds, and their change
 
-What cannot be judged is null: all of the sound's figures if there is none, and so on.
+Figures that a file cannot have are null: those of the sound if there is no sound, or the drift of a short file.
 """
 
 from collections.abc import Mapping
@@ -18,13 +18,13 @@ from omniforcing_jax.judge.picture import Picture
 from omniforcing_jax.judge.seams import Blocks, Profile, picture_profiles, sound_profiles
 from omniforcing_jax.judge.synchrony import correlate, measure_synchrony
 
-UNSEEN_FRAME_S = 1 / 24  # length of the frames that the first block is counted in, if there is no picture
+UNSEEN_FRAME_S = 1 / 24  # seconds; frame length for the first block of a file without a picture
 
 Profiles = dict[str, Profile | None]
 
 
-def describe(media: Media) -> dict[str, Any]:
-    """Say what a file holds."""
+def describe_media(media: Media) -> dict[str, Any]:
+    """Return name, length, sizes and rates of a file."""
     picture, sound = media.picture, media.sound
     return {
         "name": media.name,
@@ -40,7 +40,7 @@ def describe(media: Media) -> dict[str, Any]:
 
 
 def find_seams(media: Media, blocks: Blocks) -> dict[str, Profiles | None]:
-    """Compare borders of blocks with other places, in `picture` and in `sound`; None for a stream that is missing."""
+    """Compare block borders with other places, in `picture` and in `sound`; None for a missing stream."""
     picture, sound = media.picture, media.sound
     start_s, frame_s = _first_frame(picture, media)
     return {
@@ -50,30 +50,31 @@ def find_seams(media: Media, blocks: Blocks) -> dict[str, Profiles | None]:
 
 
 def _first_frame(picture: Picture | None, media: Media) -> tuple[float, float]:
+    """Return start and length of the first frame, in seconds."""
     return (media.start_s, UNSEEN_FRAME_S) if picture is None else (float(picture.times[0]), picture.frame_s)
 
 
-def _state(media: Media, window: drift.Window) -> dict[str, drift.Figures | None]:
+def _levels(media: Media, window: drift.Window) -> dict[str, drift.WindowLevels | None]:
     return {
-        "picture": None if media.picture is None else drift.picture_state(media.picture, window),
-        "sound": None if media.sound is None else drift.sound_state(media.sound, window),
+        "picture": None if media.picture is None else drift.picture_levels(media.picture, window),
+        "sound": None if media.sound is None else drift.sound_levels(media.sound, window),
     }
 
 
 def _measure_drift(media: Media) -> dict[str, Any] | None:
-    windows = drift.ends(media.start_s, media.stop_s)
+    windows = drift.first_and_last(media.start_s, media.stop_s)
     if windows is None:
         return None
-    first, last = (_state(media, window) for window in windows)
+    first, last = (_levels(media, window) for window in windows)
     table: dict[str, Any] = {"window_s": windows[0][1] - windows[0][0]}
     for stream, before in first.items():
         after = last[stream]
-        table[stream] = None if before is None or after is None else drift.compare(before, after)
+        table[stream] = None if before is None or after is None else drift.tabulate_change(before, after)
     return table
 
 
-def judge(media: Media, blocks: Blocks) -> dict[str, Any]:
-    """Return all figures of a file; see the head of this module."""
+def judge_media(media: Media, blocks: Blocks) -> dict[str, Any]:
+    """Return all figures of a file, as the head of this module lists them."""
     picture, sound = media.picture, media.sound
     correlation = None if picture is None or sound is None else correlate(picture, sound)
     seams = {
@@ -81,16 +82,16 @@ def judge(media: Media, blocks: Blocks) -> dict[str, Any]:
         for stream, profiles in find_seams(media, blocks).items()
     }
     return {
-        "media": describe(media),
+        "media": describe_media(media),
         "synchrony": measure_synchrony(correlation),
         "seams": {"block_seconds": blocks.seconds, "first_block_frames": blocks.first_frames, **seams},
-        "levels": _state(media, (media.start_s, media.stop_s)),
+        "levels": _levels(media, (media.start_s, media.stop_s)),
         "drift": _measure_drift(media),
     }
 
 
 def subtract(figures: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[str, Any]:
-    """Return figures - reference, leaf by leaf; None where either has none, and words are left out."""
+    """Return figures - reference, leaf by leaf; None where either is missing. Texts are left out."""
     result: dict[str, Any] = {}
     for name, value in figures.items():
         other = reference.get(name)
@@ -104,7 +105,7 @@ def subtract(figures: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[s
 
 
 def summarise(figures: Mapping[str, Any]) -> str:
-    """Say the most telling figures in a line."""
+    """Return the most telling figures in one line."""
     media, sync = figures["media"], figures["synchrony"]
     parts = [f"{media['seconds']:.1f} s"]
     if sync is not None:

@@ -1,8 +1,9 @@
-"""Can one see and hear where one block ends and the next begins.
+"""Whether one can see and hear where one block ends and the next begins.
 
-Each measure is a size per place (a frame, or a moment of sound) that a seam makes stand out from its neighbours on
-both sides. Borders are then compared with all other places of the same period: a figure is the geometric mean at the
-borders over that at other phases, so that one onset or cut which happens to fall on a border does not decide.
+Each measure gives every place (a frame, or a moment of sound) a size. A seam is a place that is larger than its
+neighbours on both sides. Borders are compared with all other phases of the same period: a figure is the geometric mean
+at the borders over the geometric mean at other phases. One onset or cut that falls on a border therefore decides
+nothing.
 """
 
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from omniforcing_jax.judge.picture import Picture
 from omniforcing_jax.judge.sound import MOMENT, Sound
 from omniforcing_jax.judge.synchrony import QUIET
 
-FEWEST = 2  # borders; one alone cannot be told from what happens there
+FEWEST_BORDERS = 2  # a single border cannot be told from an event that falls on it
 FEWEST_PHASES = 8  # places of a period
 
 
@@ -24,8 +25,11 @@ class Blocks:
     """Where one block ends and the next begins.
 
     Attributes:
-        seconds: Length of every block but the first.
+        seconds: Length of every block except the first.
         first_frames: Frames of the first block.
+
+    Raises:
+        ValueError: If either is not positive.
     """
 
     seconds: float = 1.0
@@ -38,20 +42,20 @@ class Blocks:
             raise ValueError(f"first-block-frames={self.first_frames}: must be positive")
 
     def borders(self, start_s: float, stop_s: float, frame_s: float) -> Float[np.ndarray, " borders"]:
-        """Return the borders inside a clip with frames of that length, in seconds."""
+        """Return the times of the borders inside a clip whose frames are `frame_s` long, in seconds."""
         return np.arange(start_s + self.first_frames * frame_s, stop_s - frame_s / 2, self.seconds)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """How places of one measure are compared.
+    """How the places of one measure are compared.
 
     Attributes:
         step_s: Seconds from one place to the next.
-        near: Places that a seam may be off its border; the worst counts.
-        gap: Places beside a place that what stands out there may reach to.
-        width: Places beyond them, on either side, that it is compared with.
-        floor: Size that does not stand out from nothing.
+        near: Places by which a seam may miss its border; the largest one counts.
+        gap: Neighbours on either side that the same seam may enlarge; they are skipped.
+        width: Places beyond the gap, on either side, that a place is compared with.
+        floor: Added to all sizes, so that a tiny size beside zero is no seam.
     """
 
     step_s: float
@@ -63,12 +67,12 @@ class Kind:
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """How much places stand out, by their phase in the period of the blocks.
+    """How much larger than their neighbours the places are, by their phase in the period of the blocks.
 
     Attributes:
-        step_s: Seconds from one phase to the next; the first is the border.
-        ratios: Geometric mean at that phase over that of the phases far from the border.
-        far: Which phases are far from the border.
+        step_s: Seconds from one phase to the next; the first phase is the border.
+        ratios: Geometric mean at each phase over that of the phases far from the border.
+        far: Whether a phase is far from the border.
     """
 
     step_s: float
@@ -76,7 +80,10 @@ class Profile:
     far: Bool[np.ndarray, " phases"]
 
     def figure(self) -> dict[str, float]:
-        """Return the ratio at the border (1: as anywhere), and the highest at any phase far from it: chance."""
+        """Return the ratio at the border, and the highest one far from it, which shows what chance makes.
+
+        A ratio of 1 means no seam.
+        """
         return {"ratio": float(self.ratios[0]), "highest_elsewhere": float(self.ratios[self.far].max())}
 
 
@@ -97,14 +104,14 @@ def profile(
     """Compare borders with other phases; None if there are too few of either.
 
     Args:
-        sizes: How large a step each place is.
+        sizes: Size of each place.
         places: Index of each border.
         period: Places from one border to the next, rounded.
         kind: How to compare.
     """
     from scipy.ndimage import maximum_filter1d
 
-    if len(places) < FEWEST or period < FEWEST_PHASES:
+    if len(places) < FEWEST_BORDERS or period < FEWEST_PHASES:
         return None
     excess = maximum_filter1d(stand_out(sizes, kind), 2 * kind.near + 1)
     phases = np.arange(period)
@@ -120,7 +127,7 @@ def profile(
 
 
 class Measure(NamedTuple):
-    """One figure per place, and how places are compared."""
+    """A size for each place, and how places are compared."""
 
     sizes: Float[np.ndarray, " n"]
     kind: Kind
@@ -129,8 +136,9 @@ class Measure(NamedTuple):
 def picture_measures(picture: Picture) -> dict[str, Measure]:
     """Measure the steps of a picture from frame to frame.
 
-    `change` is the mean |difference| of luma from frame to frame, `brightness` the step of its mean, `sharpness` the
-    step of the logarithm of sharpness.
+    Returns:
+        `change`: mean |difference| of luma. `brightness`: |step| of the mean luma. `sharpness`: |step| of the logarithm
+        of the sharpness.
     """
     sharp = np.log(np.nan_to_num(picture.sharpness, nan=1.0))
     sizes = {
@@ -145,19 +153,19 @@ def picture_measures(picture: Picture) -> dict[str, Measure]:
 
 
 def picture_profiles(picture: Picture, blocks: Blocks) -> dict[str, Profile | None]:
-    """Compare steps of the picture at borders and elsewhere."""
+    """Compare the steps of a picture at borders with those elsewhere."""
     borders = blocks.borders(float(picture.times[0]), picture.stop_s, picture.frame_s)
     places, period = picture_places(picture, borders), round(blocks.seconds / picture.frame_s)
     return {name: profile(sizes, places, period, kind) for name, (sizes, kind) in picture_measures(picture).items()}
 
 
 def picture_places(picture: Picture, borders: Float[np.ndarray, " borders"]) -> Int[np.ndarray, " borders"]:
-    """Return the frames that are the first after each border, which are in seconds."""
+    """Return the index of the first frame after each border (in seconds)."""
     return np.searchsorted(picture.times, borders - picture.frame_s / 2)
 
 
 def spectrum_steps(sound: Sound, moments: int = 4) -> Float[np.ndarray, " M"]:
-    """Return how many dB the mel bands differ, on average, between a few moments from each on and as many before."""
+    """Return the mean |difference| of the mel bands, in dB, between a few moments after each place and before it."""
     total = np.cumsum(np.pad(sound.mel, ((moments + 1, moments), (0, 0)), mode="edge"), axis=0, dtype=np.float64)
     means = 10 * np.log10(np.maximum((total[moments:] - total[:-moments]) / moments, QUIET))
     count = len(sound.mel)
@@ -167,7 +175,8 @@ def spectrum_steps(sound: Sound, moments: int = 4) -> Float[np.ndarray, " M"]:
 def sound_measures(sound: Sound) -> dict[str, Measure]:
     """Measure the steps of a sound from moment to moment.
 
-    `click` is the largest third difference of samples, `spectrum` the step of the mel bands in dB.
+    Returns:
+        `click`: largest |third difference| of samples. `spectrum`: step of the mel bands in dB.
     """
     return {
         "click": Measure(sound.edge, Kind(step_s=MOMENT, near=1, gap=3, width=8, floor=1e-3)),
@@ -176,13 +185,13 @@ def sound_measures(sound: Sound) -> dict[str, Measure]:
 
 
 def sound_profiles(sound: Sound, blocks: Blocks, start_s: float, frame_s: float) -> dict[str, Profile | None]:
-    """Compare steps of the sound at borders and elsewhere, to 10 ms.
+    """Compare the steps of a sound at borders with those elsewhere, to 10 ms.
 
     Args:
         sound: The sound.
-        blocks: Their lengths.
-        start_s: When the first block begins: the picture's start if there is one.
-        frame_s: Length of the frames that `blocks` counts.
+        blocks: Lengths of the blocks.
+        start_s: Start of the first block, in seconds: that of the picture if there is one.
+        frame_s: Length, in seconds, of the frames that `blocks` counts.
     """
     places = sound_places(sound, blocks.borders(start_s, sound.stop_s, frame_s))
     period = round(blocks.seconds / MOMENT)
@@ -192,5 +201,5 @@ def sound_profiles(sound: Sound, blocks: Blocks, start_s: float, frame_s: float)
 
 
 def sound_places(sound: Sound, borders: Float[np.ndarray, " borders"]) -> Int[np.ndarray, " borders"]:
-    """Return the moments that borders, in seconds, fall into; below 0 before the sound."""
+    """Return the index of the moment that each border (in seconds) falls into; negative before the sound."""
     return np.floor((borders - sound.start_s) / MOMENT + 1e-6).astype(np.int64)

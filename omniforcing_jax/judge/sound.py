@@ -1,7 +1,7 @@
-"""What is kept of a sound: a few numbers and a mel row per moment of 10 ms, never the samples.
+"""A sound as a few numbers and a mel row per moment of 10 ms; the samples themselves are not kept.
 
-All sound is looked at as 16 kHz, so that files of any rate are measured over the same frequencies; channels are kept
-apart until their powers are averaged, so that opposite phases do not cancel.
+All sound is measured at 16 kHz, so that files of any rate are compared over the same frequencies. The powers of the
+channels are averaged, not their samples, so that opposite phases do not cancel.
 """
 
 import functools
@@ -24,14 +24,14 @@ HANN = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / WINDOW)).astype(np.fl
 
 @dataclass(frozen=True, kw_only=True)
 class Sound:
-    """A sound as it was heard, one entry per moment of 10 ms; of an unfinished last moment nothing is kept.
+    """Measurements of a sound, one entry per moment of 10 ms; an incomplete last moment is left out.
 
     Attributes:
-        sample_rate: Of the file, before anything was done to it.
-        channels: Of the file.
+        sample_rate: Samples per second of the file.
+        channels: Channels of the file.
         start_s: Time of the first sample, in the file's clock.
         power: Mean square of all channels; 1 is full scale.
-        mel: Power per mel band, the mean of the channels; bands sum to about the power between 60 and 7,600 Hz.
+        mel: Power per mel band, averaged over the channels. The bands sum to about the power from 60 to 7,600 Hz.
         edge: Largest |third difference| of neighbouring samples at 16 kHz in any channel.
     """
 
@@ -71,15 +71,15 @@ def spectra(samples: Float32[np.ndarray, "channels n"]) -> Complex64[np.ndarray,
 
 
 class Listener:
-    """Listens to samples at 16 kHz, piece after piece, and keeps the numbers of each moment.
+    """Measures samples at 16 kHz, piece after piece.
 
     Args:
-        channels: How many.
+        channels: Number of channels.
     """
 
     def __init__(self, channels: int) -> None:
         self._channels = channels
-        # What lies around the moments to come: `MARGIN` samples that were heard, then those not yet worked on.
+        # `MARGIN` samples before the next moment, then all samples that are not measured yet.
         self._waiting = np.zeros((channels, MARGIN), np.float32)
         self._rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
@@ -90,7 +90,12 @@ class Listener:
             self._work(PIECE // HOP)
 
     def sound(self, *, sample_rate: int, start_s: float) -> Sound | None:
-        """Return what was heard, of a file of that rate that begins then; None if that was not one moment."""
+        """Return the measurements; None for less than one moment.
+
+        Args:
+            sample_rate: Samples per second of the file.
+            start_s: Time of the first sample, in the file's clock.
+        """
         self._waiting = np.pad(self._waiting, ((0, 0), (0, MARGIN)))
         if left := (self._waiting.shape[1] - 2 * MARGIN) // HOP:
             self._work(left)

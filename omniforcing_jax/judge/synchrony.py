@@ -1,7 +1,7 @@
-"""Does one hear what happens when one sees it: the lag of the sound behind the picture.
+"""Whether one hears what happens when one sees it: the lag of the sound behind the picture.
 
-The onset strength of the sound is correlated with the events of the motion (reversals, starts, stops: the picture's own
-onset strength). Motion energy itself was tried first and is blurred: what moves fast moves fast for a while.
+The onset strength of the sound is correlated with the events of the motion: reversals, starts and stops. Motion energy
+itself was tried first. Its correlation is blurred, because fast motion lasts a while.
 """
 
 from dataclasses import dataclass
@@ -12,26 +12,26 @@ from jaxtyping import Float
 from omniforcing_jax.judge.picture import Picture
 from omniforcing_jax.judge.sound import MOMENT, Sound
 
-LONGEST = 0.5  # seconds of lag that are looked for, to either side
-RIVALS = 1.0  # seconds of lag within which another peak may speak against the first
+LONGEST = 0.5  # seconds; the largest lag that is found, to either side
+RIVALS = 1.0  # seconds; lags up to this are searched for a rival of the highest peak
 BREADTH = 0.1  # seconds around the peak that belong to it
 SMOOTH = 0.02  # seconds; about half a frame
-SLOW = 1.0  # seconds; slower changes than this of either strength say nothing
+SLOW = 1.0  # seconds; slower changes of either strength are removed
 SHORTEST = 2.0  # seconds that picture and sound must share
-QUIET = 1e-8  # power per band below which nothing is heard: -80 dB
-LOOK_BACK = 2  # moments that the onset strength compares over
+QUIET = 1e-8  # power per band: -80 dB, below which nothing is heard
+LOOK_BACK = 2  # moments; the onset strength is a rise over this time
 
 
 @dataclass(frozen=True, kw_only=True)
 class Correlation:
-    """How onset strength and motion events agree, by the lag of the sound.
+    """How well onset strength and motion events agree, by the lag of the sound.
 
     Attributes:
         times: Seconds, in the file's clock, 10 ms apart.
-        heard: Onset strength there; mean over a second 0, standard deviation 1.
-        seen: Motion events there, in the same way.
-        lags: Seconds by which the sound is taken to be late.
-        values: Correlation of the two at that lag, in about [-1, 1].
+        heard: Onset strength at these times, with mean 0 over every second and standard deviation 1.
+        seen: Motion events at these times, scaled in the same way.
+        lags: Assumed delay of the sound in seconds.
+        values: Correlation of the two at each lag, in about [-1, 1].
     """
 
     times: Float[np.ndarray, " n"]
@@ -76,11 +76,12 @@ def correlate(picture: Picture, sound: Sound) -> Correlation | None:
 
 
 def measure_synchrony(correlation: Correlation | None) -> dict[str, float] | None:
-    """Return lag and confidence.
+    """Return lag and confidence; None without a correlation.
 
-    `lag_ms` is where the correlation peaks, positive where the sound is late, at most 500 ms; `correlation` is the
-    peak's height; `confidence` is by how much of its height it stands above the highest rival (more than 100 ms away,
-    at lags up to a second), in [0, 1]: near 0 nothing speaks for this lag rather than another.
+    Returns:
+        `lag_ms`: lag at the peak of the correlation, at most 500 ms; positive if the sound is late. `correlation`:
+        height of the peak. `confidence`: how far the peak exceeds its highest rival, as a share of its height in
+        [0, 1]; near 0 another lag is as likely. A rival is at least 100 ms away, at a lag of at most one second.
     """
     if correlation is None:
         return None

@@ -11,21 +11,21 @@ GIB, MIB = 2**30, 2**20
 
 
 def count_bytes(tree: PyTree) -> int:
-    """Sum the bytes of arrays, or of shapes that have a type."""
+    """Count the bytes of all arrays of a tree, or of all its `jax.ShapeDtypeStruct`s."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def check_memory(config: PipelineConfig, dtype: DTypeLike, loaded: bool, working: dict[str, int]) -> None:
-    """Refuse what cannot fit.
+    """Refuse work that does not fit into memory.
 
     Args:
-        config: The weights.
-        dtype: The type that they are loaded in.
+        config: Configs of the weights.
+        dtype: Type that the weights are loaded in.
         loaded: Whether they are in memory already.
-        working: Bytes of everything else, by what it is.
+        working: Bytes that are needed besides the weights, by their use.
 
     Raises:
-        ValueError: with the figures, if more memory is needed than free.
+        ValueError: If more memory is needed than is free; has the figures.
     """
     if loaded:
         check_free(working)
@@ -38,19 +38,24 @@ def check_memory(config: PipelineConfig, dtype: DTypeLike, loaded: bool, working
 
 
 def check_free(needed: dict[str, int]) -> None:
-    """Refuse what needs more memory than is free: bytes, by what they are for.
+    """Refuse work that needs more memory than is free.
+
+    Args:
+        needed: Bytes by their use.
 
     Raises:
-        ValueError: with the figures.
+        ValueError: If more memory is needed than is free; has the figures.
     """
     free = machine.free_bytes()
     total = sum(needed.values())
     if free is not None and total > free:
-        parts = ", ".join(f"{name} {_say_bytes(size)}" for name, size in needed.items())
-        raise ValueError(f"at least {_say_bytes(total)} of memory are needed ({parts}), {_say_bytes(free)} are free")
+        uses = ", ".join(f"{name} {_format_bytes(size)}" for name, size in needed.items())
+        raise ValueError(
+            f"at least {_format_bytes(total)} of memory are needed ({uses}), {_format_bytes(free)} are free"
+        )
 
 
-def _say_bytes(size: int) -> str:
+def _format_bytes(size: int) -> str:
     return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / MIB:.1f} MiB"
 
 

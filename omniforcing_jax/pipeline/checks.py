@@ -1,7 +1,6 @@
-"""What a request must satisfy before any work is done for it, and what it resolves to.
+"""Checks of a request before any work is done for it, shared by the stream and the clip.
 
-Shared by the stream and the clip: which weights, how long, how large, which text, how much memory. Every refusal is a
-ValueError of one line that names the culprit.
+Every refusal is a ValueError of one line that names the culprit.
 """
 
 import dataclasses
@@ -20,21 +19,21 @@ Weights = AnyPath | Pipeline
 """A weights folder, the name of shipped weights ("chime", "chime-teacher"), or a loaded pipeline."""
 
 
-def config_of(weights: Weights) -> PipelineConfig:
-    """Read the configs of a weights folder, or take those of a loaded pipeline."""
+def pipeline_config(weights: Weights) -> PipelineConfig:
+    """Return the configs of a weights folder, which are read, or of a loaded pipeline."""
     return weights.config if isinstance(weights, Pipeline) else read_pipeline_config(weights)
 
 
 def load(weights: Weights, config: PipelineConfig, dtype: DTypeLike) -> Pipeline:
-    """Load a weights folder, or take a pipeline that is loaded already."""
+    """Load a weights folder; a pipeline that is loaded already is returned as it is."""
     return weights if isinstance(weights, Pipeline) else load_pipeline(weights, config, dtype)
 
 
 def student_sampler(config: PipelineConfig) -> SamplerConfig:
-    """Return what makes these weights a causal student.
+    """Return the sampling config of a causal student.
 
     Raises:
-        ValueError: if they are a bidirectional teacher.
+        ValueError: If the weights are a bidirectional teacher.
     """
     if config.sampler is None:
         raise ValueError(
@@ -48,7 +47,7 @@ def refuse_student(config: PipelineConfig) -> None:
     """Refuse weights that are a causal student.
 
     Raises:
-        ValueError: if they are.
+        ValueError: If the weights are a causal student.
     """
     if config.sampler is not None:
         raise ValueError(
@@ -58,10 +57,10 @@ def refuse_student(config: PipelineConfig) -> None:
 
 
 def check_mesh(config: PipelineConfig) -> None:
-    """Refuse weights that the mesh which is set cannot cut.
+    """Refuse weights that the active mesh cannot shard.
 
     Raises:
-        ValueError: if it cannot; names what does not divide.
+        ValueError: If a dimension of the network is not divisible; names it.
     """
     mesh = meshes.mesh_that_is_set()
     if mesh is not None:
@@ -69,13 +68,13 @@ def check_mesh(config: PipelineConfig) -> None:
 
 
 def adjust_sampler(sampler: SamplerConfig, window: int | None, steps: int | None) -> SamplerConfig:
-    """Apply a request's own window and number of denoise steps.
+    """Apply the window and the number of denoise steps of a request; None keeps those of the weights.
 
-    Fewer steps keep the first sigma and thin out the others evenly: a student knows only the noise levels that it was
-    trained on.
+    A student knows only the noise levels that it was trained on. Fewer steps therefore keep the first sigma and thin
+    out the others evenly.
 
     Raises:
-        ValueError: if the window is longer than the horizon, or there are more steps than trained ones.
+        ValueError: If the window is longer than the horizon, or if there are more steps than trained ones.
     """
     if window is not None:
         sampler = dataclasses.replace(sampler, window=window)

@@ -1,13 +1,8 @@
-"""Everything between a prompt and its pixels as one value, and the weights folder that holds it.
+"""Everything between a prompt and its pixels as one value: network, text encoder and codecs with their configs.
 
-A `Pipeline` is the network, the text encoder and the codecs with their configs. Here it is declared, checked against
-itself, drawn at random, saved and loaded; nothing is generated. A text encoder as large as Gemma is no part of the
-value: it stays on disk (`find_text`), and what it gives goes in as contexts.
-
-    config.json   {"format": 1, "name": ..., "resolution": [H, W], "sampler": {...}, "components": {...}}
-
-`sampler` makes the network a causal student; without it it is a bidirectional teacher. `components` names, relative to
-the folder, the components that lie elsewhere, so that a teacher and its student can share their codecs.
+A `Pipeline` is declared here, and its configs are checked against each other. `weights_folder.py` reads and writes it.
+A text encoder as large as Gemma is no part of it: it stays on disk (`weights_folder.find_text_encoder`), and its
+contexts are inputs.
 """
 
 import dataclasses
@@ -34,7 +29,7 @@ from omniforcing_jax.strict_json import require
 from omniforcing_jax.text.encoder import EncoderConfig
 from omniforcing_jax.text.words import Words, WordsConfig, init_words
 
-INIT_SIDE = 8  # latents per side while a codec is initialised: enough for every padding
+INIT_SIDE = 8  # latents per side of the input that a codec is initialised with: enough for every padding
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,13 +37,16 @@ class PipelineConfig:
     """All configs of a weights folder, checked against each other.
 
     Attributes:
-        name: What these weights are called in messages.
+        name: Name of the weights in messages.
         model: The network.
-        sampler: What makes the network a causal student; None for a bidirectional teacher.
+        sampler: Sampling config of a causal student; None for a bidirectional teacher.
         resolution: Height and width, in pixels, that the weights were trained at.
         video_vae, audio_vae, vocoder: The codecs.
-        words: The text encoder of a small world; None where contexts come from elsewhere.
-        encoder: Gemma and the connectors, where the folder has them; then there are no words.
+        words: The text encoder of a small world; None if there is none.
+        encoder: Gemma and the connectors, if the folder has them; then there are no words.
+
+    Raises:
+        ValueError: If the configs contradict each other; names both fields.
     """
 
     name: str
@@ -62,7 +60,7 @@ class PipelineConfig:
     encoder: EncoderConfig | None = None
 
     def __post_init__(self) -> None:
-        """Refuse components that do not fit together."""
+        """Check the components against each other."""
         model, video, audio, vocoder = self.model, self.video_vae, self.audio_vae, self.vocoder
         _same("transformer.video.latent_channels", model.video.latent_channels, "video_vae", video.latent_channels)
         _same("transformer.audio.latent_channels", model.audio.latent_channels, "audio_vae", audio.latent_size)
@@ -77,7 +75,7 @@ class PipelineConfig:
             connectors, widths = self.encoder.connectors, self.context_widths
             _same("connectors.video.width", connectors.video.width, "transformer's video context", widths[0])
             _same("connectors.audio.width", connectors.audio.width, "transformer's audio context", widths[1])
-            require(self.words is None, "words", self.words, "must be None beside an encoder")
+            require(self.words is None, "words", self.words, "must be None if there is an encoder")
         self.grid(*self.resolution)
 
     @property
@@ -90,7 +88,7 @@ class PipelineConfig:
         """Return latent rows and columns of a picture.
 
         Raises:
-            ValueError: if the codec cannot divide it.
+            ValueError: If a side is no multiple of the codec's compression.
         """
         pixels = self.video_vae.spatial_compression
         for name, size in (("height", height), ("width", width)):
@@ -98,8 +96,8 @@ class PipelineConfig:
         return height // pixels, width // pixels
 
 
-def _same(field: str, value: object, other: str, wanted: object) -> None:
-    require(value == wanted, field, value, f"{other} has {wanted}")
+def _same(field: str, value: object, other: str, expected: object) -> None:
+    require(value == expected, field, value, f"{other} has {expected}")
 
 
 @struct.dataclass
@@ -116,7 +114,7 @@ class Codecs:
 
 @struct.dataclass
 class Pipeline:
-    """The values that belong to a `PipelineConfig`: arrays, shapes (`abstract`), or whatever else has its tree."""
+    """The values of a `PipelineConfig`: arrays, or shapes (`abstract_pipeline`)."""
 
     transformer: Transformer
     codecs: Codecs
@@ -145,13 +143,13 @@ class Pipeline:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Tells these weights, in the type that they are loaded in, from all others."""
+        """Hash that identifies these weights at the dtype they are loaded in."""
         return weights.fingerprint({name: values for name, (values, _) in self.parts.items()})
 
 
-def describe(config: PipelineConfig) -> dict[str, Any]:
+def component_configs(config: PipelineConfig) -> dict[str, Any]:
     """Return the configs of all components as JSON values, by their names on disk."""
-    return {name: _to_dict(part) for name, (_, part) in abstract_pipeline(config).parts.items()}
+    return {name: to_dict(part) for name, (_, part) in abstract_pipeline(config).parts.items()}
 
 
 def assemble(config: PipelineConfig, parts: Mapping[str, PyTree]) -> Pipeline:
@@ -169,7 +167,7 @@ def assemble(config: PipelineConfig, parts: Mapping[str, PyTree]) -> Pipeline:
 
 @functools.cache
 def abstract_pipeline(config: PipelineConfig, dtype: DTypeLike = jnp.float32) -> Pipeline:
-    """Return shapes and types: network and picture in `dtype`, statistics, sound and words in float32."""
+    """Return shapes and types: network and video codec in `dtype`; statistics, audio codecs and words in float32."""
     video = jax.eval_shape(lambda: _init_video(config.video_vae, jax.random.key(0)))
     parts = {
         "transformer": spec.abstract(transformer_spec(config.model), dtype),
@@ -178,7 +176,7 @@ def abstract_pipeline(config: PipelineConfig, dtype: DTypeLike = jnp.float32) ->
         "vocoder": jax.eval_shape(lambda: _init_vocoder(config.vocoder, jax.random.key(0))),
     }
     if config.words is not None:
-        parts["text"] = _abstract_words(config.words)
+        parts["text"] = abstract_words(config.words)
     return assemble(config, parts)
 
 
@@ -199,9 +197,11 @@ def _in_type(tree: PyTree, dtype: DTypeLike) -> PyTree:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), tree)
 
 
-def _abstract_words(config: WordsConfig) -> Any:
+def abstract_words(config: WordsConfig) -> Any:
+    """Return the shapes of the word vectors."""
     return jax.eval_shape(lambda: init_words(config, jax.random.key(0)))
 
 
-def _to_dict(config: Any) -> dict[str, Any]:
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return the config of a component as JSON values."""
     return config.to_json() if isinstance(config, WordsConfig) else config.to_dict()

@@ -1,4 +1,4 @@
-"""Complete pipelines by name: what `--preset` knows, what tests run on, and what chime is."""
+"""Complete pipeline configs by name: the presets of `--preset`, the tiny ones of the tests, and those of chime."""
 
 import dataclasses
 
@@ -47,10 +47,9 @@ TINY = ModelConfig(
 RELEASED_TIMESTEPS = (1000, 909, 725, 421, 0)
 RELEASED_SIGMAS = snap(RELEASED_TIMESTEPS, ltx2_schedule(40))[1]
 
-CHIME_WORDS = (
-    *("red", "yellow", "green", "cyan", "blue", "purple", "one", "two", "three"),
-    *("a", "and", "ball", "balls", "bounce", "bounces", "bouncing", "in", "box"),
-)
+_ADJECTIVES = ("red", "yellow", "green", "cyan", "blue", "purple", "one", "two", "three")
+_OTHER_WORDS = ("a", "and", "ball", "balls", "bounce", "bounces", "bouncing", "in", "box")
+CHIME_WORDS = _ADJECTIVES + _OTHER_WORDS
 
 LTX2_19B_STREAM = PipelineConfig(
     name="ltx2-19b",

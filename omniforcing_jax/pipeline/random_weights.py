@@ -1,4 +1,4 @@
-"""Random weights for a whole pipeline: what measurements run on when there is no weights folder."""
+"""Random weights for a whole pipeline, for measurements without a weights folder."""
 
 import math
 from functools import partial
@@ -10,19 +10,20 @@ from jaxtyping import Array, DTypeLike, Float
 from omniforcing_jax.io import weights
 from omniforcing_jax.pipeline.pipeline import Pipeline, PipelineConfig, abstract_pipeline
 
-SMALL = 0.02  # standard deviation of random biases and tables
+SMALL_STD = 0.02  # standard deviation of random biases and tables
 
 
 def random_pipeline(config: PipelineConfig, seed: int, dtype: DTypeLike = jnp.float32) -> Pipeline:
-    """Draw weights for measurements, on the device and leaf by leaf: no second copy of a large network is ever there.
+    """Draw weights for measurements.
 
-    Matrices and kernels keep the scale of what they are applied to, norms and standard deviations are about 1, the rest
-    is small. Trainings start from their own initial values, not from these.
+    They are drawn on the device and leaf by leaf, so that a large network is never in memory twice. Matrices and
+    kernels keep the scale of their inputs, norms and standard deviations are about 1, and the rest is small. Trainings
+    start from their own initial values, not from these.
     """
     shapes = abstract_pipeline(config, dtype)
     leaves, tree = jax.tree.flatten(shapes)
     names = list(weights.name_leaves(shapes))
-    # Neither good nor portable random numbers, but a third of the time to compile: there is a program per shape.
+    # These random numbers are neither good nor portable, but their programs, one per shape, compile three times faster.
     keys = jax.random.split(jax.random.key(seed, impl="unsafe_rbg"), len(leaves))
     drawn = [
         _draw(k, *map(jnp.float32, _moments(name, x.shape)), x.shape, x.dtype)
@@ -37,7 +38,7 @@ def _moments(name: str, shape: tuple[int, ...]) -> tuple[float, float]:
     if last.endswith(("norm", "std")):
         return 1.0, 0.1
     inputs = {"w": shape[-1:], "kernel": shape[:-1]}.get(last)
-    return 0.0, SMALL if inputs is None else 1 / math.sqrt(math.prod(inputs))
+    return 0.0, SMALL_STD if inputs is None else 1 / math.sqrt(math.prod(inputs))
 
 
 @partial(jax.jit, static_argnums=(3, 4))

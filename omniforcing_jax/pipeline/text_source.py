@@ -1,4 +1,4 @@
-"""Where the text contexts of a request come from: the weights' own encoder, a file, or arrays.
+"""Text contexts of a request: from the weights' own text encoder, from a file, or as arrays.
 
 Every refusal is a ValueError of one line that names the culprit.
 """
@@ -14,7 +14,7 @@ from omniforcing_jax.io.tensor_file import open_tensors
 from omniforcing_jax.pipeline.budget import check_free
 from omniforcing_jax.pipeline.checks import Weights
 from omniforcing_jax.pipeline.pipeline import Pipeline, PipelineConfig
-from omniforcing_jax.pipeline.weights_folder import find_text
+from omniforcing_jax.pipeline.weights_folder import find_text_encoder
 from omniforcing_jax.strict_json import require
 from omniforcing_jax.text.contexts import TextContexts
 from omniforcing_jax.text.encoder import Encoder
@@ -22,11 +22,11 @@ from omniforcing_jax.text.store import ContextStore, is_store, open_store, store
 from omniforcing_jax.text.words import encode, tokenise
 
 TextSource = AnyPath | TextContexts | ContextStore | None
-"""Contexts as arrays or by prompt, a file of either, or None: the weights' own text encoder."""
+"""Contexts as arrays or by prompt, a file of either, or None for the weights' own text encoder."""
 
 
 def open_source(source: TextSource) -> TextSource:
-    """Open a file that is a store of contexts by prompt; anything else comes back as it is."""
+    """Open a file that stores contexts by prompt; return any other source as it is."""
     if source is None or isinstance(source, TextContexts | ContextStore) or not is_store(open_tensors(source)):
         return source
     return open_store(source)
@@ -35,16 +35,16 @@ def open_source(source: TextSource) -> TextSource:
 def check_text(
     config: PipelineConfig, prompts: Sequence[str], source: TextSource, weights: Weights | None = None
 ) -> None:
-    """Check that there is a text encoder that knows every word, or contexts that fit.
+    """Check that a text encoder knows every word, or that contexts fit the weights.
 
     Args:
-        config: The weights' configs.
-        prompts: What is to be read.
-        source: Contexts in place of the text encoder.
-        weights: Where the text encoder lies, if it lies on disk.
+        config: Configs of the weights.
+        prompts: Prompts to encode.
+        source: Contexts instead of the text encoder.
+        weights: Weights folder, for a text encoder that stays on disk.
 
     Raises:
-        ValueError: if not; unknown words and prompts are named with the nearest known ones.
+        ValueError: If not; names unknown words and prompts with the nearest known ones.
     """
     source = open_source(source)
     if isinstance(source, ContextStore):
@@ -52,9 +52,9 @@ def check_text(
         require(source.widths == config.context_widths, source.where, source.widths, rule)
         source.check(prompts)
     elif source is not None:
-        given = source._asdict() if isinstance(source, TextContexts) else open_tensors(source).entries
+        tensors = source._asdict() if isinstance(source, TextContexts) else open_tensors(source).entries
         where = "contexts" if isinstance(source, TextContexts) else str(source)
-        _check_shapes(config, {name: x.shape for name, x in given.items() if x is not None}, len(prompts), where)
+        _check_shapes(config, {name: x.shape for name, x in tensors.items() if x is not None}, len(prompts), where)
     elif config.encoder is not None:
         _encoder_of(config, weights).check(prompts)
     elif config.words is None:
@@ -75,29 +75,29 @@ def _check_shapes(config: PipelineConfig, shapes: dict[str, tuple[int, ...]], ro
 
 def _no_text(config: PipelineConfig) -> str:
     missing = "has no text encoder (words, or Gemma and connectors)"
-    return f"{config.name!r} {missing}: give its contexts as a file (--contexts)"
+    return f"{config.name!r} {missing}: pass text contexts as a file (--contexts)"
 
 
 def _encoder_of(config: PipelineConfig, weights: Weights | None) -> Encoder:
-    """Find the encoder on disk; a loaded pipeline has none."""
-    encoder = None if weights is None or isinstance(weights, Pipeline) else find_text(weights)
+    """Find the text encoder on disk; it is no part of a loaded pipeline."""
+    encoder = None if weights is None or isinstance(weights, Pipeline) else find_text_encoder(weights)
     if not isinstance(encoder, Encoder):
         raise ValueError(
-            f"the text encoder of {config.name!r} is on disk and no part of a loaded pipeline: give contexts"
+            f"the text encoder of {config.name!r} is on disk and no part of a loaded pipeline: pass text contexts"
         )
     return encoder
 
 
-def read_prompts(
+def encode_on_disk(
     weights: Weights, config: PipelineConfig, prompts: Sequence[str], source: TextSource, dtype: DTypeLike
 ) -> TextSource:
-    """Let an encoder that lies on disk read all prompts of a request, before anything else is in memory.
+    """Encode all prompts of a request with a text encoder that stays on disk, before anything else is in memory.
 
     Returns:
-        The contexts by prompt; `source` itself where there is one, or where the encoder is part of the pipeline.
+        The contexts by prompt. `source` itself if there is one, or if the encoder is part of the pipeline.
 
     Raises:
-        ValueError: with the figures, if more memory is needed than free; else as `check_text`.
+        ValueError: If more memory is needed than is free, with the figures; else as `check_text`.
     """
     if source is not None or config.encoder is None:
         return source
@@ -108,7 +108,7 @@ def read_prompts(
 
 
 def encode_text(pipeline: Pipeline, prompts: Sequence[str], source: TextSource) -> TextContexts:
-    """Return the contexts of prompts: from the text encoder, from a store or a file, or as they are."""
+    """Return the contexts of prompts: from the pipeline's text encoder, or from `source`."""
     source = open_source(source)
     if isinstance(source, TextContexts):
         return source

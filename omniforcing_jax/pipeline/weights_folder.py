@@ -1,9 +1,9 @@
-"""A weights folder on disk: read its configs, check them, load it, save it.
+"""A weights folder on disk: its configs are read and checked, and the folder is loaded or saved.
 
     config.json   {"format": 1, "name": ..., "resolution": [H, W], "sampler": {...}, "components": {...}}
 
-`sampler` makes the network a causal student; without it it is a bidirectional teacher. `components` names, relative to
-the folder, the components that lie elsewhere, so that a teacher and its student can share their codecs.
+With `sampler` the network is a causal student, without it a bidirectional teacher. `components` has the paths, relative
+to the folder, of components that are in another folder, so that a teacher and its student can share their codecs.
 """
 
 import os
@@ -26,10 +26,10 @@ from omniforcing_jax.parallel import mesh as meshes
 from omniforcing_jax.pipeline.pipeline import (
     Pipeline,
     PipelineConfig,
-    _abstract_words,
-    _to_dict,
     abstract_pipeline,
+    abstract_words,
     assemble,
+    to_dict,
 )
 from omniforcing_jax.pipeline.shipped import STUDENT, find_weights
 from omniforcing_jax.strict_json import require
@@ -53,16 +53,16 @@ def save_pipeline(
     """Write a weights folder.
 
     Args:
-        folder: Made if absent.
-        pipeline: What to write.
-        shared: Components that are not written, because they already lie at these paths relative to the folder; Gemma
+        folder: Made if it is missing.
+        pipeline: Values and configs to write.
+        shared: Components that are not written, because they are already at these paths relative to the folder. Gemma
             and connectors are never written, only shared.
-        dtype: Type on disk; None keeps each leaf's own.
+        dtype: Type on disk; None keeps the type of each leaf.
     """
     config, shared = pipeline.config, dict(shared or {})
     for name, (values, part) in pipeline.parts.items():
         if name not in shared:
-            weights.save_component(folder, name, values, _to_dict(part), dtype)
+            weights.save_component(folder, name, values, to_dict(part), dtype)
     top = {"format": FORMAT, "name": config.name, "resolution": list(config.resolution)}
     if config.sampler is not None:
         top["sampler"] = config.sampler.to_dict()
@@ -75,7 +75,7 @@ def read_pipeline_config(folder: AnyPath | None) -> PipelineConfig:
     """Read and check all configs of a weights folder, or of shipped weights by name, without opening any weights.
 
     Raises:
-        ValueError: in one line, if a config is missing, damaged, has unknown keys or contradicts another.
+        ValueError: In one line, if a config is missing, damaged, has unknown keys or contradicts another.
     """
     folder = find_weights(folder)
     top, places = _read_top(folder)
@@ -101,11 +101,11 @@ def read_pipeline_config(folder: AnyPath | None) -> PipelineConfig:
         raise ValueError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
 
 
-def find_text(folder: AnyPath) -> WordsConfig | Encoder | None:
-    """Read which text encoder a weights folder has, which needs nothing else for this; None if it has none.
+def find_text_encoder(folder: AnyPath) -> WordsConfig | Encoder | None:
+    """Find the text encoder of a weights folder, which needs no other component; None if it has none.
 
     Raises:
-        ValueError: in one line, if a config is missing, damaged or contradicts another.
+        ValueError: In one line, if a config is missing, damaged or contradicts another.
     """
     folder = find_weights(folder)
     _, places = _read_top(folder)
@@ -116,17 +116,17 @@ def find_text(folder: AnyPath) -> WordsConfig | Encoder | None:
 
 
 def load_words(folder: AnyPath, config: WordsConfig) -> Words:
-    """Load the word vectors of a weights folder, and nothing else.
+    """Load only the word vectors of a weights folder.
 
     Raises:
-        ValueError: as `load_pipeline`.
+        ValueError: As `load_pipeline`.
     """
     _, places = _read_top(folder)
-    return weights.load_component(*places["text"], _abstract_words(config))
+    return weights.load_component(*places["text"], abstract_words(config))
 
 
 def _read_text(places: Mapping[str, tuple[Path, str]]) -> WordsConfig | Encoder | None:
-    """Read the config of the text encoder: words where the vocabulary is words, else Gemma if it has connectors."""
+    """Read the config of the text encoder: words if the vocabulary is a list, else Gemma if it has connectors."""
     if not _is_there(*places["text"]):
         return None
     values = weights.read_config(*places["text"])
@@ -164,22 +164,22 @@ def _load(folder: Path, config: PipelineConfig, dtype: DTypeLike) -> Pipeline:
     mesh = meshes.mesh_that_is_set()
     if mesh is not None:
         meshes.config_of(mesh).check_network(config.model)
-    wanted = {name: tree for name, (tree, _) in abstract_pipeline(config, dtype).parts.items()}
-    for name, tree in wanted.items():
+    expected = {name: tree for name, (tree, _) in abstract_pipeline(config, dtype).parts.items()}
+    for name, tree in expected.items():
         file = open_tensors(Path(*places[name]) / weights.MODEL)
         shapes = {key: tuple(leaf.shape) for key, leaf in weights.name_leaves(tree).items()}
         weights.compare_shapes(file.shapes, shapes, str(file.path))
     if mesh is not None:
         specs = transformer_spec(config.model)
-        wanted = {name: meshes.abstract_beside(tree, specs, mesh) for name, tree in wanted.items()}
-    return assemble(config, {name: weights.load_component(*places[name], tree) for name, tree in wanted.items()})
+        expected = {name: meshes.abstract_beside(tree, specs, mesh) for name, tree in expected.items()}
+    return assemble(config, {name: weights.load_component(*places[name], tree) for name, tree in expected.items()})
 
 
-def component_places(folder: AnyPath) -> dict[str, tuple[Path, str]]:
-    """Say where each component of a weights folder lies, there or not: folder and name, as `load_component` takes them.
+def locate_components(folder: AnyPath) -> dict[str, tuple[Path, str]]:
+    """Return folder and name of each component, as `load_component` takes them. A component may be missing there.
 
     Raises:
-        ValueError: in one line, if there is no such folder or its config is damaged.
+        ValueError: In one line, if there is no such folder or its config is damaged.
     """
     return _read_top(folder)[1]
 

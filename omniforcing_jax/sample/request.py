@@ -1,4 +1,4 @@
-"""What a clip is asked for, as one checked value that the command line and Python build and read."""
+"""The request for clips: one checked value that the command line and Python build and read."""
 
 import dataclasses
 import itertools
@@ -19,10 +19,12 @@ GUIDANCE = 3.0
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClipRequest:
-    """What to sample. Everything that needs no weights is checked here; `clip.plan_clip` checks the rest.
+    """A request for clips.
+
+    Everything that needs no weights is checked here; `clip.plan_clip` checks the rest.
 
     Attributes:
-        prompts: What to show, one clip each. Clip i starts from noise that depends on seed and i only.
+        prompts: What to show, one clip each. Clip i starts from noise that depends only on the seed and on i.
         seconds: Length in whole seconds; a clip has one frame more.
         steps: Denoising steps.
         guidance: Guidance strengths; a number is classifier-free guidance of both streams.
@@ -31,15 +33,15 @@ class ClipRequest:
         width: Frame width in pixels; None is the training resolution.
         dtype: Type to compute in.
         contexts: Text contexts, or a file of them, instead of the weights' own text encoder.
-        negative_contexts: The same for the negative prompt. With the weights' own encoder, or contexts by prompt, the
-            negative prompt is the empty one.
-        renewal: How much fresh noise a step draws, see `schedule.fresh_shares`: 0 takes Euler steps, 1 takes those of
-            a diffusion run backwards, which forgive a network its errors but need more steps.
-        sigmas: Noise levels from 1 to 0 instead of those of the schedule with `steps` steps, such as
-            `schedule.DISTILLED` for LTX-2's distilled weights.
+        negative_contexts: Text contexts of the negative prompt. With the weights' own encoder, or with contexts by
+            prompt, the negative prompt is the empty one.
+        renewal: Amount of fresh noise in a step, see `schedule.fresh_shares`. 0 takes Euler steps. 1 takes the steps of
+            a reversed diffusion: they correct more of the network's errors, but more of them are needed.
+        sigmas: Noise levels from 1 to 0, such as `schedule.DISTILLED` for LTX-2's distilled weights. None is LTX-2's
+            schedule with `steps` steps.
 
     Raises:
-        ValueError: in one line that names the field, if a value can fit no weights.
+        ValueError: In one line that names the field, if a value fits no weights at all.
     """
 
     prompts: Sequence[str]
@@ -59,7 +61,7 @@ class ClipRequest:
         if isinstance(self.prompts, str):
             raise ValueError(f"prompts={self.prompts!r}: must be a sequence of prompts, one per clip")
         object.__setattr__(self, "prompts", tuple(self.prompts))
-        require(len(self.prompts) > 0, "prompts", self.prompts, "must hold at least one")
+        require(len(self.prompts) > 0, "prompts", self.prompts, "must be at least one prompt")
         require(self.renewal >= 0, "renewal", self.renewal, "must not be negative")
         falls = all(a > b for a, b in itertools.pairwise(self.levels))
         ends = self.levels[0] <= 1 and self.levels[-1] == 0

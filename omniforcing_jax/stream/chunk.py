@@ -1,7 +1,7 @@
-"""The contract between a stream and whoever consumes it.
+"""The contract between a stream and its consumers: chunks of picture and sound on the host.
 
-A stream is an iterator of chunks. A file writer, a web player and the benchmark see nothing else: no
-latents, no device arrays, no codec. What can be done with chunks alone (joining them) lives here too.
+A stream is an iterator of chunks. A file writer, a web player and the benchmark see nothing else: no latents, no device
+arrays, no codec. Functions that need chunks alone are here too.
 """
 
 import dataclasses
@@ -16,13 +16,13 @@ from omniforcing_jax.layout import FRAME_RATE
 
 @dataclass(frozen=True, kw_only=True)
 class Chunk:
-    """What one block adds to picture and sound, on the host.
+    """The picture and the sound that one block adds.
 
-    The two halves begin at their own times: the vocoder looks ahead, so sound comes a little later than the
-    picture of the same block, and an early chunk may carry no samples at all.
+    Each of the two has its own start. The vocoder looks ahead, so the sound of a block comes a little later than its
+    picture, and an early chunk may have no samples at all.
 
     Attributes:
-        index: Block that the chunk comes from; `close` may add one chunk with no frames.
+        index: Block that the chunk comes from. `close` may add one chunk without frames.
         video: uint8 [F, H, W, 3], RGB.
         video_start_s: Time of the first frame in seconds.
         audio: float32 [samples, 2] in [-1, 1].
@@ -44,12 +44,39 @@ class Chunk:
         return f"Chunk(index={self.index}, {picture}, {sound} at {self.sample_rate} Hz)"
 
 
-def join_chunks(chunks: Sequence[Chunk]) -> tuple[UInt8[np.ndarray, "F H W 3"], Float32[np.ndarray, "samples 2"]]:
-    """Return the picture and the sound of consecutive chunks as one clip.
+def make_chunks(
+    index: int,
+    video: UInt8[np.ndarray, "B F H W 3"],
+    first_frame: int,
+    audio: Float32[np.ndarray, "B samples channels"],
+    first_sample: int,
+    sample_rate: int,
+) -> tuple[Chunk, ...]:
+    """Make the chunk of every row of a block, with its times.
 
     Args:
-        chunks: At least one chunk, in order.
+        index: The block.
+        video: Frames, RGB.
+        first_frame: Number of the first frame in the stream.
+        audio: Samples in [-1, 1].
+        first_sample: Number of the first sample in the stream. Samples with negative numbers are cut off.
+        sample_rate: Samples per second.
     """
+    return tuple(
+        Chunk(
+            index=index,
+            video=frames,
+            video_start_s=first_frame / FRAME_RATE,
+            audio=samples[max(0, -first_sample) :],
+            audio_start_s=max(0, first_sample) / sample_rate,
+            sample_rate=sample_rate,
+        )
+        for frames, samples in zip(video, audio, strict=True)
+    )
+
+
+def join_chunks(chunks: Sequence[Chunk]) -> tuple[UInt8[np.ndarray, "F H W 3"], Float32[np.ndarray, "samples 2"]]:
+    """Join consecutive chunks, at least one, to the picture and the sound of one clip."""
     return np.concatenate([chunk.video for chunk in chunks]), np.concatenate([chunk.audio for chunk in chunks])
 
 

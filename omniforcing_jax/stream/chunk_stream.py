@@ -1,10 +1,10 @@
 """The stream: a lazy iterator of chunks over one tree of state.
 
-    denoise block k -> dispatch its decoding -> dispatch clean pass and commit -> hand the chunk out
+    denoise block k -> dispatch its decoding -> dispatch clean pass and commit -> return the chunk
 
-It works exactly as fast as it is asked: two chunks taken are two blocks made. Overlap comes from dispatch: while the
-consumer has chunk k, the commit of block k is still running, and a consumer in its own thread (`mux.Overlapped`) lets
-the next block begin at once. Nothing here waits for the device except for the picture and sound that are handed out.
+A stream makes a block only when a chunk is taken: two chunks taken are two blocks made. Work overlaps because JAX
+dispatches without waiting. The commit of block k still runs while the consumer has chunk k, and a consumer in its own
+thread (`mp4.Overlapped`) lets the next block begin at once. The only waits are for the picture and sound of a chunk.
 """
 
 import dataclasses
@@ -14,23 +14,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 from jaxtyping import PyTree
 
 from omniforcing_jax.layout import FRAME_RATE, pixel_frames
 from omniforcing_jax.model.cache import Cache, put_cache
-from omniforcing_jax.parallel.spec import ArrayLeaf
 from omniforcing_jax.pipeline import text_source
-from omniforcing_jax.pipeline.pipeline import Codecs, Pipeline
+from omniforcing_jax.pipeline.pipeline import Pipeline
 from omniforcing_jax.rollout import (
-    PromptKV,
+    BlockPositions,
     StaticConfig,
     block_positions,
     commit_block,
     denoise_block,
     make_cache,
 )
-from omniforcing_jax.stream.chunk import Chunk, cut_before
+from omniforcing_jax.stream.chunk import Chunk, cut_before, make_chunks
 from omniforcing_jax.stream.conditioning.tracks import NO_TRACKS, ConditioningTracks
 from omniforcing_jax.stream.decode import (
     PictureCarry,
@@ -42,101 +40,45 @@ from omniforcing_jax.stream.decode import (
     rehearse_video,
 )
 from omniforcing_jax.stream.plan import StreamPlan
-from omniforcing_jax.stream.prompt_change.history import History, check_recompute, make_history, record_block
+from omniforcing_jax.stream.prompt_change.history import History, check_recompute, record_block
+from omniforcing_jax.stream.prompt_change.recache import CommitInputs
 from omniforcing_jax.stream.prompt_change.transition import (
+    Advanced,
     PromptTransition,
     advance_transition,
     begin_transition,
     no_transition,
 )
+from omniforcing_jax.stream.request import EXACT
+from omniforcing_jax.stream.state import StreamState, check_block_count
 from omniforcing_jax.streams import Streams
 from omniforcing_jax.strict_json import require
 
 Trace = Callable[[str, int, PyTree], None]
-"""Called with the name of a step, the block and its outputs (not ready yet) right after the step was dispatched."""
+"""Called right after a step was dispatched: with its name, the block, and its outputs, which are not ready yet."""
 
 
 def no_trace(step: str, block: int, outputs: PyTree) -> None:
     """Trace nothing."""
 
 
-@struct.dataclass
-class StreamState:
-    """Everything a stream is, besides its weights: what is saved, resumed or forked.
-
-    Attributes:
-        cache: What the network remembers.
-        prompt: Text keys and values.
-        keys: PRNG key of each row's request, [B].
-        picture: Carry of the video decoder; None before block 0.
-        sound: Carry of audio decoder and vocoder; None before block 0.
-        block: Blocks made so far, an int on the host.
-        transition: Text contexts, and what they change to.
-        history: Latents of past blocks, for the day their prompt changes.
-        prompt_words: What each row's text was made from; for messages and for what is saved, nothing reads it.
-    """
-
-    cache: Cache
-    prompt: PromptKV
-    keys: ArrayLeaf
-    picture: PictureCarry | None
-    sound: SoundCarry | None
-    block: int
-    transition: PromptTransition
-    history: History
-    prompt_words: tuple[str, ...] = struct.field(pytree_node=False, default=())
-
-
-def start_state(
-    static: StaticConfig,
-    prompt: PromptKV,
-    seed: int | Sequence[int],
-    contexts: text_source.TextContexts,
-    history: int | None = None,
-    prompt_words: tuple[str, ...] = (),
-) -> StreamState:
-    """Make the state of a stream that has no block yet.
-
-    Args:
-        static: What is static.
-        prompt: What `make_prompt_kv` made of the contexts.
-        seed: Of all noise; a sequence of seeds makes as many rows.
-        contexts: Text contexts.
-        history: Later blocks whose latents are kept; by default, and at least, the ring's.
-        prompt_words: What the contexts were made from.
-    """
-    keys = [jax.random.split(jax.random.key(each), 1) for each in ([seed] if isinstance(seed, int) else seed)]
-    ring = static.sampler.past_blocks
-    return StreamState(
-        transition=no_transition(contexts),
-        history=make_history(static, len(keys), max(ring, history or 0)),
-        cache=make_cache(static, len(keys)),
-        prompt=prompt,
-        keys=jnp.concatenate(keys) if len(keys) > 1 else keys[0],
-        picture=None,
-        sound=None,
-        block=0,
-        prompt_words=prompt_words,
-    )
-
-
 class ChunkStream(Iterator[Chunk]):
     """Blocks made on demand.
 
-    The chunks of an exhausted stream, the tail of its sound included, add up to the decoded clip. Several rows on one
-    clock are made by the same methods (`next_rows`, `close_rows`); `batch.BatchStream` hands them out.
+    All chunks of a stream, with the tail of its sound, add up to the decoded clip. The same methods make several rows
+    on one clock (`next_rows`, `close_rows`); `batch.BatchStream` returns them.
 
     Args:
         pipeline: Weights and codecs.
-        plan: What to stream; a stream that goes on from a `state` needs the plan that it had.
-        state: Where to begin: `start_state`, or the `state` of another stream. It is used up: its buffers are
-            donated to the next block (`fork` copies).
-        trace: See `Trace`; steps are "denoise" ("given" where nothing is left to make), "decode video", "decode
-            audio", "commit" and "copy".
-        tracks: Latents that are given, not made; a stream that goes on from a `state` needs the tracks that it had.
+        plan: The plan of the stream. A stream that continues from a `state` needs the plan that it had.
+        state: Where to begin: `start_state`, or the `state` of another stream. Its buffers are donated to the next
+            block (`fork` copies them).
+        trace: See `Trace`. The steps of a block are "denoise" ("conditioning" if both streams are given), "decode
+            video", "decode audio", "commit" and "copy".
+        tracks: Conditioning latents. A stream that continues from a `state` needs the tracks that it had.
 
     Attributes:
-        blocks: Blocks after which the stream ends by itself; None never ends.
+        blocks: Blocks after which the stream ends; None never ends.
     """
 
     def __init__(
@@ -162,7 +104,7 @@ class ChunkStream(Iterator[Chunk]):
 
     @property
     def static(self) -> StaticConfig:
-        """What is static in the stream's programs."""
+        """Static config of the stream's programs."""
         return self.plan.static
 
     @property
@@ -172,17 +114,17 @@ class ChunkStream(Iterator[Chunk]):
 
     @property
     def sample_rate(self) -> int:
-        """Samples per second of the sound."""
+        """Samples of sound per second."""
         return self.pipeline.codecs.vocoder_config.sample_rate
 
     @property
     def picture_size(self) -> tuple[int, int]:
-        """Height and width of the picture."""
+        """Height and width of the picture in pixels."""
         pixels = self.pipeline.config.video_vae.spatial_compression
         return self.static.grid[0] * pixels, self.static.grid[1] * pixels
 
     def __next__(self) -> Chunk:
-        """Make one block, or after the last one its tail of sound."""
+        """Make one block, or after the last one the tail of the sound."""
         (chunk,) = self.next_rows()
         return chunk
 
@@ -190,7 +132,7 @@ class ChunkStream(Iterator[Chunk]):
         """Make one block of every row, or after the last one the tails.
 
         Raises:
-            StopIteration: after the tails.
+            StopIteration: After the tails.
         """
         if self._is_closed or self.state.block == self.blocks:
             tails = self.close_rows()
@@ -202,15 +144,15 @@ class ChunkStream(Iterator[Chunk]):
         return self._advance()
 
     def close(self) -> Chunk | None:
-        """End the stream and return what the decoders still held back: a little sound, and frames after a look-ahead.
+        """End the stream and return what the decoders still hold: a little sound, and frames after a look-ahead.
 
-        None if the stream had ended before, or never began.
+        None if the stream has ended already, or never began.
         """
         tails = self.close_rows()
         return None if tails is None else tails[0]
 
     def close_rows(self) -> tuple[Chunk, ...] | None:
-        """End the stream and return the tail of every row, as `close`."""
+        """End the stream and return the tail of every row, as `close` does."""
         if self._is_closed or self.state.sound is None:
             self._is_closed = True
             return None
@@ -227,7 +169,13 @@ class ChunkStream(Iterator[Chunk]):
         )
 
     def fork(self) -> "ChunkStream":
-        """Return an independent stream that goes on from here."""
+        """Return an independent stream that continues from here.
+
+        Raises:
+            ValueError: As `check_block_count`.
+        """
+        if self.state.block != self.blocks:  # the last block of a stream with an end is not committed
+            check_block_count(self.state)
         state = jax.tree.map(lambda x: x if isinstance(x, int) else x.copy(), self.state)
         plan = self.plan._replace(blocks=self.blocks)
         return ChunkStream(self.pipeline, plan, state, self.trace, self.tracks)
@@ -240,97 +188,87 @@ class ChunkStream(Iterator[Chunk]):
         *,
         contexts: text_source.TextSource = None,
     ) -> None:
-        """Change what the stream shows, in picture and sound, from the next block on.
+        """Change the prompt of the stream, for picture and sound, from the next block on.
 
-        The first change compiles the programs that it needs, unless it was rehearsed (`rehearse_change`); later ones
-        none.
+        The first change compiles its programs, unless it was rehearsed (`rehearse_change`). Later changes compile
+        nothing.
 
         Args:
-            prompt: What to show; in a batch, one for all rows or one for each.
-            recompute: Past blocks whose keys and values are made again under the new prompt, the newest first; 0 none,
-                None all that a block sees, block 0 included. More than these are replayed on the way, if the stream
-                keeps their latents (`history` of `open_stream`). A clean pass each; the trace shows them as
-                "recompute".
-            fade: Blocks that are made under mixed contexts before the new ones are fully there; past blocks are made
-                again at each of these borders.
+            prompt: The new prompt. In a batch, one for all rows or one for each.
+            recompute: Number of past blocks whose keys and values are recomputed under the new prompt, the newest
+                first. None is the whole window, block 0 included. A larger number also replays blocks that have left
+                the window, if the stream keeps their latents (`history` of `open_stream`). With `history="exact"`, None
+                replays all of them. Each block costs a clean pass, which the trace shows as "recompute".
+            fade: Blocks under mixed contexts before the new prompt is reached. The past is recomputed at each of these
+                borders.
             contexts: Text contexts, or a file of them, instead of the weights' own text encoder.
 
         Raises:
-            ValueError: in one line, if the prompt cannot be read or has not the form of the first one, or a number is
-                not in its range.
+            ValueError: In one line, if the prompt cannot be read, if its contexts have another shape than those of the
+                first one, or if a number is out of range.
         """
         words = (prompt,) * len(self.state.keys) if isinstance(prompt, str) else tuple(prompt)
         require(len(words) == len(self.state.keys), "prompt", prompt, f"must be one for each of {len(self.state.keys)}")
         text_source.check_text(self.pipeline.config, words, contexts)
         goal = text_source.encode_text(self.pipeline, words, contexts)
-        count = check_recompute(self.static.sampler, self.state.history.depth, recompute)
+        count = self._count_passes(recompute)
         transition = begin_transition(self.state.transition, goal, recompute=count, fade=fade)
         self.state = dataclasses.replace(self.state, transition=transition, prompt_words=words)
 
     def rehearse_change(self, recompute: int | None = None, fade: int = 0) -> None:
-        """Compile what changes of prompt will need, by making one in the stream's own cache: there is no second one.
+        """Compile the programs of a change of prompt.
 
-        Who knows of a change beforehand calls this before the first chunk, so that no later one waits for a compiler.
-        What the cache held is put back as it was: an empty one is made anew, that of a stream under way waits on the
-        host. Arguments as `set_prompt`.
+        Call this before the first chunk if a change is known beforehand; then no later chunk waits for the compiler.
+        The programs run once on the stream's own cache, because memory may not hold a second one. Then the content of
+        the cache is restored: an empty cache is made anew, and that of a stream under way is kept on the host
+        meanwhile. Arguments as for `set_prompt`.
         """
         state = self.state
-        count = check_recompute(self.static.sampler, state.history.depth, recompute)
-        transition = begin_transition(
-            no_transition(state.transition.now), state.transition.now, recompute=count, fade=fade
-        )
+        contexts, count = state.transition.now, self._count_passes(recompute)
+        transition = begin_transition(no_transition(contexts), contexts, recompute=count, fade=fade)
         held = jax.tree.map(np.array, state.cache) if state.block else None
         try:
-            changed = advance_transition(
-                *(self.pipeline.transformer, transition, state.cache, state.keys, state.history),
-                done=2,  # block 0 and one later block: one program each
-                static=self.static,
-                trace=no_trace,
-            )
+            # Two blocks done: block 0 and one later block, which have one program each.
+            changed = self._take_step(transition, done=2, trace=no_trace)
             jax.block_until_ready(changed.cache)
             del changed
         finally:
             cache = make_cache(self.static, len(state.keys)) if held is None else put_cache(held)
             self.state = dataclasses.replace(state, cache=cache)
 
+    def _count_passes(self, recompute: int | None) -> int:
+        depth = self.state.history.depth
+        if recompute is None and self.plan.request.history == EXACT:
+            return 1 + depth
+        return check_recompute(self.static.sampler, depth, recompute)
+
+    def _take_step(self, transition: PromptTransition, *, done: int, trace: Trace) -> Advanced:
+        state = self.state
+        inputs = CommitInputs(prompt=state.prompt, keys=state.keys, history=state.history)
+        network = self.pipeline.transformer
+        return advance_transition(network, transition, state.cache, inputs, done=done, static=self.static, trace=trace)
+
     def _change_text(self) -> None:
-        """Take the script's next step, if it has one."""
-        state, network = self.state, self.pipeline.transformer
+        """Take the next step of a change of prompt, if there is one."""
+        state = self.state
         if state.transition.left:
-            changed = advance_transition(
-                *(network, state.transition, state.cache, state.keys, state.history),
-                done=state.block,
-                static=self.static,
-                trace=self.trace,
-            )
+            changed = self._take_step(state.transition, done=state.block, trace=self.trace)
             self.state = dataclasses.replace(state, **changed._asdict())
 
     def _advance(self) -> tuple[Chunk, ...]:
+        """Make the next block: nothing waits for the device until its chunks are copied."""
         self._change_text()
-        static, state, codecs = self.static, self.state, self.pipeline.codecs
-        k, network = state.block, self.pipeline.transformer
-        positions, conditioning = block_positions(static, k), self.tracks.at(k)
-        if conditioning.video is None or conditioning.audio is None:
-            latents = denoise_block(
-                network, state.cache, state.prompt, state.keys, positions, conditioning, static=static
-            )
-            self.trace("denoise", k, latents)
-        else:
-            latents = Streams(conditioning.video, conditioning.audio)
-            self.trace("given", k, latents)
-        pixels, picture, samples, sound = self._decode(codecs, latents, k)
-        cache, history = state.cache, state.history
-        if k + 1 != self.blocks:  # nobody would read the commit of the last block
-            cache = commit_block(network, cache, state.prompt, state.keys, latents, positions, static=static)
-            self.trace("commit", k, cache)
-            history = record_block(history, latents, k)
-        self.state = dataclasses.replace(state, cache=cache, picture=picture, sound=sound, block=k + 1, history=history)
+        k = self.state.block
+        positions, block = block_positions(self.static, k), self.static.sampler.layout.block(k)
+        latents = self._make_block(positions, k)
+        pixels, picture, samples, sound = self._decode(latents, k)
+        cache, history = self._commit(latents, positions, k)
+        self.state = dataclasses.replace(
+            self.state, cache=cache, picture=picture, sound=sound, block=k + 1, history=history
+        )
         self._made += 1
-        if self._made == 2:  # nothing is compiled after the second block, not even what the end will need
-            flush_audio(codecs, sound)
-            if k + 1 != self.blocks:
-                rehearse_video(codecs, latents.video, picture, **self._rendering)
-        block = static.sampler.layout.block(k)
+        if self._made == 2:
+            self._compile_end(latents, picture, sound)
         chunks = self._chunks(
             k,
             np.asarray(pixels),
@@ -341,8 +279,22 @@ class ChunkStream(Iterator[Chunk]):
         self.trace("copy", k, chunks)
         return chunks
 
-    def _decode(self, codecs: Codecs, latents: Streams, k: int) -> tuple[Any, Any, Any, SoundCarry]:
-        """Dispatch both decoders and the copies of what they give."""
+    def _make_block(self, positions: BlockPositions, k: int) -> Streams:
+        """Denoise the streams of block k that are not given."""
+        conditioning, state = self.tracks.at(k), self.state
+        if conditioning.video is not None and conditioning.audio is not None:
+            self.trace("conditioning", k, conditioning)
+            return conditioning
+        network = self.pipeline.transformer
+        latents = denoise_block(
+            network, state.cache, state.prompt, state.keys, positions, conditioning, static=self.static
+        )
+        self.trace("denoise", k, latents)
+        return latents
+
+    def _decode(self, latents: Streams, k: int) -> tuple[Any, PictureCarry, Any, SoundCarry]:
+        """Dispatch both decoders and the copies of their outputs to the host."""
+        codecs = self.pipeline.codecs
         pixels, picture = decode_video(codecs, latents.video, self.state.picture, **self._rendering)
         self.trace("decode video", k, pixels)
         samples, sound = decode_audio(codecs, latents.audio, self.state.sound)
@@ -351,33 +303,41 @@ class ChunkStream(Iterator[Chunk]):
         samples.copy_to_host_async()
         return pixels, picture, samples, sound
 
+    def _commit(self, latents: Streams, positions: BlockPositions, k: int) -> tuple[Cache, History]:
+        """Dispatch the commit of block k, except for the last block, which no other one attends to."""
+        state = self.state
+        if k + 1 == self.blocks:
+            return state.cache, state.history
+        network = self.pipeline.transformer
+        cache = commit_block(network, state.cache, state.prompt, state.keys, latents, positions, static=self.static)
+        self.trace("commit", k, cache)
+        return cache, record_block(state.history, latents, k)
+
+    def _compile_end(self, latents: Streams, picture: PictureCarry, sound: SoundCarry) -> None:
+        """Compile the end of the stream with its second block: later blocks compile nothing."""
+        flush_audio(self.pipeline.codecs, sound)
+        if self.state.block != self.blocks:
+            rehearse_video(self.pipeline.codecs, latents.video, picture, **self._rendering)
+
     def _chunks(self, index: int, video: np.ndarray, frames: int, audio: np.ndarray, samples: int) -> tuple[Chunk, ...]:
-        """Stamp the chunks of all rows; what stands before the start of the stream, or is unwanted, is cut off."""
+        """Make the chunks of all rows, and cut off what is before the first new block if the past is dropped."""
         start = samples - self.pipeline.codecs.vocoder_config.delay
-        wanted = self.static.sampler.layout.block(self.tracks.dropped).video_start if self.tracks.dropped else 0
-        chunks = (
-            Chunk(
-                index=index,
-                video=row_video,
-                video_start_s=frames / FRAME_RATE,
-                audio=row_audio[max(0, -start) :],
-                audio_start_s=max(0, start) / self.sample_rate,
-                sample_rate=self.sample_rate,
-            )
-            for row_video, row_audio in zip(video, audio, strict=True)
-        )
-        return tuple(cut_before(chunk, pixel_frames(wanted) / FRAME_RATE) if wanted else chunk for chunk in chunks)
+        chunks, dropped = make_chunks(index, video, frames, audio, start, self.sample_rate), self.tracks.dropped
+        if not dropped:
+            return chunks
+        start_s = pixel_frames(self.static.sampler.layout.block(dropped).video_start) / FRAME_RATE
+        return tuple(cut_before(chunk, start_s) for chunk in chunks)
 
     @property
     def _rendering(self) -> dict[str, Any]:
         return {"grid": self.static.grid, "dtype": self.static.dtype, "lookahead": self.lookahead}
 
     def _frames(self, video_latents: int) -> int:
-        """Count the frames that are out when so many video latents are known."""
+        """Count the frames that are out once so many video latents are known."""
         rendered = video_latents - self.lookahead
         return pixel_frames(rendered) if rendered > 0 else 0
 
     def _samples(self, audio_latents: int) -> int:
-        """Count the samples that so many audio latents become."""
+        """Count the samples of so many audio latents."""
         codecs = self.pipeline.codecs
         return codecs.audio_config.mel_rows(audio_latents) * codecs.vocoder_config.samples_per_row

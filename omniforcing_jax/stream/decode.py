@@ -1,7 +1,7 @@
-"""Latents of one block to picture and sound, in streaming and in whole-clip form.
+"""Decode latents to picture and sound, block by block or a whole clip at once.
 
-Each decoder takes a carry and gives a carry; both are explicit trees, so a stream's state can hold them. The sound
-of a block is `delay` samples late, because the vocoder looks ahead; what that means in seconds is the sampler's.
+Each decoder takes a carry and returns the next one. Carries are explicit trees, so a stream's state can hold them. The
+sound of a block is `delay` samples late, because the vocoder looks ahead. `ChunkStream` turns that into seconds.
 """
 
 from functools import partial
@@ -23,7 +23,7 @@ from omniforcing_jax.rollout import to_frames
 
 @struct.dataclass
 class SoundCarry:
-    """What the audio decoder and the vocoder remember between blocks."""
+    """Carry of the audio decoder and the vocoder between blocks."""
 
     decoder: VariableDict
     vocoder: VocoderCarry
@@ -31,11 +31,11 @@ class SoundCarry:
 
 @struct.dataclass
 class PictureCarry:
-    """What the video decoder remembers between blocks.
+    """Carry of the video decoder between blocks.
 
     Attributes:
-        decoder: Its memory; None as long as nothing could be decoded.
-        held: Latents that were only looked at, [B, F, h, w, C]; None where nothing is looked at ahead.
+        decoder: Carry of the network; None before the first decoded frame.
+        held: Latents that are not decoded yet, [B, F, h, w, C]; None without a look-ahead.
     """
 
     decoder: VariableDict | None
@@ -51,18 +51,18 @@ def decode_video(
     dtype: Any,
     lookahead: int = 0,
 ) -> tuple[UInt8[Array, "B frames H W 3"], PictureCarry]:
-    """Render the next latents of a stream, `lookahead` latents late.
+    """Decode the next latents of a stream, `lookahead` latent frames late.
 
     Args:
         codecs: The codecs.
-        tokens: The latents of a block.
-        carry: None for block 0, and what came back afterwards.
+        tokens: Latents of a block.
+        carry: Carry that the block before returned; None for block 0.
         grid: Latent rows and columns.
         dtype: Type to compute in.
-        lookahead: Latent frames that a decoder that is not causal sees after those that it renders; of a causal one 0.
+        lookahead: Latent frames after the decoded ones that the decoder sees; 0 for a causal decoder.
 
     Returns:
-        Frames, at first perhaps none, and the next carry; `flush_video` has what it holds back.
+        Frames, at first perhaps none, and the next carry. `flush_video` returns the frames that it still holds.
     """
     carry = PictureCarry(decoder=None, held=None) if carry is None else carry
     frames, decoder, held = _render(
@@ -82,7 +82,10 @@ def _render(
     dtype: Any,
     lookahead: int,
 ) -> tuple[UInt8[Array, "B frames H W 3"], VariableDict | None, Float[Array, "B F_next h w C"] | None]:
-    """Render what can be; the memory is donated, what is held is not, because its length changes at first."""
+    """Decode all latents except for the look-ahead.
+
+    The decoder's carry is donated. The held latents are not, because their number changes at first.
+    """
     latents = to_frames(tokens, grid).astype(dtype)
     if held is not None:
         latents = jnp.concatenate([held, latents], axis=1)
@@ -94,8 +97,8 @@ def _render(
 
 @jax.jit
 def flush_video(codecs: Codecs, carry: PictureCarry) -> UInt8[Array, "B frames H W 3"]:
-    """Return the frames that still wait for latents that will not come."""
-    assert carry.held is not None, "nothing is held back without a look-ahead"
+    """Return the last frames of a stream, which had waited for a look-ahead."""
+    assert carry.held is not None, "nothing is held without a look-ahead"
     return to_bytes(_decode(codecs, carry.held, carry.decoder, 0)[0])
 
 
@@ -119,7 +122,7 @@ def rehearse_video(
     dtype: Any,
     lookahead: int,
 ) -> None:
-    """Compile what the blocks after this carry will need, and their end, on copies; `tokens` are any later block's."""
+    """Compile the programs of the blocks after this carry and of the end, on copies. `tokens` are any later block's."""
     if not lookahead:
         return
     seen: list[Any] = []
@@ -134,9 +137,9 @@ def rehearse_video(
 def decode_audio(
     codecs: Codecs, latents: Float[Array, "B A C"], carry: SoundCarry | None
 ) -> tuple[Float32[Array, "B samples channels"], SoundCarry]:
-    """Sound out the next latents of a stream, `codecs.vocoder_config.delay` samples late.
+    """Decode the next audio latents of a stream, `codecs.vocoder_config.delay` samples late.
 
-    The first `delay` samples of a stream stand before its start and are to be dropped.
+    The first `delay` samples of a stream lie before its start; the caller drops them.
     """
     decoder, held = (None, None) if carry is None else (carry.decoder, carry.vocoder)
     mel, decoder = audio_vae.decode_block(codecs.audio_config, codecs.audio, latents.astype(jnp.float32), decoder)
@@ -146,7 +149,7 @@ def decode_audio(
 
 @jax.jit
 def flush_audio(codecs: Codecs, carry: SoundCarry) -> Float32[Array, "B delay channels"]:
-    """Return the samples that still wait for rows that will not come."""
+    """Return the last samples of a stream, which had waited for the vocoder's look-ahead."""
     return vocoder.flush(codecs.vocoder_config, codecs.vocoder, carry.vocoder)
 
 
@@ -154,7 +157,7 @@ def flush_audio(codecs: Codecs, carry: SoundCarry) -> Float32[Array, "B delay ch
 def decode_clip(
     codecs: Codecs, tokens: Float[Array, "B T C"], audio: Float[Array, "B A D"], *, grid: tuple[int, int], dtype: Any
 ) -> tuple[UInt8[Array, "B frames H W 3"], Float32[Array, "B samples channels"]]:
-    """Decode whole clips: what the chunks of a stream add up to."""
+    """Decode whole clips at once. The chunks of a stream add up to the same."""
     video = to_frames(tokens, grid).astype(dtype)
     pixels = cast(Array, VideoVAE(codecs.video_config).apply(codecs.video, video, method="decode"))
     mel = AudioVAE(codecs.audio_config).apply(codecs.audio, audio.astype(jnp.float32), method="decode")
@@ -162,5 +165,5 @@ def decode_clip(
 
 
 def to_bytes(pixels: Float[Array, "B frames H W 3"]) -> UInt8[Array, "B frames H W 3"]:
-    """Map [-1, 1] to bytes: clipped and truncated. Source: ltx-core@1.0.0:model/video_vae/video_vae.py."""
+    """Map [-1, 1] to bytes, clipped and truncated. Source: ltx-core@1.0.0:model/video_vae/video_vae.py."""
     return (jnp.clip((pixels.astype(jnp.float32) + 1) / 2, 0, 1) * 255).astype(jnp.uint8)

@@ -1,9 +1,8 @@
-"""Chunks into a file that can be played while it grows: H.264 and AAC in fragmented MP4, by PyAV.
+"""Write chunks to a file that can be played while it grows: H.264 and AAC in fragmented MP4, with PyAV.
 
-One GOP per block and no B-frames, so every block is a fragment of its own. A fragment reaches the disk when
-the next block's key frame arrives: a killed process leaves a file that plays to its last finished fragment,
-and one that is closed, also by an error or by Ctrl-C, plays to its last block. The file is therefore written
-under its own name, not under a temporary one.
+Every block is one GOP without B-frames, and so a fragment of its own. A fragment reaches the disk when the key frame of
+the next block arrives. A killed process leaves a file that plays to its last finished fragment. A closed file, also
+after an error or Ctrl-C, plays to its last block. The file is therefore written under its own name from the start.
 """
 
 import os
@@ -20,7 +19,7 @@ from omniforcing_jax.io.atomic_write import AnyPath
 from omniforcing_jax.stream.chunk import Chunk
 
 _CONTAINER_OPTIONS = {"movflags": "frag_keyframe+delay_moov+default_base_moof", "flush_packets": "1"}
-# zerolatency: no look-ahead and no frame threads, so a block's packets come out with the block.
+# zerolatency has no look-ahead and no frame threads, so the packets of a block come out with the block
 _VIDEO_OPTIONS = {"preset": "veryfast", "tune": "zerolatency", "crf": "16", "bf": "0", "sc_threshold": "0"}
 _AUDIO_BITS_PER_S = 128_000
 _LONGEST_GOP = 1 << 20  # key frames are set by hand, at the first frame of every block
@@ -31,18 +30,18 @@ _LIMITED_RANGE = 1  # of AVColorRange: "MPEG"
 class Mp4Writer:
     """A growing MP4 file; a context manager that closes it in a playable state.
 
-    Its clock is that of the chunks: a file whose first chunk is from the middle of a stream begins at that time.
+    It keeps the times of the chunks: if the first chunk is from the middle of a stream, the file begins at that time.
 
     Args:
         path: The file; replaced if it exists.
-        height: Of the picture, even.
-        width: Of the picture, even.
+        height: Height of the picture in pixels, even.
+        width: Width of the picture in pixels, even.
         frame_rate: Frames per second.
         sample_rate: Samples per second of the stereo sound.
     """
 
     def __init__(self, path: AnyPath, *, height: int, width: int, frame_rate: int, sample_rate: int) -> None:
-        import av  # PyAV is imported where it is used: the network runs where it is absent
+        import av  # imported where it is used: the network runs without PyAV
 
         self._file = av.open(os.fspath(path), "w", format="mp4", container_options=_CONTAINER_OPTIONS)
         self._video = _add_video(self._file, height, width, frame_rate)
@@ -53,7 +52,7 @@ class Mp4Writer:
         self._is_empty = True
 
     def write(self, chunk: Chunk) -> None:
-        """Encode a chunk and hand it to the container; its key frame puts the block before on disk."""
+        """Encode a chunk and add it to the container. Its key frame brings the block before to the disk."""
         if self._is_empty:
             self._frames = round(chunk.video_start_s / self._frame_time)
             self._samples = round(chunk.audio_start_s * chunk.sample_rate)
@@ -114,8 +113,8 @@ def _add_video(file: Any, height: int, width: int, frame_rate: int) -> Any:
 class Overlapped:
     """A consumer that works on one chunk, in its own thread, while the next one is made.
 
-    At most one chunk is in its hands and one waits: memory stays bounded and a slow consumer slows the stream
-    down. An error of the consumer is raised at the next call or at `wait`.
+    At most one chunk is being consumed and one waits. Memory stays bounded, and a slow consumer slows the stream down.
+    An error of the consumer is raised at the next call or at `wait`.
     """
 
     def __init__(self, consume: Callable[[Chunk], None]) -> None:
@@ -124,12 +123,12 @@ class Overlapped:
         self._pending: Future[None] | None = None
 
     def __call__(self, chunk: Chunk) -> None:
-        """Hand over a chunk as soon as the one before is done."""
+        """Wait for the chunk before, then start to consume this one."""
         self.wait()
         self._pending = self._pool.submit(self._consume, chunk)
 
     def wait(self) -> None:
-        """Return when nothing is in hand."""
+        """Wait until every chunk is consumed."""
         if self._pending is not None:
             self._pending.result()
             self._pending = None

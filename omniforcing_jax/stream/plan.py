@@ -1,4 +1,4 @@
-"""From a request to a plan: what the weights make of it, checked before any of them is loaded."""
+"""From a request to a plan: the request is checked against the weights' configs before any weights are loaded."""
 
 from typing import NamedTuple
 
@@ -12,25 +12,26 @@ from omniforcing_jax.pipeline import budget, checks, text_source
 from omniforcing_jax.pipeline.pipeline import Pipeline, PipelineConfig
 from omniforcing_jax.rollout import StaticConfig
 from omniforcing_jax.stream.conditioning.condition import ConditioningPlan, plan_conditioning
-from omniforcing_jax.stream.request import StreamRequest
+from omniforcing_jax.stream.prompt_change.history import exact_depth
+from omniforcing_jax.stream.request import EXACT, StreamRequest
 from omniforcing_jax.stream.working_memory import working_bytes
 from omniforcing_jax.strict_json import require
 
 LOOKAHEAD = 3
-"""Latent frames, one second: the default for decoders that are not causal (experiments/LOG.md has the errors)."""
+"""Default look-ahead in latent frames for decoders that are not causal: one second (errors: experiments/LOG.md)."""
 
 
 class StreamPlan(NamedTuple):
     """A request that was checked against weights.
 
     Attributes:
-        config: The weights' configs.
-        request: What was asked for.
-        static: What is static in the stream's programs.
+        config: The configs of the weights.
+        request: The request.
+        static: Static config of the stream's programs.
         blocks: Length of the stream; None is endless.
         history: Later blocks whose latents are kept.
         lookahead: Latent frames by which the picture is delayed.
-        conditioning: What the stream begins with, and what drives it.
+        conditioning: Picture and sound that are given.
     """
 
     config: PipelineConfig
@@ -43,51 +44,53 @@ class StreamPlan(NamedTuple):
 
 
 def plan_stream(weights: checks.Weights, request: StreamRequest) -> StreamPlan:
-    """Check a request, without loading any weights.
+    """Check a request without loading any weights.
 
     Raises:
-        ValueError: in one line, whatever is wrong with it.
+        ValueError: In one line, whatever is wrong with it.
     """
-    config = checks.config_of(weights)
+    config = checks.pipeline_config(weights)
     plan = resolve_request(config, request)
     text_source.check_text(config, request.prompts, request.contexts, weights)
     plan = plan._replace(conditioning=plan_conditioning(config, plan.static, plan.blocks, request.start, request.drive))
     is_given = plan.conditioning.picture_blocks or plan.conditioning.sound_blocks
-    rule = "must be one: given latents are those of one row"
+    rule = "must be a single one with given picture or sound, which a batch cannot have"
     require(len(request.prompts) == 1 or not is_given, "prompt", request.prompts, rule)
-    check_memory(plan, request.dtype, isinstance(weights, Pipeline))
+    check_stream_memory(plan, request.dtype, isinstance(weights, Pipeline))
     return plan
 
 
 def resolve_request(config: PipelineConfig, request: StreamRequest) -> StreamPlan:
-    """Resolve what follows from a request and the weights' configs; text, given files and memory are not looked at.
+    """Derive sizes and lengths from a request and the weights' configs. Text, files and memory are not checked.
 
     Raises:
-        ValueError: in one line, if the weights are no student or cannot stream at such a size, length or window.
+        ValueError: In one line, if the weights are no student or cannot stream at this size, length or window.
     """
     sampler = checks.adjust_sampler(checks.student_sampler(config), request.window, request.steps)
     checks.check_mesh(config)
     grid = config.grid(request.height or config.resolution[0], request.width or config.resolution[1])
+    static = StaticConfig(config.model, sampler, grid, jnp.dtype(request.dtype))
+    kept = exact_depth(static) if request.history == EXACT else request.history or 0
     return StreamPlan(
         config=config,
         request=request,
-        static=StaticConfig(config.model, sampler, grid, jnp.dtype(request.dtype)),
+        static=static,
         blocks=None if request.seconds is None else count_blocks(sampler, request.seconds),
-        history=max(sampler.past_blocks, request.history or 0),
+        history=max(sampler.past_blocks, kept),
         lookahead=choose_lookahead(config.video_vae, request.lookahead),
     )
 
 
-def check_memory(plan: StreamPlan, dtype: DTypeLike, loaded: bool) -> None:
-    """Refuse a stream that cannot fit.
+def check_stream_memory(plan: StreamPlan, dtype: DTypeLike, loaded: bool) -> None:
+    """Refuse a stream that does not fit into memory.
 
     Args:
-        plan: Of the stream.
-        dtype: The type that its weights are loaded in.
+        plan: The plan of the stream.
+        dtype: Type that its weights are loaded in.
         loaded: Whether they are in memory already.
 
     Raises:
-        ValueError: with the figures, if more memory is needed than free.
+        ValueError: If more memory is needed than is free; has the figures.
     """
     rows = len(plan.request.prompts)
     needed = working_bytes(plan.config, plan.static, rows, plan.history, plan.lookahead)
@@ -95,14 +98,14 @@ def check_memory(plan: StreamPlan, dtype: DTypeLike, loaded: bool) -> None:
 
 
 def choose_lookahead(config: VideoVAEConfig, lookahead: int | None) -> int:
-    """Choose how many latent frames the picture is delayed: what was asked for, or what suits the decoder.
+    """Choose by how many latent frames the picture is delayed: as requested, or as suits the decoder.
 
     Raises:
-        ValueError: if it is not 0 where a causal decoder has no use for it.
+        ValueError: If it is not 0 for a causal decoder, which has no use for it.
     """
     if lookahead is None:
         return 0 if config.causal_decoder else LOOKAHEAD
-    rule = "must be 0, the picture's decoder is causal and looks at nothing ahead"
+    rule = "must be 0, because the picture's decoder is causal and uses no later frames"
     require(lookahead == 0 or not config.causal_decoder, "lookahead", lookahead, rule)
     return lookahead
 
@@ -111,6 +114,6 @@ def count_blocks(sampler: SamplerConfig, seconds: int | float) -> int:
     """Count the blocks of a stream of so many whole seconds.
 
     Raises:
-        ValueError: if no stream of this layout is that long; names the nearest lengths.
+        ValueError: If no stream of this layout has that length; names the nearest lengths.
     """
     return sampler.layout.block_count(latent_frames(sampler.layout.frames_for(seconds)))

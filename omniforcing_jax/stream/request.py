@@ -1,8 +1,8 @@
-"""What a stream is asked for, as one checked value that the command line, Python and a saved state build and read."""
+"""The request for a stream: one checked value that the command line, Python and a saved state build and read."""
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from jaxtyping import DTypeLike
@@ -14,14 +14,19 @@ from omniforcing_jax.strict_json import parse, require
 NOT_SAVED = ("contexts", "start", "drive")
 """Fields that a saved state leaves out: it holds the text and the latents that were made of them."""
 
+EXACT: Literal["exact"] = "exact"
+"""The `history` with which a change of prompt is exact."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StreamRequest:
-    """What to stream. Everything that needs no weights is checked here; `plan.plan_stream` checks the rest.
+    """A request for a stream.
+
+    Everything that needs no weights is checked here; `plan.plan_stream` checks the rest.
 
     Attributes:
-        prompt: What to show. A tuple of prompts asks for a batch on one clock: row i is the stream of prompt i and
-            seed i, whatever its neighbours are (to rounding: 1e-5 of a latent).
+        prompt: What to show. A tuple of prompts makes a batch on one clock. Row i is the stream of prompt i and seed i;
+            the other rows have no influence on it (to rounding: 1e-5 of a latent).
         seconds: Length in whole seconds (the stream has one frame more); None never ends.
         seed: Random seed. In a batch, one per row, or a number to which row i adds i.
         height: Frame height in pixels; None is the training resolution.
@@ -30,15 +35,18 @@ class StreamRequest:
         steps: Denoise steps per block, at most the trained ones; None is all of them.
         dtype: Type to compute in. Sound is always decoded in float32.
         contexts: Text contexts, or a file of them, instead of the weights' own text encoder.
-        history: Later blocks whose latents are kept, so that a change of prompt can compute them again. At least, and
-            with None, those of the window; `history.exact_depth` gives the number from which the result is exact.
+        history: Later blocks whose latents are kept, so that a change of prompt can recompute them. At least, and with
+            None, those of the window. "exact" keeps all blocks on which the window depends, and `set_prompt` then
+            replays all of them by default. The result is the cache of a stream that had the new prompt from its
+            beginning. There are `exact_depth` of them: 2 x layers x past blocks of the window. Each one costs its
+            latents in memory, and one clean pass at every change.
         start: Picture, sound or both that the stream begins with: one frame and whole seconds. `seconds` counts them.
         drive: Picture or sound that the whole stream is made to.
         lookahead: Latent frames (a third of a second each) by which the picture is delayed, so that a decoder that is
             not causal can see them. None is `plan.LOOKAHEAD` for such a decoder and 0 for a causal one.
 
     Raises:
-        ValueError: in one line that names the field, if a value can fit no weights.
+        ValueError: In one line that names the field, if a value fits no weights at all.
     """
 
     prompt: str | tuple[str, ...]
@@ -50,7 +58,7 @@ class StreamRequest:
     steps: int | None = None
     dtype: DTypeLike = jnp.float32
     contexts: TextSource = None
-    history: int | None = None
+    history: int | Literal["exact"] | None = None
     start: Condition = NO_CONDITION
     drive: Condition = NO_CONDITION
     lookahead: int | None = None
@@ -64,13 +72,12 @@ class StreamRequest:
         require(len(self.seeds) == len(self.prompts), "seed", self.seed, rule)
         finite = self.seconds is None or math.isfinite(self.seconds)
         require(finite, "seconds", self.seconds, "must be a finite number; leave it out for an endless stream")
-        for name in ("history", "lookahead"):
-            value = getattr(self, name)
-            require(value is None or value >= 0, name, value, "must not be negative")
+        _check_history(self.history)
+        require(self.lookahead is None or self.lookahead >= 0, "lookahead", self.lookahead, "must not be negative")
 
     @property
     def is_batch(self) -> bool:
-        """Whether rows were asked for as a sequence, also of one row."""
+        """Whether the prompt is a sequence, of one row or more."""
         return not isinstance(self.prompt, str)
 
     @property
@@ -84,18 +91,29 @@ class StreamRequest:
         return self.seed if isinstance(self.seed, tuple) else tuple(range(self.seed, self.seed + len(self.prompts)))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what a saved state keeps, as JSON values."""
+        """Return the fields that a saved state keeps, as JSON values."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in NOT_SAVED}
         return {**values, "dtype": jnp.dtype(self.dtype).name}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "StreamRequest":
-        """Read `to_dict`'s form.
+        """Build the request from `to_dict`'s form.
 
         Raises:
-            ValueError: naming the field, if one is missing, unknown or of the wrong kind.
+            ValueError: If a field is missing, unknown or of the wrong kind; names it.
         """
-        kinds = {f.name: f.type for f in dataclasses.fields(cls) if f.name not in NOT_SAVED} | {"dtype": str}
+        kinds = {f.name: f.type for f in dataclasses.fields(cls) if f.name not in NOT_SAVED}
+        kinds |= {"dtype": str, "history": int | str | None}
         if set(values) != set(kinds):
             raise ValueError(f"request: has the keys {sorted(values)}, expected {sorted(kinds)}")
-        return cls(**{name: parse(kind, values[name], f"request.{name}") for name, kind in kinds.items()})
+        fields = {name: parse(kind, values[name], f"request.{name}") for name, kind in kinds.items()}
+        _check_history(fields["history"])
+        return cls(**fields)
+
+
+def _check_history(history: int | str | None) -> None:
+    """Check the field `history`; the type checker sees no further than the constructor."""
+    if isinstance(history, str):
+        require(history == EXACT, "history", history, f"must be a number of blocks, {EXACT!r} or None")
+    else:
+        require(history is None or history >= 0, "history", history, "must not be negative")

@@ -1,7 +1,7 @@
-"""Open a stream: plan the request, load the weights, project the text."""
+"""Open a stream: plan the request, load the weights, encode the text."""
 
 from collections.abc import Sequence
-from typing import TypedDict, Unpack, overload
+from typing import Literal, TypedDict, Unpack, overload
 
 from jaxtyping import DTypeLike
 
@@ -10,10 +10,11 @@ from omniforcing_jax.pipeline.pipeline import Pipeline
 from omniforcing_jax.pipeline.shipped import STUDENT
 from omniforcing_jax.rollout import make_prompt_kv
 from omniforcing_jax.stream.batch import BatchStream
-from omniforcing_jax.stream.chunk_stream import ChunkStream, Trace, no_trace, start_state
+from omniforcing_jax.stream.chunk_stream import ChunkStream, Trace, no_trace
 from omniforcing_jax.stream.conditioning.condition import Condition, make_tracks
 from omniforcing_jax.stream.plan import StreamPlan, plan_stream
 from omniforcing_jax.stream.request import StreamRequest
+from omniforcing_jax.stream.state import start_state
 
 
 class RequestOptions(TypedDict, total=False):
@@ -25,7 +26,7 @@ class RequestOptions(TypedDict, total=False):
     steps: int | None
     dtype: DTypeLike
     contexts: text_source.TextSource
-    history: int | None
+    history: int | Literal["exact"] | None
     start: Condition
     drive: Condition
     lookahead: int | None
@@ -64,26 +65,26 @@ def open_stream(
     trace: Trace = no_trace,
     **options: Unpack[RequestOptions],
 ) -> ChunkStream | BatchStream:
-    """Open a stream of chunks; the first block is made when the first chunk is asked for.
+    """Open a stream of chunks. The first block is made when the first chunk is taken.
 
     Args:
         weights: A weights folder, a loaded pipeline, or the name of shipped weights. None is "chime".
         prompt: What to show; required. A sequence of prompts makes a batch on one clock: a `BatchStream`.
         seconds: Length in whole seconds (the stream has one frame more); None never ends.
         seed: Random seed. In a batch, one per row, or a number to which row i adds i.
-        trace: Called after each dispatch, see `chunk_stream.Trace`; also with "text".
+        trace: Called after each dispatch, see `chunk_stream.Trace`. The text is the step "text".
         **options: The other fields of `StreamRequest`, which describes them: height, width, window, steps, dtype,
             contexts, history, start, drive, lookahead.
 
     Raises:
-        ValueError: in one line and before any work, whatever is wrong with the request.
+        ValueError: In one line and before any work, whatever is wrong with the request.
     """
     weights = STUDENT if weights is None else weights
     rows = prompt if isinstance(prompt, str) else tuple(prompt)
     seeds = seed if isinstance(seed, int) else tuple(seed)
     plan = plan_stream(weights, StreamRequest(prompt=rows, seconds=seconds, seed=seeds, **options))
     request = plan.request
-    contexts = text_source.read_prompts(weights, plan.config, request.prompts, request.contexts, request.dtype)
+    contexts = text_source.encode_on_disk(weights, plan.config, request.prompts, request.contexts, request.dtype)
     stream = start_stream(checks.load(weights, plan.config, request.dtype), plan, contexts, trace)
     return BatchStream(stream) if request.is_batch else stream
 
@@ -91,12 +92,12 @@ def open_stream(
 def start_stream(
     pipeline: Pipeline, plan: StreamPlan, contexts: text_source.TextSource = None, trace: Trace = no_trace
 ) -> ChunkStream:
-    """Start a planned stream of a loaded pipeline; a batch is started as the rows of one `ChunkStream`.
+    """Start a planned stream on a loaded pipeline. A batch becomes the rows of one `ChunkStream`.
 
     Args:
         pipeline: Weights and codecs.
-        plan: What `plan_stream` made of the request.
-        contexts: Text contexts of its prompts; None asks the pipeline's own text encoder.
+        plan: The plan that `plan_stream` made of the request.
+        contexts: Text contexts of its prompts; None uses the pipeline's own text encoder.
         trace: See `chunk_stream.Trace`.
     """
     request = plan.request

@@ -1,4 +1,4 @@
-"""The memory that a stream needs beside its weights."""
+"""The memory that a stream needs besides its weights."""
 
 from functools import partial
 
@@ -16,7 +16,15 @@ from omniforcing_jax.stream.prompt_change.history import make_history
 def working_bytes(
     config: PipelineConfig, static: StaticConfig, rows: int, history: int, lookahead: int
 ) -> dict[str, int]:
-    """Count what a stream holds on a device besides its weights: shapes only, nothing is computed."""
+    """Count the bytes of a stream on each device, without its weights, by their use. Only shapes are computed.
+
+    Args:
+        config: The configs of the weights.
+        static: Static config of the stream.
+        rows: Rows of the batch.
+        history: Later blocks whose latents are kept.
+        lookahead: Latent frames by which the picture is delayed.
+    """
     shapes = abstract_pipeline(config, static.dtype)
     cache = jax.eval_shape(lambda: make_cache(static, rows))
     step = static.sampler.layout.step_v * static.grid[0] * static.grid[1]

@@ -1,6 +1,7 @@
 """Rendered truth as the judge sees and hears it, and damages to it; no coder in between."""
 
 import functools
+from pathlib import Path
 
 import av
 import numpy as np
@@ -39,7 +40,7 @@ def listen(audio, start_s=0.0):
 
 def media(video=None, audio=None, rate=FRAME_RATE):
     return Media(
-        name="clip",
+        path=Path("clip"),
         picture=None if video is None else watch(video, rate),
         sound=None if audio is None else listen(audio),
     )
@@ -60,7 +61,7 @@ def damaged(damage, **options):
     video, audio = truth()
     new_video, new_audio = damage((video, audio), **options)
     return Media(
-        name="clip",
+        path=Path("clip"),
         picture=seen() if new_video is video else watch(new_video),
         sound=heard() if new_audio is audio else listen(new_audio),
     )
@@ -68,7 +69,7 @@ def damaged(damage, **options):
 
 @functools.cache
 def figures_of_truth():
-    return report.judge(Media(name="clip", picture=seen(), sound=heard()), Blocks())
+    return report.judge_media(Media(path=Path("clip"), picture=seen(), sound=heard()), Blocks())
 
 
 def moved(figures):

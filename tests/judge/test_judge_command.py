@@ -9,6 +9,7 @@ import pytest
 
 from omniforcing_jax.cli.main import main
 from omniforcing_jax.judge import media
+from omniforcing_jax.judge.judge_file import judge_file
 from omniforcing_jax.judge.sound import RATE, Listener
 
 
@@ -122,6 +123,31 @@ def test_damaged_packets_are_counted_and_the_rest_is_judged(tmp_path, clip):
     figures = judge(tmp_path, tmp_path / "damaged.mp4")
     assert figures["media"]["undecodable"] > 0
     assert figures["media"]["frames"] > 200
+
+
+def test_a_fault_of_a_measure_is_raised_and_is_no_damage_to_the_file(monkeypatch, clip):
+    def see(self, frame, time_s):
+        raise ValueError("shapes differ")
+
+    monkeypatch.setattr(media.Watcher, "see", see)
+    with pytest.raises(ValueError, match=r"^shapes differ$"):
+        media.read_media(clip)
+
+
+def test_sound_that_damage_turned_into_another_form_is_counted(tmp_path):
+    file = tmp_path / "turns.ts"
+    parts = [write(tmp_path / f"{rate}.ts", seconds=3, rate=None, sound_rate=rate) for rate in (44_100, 22_050)]
+    file.write_bytes(b"".join(part.read_bytes() for part in parts))
+    judged = media.read_media(file)
+    assert judged.undecodable > 50
+    assert judged.sound.stop_s - judged.sound.start_s == pytest.approx(3, abs=0.1)
+
+
+def test_the_figures_of_the_command_are_those_of_judge_file(tmp_path, clip, late):
+    blocks = {"block_seconds": 0.5, "first_block_frames": 3}
+    flags = ["--block-seconds", 0.5, "--first-block-frames", 3]
+    assert judge(tmp_path, late, *flags) == judge_file(late, **blocks)
+    assert judge(tmp_path, late, "--reference", clip, *flags) == judge_file(late, clip, **blocks)
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ def test_the_truth_is_on_time_and_without_seams_or_drift():
 @pytest.mark.parametrize("what", judge_controls.DAMAGES)
 def test_a_damage_moves_its_figures_and_no_others(what):
     damage = judge_controls.DAMAGES[what]
-    found = moved(report.judge(damaged(damage.do), Blocks()))
+    found = moved(report.judge_media(damaged(damage.do), Blocks()))
     assert damage.moves <= found <= damage.moves | damage.entails
 
 
@@ -34,7 +34,9 @@ def test_noise_that_turns_dull_moves_the_tilt_alone():
     noise = np.random.default_rng(0).normal(0, 0.05, 13 * RATE)
     dull = sum(np.roll(noise, shift) for shift in range(4)) / 2  # of the same loudness
     mix = np.sqrt(np.linspace(0, 1, len(noise)))
-    drift = report.judge(media(audio=(np.sqrt(1 - mix**2) * noise + mix * dull)[:, None]), Blocks())["drift"]["sound"]
+    drift = report.judge_media(media(audio=(np.sqrt(1 - mix**2) * noise + mix * dull)[:, None]), Blocks())["drift"][
+        "sound"
+    ]
     tilted, *others = ("tilt_db_per_octave", "loudness_db", "noise_floor_db")
     assert drift[tilted]["change"] < -judge_controls.TOLERANCE[tilted]
     assert all(abs(drift[name]["change"]) < judge_controls.TOLERANCE[name] for name in others)
@@ -43,7 +45,7 @@ def test_noise_that_turns_dull_moves_the_tilt_alone():
 @functools.cache
 def lag(seconds):
     shift = functools.partial(judge_controls.shift_sound, seconds=seconds)
-    return report.judge(damaged(shift), Blocks())["synchrony"]["lag_ms"]
+    return report.judge_media(damaged(shift), Blocks())["synchrony"]["lag_ms"]
 
 
 @pytest.mark.parametrize("ms", [-300, -40, 120, 300])
@@ -52,5 +54,5 @@ def test_the_lag_follows_the_sound_to_15_ms(ms):
 
 
 def test_the_sound_of_another_world_does_not_correlate():
-    figures = report.judge(damaged(lambda clip: (clip[0], truth(seed=5)[1])), Blocks())
+    figures = report.judge_media(damaged(lambda clip: (clip[0], truth(seed=5)[1])), Blocks())
     assert figures["synchrony"]["correlation"] < 0.7 * figures_of_truth()["synchrony"]["correlation"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from judged import listen, watch
 
-from omniforcing_jax.judge.drift import compare, ends, picture_state, sound_state
+from omniforcing_jax.judge.drift import first_and_last, picture_levels, sound_levels, tabulate_change
 from omniforcing_jax.judge.picture import sharpness
 from omniforcing_jax.judge.sound import RATE
 
@@ -12,7 +12,7 @@ WHOLE = (0.0, 100.0)
 
 
 def sound_of(samples, channels=1):
-    return sound_state(listen(np.tile(samples[:, None], channels)), WHOLE)
+    return sound_levels(listen(np.tile(samples[:, None], channels)), WHOLE)
 
 
 def white(seconds=2.0, seed=0):
@@ -65,7 +65,7 @@ def drawn(frames=10):
 
 
 def test_brightness_is_the_mean_luma_and_scales_without_touching_colour_or_sharpness():
-    full, half = (picture_state(watch(frames), WHOLE) for frames in (drawn(), (drawn() // 2).astype(np.uint8)))
+    full, half = (picture_levels(watch(frames), WHOLE) for frames in (drawn(), (drawn() // 2).astype(np.uint8)))
     luma = (drawn()[1:] @ np.array([0.2126, 0.7152, 0.0722])).mean() / 255
     assert full["brightness"] == pytest.approx(luma, abs=0.005)
     assert half["brightness"] == pytest.approx(luma / 2, abs=0.005)
@@ -76,9 +76,9 @@ def test_brightness_is_the_mean_luma_and_scales_without_touching_colour_or_sharp
 def test_a_grey_picture_has_no_saturation_and_a_pure_colour_has_all_of_it():
     grey = np.full((4, 32, 32, 3), 90, np.uint8)
     red = grey * np.array([1, 0, 0], np.uint8)
-    assert picture_state(watch(grey), WHOLE)["saturation"] == 0
-    assert picture_state(watch(red), WHOLE)["saturation"] == 1
-    assert picture_state(watch(grey), WHOLE)["sharpness"] is None  # an even colour is neither sharp nor blurred
+    assert picture_levels(watch(grey), WHOLE)["saturation"] == 0
+    assert picture_levels(watch(red), WHOLE)["saturation"] == 1
+    assert picture_levels(watch(grey), WHOLE)["sharpness"] is None  # an even colour is neither sharp nor blurred
 
 
 def test_sharpness_is_highest_for_noise_then_edges_then_ramps():
@@ -93,20 +93,20 @@ def test_sharpness_is_highest_for_noise_then_edges_then_ramps():
 def test_motion_is_measured_per_second_whatever_the_frame_rate():
     video = drawn(12)
     once, twice = watch(video, 12), watch(video, 24)
-    assert picture_state(twice, WHOLE)["motion"] == pytest.approx(2 * picture_state(once, WHOLE)["motion"])
+    assert picture_levels(twice, WHOLE)["motion"] == pytest.approx(2 * picture_levels(once, WHOLE)["motion"])
 
 
 def test_a_window_is_15_percent_of_the_clip_and_at_least_5_seconds():
-    assert ends(1.0, 61.0) == ((1.0, 10.0), (52.0, 61.0))
-    assert ends(0.0, 12.0) == ((0.0, 5.0), (7.0, 12.0))
-    assert ends(0.0, 9.9) is None
+    assert first_and_last(1.0, 61.0) == ((1.0, 10.0), (52.0, 61.0))
+    assert first_and_last(0.0, 12.0) == ((0.0, 5.0), (7.0, 12.0))
+    assert first_and_last(0.0, 9.9) is None
 
 
 def test_a_change_is_last_minus_first_and_none_where_one_is_missing():
-    table = compare({"a": 1.0, "b": None}, {"a": 3.0, "b": 2.0})
+    table = tabulate_change({"a": 1.0, "b": None}, {"a": 3.0, "b": 2.0})
     assert table == {"a": {"first": 1.0, "last": 3.0, "change": 2.0}, "b": {"first": None, "last": 2.0, "change": None}}
 
 
 def test_a_window_without_content_is_none():
-    assert set(sound_state(listen(white()[:, None]), (50.0, 60.0)).values()) == {None}
-    assert set(picture_state(watch(drawn()), (50.0, 60.0)).values()) == {None}
+    assert set(sound_levels(listen(white()[:, None]), (50.0, 60.0)).values()) == {None}
+    assert set(picture_levels(watch(drawn()), (50.0, 60.0)).values()) == {None}

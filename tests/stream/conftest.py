@@ -1,4 +1,4 @@
-"""Chunks as a stream would hand them over, without any network."""
+"""Chunks as a stream returns them, without any network."""
 
 import numpy as np
 import pytest

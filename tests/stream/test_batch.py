@@ -1,4 +1,4 @@
-"""Several prompts on one clock: rows that know nothing of each other."""
+"""Several prompts on one clock: rows that have no influence on each other."""
 
 import itertools
 from functools import cache
@@ -10,7 +10,8 @@ from tiny_stream import PROMPT, student
 
 from omniforcing_jax.stream.batch import BatchStream
 from omniforcing_jax.stream.chunk import join_chunks
-from omniforcing_jax.stream.saved import resume, save
+from omniforcing_jax.stream.resume import resume
+from omniforcing_jax.stream.saved import save
 from omniforcing_jax.stream.start import open_stream
 
 PROMPTS = (PROMPT, "a green ball")
@@ -45,11 +46,11 @@ def test_a_row_is_the_stream_of_its_prompt_and_seed(row):
     (video, audio), (own_video, own_audio) = join_chunks([rows[row] for rows in chunks]), join_chunks(own)
     assert np.abs(video.astype(int) - own_video).max() <= 1
     np.testing.assert_allclose(audio, own_audio, atol=1e-4)
-    for mine, theirs in zip(own, chunks, strict=True):
-        assert (mine.index, mine.video_start_s, mine.audio_start_s) == (
-            theirs[row].index,
-            theirs[row].video_start_s,
-            theirs[row].audio_start_s,
+    for chunk, rows in zip(own, chunks, strict=True):
+        assert (chunk.index, chunk.video_start_s, chunk.audio_start_s) == (
+            rows[row].index,
+            rows[row].video_start_s,
+            rows[row].audio_start_s,
         )
 
 

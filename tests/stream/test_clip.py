@@ -1,4 +1,4 @@
-"""Clips from a teacher: what they depend on, and what they are made of."""
+"""Clips from a teacher: their dependence on prompt, seed and place, and their steps."""
 
 import jax
 import numpy as np
@@ -7,7 +7,8 @@ from tiny_stream import PROMPT, teacher
 
 from omniforcing_jax.cli.sample import parse_guidance
 from omniforcing_jax.guidance import GuidanceConfig, StreamGuidance
-from omniforcing_jax.sample.clip import clip_noise, plan_clip, sample_clip, sample_planned
+from omniforcing_jax.sample.clip import clip_noise, sample_clip, sample_planned
+from omniforcing_jax.sample.plan import plan_clip
 from omniforcing_jax.sample.request import ClipRequest
 
 REQUEST = ClipRequest(prompts=(PROMPT,), seconds=1, steps=2, guidance=2.0, seed=5)
@@ -54,7 +55,7 @@ def test_clips_may_begin_from_latents_at_any_level():
     for clip in (other, below):
         assert not np.array_equal(clip.audio, plain.audio)
     with pytest.raises(ValueError, match=r"start: audio=\(1, 26, 4\)"):
-        sample_planned(teacher(), plan, start=(noise()[0], noise()[1][..., :4]))
+        sample_planned(teacher(), plan, start=noise()._replace(audio=noise().audio[..., :4]))
 
 
 def test_guidance_is_read_for_both_streams_or_for_one():

@@ -1,4 +1,4 @@
-"""A stream whose decoder is not causal: its picture is held back, and nothing else changes."""
+"""A stream whose decoder is not causal: its picture is delayed, and nothing else changes."""
 
 import dataclasses
 import itertools
@@ -16,7 +16,8 @@ from omniforcing_jax.stream.conditioning.tracks import ConditioningTracks, Laten
 from omniforcing_jax.stream.decode import decode_clip
 from omniforcing_jax.stream.plan import LOOKAHEAD, plan_stream
 from omniforcing_jax.stream.request import StreamRequest
-from omniforcing_jax.stream.saved import resume, save
+from omniforcing_jax.stream.resume import resume
+from omniforcing_jax.stream.saved import save
 from omniforcing_jax.stream.start import open_stream
 
 SECONDS = 5
@@ -54,7 +55,7 @@ def test_with_the_decoder_s_reach_the_chunks_add_up_to_the_clip_decoded_at_once(
     video, audio = (jnp.concatenate(pieces, axis=1) for pieces in zip(*latents, strict=True))
     whole = np.asarray(decode_clip(looking().codecs, video, audio, grid=GRID, dtype=jnp.dtype(jnp.float32))[0])[0]
     difference = np.abs(join_chunks(chunks)[0].astype(int) - whole)
-    assert difference.max() <= 1  # a value that stands on the edge of two bytes
+    assert difference.max() <= 1  # a value on the edge between two bytes
     assert difference.mean() < 1e-3
 
 
@@ -97,7 +98,7 @@ def test_a_stream_chooses_its_look_ahead_by_its_decoder():
     asked = StreamRequest(prompt=PROMPT, seconds=SECONDS)
     assert plan_stream(looking(), asked).lookahead == LOOKAHEAD
     assert plan_stream(student(), asked).lookahead == 0
-    with pytest.raises(ValueError, match="lookahead=2: must be 0, the picture's decoder is causal"):
+    with pytest.raises(ValueError, match="lookahead=2: must be 0, because the picture's decoder is causal"):
         plan_stream(student(), dataclasses.replace(asked, lookahead=2))
     with pytest.raises(ValueError, match="lookahead=-1: must not be negative"):
         dataclasses.replace(asked, lookahead=-1)

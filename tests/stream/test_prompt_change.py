@@ -1,4 +1,4 @@
-"""A prompt that changes: what is rebuilt, what it equals, and that it costs no compilation."""
+"""Changes of prompt: the recomputed cache, the run that it equals, and no compilation in mid-stream."""
 
 import dataclasses
 import gc
@@ -14,9 +14,10 @@ from tiny_stream import PROMPT, student
 from omniforcing_jax import rollout as r
 from omniforcing_jax.io import machine
 from omniforcing_jax.stream import chunk_stream
+from omniforcing_jax.stream.conditioning.tracks import ConditioningTracks, LatentTrack
 from omniforcing_jax.stream.prompt_change import recache, transition
 from omniforcing_jax.stream.prompt_change.history import check_recompute, exact_depth, window_blocks
-from omniforcing_jax.stream.prompt_change.recache import blocks_to_recache, held_blocks
+from omniforcing_jax.stream.prompt_change.recache import blocks_in_ring, blocks_to_recache
 from omniforcing_jax.stream.prompt_change.schedule import (
     ScheduledPrompt,
     follow_schedule,
@@ -31,7 +32,7 @@ SAMPLER, RING, EXACT = STATIC.sampler, STATIC.sampler.past_blocks, exact_depth(S
 
 
 def copied(stream):
-    """A fork that knows how its origin made its latents."""
+    """A fork that has the latents of its origin."""
     fork = stream.fork()
     fork.latents = dict(stream.latents)
     return fork
@@ -39,7 +40,7 @@ def copied(stream):
 
 @cache
 def streamed(blocks):
-    """A stream under the first prompt that keeps all that could matter; do not advance it, fork it."""
+    """A stream under the first prompt with an exact history; do not advance it, fork it."""
     latents = {}
 
     def trace(step, block, outputs):
@@ -57,15 +58,13 @@ def committed(stream, prompt, blocks):
     """The cache of a run whose commits were all made under one prompt, from the latents of a stream."""
     cache = r.make_cache(STATIC, 1)
     for k in range(blocks):
-        cache = r.commit_block(
-            *(PARAMS, cache, prompt, stream.state.keys, stream.latents[k], r.block_positions(STATIC, k)),
-            static=STATIC,
-        )
+        positions, keys = r.block_positions(STATIC, k), stream.state.keys
+        cache = r.commit_block(PARAMS, cache, prompt, keys, stream.latents[k], positions, static=STATIC)
     return cache
 
 
 def changed(blocks, prompt, recompute):
-    """A fork after its border, without the block that would follow; also which blocks were shown again."""
+    """A fork after its border, without the next block; also the blocks that were recomputed."""
     fork, events = copied(streamed(blocks)), []
     fork.set_prompt(prompt, recompute)
     fork.trace = lambda step, block, outputs: events.append(block) if step == "recompute" else None
@@ -88,9 +87,9 @@ def farthest(one, other):
 def test_a_full_recompute_is_the_cache_of_a_run_under_the_new_prompt(blocks):
     fork, shown = changed(blocks, NEW, 1 + EXACT)
     assert len(shown) == min(blocks, 1 + EXACT)
-    wanted = committed(fork, fork.state.prompt, blocks)
-    assert_close(fork.state.cache, wanted, 2e-5)
-    assert farthest(streamed(blocks).state.cache.past, wanted.past) > 1e-2  # the prompt does matter
+    expected = committed(fork, fork.state.prompt, blocks)
+    assert_close(fork.state.cache, expected, 2e-5)
+    assert farthest(streamed(blocks).state.cache.past, expected.past) > 1e-2  # the prompt does matter
 
 
 @pytest.mark.parametrize("blocks", [3, 5, 11])
@@ -111,11 +110,38 @@ def test_beyond_the_ring_the_window_alone_is_recomputed_by_default_as_a_clip_of_
     assert shown == [0, 9, 10]  # into slots 0 and 1, as the second and third block of a clip
     commit_one = jax.jit(lambda *args: r.clean_pass(PARAMS, *args, STATIC))
     cache, prompt, keys = r.make_cache(STATIC, 1), fork.state.prompt, fork.state.keys
-    for k, turned in ((0, 8), (9, 9), (10, 10)):
-        positions = dataclasses.replace(r.block_positions(STATIC, k), turn=r.block_positions(STATIC, turned).turn)
+    for k, shifted in ((0, 8), (9, 9), (10, 10)):
+        shift = r.block_positions(STATIC, shifted).pinned_shift
+        positions = dataclasses.replace(r.block_positions(STATIC, k), pinned_shift=shift)
         noise = r.draw_context_noise(keys, jnp.int32(k), STATIC, positions)
         cache = commit_one(cache, prompt, fork.latents[k], noise, positions)
     assert_close(fork.state.cache, dataclasses.replace(cache, blocks_done=jnp.int32(11)), 2e-5)
+
+
+def with_given_past(prompt, blocks, **request):
+    """A stream after blocks that were all given to it: no prompt has an influence on their latents."""
+    latents = list(streamed(blocks).latents.values())
+    video, audio = (LatentTrack(iter([block[i] for block in latents]), blocks) for i in range(2))
+    like = open_stream(student(), prompt, seed=5, **request)
+    stream = chunk_stream.ChunkStream(student(), like.plan, like.state, tracks=ConditioningTracks(video, audio))
+    for _ in itertools.islice(stream, blocks):
+        pass
+    return stream
+
+
+def test_with_an_exact_history_a_changed_prompt_equals_the_run_that_had_it_from_the_beginning():
+    expected = with_given_past(NEW, 11)
+    exact, by_default = (with_given_past(PROMPT, 11, history=history) for history in ("exact", None))
+    assert exact.state.history.depth == EXACT
+    chunks = []
+    for stream in (expected, exact, by_default):
+        if stream is not expected:
+            stream.set_prompt(NEW)
+        chunks.append(next(stream))
+    assert_close(exact.state.cache, expected.state.cache, 2e-5)
+    assert farthest(by_default.state.cache.past, expected.state.cache.past) > 1e-3  # which forgot its early blocks
+    assert np.abs(chunks[1].video.astype(int) - chunks[0].video).max() <= 1
+    np.testing.assert_allclose(chunks[1].audio, chunks[0].audio, atol=1e-4)
 
 
 def test_recomputing_nothing_changes_the_text_only():
@@ -123,8 +149,8 @@ def test_recomputing_nothing_changes_the_text_only():
     assert shown == []
     for a, b in zip(jax.tree.leaves(fork.state.cache), jax.tree.leaves(streamed(5).state.cache), strict=True):
         np.testing.assert_array_equal(a, b)
-    wanted = open_stream(student(), NEW).state.prompt
-    assert_close(fork.state.prompt, wanted, 0)
+    expected = open_stream(student(), NEW).state.prompt
+    assert_close(fork.state.prompt, expected, 0)
     assert farthest(fork.state.prompt, streamed(5).state.prompt) > 1e-2
 
 
@@ -152,7 +178,7 @@ def assert_equal(one, other):
 
 
 def compiled_by(stream, blocks):
-    """Count the programs that the next blocks need and nobody has made."""
+    """Count the programs that the next blocks need and that are not compiled yet."""
     counter = machine.CompileCounter.start()
     for _ in range(blocks):
         next(stream)
@@ -168,9 +194,9 @@ def test_a_rehearsed_change_compiles_nothing_in_mid_stream_and_changes_nothing(f
     assert_equal(stream.state, plain.state)
     chunks = follow_schedule(stream, [ScheduledPrompt(3, NEW)], fade=fade)
     for _, other in zip(range(3), plain, strict=False):
-        mine = next(chunks)
-        np.testing.assert_array_equal(mine.video, other.video)
-        np.testing.assert_array_equal(mine.audio, other.audio)
+        chunk = next(chunks)
+        np.testing.assert_array_equal(chunk.video, other.video)
+        np.testing.assert_array_equal(chunk.audio, other.audio)
     assert_equal(stream.state, plain.state)
     assert compiled_by(chunks, 6) == 0
 
@@ -205,7 +231,7 @@ def test_a_rehearsal_needs_no_second_cache(monkeypatch, blocks):
         seen.append(machine.device_bytes())
         return changed
 
-    monkeypatch.setattr(chunk_stream, "change", watched)
+    monkeypatch.setattr(chunk_stream, "advance_transition", watched)
     stream.rehearse_change()
     gc.collect()
     before = machine.device_bytes()
@@ -216,9 +242,9 @@ def test_a_rehearsal_needs_no_second_cache(monkeypatch, blocks):
 
 
 def test_a_new_prompt_is_seen_and_heard_from_the_next_block_on():
-    stayed, turned = (copied(streamed(5)) for _ in range(2))
-    turned.set_prompt(NEW)
-    one, other = next(stayed), next(turned)
+    kept, changed_stream = (copied(streamed(5)) for _ in range(2))
+    changed_stream.set_prompt(NEW)
+    one, other = next(kept), next(changed_stream)
     assert one.index == other.index == 5
     assert not np.array_equal(one.video, other.video)
     assert not np.array_equal(one.audio, other.audio)
@@ -292,11 +318,11 @@ def test_a_slot_holds_what_was_replayed_last_or_else_what_was_there(ring):
     for done, first in itertools.combinations(range(8, 0, -1), 2):
         slots = {(k - 1) % ring: k for k in range(1, done)}
         for block in range(first, done):
-            assert held_blocks(ring, done, first, block).tolist() == [slots.get(i, -1) for i in range(ring)]
+            assert blocks_in_ring(ring, done, first, block).tolist() == [slots.get(i, -1) for i in range(ring)]
             slots[(block - 1) % ring] = block
 
 
-def test_cues_wait_for_the_next_border(caplog):
+def test_scheduled_prompts_wait_for_the_next_border(caplog):
     assert plan_prompt_schedule(SAMPLER, [(1, "a"), (2.5, "b"), (4, "c")], 5) == (
         ScheduledPrompt(2, "a"),
         ScheduledPrompt(4, "b"),
@@ -319,6 +345,6 @@ def test_cues_wait_for_the_next_border(caplog):
         ([1.2, 1.8], "at least one block after the prompt at 2 s"),
     ],
 )
-def test_cues_that_cannot_be_are_refused_by_time(times, named):
+def test_scheduled_prompts_that_cannot_be_are_refused_by_time(times, named):
     with pytest.raises(ValueError, match=named):
         plan_prompt_schedule(SAMPLER, [(time, "a") for time in times], 5)

@@ -17,7 +17,9 @@ from safetensors.numpy import save_file
 from tiny_stream import PROMPT, folders, student
 
 from omniforcing_jax.stream.chunk import join_chunks
-from omniforcing_jax.stream.saved import STATE, read_saved, resume, save
+from omniforcing_jax.stream.prompt_change.history import exact_depth
+from omniforcing_jax.stream.resume import resume
+from omniforcing_jax.stream.saved import STATE, read_saved, save
 from omniforcing_jax.stream.start import open_stream
 
 ROOT = Path(__file__).parent.parent.parent
@@ -25,7 +27,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 @cache
 def unbroken():
-    """The chunks of a stream that nobody cut."""
+    """The chunks of a stream that was not cut."""
     return list(open_stream(student(), PROMPT, 4, seed=3))
 
 
@@ -56,7 +58,7 @@ RESUME = """
 import sys
 import numpy as np
 from omniforcing_jax.stream.chunk import join_chunks
-from omniforcing_jax.stream.saved import resume
+from omniforcing_jax.stream.resume import resume
 import jax
 jax.config.update("jax_default_matmul_precision", "highest")
 video, audio = join_chunks(list(resume(sys.argv[1], sys.argv[2])))
@@ -101,7 +103,8 @@ def test_saving_does_not_disturb_the_stream(tmp_path):
 
 def test_bfloat16_is_saved_as_it_is(tmp_path):
     stream = open_stream(folders() / "student", PROMPT, dtype=jnp.bfloat16)
-    stream.state = dataclasses.replace(stream.state, cache=jax.tree.map(lambda x: x + 1, stream.state.cache))
+    past = jax.tree.map(lambda x: x + 1, stream.state.cache.past)
+    stream.state = dataclasses.replace(stream.state, cache=dataclasses.replace(stream.state.cache, past=past))
     save(stream, tmp_path)
     one, other = (jax.tree.leaves(s.state) for s in (stream, resume(tmp_path, folders() / "student")))
     assert one[0].dtype == jnp.bfloat16
@@ -111,6 +114,46 @@ def test_bfloat16_is_saved_as_it_is(tmp_path):
 
 def _is_number(x) -> bool:
     return isinstance(x, int) or not jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def miscount(stream):
+    """Let the cache of a stream count a commit that the host knows nothing of."""
+    cache = stream.state.cache
+    cache = dataclasses.replace(cache, blocks_done=cache.blocks_done + 1)
+    stream.state = dataclasses.replace(stream.state, cache=cache)
+
+
+@pytest.mark.parametrize("branch_off", [lambda stream, folder: save(stream, folder), lambda stream, _: stream.fork()])
+def test_a_stream_whose_host_and_device_count_other_blocks_is_neither_saved_nor_forked(tmp_path, branch_off):
+    stream = open_stream(student(), PROMPT, 4, seed=3)
+    next(stream)
+    branch_off(stream, tmp_path)
+    miscount(stream)
+    with pytest.raises(ValueError, match="block=1: the cache has 2 committed blocks"):
+        branch_off(stream, tmp_path)
+
+
+def test_a_state_whose_tensors_are_of_another_block_than_its_json_is_refused_before_work(tmp_path, monkeypatch):
+    cut(tmp_path, 3)
+    values = json.loads((tmp_path / STATE).read_text())
+    (tmp_path / STATE).write_text(json.dumps({**values, "block": 2}))
+    monkeypatch.setattr("omniforcing_jax.pipeline.checks.load", None)
+    with pytest.raises(ValueError, match="block=2: the cache has 3 committed blocks"):
+        resume(tmp_path, folders() / "student")
+
+
+def test_an_exact_history_is_kept_in_the_saved_request(tmp_path):
+    stream = open_stream(student(), PROMPT, history="exact")
+    save(stream, tmp_path)
+    assert read_saved(tmp_path).request.history == "exact"
+    depths = [s.state.history.depth for s in (stream, resume(tmp_path, student()))]
+    assert depths == [exact_depth(stream.static)] * 2
+
+
+def test_a_stream_that_ended_is_forked_without_its_last_commit():
+    stream = open_stream(student(), PROMPT, 0)
+    next(stream)
+    assert same(list(stream.fork()), list(stream))
 
 
 def test_a_stream_that_ended_is_not_saved(tmp_path):
@@ -137,9 +180,7 @@ def saved(tmp_path):
 def test_other_weights_of_the_same_config_are_refused(saved):
     leaves, tree = jax.tree.flatten(student())
     other = tree.unflatten([*leaves[:-1], leaves[-1].at[(0,) * leaves[-1].ndim].add(1e-6)])
-    with pytest.raises(
-        ValueError, match=rf"{saved}: the state belongs to other weights \('tiny', \w{{12}}\) than given"
-    ):
+    with pytest.raises(ValueError, match=rf"{saved}: the state belongs to the weights 'tiny' \(\w{{12}}\), not to"):
         resume(saved, other)
 
 
@@ -160,7 +201,7 @@ def test_weights_whose_sampler_changed_are_refused_by_the_field(saved):
 
 def test_weights_in_another_type_are_refused(saved):
     half = student().replace(transformer=jax.tree.map(lambda x: x.astype(jnp.bfloat16), student().transformer))
-    with pytest.raises(ValueError, match="belongs to float32 weights, given are bfloat16"):
+    with pytest.raises(ValueError, match="belongs to float32 weights, these are bfloat16"):
         resume(saved, half)
 
 
@@ -174,6 +215,7 @@ def test_a_folder_without_a_state_is_refused(tmp_path):
     [
         ({"format": 1}, "saved in format 1, this version reads format 3"),
         ({"width": 128}, "mis-shaped cache/past/video_self/k"),
+        ({"history": "all"}, "history='all': must be a number of blocks, 'exact' or None"),
         ({"dtype": "bfloat16"}, "cache/past/video_self/k=dtype.*float32.*expected bfloat16"),
         ({"prompt": ["a", "b"]}, "mis-shaped"),
         ({"steps": 9}, "steps=9: must be between 1 and 2"),
@@ -201,6 +243,7 @@ import dataclasses, json, os, signal, sys
 from pathlib import Path
 import numpy as np
 import omniforcing_jax.stream.saved as saved
+from omniforcing_jax.io.tensor_file import open_tensors
 
 folder = Path(sys.argv[1])
 values = json.loads((folder / saved.STATE).read_text())
@@ -235,7 +278,7 @@ for call in range(1, 100):
         os._exit(0)
     _, status = os.waitpid(child, 0)
     now = json.loads((folder / saved.STATE).read_text())
-    file = saved.open_tensors(folder / now["tensors"])
+    file = open_tensors(folder / now["tensors"])
     print(call, os.WTERMSIG(status), now["block"], float(file.read("a").sum()), len(list(folder.iterdir())))
     if not status:
         break
@@ -248,8 +291,8 @@ def test_a_process_killed_at_any_point_of_saving_leaves_a_state_that_loads(tmp_p
     (tmp_path / STATE).write_text(json.dumps(old))
     save_file({"a": np.ones((3, 5), np.float32)}, tmp_path / old["tensors"])
     program = [sys.executable, "-c", KILLED, str(tmp_path)]
-    said = subprocess.run(program, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    rows = [tuple(float(word) for word in line.split()) for line in said.splitlines()]
+    output = subprocess.run(program, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    rows = [tuple(float(word) for word in line.split()) for line in output.splitlines()]
     *killed, (last, status, block, _, files) = rows
     assert (status, block, files) == (0, last, 2)
     assert len(killed) >= 10

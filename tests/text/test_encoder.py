@@ -12,7 +12,7 @@ from tiny_text import ENCODER, build_tokenizer, folders, params
 from omniforcing_jax.io.atomic_write import write_json
 from omniforcing_jax.io.weights import read_config
 from omniforcing_jax.parallel.spec import count
-from omniforcing_jax.pipeline.weights_folder import find_text
+from omniforcing_jax.pipeline.weights_folder import find_text_encoder
 from omniforcing_jax.text.connector import ConnectorConfig, ConnectorsConfig, connectors_spec, make_contexts
 from omniforcing_jax.text.encoder import EncoderConfig
 from omniforcing_jax.text.features import FeatureNorm
@@ -23,7 +23,7 @@ PROMPTS = ["a red ball", "", "a blue ball and a red ball and a Zeppelin"]
 
 
 def encoder(folder=None):
-    return find_text(folder or folders() / "text")
+    return find_text_encoder(folder or folders() / "text")
 
 
 def test_contexts_are_those_of_the_parts_whatever_the_neighbours():

@@ -1,1 +1,1 @@
-"""Picture and sound that a stream is given: checked, read, encoded block by block."""
+"""Conditioning of a stream: given picture and sound are checked, read, and encoded block by block."""

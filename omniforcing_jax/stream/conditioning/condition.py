@@ -1,7 +1,7 @@
-"""What a stream begins from and what drives it: pictures and sound, checked against the stream before any work.
+"""Conditioning: picture and sound that are given, not made, and their checks against the stream before any work.
 
-A start is past: the blocks that it covers are committed as they are, where it gives picture and sound; where it gives
-one, the other is made beside it. A drive covers the whole stream in the same way. Both become one `Guide`.
+A `start` covers the first blocks of a stream, a `drive` all of them. Blocks with given picture and sound are committed
+unchanged. Where only one of the two is given, the other is made to match. Both become one `ConditioningTracks`.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ from omniforcing_jax.stream.conditioning.tracks import (
 from omniforcing_jax.strict_json import require
 
 SLACK_S = 0.1
-"""Seconds by which the sound of a start may be longer than its whole seconds: files end on codec frames."""
+"""Seconds by which the sound of a start may exceed its whole seconds: files end on codec frames."""
 
 PictureSource = AnyPath | UInt8[np.ndarray, "F H W 3"]
 SoundSource = AnyPath | Float32[np.ndarray, "samples channels"]
@@ -38,18 +38,18 @@ SoundSource = AnyPath | Float32[np.ndarray, "samples channels"]
 
 @dataclass(frozen=True, kw_only=True)
 class Condition:
-    """Picture, sound or both, that a stream is given.
+    """Picture, sound or both that a stream is given.
 
     Attributes:
-        picture: A file, or frames uint8 [F, H, W, 3] at 24 per second, of just the stream's size.
+        picture: A file, or frames uint8 [F, H, W, 3] at 24 per second. They must have the stream's size.
         sound: A file, or samples float32 [samples, channels] in [-1, 1] at 16 kHz.
-        keep: Whether the chunks of a start that gives both are handed out; if not, the first chunk is the first new
-            one, and time goes on counting from the start's beginning.
+        drop_past: Whether to leave out the chunks of a start that has both. The first chunk is then the first new one,
+            and times still count from the beginning of the start.
     """
 
     picture: PictureSource | None = None
     sound: SoundSource | None = None
-    keep: bool = True
+    drop_past: bool = False
 
 
 NO_CONDITION = Condition()
@@ -59,12 +59,12 @@ class ConditioningPlan(NamedTuple):
     """Conditions that were checked.
 
     Attributes:
-        picture: Where frames come from, and for how many blocks; None and 0 are none.
-        picture_blocks: How many blocks it gives.
+        picture: Source of the frames, or None.
+        picture_blocks: Number of blocks that it covers.
         sound: Samples at the rate of `mel`, or None.
-        sound_blocks: How many blocks it gives.
-        dropped: First blocks whose chunks nobody wants.
-        mel: What a log-mel is.
+        sound_blocks: Number of blocks that they cover.
+        dropped: Number of first blocks whose chunks are left out.
+        mel: Config of the log-mel spectrogram.
     """
 
     picture: PictureSource | None = None
@@ -75,70 +75,96 @@ class ConditioningPlan(NamedTuple):
     mel: MelConfig = LTX2_MEL
 
 
-def continue_file(path: AnyPath, *, keep: bool = True) -> Condition:
-    """Return the condition that a stream goes on where a file ends: its picture and, if it has any, its sound.
+def continue_file(path: AnyPath, *, drop_past: bool = False) -> Condition:
+    """Return the condition under which a stream continues a file: its picture and, if it has any, its sound.
 
     Raises:
-        ValueError: if the file cannot be read.
+        ValueError: If the file cannot be read.
     """
-    return Condition(picture=path, sound=path if media.has_sound(path) else None, keep=keep)
+    return Condition(picture=path, sound=path if media.has_sound(path) else None, drop_past=drop_past)
 
 
 def plan_conditioning(
     config: PipelineConfig, static: StaticConfig, blocks: int | None, start: Condition, drive: Condition
 ) -> ConditioningPlan:
-    """Check what a stream is given; no weights are needed.
+    """Check the conditions of a stream; no weights are needed.
 
     Args:
-        config: The weights' configs.
-        static: Has grid and layout.
+        config: The configs of the weights.
+        static: Static config of the stream, with grid and layout.
         blocks: Length of the stream; None is endless.
-        start: What it begins from: one frame and whole seconds, as the layout has them.
-        drive: Picture or sound that it is made to, at least as long as the stream.
+        start: Picture and sound of the first blocks: one frame and whole seconds, in blocks of the layout.
+        drive: Picture or sound of the whole stream, at least as long as it.
 
     Raises:
-        ValueError: in one line, naming file and rule, if something has another size, rate or length than it must, is
-            given twice, or leaves nothing to make.
+        ValueError: In one line that names file and rule, if a size, a rate or a length is wrong, if something is given
+            twice, or if nothing is left to make.
     """
+    _check_combination(blocks, start, drive)
+    mel = dataclasses.replace(LTX2_MEL, bins=config.audio_vae.mel_bins)
+    plan = _add_start(ConditioningPlan(mel=mel), config, static, start)
+    started = max(plan.picture_blocks, plan.sound_blocks)
+    if start.drop_past:
+        has_both = 0 < plan.picture_blocks == plan.sound_blocks
+        require(has_both, "drop_past", True, "needs a start with both picture and sound")
+        plan = plan._replace(dropped=started)
+    if blocks is None:
+        return plan
+    layout = static.sampler.layout
+    rule = f"must be longer than the {layout.start_seconds(started)} s that the stream starts with"
+    require(started < blocks, "seconds", layout.start_seconds(blocks), rule)
+    return _add_drive(plan, config, static, blocks, drive)
+
+
+def _check_combination(blocks: int | None, start: Condition, drive: Condition) -> None:
+    """Check which of picture and sound are given, and how often."""
     for name in ("picture", "sound"):
         twice = getattr(start, name) is not None and getattr(drive, name) is not None
         require(not twice, name, _name(getattr(drive, name)), "the start has one already")
     both = drive.picture is not None and drive.sound is not None
     require(not both, "sound", _name(drive.sound), "picture and sound cannot both drive: nothing would be left to make")
     driven = drive.picture is not None or drive.sound is not None
-    require(not driven or blocks is not None, "seconds", None, "a stream that is driven must end")
-    layout, mel = static.sampler.layout, dataclasses.replace(LTX2_MEL, bins=config.audio_vae.mel_bins)
-    plan = ConditioningPlan(mel=mel)
+    require(not driven or blocks is not None, "seconds", None, "must be given for a stream that is made to a file")
+
+
+def _add_start(
+    plan: ConditioningPlan, config: PipelineConfig, static: StaticConfig, start: Condition
+) -> ConditioningPlan:
+    """Add the picture and the sound of the first blocks."""
+    layout = static.sampler.layout
     if start.picture is not None:
         frames = _check_picture(config, static, start.picture)
-        plan = plan._replace(picture=start.picture, picture_blocks=_fit_frames(layout, frames, _name(start.picture)))
+        count = _count_picture_blocks(layout, frames, _name(start.picture))
+        plan = plan._replace(picture=start.picture, picture_blocks=count)
     if start.sound is not None:
-        samples = _samples_of(config, start.sound, mel)
-        count = _fit_sound(layout, len(samples) / mel.sample_rate, plan.picture_blocks, _name(start.sound))
+        samples = _samples_of(config, start.sound, plan.mel)
+        seconds = len(samples) / plan.mel.sample_rate
+        count = _count_sound_blocks(layout, seconds, plan.picture_blocks, _name(start.sound))
         plan = plan._replace(sound=samples, sound_blocks=count)
-    started = max(plan.picture_blocks, plan.sound_blocks)
-    if blocks is not None:
-        rule = f"must be longer than the {layout.start_seconds(started)} s that the stream starts from"
-        require(started < blocks, "seconds", layout.start_seconds(blocks), rule)
-        if drive.picture is not None:
-            frames, needed = _check_picture(config, static, drive.picture), sum(frame_counts(layout, blocks))
-            rule = f"shorter than the stream, which has {needed} frames"
-            require(frames >= needed, _name(drive.picture), f"{frames} frames", rule)
-            plan = plan._replace(picture=drive.picture, picture_blocks=blocks)
-        if drive.sound is not None:
-            samples, seconds = _samples_of(config, drive.sound, mel), layout.start_seconds(blocks)
-            held = len(samples) / mel.sample_rate
-            require(held >= seconds, _name(drive.sound), f"{held:.2f} s", f"shorter than the stream of {seconds} s")
-            plan = plan._replace(sound=samples, sound_blocks=blocks)
-    if not start.keep:
-        gives_both = 0 < plan.picture_blocks == plan.sound_blocks
-        require(gives_both, "keep", False, "only a start with picture and sound has chunks that are not new")
-        plan = plan._replace(dropped=started)
+    return plan
+
+
+def _add_drive(
+    plan: ConditioningPlan, config: PipelineConfig, static: StaticConfig, blocks: int, drive: Condition
+) -> ConditioningPlan:
+    """Add the picture or the sound of the whole stream."""
+    layout = static.sampler.layout
+    if drive.picture is not None:
+        frames, needed = _check_picture(config, static, drive.picture), sum(frame_counts(layout, blocks))
+        rule = f"shorter than the stream, which has {needed} frames"
+        require(frames >= needed, _name(drive.picture), f"{frames} frames", rule)
+        plan = plan._replace(picture=drive.picture, picture_blocks=blocks)
+    if drive.sound is not None:
+        samples, needed_s = _samples_of(config, drive.sound, plan.mel), layout.start_seconds(blocks)
+        seconds = len(samples) / plan.mel.sample_rate
+        rule = f"shorter than the stream of {needed_s} s"
+        require(seconds >= needed_s, _name(drive.sound), f"{seconds:.2f} s", rule)
+        plan = plan._replace(sound=samples, sound_blocks=blocks)
     return plan
 
 
 def make_tracks(pipeline: Pipeline, static: StaticConfig, plan: ConditioningPlan) -> ConditioningTracks:
-    """Make the tracks of a checked plan; nothing is encoded yet."""
+    """Make the tracks of a checked plan. Nothing is encoded yet."""
     layout, codecs, video, audio = static.sampler.layout, pipeline.codecs, None, None
     if plan.picture is not None:
         batches = _batches(plan.picture, frame_counts(layout, plan.picture_blocks))
@@ -154,7 +180,7 @@ def _name(source: PictureSource | SoundSource | None) -> str:
 
 
 def _check_picture(config: PipelineConfig, static: StaticConfig, source: PictureSource) -> int:
-    """Check size and rate of a picture; returns its frames."""
+    """Check size and rate of a picture, and return its number of frames."""
     if isinstance(source, np.ndarray):
         require(source.ndim == 4 and source.dtype == np.uint8, "picture", source.shape, "must be uint8 [F, H, W, 3]")
         info = media.PictureInfo(source.shape[1], source.shape[2], len(source), FRAME_RATE)
@@ -177,22 +203,22 @@ def _samples_of(config: PipelineConfig, source: SoundSource, mel: MelConfig) -> 
     return source
 
 
-def _fit_frames(layout: Layout, frames: int, name: str) -> int:
-    """Count the blocks that a start's frames are."""
+def _count_picture_blocks(layout: Layout, frames: int, name: str) -> int:
+    """Count the blocks of a start with so many frames."""
     first, step = frame_counts(layout, 2)
     blocks = 1 + max(0, frames - first) // step
     below = first + (blocks - 1) * step
-    rule = f"a start has {first} + {step} j of them; the nearest are {below} and {below + step}"
+    rule = f"a start has {first} + {step} j frames; the nearest numbers are {below} and {below + step}"
     require(frames == below, name, f"{frames} frames", rule)
     return blocks
 
 
-def _fit_sound(layout: Layout, seconds: float, picture_blocks: int, name: str) -> int:
-    """Count the blocks that a start's sound is; beside a picture it has as many."""
+def _count_sound_blocks(layout: Layout, seconds: float, picture_blocks: int, name: str) -> int:
+    """Count the blocks of a start with so many seconds of sound. With a picture it must cover the same blocks."""
     blocks = picture_blocks or 1 + max(0, int((seconds - layout.first_seconds) // layout.step_seconds))
-    wanted = layout.start_seconds(blocks)
-    rule = f"must be {wanted} s, {'as the picture is' if picture_blocks else 'a whole number of blocks'}"
-    require(seconds > 0 and wanted <= seconds <= wanted + SLACK_S, name, f"{seconds:.2f} s of sound", rule)
+    expected = layout.start_seconds(blocks)
+    rule = f"must be {expected} s, {'like the picture' if picture_blocks else 'a whole number of blocks'}"
+    require(seconds > 0 and expected <= seconds <= expected + SLACK_S, name, f"{seconds:.2f} s of sound", rule)
     return blocks
 
 

@@ -1,6 +1,6 @@
-"""Picture and sound out of files, by PyAV: what a file holds, its frames in batches, its sound as one array.
+"""Read picture and sound of files with PyAV: sizes and rates, frames in batches, sound as one array.
 
-Nothing is scaled and no frame rate is changed here; what does not fit is refused elsewhere, before any work.
+Nothing is scaled, and frame rates are not changed. `condition.py` refuses files that do not fit, before any work.
 """
 
 import os
@@ -12,11 +12,11 @@ from jaxtyping import Float32, UInt8
 
 from omniforcing_jax.codecs.mel import resample
 from omniforcing_jax.io.atomic_write import AnyPath
-from omniforcing_jax.io.media_file import opened
+from omniforcing_jax.io.media_file import open_media
 
 
 class PictureInfo(NamedTuple):
-    """What a file's picture is; an image is one frame, whose rate says nothing."""
+    """Size, length and frame rate of a file's picture. An image is one frame, whose rate has no meaning."""
 
     height: int
     width: int
@@ -25,22 +25,22 @@ class PictureInfo(NamedTuple):
 
 
 def has_sound(path: AnyPath) -> bool:
-    """Say whether a file has sound.
+    """Return whether a file has sound.
 
     Raises:
-        ValueError: if the file cannot be read.
+        ValueError: If the file cannot be read.
     """
-    with opened(path) as file:
+    with open_media(path) as file:
         return bool(file.streams.audio)
 
 
 def read_picture_info(path: AnyPath) -> PictureInfo:
-    """Look at a file's picture; its frames are counted, not decoded.
+    """Read size, length and rate of a file's picture. Its frames are counted, not decoded.
 
     Raises:
-        ValueError: if the file cannot be read or has no picture.
+        ValueError: If the file cannot be read or has no picture.
     """
-    with opened(path) as file:
+    with open_media(path) as file:
         if not file.streams.video:
             raise ValueError(f"{os.fspath(path)}: has no picture")
         video = file.streams.video[0]
@@ -49,12 +49,12 @@ def read_picture_info(path: AnyPath) -> PictureInfo:
 
 
 def read_frames(path: AnyPath, batches: Iterator[int]) -> Iterator[UInt8[np.ndarray, "F H W 3"]]:
-    """Read frames in batches of given sizes, RGB; ends with the batches.
+    """Read frames as RGB in batches of these sizes, and stop after the last batch.
 
     Raises:
-        ValueError: if the file cannot be read or ends within a batch.
+        ValueError: If the file cannot be read or ends within a batch.
     """
-    with opened(path) as file:
+    with open_media(path) as file:
         frames = (frame.to_ndarray(format="rgb24") for frame in file.decode(video=0))
         for size in batches:
             batch = [frame for _, frame in zip(range(size), frames, strict=False)]
@@ -64,14 +64,14 @@ def read_frames(path: AnyPath, batches: Iterator[int]) -> Iterator[UInt8[np.ndar
 
 
 def read_sound(path: AnyPath, rate: int, channels: int) -> Float32[np.ndarray, "samples channels"]:
-    """Read a file's sound at a rate; mono is spread over all channels.
+    """Read a file's sound, resampled to `rate`. Mono is copied to all channels.
 
     Raises:
-        ValueError: if the file cannot be read, has no sound, or has another number of channels.
+        ValueError: If the file cannot be read, has no sound, or has another number of channels.
     """
     import av
 
-    with opened(path) as file:
+    with open_media(path) as file:
         if not file.streams.audio:
             raise ValueError(f"{os.fspath(path)}: has no sound")
         source = file.streams.audio[0]

@@ -1,7 +1,7 @@
-"""Latents that a stream is given instead of making them: encoded block by block from picture and sound.
+"""Conditioning latents: given picture and sound, encoded block by block.
 
-A `Track` is one stream's, a `Guide` both streams'. Encoders carry their state from block to block, like the decoders,
-so that a track's latents are those of the whole clip; they are made when they are first asked for and kept.
+A `LatentTrack` belongs to one stream, `ConditioningTracks` to both. Encoders carry their state from block to block, as
+the decoders do, so that the latents equal those of the whole clip. Each block is encoded when it is first needed.
 """
 
 from collections.abc import Iterator
@@ -23,11 +23,11 @@ from omniforcing_jax.streams import Streams
 
 
 class LatentTrack:
-    """One stream's latents for its first `blocks` blocks.
+    """Latents of one stream for its first `blocks` blocks.
 
     Args:
-        pieces: Gives the tokens [1, T, C] of block after block.
-        blocks: How many there are.
+        pieces: Yields the tokens [1, T, C] of block after block.
+        blocks: Number of blocks.
     """
 
     def __init__(self, pieces: Iterator[Array], blocks: int) -> None:
@@ -35,7 +35,7 @@ class LatentTrack:
         self._pieces, self._made = pieces, list[Array]()
 
     def __getitem__(self, k: int) -> Array | None:
-        """Return the tokens of block k, or None if it is not given."""
+        """Return the tokens of block k, or None if the block is not given."""
         if k >= self.blocks:
             return None
         while len(self._made) <= k:
@@ -45,11 +45,11 @@ class LatentTrack:
 
 @dataclass(frozen=True)
 class ConditioningTracks:
-    """What a stream is given.
+    """Conditioning latents of both streams.
 
     Attributes:
         video, audio: Tracks, or None.
-        dropped: First blocks, all given, whose chunks nobody wants.
+        dropped: Number of first blocks, all of them given, whose chunks are left out.
     """
 
     video: LatentTrack | None = None
@@ -58,14 +58,16 @@ class ConditioningTracks:
 
     @property
     def blocks(self) -> int:
-        """Blocks for which anything is given."""
+        """Number of blocks with any conditioning."""
         return max((track.blocks for track in (self.video, self.audio) if track is not None), default=0)
 
     def at(self, k: int) -> Streams:
-        """Return what is given of block k."""
+        """Return the conditioning latents of block k."""
         if self.video is None and self.audio is None:
             return NO_CONDITIONING
-        return Streams(*(None if track is None else track[k] for track in (self.video, self.audio)))
+        return Streams(
+            video=None if self.video is None else self.video[k], audio=None if self.audio is None else self.audio[k]
+        )
 
 
 NO_TRACKS = ConditioningTracks()
@@ -104,15 +106,15 @@ def encode_sound(
 ) -> Iterator[Float32[Array, "1 A E"]]:
     """Encode the sound of block after block to audio tokens.
 
-    Mel rows are those of the whole waveform: each piece is cut with what its windows need on both sides.
+    The mel rows equal those of the whole waveform: each piece has margins for the windows at its ends.
 
     Args:
-        codecs: Has the encoder.
-        waveform: At the rate of `mel`, long enough for the rows of all blocks; what is behind them is only looked at
-            by the last windows.
-        layout: Of the blocks.
-        blocks: How many.
-        mel: What a log-mel is.
+        codecs: Codecs with the encoder.
+        waveform: Samples at the rate of `mel`, long enough for the rows of all blocks. Samples after these rows only
+            fill the last windows.
+        layout: Layout of the blocks.
+        blocks: Number of blocks.
+        mel: Config of the log-mel spectrogram.
     """
     rows = [codecs.audio_config.mel_rows(layout.block(k).audio_end) for k in range(blocks)]
     edge, carry = _edge_rows(mel) * mel.hop, None
@@ -133,5 +135,5 @@ def _encode_piece(
 
 
 def _edge_rows(mel: MelConfig) -> int:
-    """Count the rows on either side of a piece whose windows the piece alone does not fill."""
+    """Count the rows at either end of a piece whose windows reach beyond it."""
     return -(-(mel.n_fft // 2) // mel.hop)

@@ -1,1 +1,1 @@
-"""A stream's prompt changes: when, over how many blocks, and what of the past is computed again."""
+"""Changes of a stream's prompt: their blocks, their fades, and the past that is recomputed."""

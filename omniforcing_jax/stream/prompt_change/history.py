@@ -1,4 +1,4 @@
-"""Latents of past blocks, kept so that their keys and values can be made again under another prompt.
+"""Latents of past blocks, kept so that their keys and values can be recomputed under another prompt.
 
 Latents are small, a thousandth of their keys and values, so more blocks can be kept than the ring holds.
 """
@@ -12,9 +12,7 @@ from flax import struct
 from jaxtyping import Array, Int
 
 from omniforcing_jax.config import SamplerConfig
-from omniforcing_jax.rollout import (
-    StaticConfig,
-)
+from omniforcing_jax.rollout import StaticConfig
 from omniforcing_jax.streams import Streams
 from omniforcing_jax.strict_json import require
 
@@ -24,8 +22,8 @@ class History:
     """Latents of block 0 and of the last D later blocks; block k >= 1 lies in slot (k - 1) mod D.
 
     Attributes:
-        first: Of block 0, [B, T, C] and [B, A, E].
-        later: [B, D, T, C] and [B, D, A, E].
+        first: Latents of block 0, [B, T, C] and [B, A, C].
+        later: Latents of later blocks, [B, D, T, C] and [B, D, A, C].
     """
 
     first: Streams
@@ -33,38 +31,40 @@ class History:
 
     @property
     def depth(self) -> int:
-        """Later blocks that are kept."""
+        """Number of later blocks that are kept."""
         return self.later.video.shape[1]
 
 
 def window_blocks(sampler: SamplerConfig) -> int:
-    """Past blocks that a block sees at most: block 0 and the ring."""
+    """Return how many past blocks a block attends to at most: block 0 and the ring."""
     return 1 + sampler.past_blocks
 
 
 def check_recompute(sampler: SamplerConfig, depth: int, count: int | None) -> int:
-    """Return the number of clean passes that a request means: None is the whole window.
+    """Return the number of clean passes for `recompute=count`: None is the whole window.
 
     Raises:
-        ValueError: if there are more than blocks whose latents are kept.
+        ValueError: If there are more than blocks whose latents are kept.
     """
     if count is None:
         return window_blocks(sampler)
-    require(0 <= count <= 1 + depth, "recompute", count, f"must be between 0 and {1 + depth}, the blocks that are kept")
+    rule = f"must be between 0 and {1 + depth}, the number of blocks whose latents are kept"
+    require(0 <= count <= 1 + depth, "recompute", count, rule)
     return count
 
 
 def exact_depth(static: StaticConfig) -> int:
-    """Later blocks on which anything in the ring can depend, however long the stream.
+    """Return how many later blocks the content of the ring can depend on, however long the stream.
 
-    A block reads the ring twice per layer, in self-attention and in the crossing, each time as it was for that block.
+    A block reads the ring twice per layer, in self-attention and in the crossing. Each time it reads the ring of its
+    own past, so the dependence reaches one ring further back.
     """
     return 2 * static.model.layers * static.sampler.past_blocks
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def make_history(static: StaticConfig, rows: int, depth: int) -> History:
-    """Make the empty history of a stream of `rows` rows that keeps `depth` later blocks."""
+    """Make the empty history of a stream with `rows` rows that keeps `depth` later blocks."""
     layout, config, per_frame = static.sampler.layout, static.model, static.grid[0] * static.grid[1]
 
     def zeros(shape: tuple[int, ...], frames: int, audio: int) -> Streams:
@@ -79,7 +79,7 @@ def make_history(static: StaticConfig, rows: int, depth: int) -> History:
 
 
 def record_block(history: History, latents: Streams, k: int) -> History:
-    """Write the latents of block k into the history, in place: the one that was passed in is gone."""
+    """Write the latents of block k into the history. The history that was passed in is donated."""
     if k == 0:
         return History(latents, history.later)
     if not history.depth:

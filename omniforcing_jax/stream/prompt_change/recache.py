@@ -1,8 +1,8 @@
-"""The past under another prompt: latents kept beside the ring, and clean passes that rebuild the ring from them.
+"""Recompute the past under another prompt: clean passes that rebuild the cache from latents.
 
-A block's keys and values depend on the prompt of its clean pass. To change them, the block is shown to the network once
-more, with the noise that its own commit had, and committed into the slot that it has. Latents are small (a thousandth
-of their keys and values), so more blocks can be kept than the ring holds.
+The keys and values of a block depend on the prompt of its clean pass. To change them, the clean pass is repeated with
+the noise of the first time, and its result is committed into the slot of the block. The latents come from the history,
+which can keep more blocks than the ring holds.
 """
 
 import dataclasses
@@ -12,13 +12,15 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, PyTree
+from flax import struct
+from jaxtyping import Array, Float, Int, PyTree
 
 from omniforcing_jax.model.cache import Cache, Slots, readable_range, reanchor_pinned
 from omniforcing_jax.model.positions import Shift, shift_phases, shift_rotations
 from omniforcing_jax.model.transformer import Transformer
 from omniforcing_jax.nn.attention import Sites
 from omniforcing_jax.nn.mask import mask_bias
+from omniforcing_jax.parallel.spec import ArrayLeaf
 from omniforcing_jax.rollout import (
     BlockPositions,
     PromptKV,
@@ -31,11 +33,45 @@ from omniforcing_jax.rollout import (
 from omniforcing_jax.stream.prompt_change.history import History
 
 
+@struct.dataclass
+class CommitInputs:
+    """Inputs of the clean passes of past blocks, besides the network and the cache.
+
+    Attributes:
+        prompt: Text keys and values.
+        keys: PRNG key of each row of the stream, [B]. Each clean pass draws the noise of its first time from them.
+        history: Latents of the blocks.
+    """
+
+    prompt: PromptKV
+    keys: ArrayLeaf
+    history: History
+
+
+@struct.dataclass
+class ReplayedBlock:
+    """A later block whose clean pass is repeated: what the host knows of it.
+
+    Attributes:
+        index: Its number, int32 [].
+        slot: Its slot in the history, int32 [].
+        in_ring: The block that each ring slot holds before the clean pass, int32 [R]; -1 is none.
+        positions: Positions of its tokens.
+        shift: Shift of the pinned keys for its clean pass.
+    """
+
+    index: ArrayLeaf
+    slot: ArrayLeaf
+    in_ring: ArrayLeaf
+    positions: BlockPositions
+    shift: Shift
+
+
 def blocks_to_recache(static: StaticConfig, depth: int, done: int, count: int) -> list[int]:
     """List the blocks that `count` clean passes rebuild, in order.
 
-    The ring's blocks come first, the newest before all others; then block 0, which completes the window; then blocks
-    that have left the ring, whose keys and values are needed on the way only.
+    The blocks of the ring are chosen first, the newest before all others, then block 0, which completes the window. The
+    rest are blocks that have left the ring; their keys and values are needed on the way only.
     """
     in_ring, kept = min(static.sampler.past_blocks, done - 1), min(depth, done - 1)
     if done == 0 or count == 0:
@@ -48,88 +84,97 @@ def blocks_to_recache(static: StaticConfig, depth: int, done: int, count: int) -
 def recache(
     params: Transformer,
     cache: Cache,
-    prompt: PromptKV,
-    keys: Key[Array, " B"],
-    history: History,
+    inputs: CommitInputs,
     count: int,
     *,
     done: int,
     static: StaticConfig,
     trace: Callable[[str, int, PyTree], None] = lambda step, block, outputs: None,
 ) -> Cache:
-    """Rebuild the newest blocks of the cache under a prompt; the cache that was passed in is gone.
+    """Rebuild the newest blocks of the cache under a prompt. The cache that was passed in is donated.
 
-    A replayed block reads what is in the ring of the past that it had, older blocks as they are. What has left the ring
-    is missing, so that the oldest replayed blocks see less than they once did, as at the beginning of a clip. The
-    result is just what commits under this prompt would have made of the same latents where nothing is missing: where
-    `count` is all blocks that there are, or block 0 and `exact_depth` later ones.
+    A replayed block attends to the part of its original past that is still in the ring. Evicted blocks are missing, so
+    the oldest replayed blocks see less than they did the first time. The result is exact where nothing is missing: if
+    `count` covers all blocks of the stream, or block 0 and `exact_depth` later ones. Exact means the cache of a stream
+    with the same latents whose commits were all made under this prompt.
 
     Args:
         params: The network.
-        cache: After `done` commits.
-        prompt: The new one.
-        keys: Of the stream, so that each clean pass has the noise of its first time.
-        history: Holds the latents of these blocks.
-        count: Clean passes; as many as there are blocks to show.
-        done: Blocks committed so far.
-        static: What is static.
-        trace: Told "recompute", block and cache after each clean pass was dispatched.
+        cache: The cache after `done` commits.
+        inputs: The new prompt, and the keys and the latents of the stream.
+        count: Number of clean passes, at most as many as there are blocks whose latents are kept.
+        done: Number of blocks committed so far.
+        static: Static config.
+        trace: Called with "recompute", block and cache after each clean pass was dispatched.
     """
-    todo, sampler = blocks_to_recache(static, history.depth, done, count), static.sampler
-    for block in todo:
-        positions = block_positions(static, block)
+    blocks = blocks_to_recache(static, inputs.history.depth, done, count)
+    for block in blocks:
         if block == 0:
-            cache = dataclasses.replace(cache, blocks_done=jnp.zeros_like(cache.blocks_done))
-            cache = commit_block(params, cache, prompt, keys, history.first, positions, static=static)
+            cache = _replay_first(params, cache, inputs, static)
         else:
-            first = todo[1] if todo[0] == 0 else todo[0]
-            held = held_blocks(sampler.past_blocks, done, first, block)
-            slot = np.int32((block - 1) % history.depth)
-            shift = shift_phases(static.model, sampler.shift_seconds(block))
-            cache = _replay_later(
-                *(params, cache, prompt, keys, history, positions, shift, held, np.int32(block), slot), static=static
-            )
+            oldest = blocks[1] if blocks[0] == 0 else blocks[0]
+            replayed = _place_block(static, inputs.history.depth, block, oldest=oldest, done=done)
+            cache = _replay_later(params, cache, inputs, replayed, static=static)
         trace("recompute", block, cache)
     return cache
 
 
-def held_blocks(ring: int, done: int, first: int, block: int) -> Int[np.ndarray, " R"]:
-    """Say which block each ring slot holds when first .. block - 1 were replayed and `block` is next; -1 is none."""
+def _replay_first(params: Transformer, cache: Cache, inputs: CommitInputs, static: StaticConfig) -> Cache:
+    """Repeat the commit of block 0."""
+    cache = dataclasses.replace(cache, blocks_done=jnp.zeros_like(cache.blocks_done))
+    latents, positions = inputs.history.first, block_positions(static, 0)
+    return commit_block(params, cache, inputs.prompt, inputs.keys, latents, positions, static=static)
+
+
+def _place_block(static: StaticConfig, depth: int, block: int, *, oldest: int, done: int) -> ReplayedBlock:
+    """Describe a block that is replayed after `oldest` .. block - 1, in a stream that has committed `done` blocks."""
+    sampler = static.sampler
+    return ReplayedBlock(
+        index=jnp.int32(block),
+        slot=jnp.int32((block - 1) % depth),
+        in_ring=jnp.asarray(blocks_in_ring(sampler.past_blocks, done, oldest, block)),
+        positions=block_positions(static, block),
+        shift=shift_phases(static.model, sampler.shift_seconds(block)),
+    )
+
+
+def blocks_in_ring(ring: int, done: int, oldest: int, block: int) -> Int[np.ndarray, " R"]:
+    """Return the block that each ring slot holds, before `block` is replayed; -1 is none.
+
+    Args:
+        ring: Number of slots.
+        done: Number of blocks committed so far.
+        oldest: The first block after block 0 that was replayed; `oldest` .. block - 1 have been.
+        block: The next block to replay.
+    """
     held = np.full(ring, -1, np.int32)
-    for k in [*range(max(1, done - ring), done), *range(max(first, block - ring), block)]:
+    for k in [*range(max(1, done - ring), done), *range(max(oldest, block - ring), block)]:
         held[(k - 1) % ring] = k
     return held
 
 
 @partial(jax.jit, static_argnames="static", donate_argnames="cache")
 def _replay_later(
-    params: Transformer,
-    cache: Cache,
-    prompt: PromptKV,
-    keys: Key[Array, " B"],
-    history: History,
-    positions: BlockPositions,
-    shift: Shift,
-    held: Int[Array, " R"],
-    block: Int[Array, ""],
-    slot: Int[Array, ""],
-    *,
-    static: StaticConfig,
+    params: Transformer, cache: Cache, inputs: CommitInputs, block: ReplayedBlock, *, static: StaticConfig
 ) -> Cache:
-    cache = reanchor_pinned(dataclasses.replace(cache, blocks_done=block), shift_rotations(static.model, shift))
-    latents = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, slot, 1, keepdims=False), history.later)
-    noise = draw_context_noise(keys, block, static, positions)
-    return clean_pass(params, cache, prompt, latents, noise, positions, static, _bias(cache, held, block))
+    """Repeat the clean pass of a later block and commit it into the slot that it has."""
+    rotations = shift_rotations(static.model, block.shift)
+    cache = reanchor_pinned(dataclasses.replace(cache, blocks_done=block.index), rotations)
+    take = partial(jax.lax.dynamic_index_in_dim, index=block.slot, axis=1, keepdims=False)
+    latents = jax.tree.map(take, inputs.history.later)
+    noise = draw_context_noise(inputs.keys, block.index, static, block.positions)
+    bias = _bias(cache, block.in_ring, block.index)
+    return clean_pass(params, cache, inputs.prompt, latents, noise, block.positions, static, bias)
 
 
-def _bias(cache: Cache, held: Int[Array, " R"], block: Int[Array, ""]) -> Sites:
-    video, audio = (_slot_bias(slots, held, block) for slots in (cache.video, cache.audio))
+def _bias(cache: Cache, in_ring: Int[Array, " R"], block: Int[Array, ""]) -> Sites:
+    video, audio = (_slot_bias(slots, in_ring, block) for slots in (cache.video, cache.audio))
     return Sites(video_self=video, audio_self=audio, a2v=audio, v2a=video)
 
 
-def _slot_bias(slots: Slots, held: Int[Array, " R"], block: Int[Array, ""]) -> Float[Array, "1 1 1 S"]:
-    """Let a block read the region as at its first time, and of the ring what is older than it and in its window."""
+def _slot_bias(slots: Slots, in_ring: Int[Array, " R"], block: Int[Array, ""]) -> Float[Array, "1 1 1 S"]:
+    """Let a block read block 0 and the sinks as it did the first time, and older blocks of its window in the ring."""
     start, _ = readable_range(slots, block)
-    ring = (held >= jnp.maximum(1, block - slots.ring)) & (held < block)
+    ring = (in_ring >= jnp.maximum(1, block - slots.ring)) & (in_ring < block)
     seen = jnp.concatenate([jnp.arange(slots.region) >= start, jnp.repeat(ring, slots.step)])
     return mask_bias(seen)[None, None, None]

@@ -1,6 +1,6 @@
-"""What to show when: prompts that begin at given seconds of a stream, and what each change cost.
+"""A schedule of prompts, each from its second on, and the time that each change takes.
 
-Times become blocks before any work is done; then a stream is followed and told its prompts at the borders.
+Seconds become blocks before any work is done. Then the prompts of a stream are set at these block borders.
 """
 
 import logging
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class ScheduledPrompt(NamedTuple):
-    """A prompt that begins with a block, and where its contexts come from (None: the pipeline's own text encoder)."""
+    """A prompt, its first block, and the source of its contexts (None: the pipeline's own text encoder)."""
 
     block: int
     prompt: str
@@ -32,32 +32,27 @@ class ScheduledPrompt(NamedTuple):
 def plan_prompt_schedule(
     sampler: SamplerConfig, prompts: Sequence[tuple[int | float, str]], seconds: int | float | None
 ) -> tuple[ScheduledPrompt, ...]:
-    """Find the blocks at which prompts begin; a time within a block waits for the next border, with a log line.
+    """Find the first block of each prompt. A time within a block moves to the next border, with a log line.
 
     Args:
-        sampler: Has the layout.
-        prompts: Seconds of the stream, and what to show from then on.
+        sampler: Sampling config, which has the layout.
+        prompts: Times in seconds, each with the prompt from then on.
         seconds: Length of the stream; None is endless.
 
     Raises:
-        ValueError: naming the time, if it is not within the stream or not after the one before.
+        ValueError: If a time is not within the stream, or not after the one before; names the time.
     """
     schedule: list[ScheduledPrompt] = []
     for second, prompt in prompts:
-        require(
-            math.isfinite(second) and second > 0,
-            "prompt-at",
-            second,
-            "must be above 0 s, where the first prompt begins",
-        )
+        is_later = math.isfinite(second) and second > 0
+        require(is_later, "prompt-at", second, "must be above 0 s, where the first prompt begins")
         block = _border(sampler, second)
         start = sampler.layout.start_seconds(block)
         if seconds is not None:
             require(start < seconds, "prompt-at", second, f"must begin before the end of the stream at {seconds:g} s")
         if schedule:
-            rule = (
-                f"must be at least one block after the prompt at {sampler.layout.start_seconds(schedule[-1].block)} s"
-            )
+            before_s = sampler.layout.start_seconds(schedule[-1].block)
+            rule = f"must be at least one block after the prompt at {before_s} s"
             require(block > schedule[-1].block, "prompt-at", second, rule)
         if start != second:
             log.warning("prompt-at %g s is no block border; the prompt changes at %d s", second, start)
@@ -74,9 +69,9 @@ def _border(sampler: SamplerConfig, second: int | float) -> int:
 def follow_schedule(
     stream: ChunkStream, schedule: Sequence[ScheduledPrompt], recompute: int | None = None, fade: int = 0
 ) -> Iterator[Chunk]:
-    """Pass the chunks of a stream on, and tell it each prompt at its border; arguments as `ChunkStream.set_prompt`.
+    """Pass the chunks of a stream on, and set each prompt at its border. Arguments as for `ChunkStream.set_prompt`.
 
-    What the changes need is compiled before the first chunk: a start that is later is better than a gap.
+    The programs of the changes are compiled before the first chunk: a later start is better than a gap.
     """
     waiting = {change.block: change for change in schedule}
     if waiting:
@@ -92,22 +87,22 @@ def follow_schedule(
 
 
 class ChangeWatch:
-    """A trace that waits for what a change of prompt makes, and for nothing else, and logs what it cost."""
+    """A trace that logs the time of each change of prompt. It waits for the steps of a change and for nothing else."""
 
     def __init__(self) -> None:
         self._began = self._ended = 0.0
-        self._shown = 0
+        self._recomputed = 0
 
     def __call__(self, step: str, block: int, outputs: PyTree) -> None:
-        """Take note of a step that was just dispatched."""
+        """Record a step that was just dispatched."""
         if step == "text" and block:
             jax.block_until_ready(outputs)
             self._began = self._ended = time.perf_counter()
-            self._shown = 0
+            self._recomputed = 0
         elif step == "recompute":
             jax.block_until_ready(outputs)
-            self._ended, self._shown = time.perf_counter(), self._shown + 1
+            self._ended, self._recomputed = time.perf_counter(), self._recomputed + 1
         elif step == "denoise" and self._began:
             taken = self._ended - self._began
-            log.warning("block %d: another prompt; %d past blocks made again in %.3f s", block, self._shown, taken)
+            log.warning("block %d: new prompt; %d past blocks recomputed in %.3f s", block, self._recomputed, taken)
             self._began = 0.0

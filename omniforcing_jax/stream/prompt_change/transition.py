@@ -1,7 +1,7 @@
-"""A prompt that changes at block borders: the script of a stream's text.
+"""A prompt that changes at block borders.
 
-A change replaces the text keys and values of both streams and rebuilds as much of the past as it is told to
-(`recache.py`). With a fade the contexts go over in equal parts, and every part is a change of its own.
+A change replaces the text keys and values of both streams and recomputes a part of the past (`recache.py`). With a fade
+the contexts change in equal steps over several blocks, and every step is a change of its own.
 """
 
 import dataclasses
@@ -11,25 +11,24 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from omniforcing_jax.model.cache import Cache
 from omniforcing_jax.model.transformer import Transformer
 from omniforcing_jax.rollout import PromptKV, StaticConfig, make_prompt_kv
-from omniforcing_jax.stream.prompt_change.history import History
-from omniforcing_jax.stream.prompt_change.recache import recache
+from omniforcing_jax.stream.prompt_change.recache import CommitInputs, recache
 from omniforcing_jax.strict_json import require
 from omniforcing_jax.text.contexts import TextContexts
 
 
 @struct.dataclass
 class PromptTransition:
-    """The text of a stream, and where it is going.
+    """The text of a stream, and the text that it changes to.
 
     Attributes:
-        now: Contexts that the stream's text keys and values were made of.
-        goal: Contexts that it changes to.
-        left: Block borders until it is there, an int on the host; 0 changes nothing.
+        now: Contexts of the stream's present text keys and values.
+        goal: Contexts that the stream changes to.
+        left: Block borders until the goal is reached, an int on the host; 0 changes nothing.
         recompute: Clean passes at each of these borders, an int on the host.
     """
 
@@ -40,7 +39,7 @@ class PromptTransition:
 
 
 class Advanced(NamedTuple):
-    """What a block border did to a stream."""
+    """The parts of a stream's state that a step of a transition replaces."""
 
     transition: PromptTransition
     prompt: PromptKV
@@ -48,23 +47,29 @@ class Advanced(NamedTuple):
 
 
 def no_transition(contexts: TextContexts) -> PromptTransition:
-    """Make the script of a stream that keeps to its first prompt."""
+    """Make the transition of a stream whose prompt does not change."""
     return PromptTransition(now=contexts, goal=contexts, left=0, recompute=0)
 
 
 def begin_transition(
     transition: PromptTransition, goal: TextContexts, *, recompute: int, fade: int
 ) -> PromptTransition:
-    """Change course: towards `goal` at the next border, with `fade` blocks under mixed contexts before it is reached.
+    """Change to `goal` from the next border on.
+
+    Args:
+        transition: The transition so far, finished or not.
+        goal: Contexts to change to.
+        recompute: Clean passes at each border of the change.
+        fade: Blocks under mixed contexts before the goal is reached.
 
     Raises:
-        ValueError: if the contexts have not the form of those before, or a number is negative.
+        ValueError: If the shapes of the contexts differ from those of the stream, or a number is negative.
     """
     require(recompute >= 0, "recompute", recompute, "must not be negative")
     require(fade >= 0, "fade", fade, "must not be negative")
     for name, old, new in zip(TextContexts._fields, transition.now, goal, strict=True):
         shapes = [None if x is None else x.shape for x in (old, new)]
-        require(shapes[0] == shapes[1], f"contexts: {name}", shapes[1], f"must be {shapes[0]}, as the stream began")
+        require(shapes[0] == shapes[1], f"contexts: {name}", shapes[1], f"must be {shapes[0]}, as in the first prompt")
     return dataclasses.replace(transition, goal=goal, left=1 + fade, recompute=recompute)
 
 
@@ -72,29 +77,34 @@ def advance_transition(
     params: Transformer,
     transition: PromptTransition,
     cache: Cache,
-    keys: Key[Array, " B"],
-    history: History,
+    inputs: CommitInputs,
     *,
     done: int,
     static: StaticConfig,
     trace: Callable[[str, int, PyTree], None],
 ) -> Advanced:
-    """Take one step of a script that has steps left, at the border before block `done`; the cache is used up.
+    """Take the next step of a transition at the border before block `done`.
 
-    `trace` is told "text" and, for every clean pass, "recompute".
+    Args:
+        params: The network.
+        transition: A transition with borders left.
+        cache: The cache after `done` commits; it is donated.
+        inputs: Keys and latents of the stream. Its prompt is replaced.
+        done: Number of blocks committed so far.
+        static: Static config.
+        trace: Called with "text", and with "recompute" for every clean pass.
     """
     now = transition.goal if transition.left == 1 else _mix(transition.now, transition.goal, 1 / transition.left)
     prompt = make_prompt_kv(params, *now, static=static)
     trace("text", done, prompt)
-    cache = recache(
-        *(params, cache, prompt, keys, history, transition.recompute), done=done, static=static, trace=trace
-    )
+    inputs = dataclasses.replace(inputs, prompt=prompt)
+    cache = recache(params, cache, inputs, transition.recompute, done=done, static=static, trace=trace)
     return Advanced(dataclasses.replace(transition, now=now, left=transition.left - 1), prompt, cache)
 
 
 @jax.jit
 def _mix(now: TextContexts, goal: TextContexts, part: Float[Array, ""] | float) -> TextContexts:
-    """Go a part of the way; a token that only one of them has counts as zero in the other."""
+    """Mix contexts: a part of the way from `now` to `goal`. A token that only one of them has is zero in the other."""
 
     def mix(one: Array, other: Array) -> Array:
         if now.mask is not None and goal.mask is not None:

@@ -1,4 +1,4 @@
-"""Steering from the command line: what is refused before any work, and what a file then shows."""
+"""The command `stream` with schedules and conditioning: refusals before any work, and the written file."""
 
 from functools import cache
 from pathlib import Path
@@ -43,8 +43,8 @@ def test_prompts_change_at_their_seconds_and_what_it_cost_is_said(capsys, caplog
     assert "73 frames" in capsys.readouterr().out
     rounded, first, second = caplog.messages
     assert "0.5 s is no block border; the prompt changes at 1 s" in rounded
-    assert "block 2: another prompt; 2 past blocks made again in" in first
-    assert "block 3: another prompt; 2 past blocks made again in" in second
+    assert "block 2: new prompt; 2 past blocks recomputed in" in first
+    assert "block 3: new prompt; 2 past blocks recomputed in" in second
     with av.open(str(tmp_path / "a.mp4")) as file:
         assert sum(1 for _ in file.decode(video=0)) == 73
 

@@ -1,4 +1,4 @@
-"""The growing file: what is on disk when, what a reader finds, what is refused."""
+"""The growing file: its content on disk after each chunk, as a reader finds it."""
 
 import threading
 from pathlib import Path

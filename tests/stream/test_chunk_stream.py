@@ -59,7 +59,7 @@ def test_chunks_add_up_to_the_clip_decoded_at_once():
     whole_video, whole_audio = decode_clip(student().codecs, video, audio, grid=GRID, dtype=jnp.dtype(jnp.float32))
     streamed_video, streamed_audio = join_chunks(chunks)
     difference = np.abs(streamed_video.astype(int) - np.asarray(whole_video)[0])
-    assert difference.max() <= 1  # a value that stands on the edge of two bytes
+    assert difference.max() <= 1  # a value on the edge between two bytes
     assert difference.mean() < 1e-3
     np.testing.assert_allclose(streamed_audio, whole_audio[0], atol=1e-4)
 

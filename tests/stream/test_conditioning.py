@@ -1,4 +1,4 @@
-"""Streams that are given a past, a soundtrack or a picture: nothing given is changed, everything made listens to it."""
+"""Conditioning by a past, a soundtrack or a picture: it is kept unchanged, and everything that is made follows it."""
 
 import itertools
 from functools import cache
@@ -42,14 +42,14 @@ def sound(seconds, seed=0):
 
 @cache
 def recorded():
-    """A free stream: its chunks and the latents of its blocks."""
+    """A stream without conditioning: its chunks and the latents of its blocks."""
     latents = []
     trace = lambda step, block, outputs: latents.append(outputs) if step == "denoise" else None  # noqa: E731
     return list(open_stream(student(), PROMPT, SECONDS, seed=3, trace=trace)), latents
 
 
 def going_on(blocks, dropped=0):
-    """A stream of the same request that is given the first blocks of the free one."""
+    """A stream of the same request whose first blocks are those of the free one, as conditioning."""
     latents = recorded()[1]
     video, audio = (LatentTrack(iter([pair[i] for pair in latents[:blocks]]), blocks) for i in range(2))
     like = open_stream(student(), PROMPT, SECONDS, seed=3)
@@ -155,17 +155,17 @@ def test_an_image_and_a_soundtrack_go_together():
 @pytest.mark.parametrize(
     ("start", "drive", "named"),
     [
-        ({"picture": frames(26)}, {}, "26 frames.*1 \\+ 24 j of them; the nearest are 25 and 49"),
+        ({"picture": frames(26)}, {}, "26 frames.*1 \\+ 24 j frames; the nearest numbers are 25 and 49"),
         ({"picture": frames(49)}, {}, "seconds=2: must be longer than the 2 s"),
         ({"picture": frames(25)[:, :32]}, {}, "96x32.*the stream's picture is 96x64"),
-        ({"picture": frames(25), "sound": sound(1.5)}, {}, "1.50 s of sound.*must be 1 s, as the picture is"),
+        ({"picture": frames(25), "sound": sound(1.5)}, {}, "1.50 s of sound.*must be 1 s, like the picture"),
         ({"sound": sound(1.5)}, {}, "must be 1 s, a whole number of blocks"),
         ({"sound": sound(1)[:, :1]}, {}, "float32 \\[samples, 2\\]"),
         ({}, {"sound": sound(1.9)}, "1.90 s.*shorter than the stream of 2 s"),
         ({}, {"picture": frames(48)}, "48 frames.*shorter than the stream, which has 49 frames"),
         ({}, {"picture": frames(49), "sound": sound(2)}, "nothing would be left to make"),
         ({"sound": sound(1)}, {"sound": sound(2)}, "the start has one already"),
-        ({"picture": frames(25), "keep": False}, {}, "keep=False"),
+        ({"picture": frames(25), "drop_past": True}, {}, "drop_past=True"),
     ],
 )
 def test_conditions_that_do_not_fit_are_refused(start, drive, named):
@@ -174,5 +174,5 @@ def test_conditions_that_do_not_fit_are_refused(start, drive, named):
 
 
 def test_an_endless_stream_cannot_be_driven():
-    with pytest.raises(ValueError, match="must end"):
+    with pytest.raises(ValueError, match="must be given for a stream that is made to a file"):
         open_stream(student(), PROMPT, drive=Condition(sound=sound(1)))

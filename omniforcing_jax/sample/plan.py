@@ -1,0 +1,123 @@
+"""From a request for clips to a plan: the request is checked against the weights' configs before any are loaded."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import DTypeLike
+
+from omniforcing_jax import layout
+from omniforcing_jax.config import ModelConfig
+from omniforcing_jax.guidance import GuidanceConfig, Pass
+from omniforcing_jax.pipeline import budget, checks, text_source
+from omniforcing_jax.pipeline.pipeline import Pipeline, PipelineConfig
+from omniforcing_jax.sample.request import ClipRequest
+from omniforcing_jax.schedule import fresh_shares
+from omniforcing_jax.strict_json import require
+
+
+class ClipStaticConfig(NamedTuple):
+    """Static config of one step.
+
+    Attributes:
+        config: The network.
+        guidance: Guidance strengths.
+        dtype: Type to compute in.
+    """
+
+    config: ModelConfig
+    guidance: GuidanceConfig
+    dtype: DTypeLike
+
+
+class ClipPlan(NamedTuple):
+    """A request that was checked against weights.
+
+    Attributes:
+        config: The configs of the weights.
+        request: The request.
+        static: Static config of the steps.
+        grid: Latent rows and columns.
+        frames: Video latent frames.
+        sigmas: Noise levels from 1 to 0.
+        shares: Fresh share of the noise at each level, see `schedule.fresh_shares`; None draws no fresh noise.
+        contexts, negative_contexts: Text contexts, or files of them, instead of the weights' own text encoder.
+    """
+
+    config: PipelineConfig
+    request: ClipRequest
+    static: ClipStaticConfig
+    grid: tuple[int, int]
+    frames: int
+    sigmas: tuple[float, ...]
+    shares: tuple[float, ...] | None
+    contexts: text_source.TextSource
+    negative_contexts: text_source.TextSource
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The prompts, one for each clip."""
+        return tuple(self.request.prompts)
+
+    @property
+    def tokens(self) -> tuple[int, int]:
+        """Number of video tokens and of audio tokens."""
+        return self.frames * self.grid[0] * self.grid[1], layout.audio_latents(self.frames)
+
+    @property
+    def needs_negative(self) -> bool:
+        """Whether the guidance needs the negative prompt."""
+        return Pass.NEGATIVE in self.static.guidance.passes
+
+
+def plan_clip(weights: checks.Weights, request: ClipRequest) -> ClipPlan:
+    """Check a request without loading any weights.
+
+    Raises:
+        ValueError: In one line, whatever is wrong with it.
+    """
+    config, guidance, levels = checks.pipeline_config(weights), request.strengths, request.levels
+    contexts, negative = text_source.open_source(request.contexts), request.negative_contexts
+    checks.refuse_student(config)
+    for layer in guidance.stg_layers:
+        require(0 <= layer < config.model.layers, "layers", layer, f"must be below {config.model.layers}")
+    plan = ClipPlan(
+        config=config,
+        request=request,
+        static=ClipStaticConfig(config.model, guidance, jnp.dtype(request.dtype)),
+        grid=config.grid(request.height or config.resolution[0], request.width or config.resolution[1]),
+        frames=layout.latent_frames(layout.PREFIX.frames_for(request.seconds)),
+        sigmas=levels,
+        shares=tuple(fresh_shares(levels, request.renewal).tolist()) if request.renewal else None,
+        contexts=contexts,
+        negative_contexts=_negative_of(contexts) if negative is None else negative,
+    )
+    _check_text(plan, weights)
+    scores = budget.score_bytes(config, len(plan.prompts) * len(guidance.passes), plan.tokens[0], plan.tokens[0])
+    budget.check_memory(config, request.dtype, isinstance(weights, Pipeline), {"attention": scores})
+    return plan
+
+
+def _check_text(plan: ClipPlan, weights: checks.Weights) -> None:
+    text_source.check_text(plan.config, plan.prompts, plan.contexts, weights)
+    if plan.needs_negative and plan.contexts is not None:
+        negative = plan.negative_contexts
+        rule = "must be given if there are contexts and cfg is not 1"
+        require(negative is not None, "negative_contexts", None, rule)
+        text_source.check_text(plan.config, [""] * len(plan.prompts), negative)
+
+
+def encode_plan_on_disk(weights: checks.Weights, plan: ClipPlan) -> ClipPlan:
+    """Encode a plan's prompts with a text encoder that stays on disk, before anything else is in memory.
+
+    Raises:
+        ValueError: As `text_source.encode_on_disk`.
+    """
+    texts = (*plan.prompts, "") if plan.needs_negative else plan.prompts
+    contexts = text_source.encode_on_disk(weights, plan.config, texts, plan.contexts, plan.static.dtype)
+    negative = plan.negative_contexts
+    return plan._replace(contexts=contexts, negative_contexts=_negative_of(contexts) if negative is None else negative)
+
+
+def _negative_of(contexts: text_source.TextSource) -> text_source.TextSource:
+    """Return contexts by prompt, which include the empty prompt; None for any other source."""
+    return contexts if isinstance(contexts, text_source.ContextStore) else None
