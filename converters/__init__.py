@@ -1,1 +1,1 @@
-"""Weights from and to PyTorch, by tables that are total."""
+"""Weights from and to PyTorch checkpoints, by tables that must cover every tensor."""

@@ -1,9 +1,9 @@
-"""`python -m converters`."""
+"""The commands in a checkout: `python -m converters`."""
 
 import signal
 import sys
 
-from converters.cli import main
+from .cli import main
 
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that what is half written is removed
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that half-written files are removed
 sys.exit(main())

@@ -1,8 +1,8 @@
-"""How fast a conversion is beside a plain copy, and how much memory it takes: measured on a synthetic checkpoint.
+"""Measure a conversion on a synthetic checkpoint: its speed relative to a plain copy, and its memory.
 
 The checkpoint has LTX-2.3's full widths and few layers, so its tensors are as large as the real ones. Copies and
-conversions run in pairs in a process of its own, in turns first and second, on one file system and with the file in the
-system's cache; its memory is compared with that of the same process before it opens the file.
+conversions run in pairs in a separate process, each first in every other pair, on one file system and with the file in
+the system's cache. Memory is that process's peak, compared with its memory before it opens the file.
 """
 
 import json
@@ -20,30 +20,31 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from converters import convert
-from converters.choices import Choices
-from converters.component import LTX2
-from converters.piece import CHUNK
-from converters.transformer import COMPONENT
 from omniforcing_jax.config import CrossTimestep, ModelConfig
 from omniforcing_jax.io.tensor_file import write_runs
 from omniforcing_jax.pipeline.presets import LTX2_19B
 from omniforcing_jax.strict_json import require
 
+from . import convert
+from .component import LTX2
+from .finite import CHUNK
+from .formats.transformer import COMPONENT
+from .overrides import Overrides
+
 BFLOAT16 = np.dtype(jnp.bfloat16)
-MEASURE = "import sys; from converters import bench; bench.race(*sys.argv[1:])"
+MEASURE = f"import sys; from {__package__} import bench; bench.race(*sys.argv[1:])"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Figures:
-    """What was measured; bytes and seconds.
+class ConversionFigures:
+    """Measured bytes and seconds.
 
     Attributes:
         size: Bytes of the checkpoint.
         copies_s: Times to copy the file.
-        conversions_s: Times to convert it, each of one pair with the copy.
+        conversions_s: Times to convert it, each in one pair with a copy.
         before: Peak resident bytes of the converting process before it opens the file.
-        peak: Its peak in the end.
+        peak: Its peak at the end.
     """
 
     size: int
@@ -54,7 +55,7 @@ class Figures:
 
     @property
     def share(self) -> float:
-        """Speed of the conversion over the speed of the copy: the median of all pairs."""
+        """Speed of the conversion relative to the copy: the median over all pairs."""
         return statistics.median(copy / conversion for copy, conversion in zip(*self._times, strict=True))
 
     @property
@@ -62,7 +63,7 @@ class Figures:
         return self.copies_s, self.conversions_s
 
     def __str__(self) -> str:
-        """Say it in three lines."""
+        """Return three lines for people."""
         copy, convert = map(statistics.median, self._times)
         size = self.size / 1e9
         return (
@@ -81,9 +82,9 @@ def full_width(layers: int) -> ModelConfig:
 
 
 def make_checkpoint(path: Path, config: ModelConfig) -> int:
-    """Write a checkpoint of random finite values as LTX-2 is published; returns its bytes."""
-    placements = COMPONENT.place(config, LTX2)
-    layout = {p.theirs: (BFLOAT16, p.shape) for p in sorted(placements, key=lambda p: p.theirs)}
+    """Write a checkpoint of random finite values in LTX-2's published form; returns its bytes."""
+    placements = COMPONENT.expand(config, LTX2)
+    layout = {p.source: (BFLOAT16, p.source_shape) for p in sorted(placements, key=lambda p: p.source)}
     pool = np.random.default_rng(0).integers(0, 0x4000, CHUNK, dtype=np.uint16).view(BFLOAT16)  # all below 2 in size
 
     def runs(name: str) -> Iterator[np.ndarray]:
@@ -92,12 +93,12 @@ def make_checkpoint(path: Path, config: ModelConfig) -> int:
             yield (run := pool[: min(left, pool.size)])
             left -= run.size
 
-    header = json.dumps(COMPONENT.namings[LTX2].write_config(config))
+    header = json.dumps(COMPONENT.namings[LTX2].table.write(config))
     write_runs(path, layout, runs, {"config": header})
     return path.stat().st_size
 
 
-def measure(folder: Path, config: ModelConfig, repeats: int) -> Figures:
+def measure(folder: Path, config: ModelConfig, repeats: int) -> ConversionFigures:
     """Copy and convert a synthetic checkpoint in turns.
 
     Args:
@@ -117,11 +118,11 @@ def measure(folder: Path, config: ModelConfig, repeats: int) -> Figures:
         raise ValueError(f"{source}: the conversion failed: {done.stderr.strip().splitlines()[-1]}")
     answer = json.loads(done.stdout.splitlines()[-1])
     copies, conversions = (tuple(answer.pop(name)) for name in ("copies_s", "conversions_s"))
-    return Figures(size=size, copies_s=copies, conversions_s=conversions, **answer)
+    return ConversionFigures(size=size, copies_s=copies, conversions_s=conversions, **answer)
 
 
 def race(source: str, repeats: str) -> None:
-    """Run the pairs and print what a `Figures` needs as JSON; the whole of the measured process."""
+    """Run the pairs and print the fields of `ConversionFigures` as JSON; this is all that the measured process does."""
     path, times = Path(source), {"copies_s": [], "conversions_s": []}
     kinds = {"copies_s": _copy, "conversions_s": _convert}
     before = _peak()
@@ -136,7 +137,7 @@ def race(source: str, repeats: str) -> None:
 
 
 def _prepare(source: Path) -> None:
-    """Let the system write what it holds, and give it memory: a virtual machine has to fetch what lay idle."""
+    """Let the system flush its buffers and take memory: a virtual machine has to fetch memory that was idle."""
     os.sync()
     _copy(source).unlink()
 
@@ -147,12 +148,12 @@ def _copy(source: Path) -> Path:
 
 def _convert(source: Path) -> Path:
     out = source.with_name("converted")
-    convert.run(convert.prepare([source], out, Choices()))
+    convert.run(convert.prepare([source], out, Overrides()))
     return out
 
 
 def _peak() -> int:
-    """Peak resident memory of this program, in bytes: Linux hands the peak of `getrusage` on from parent to child."""
+    """Return peak resident bytes of this program; `getrusage` on Linux has the parent's peak as well, so ask /proc."""
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:

@@ -8,97 +8,97 @@ from typing import Any
 
 import numpy as np
 
-from converters.choices import Choices
-from converters.inspect import is_own
-from converters.own import open_own
-from converters.piece import Piece, pieces_of
-from converters.sources import find_parts
 from omniforcing_jax.io import weights
 from omniforcing_jax.io.tensor_file import as_bytes
 
+from .lazy_tensor import LazyTensor
+from .native_component import is_weights_folder, open_weights_folder
+from .open_source import list_components
+from .overrides import Overrides
+
+VALUES_AT_ONCE = 1 << 20
+
 
 @dataclass(frozen=True, kw_only=True)
-class Side:
+class Contents:
     """One of the two: its tensors and its configs, by name."""
 
-    tensors: Mapping[str, Piece]
+    tensors: Mapping[str, LazyTensor]
     configs: Mapping[str, Any]
 
 
-def open_side(path: Path, choices: Choices) -> Side:
-    """Open a weights folder of ours, or a source.
-
-    Raises:
-        ValueError: In one line, if it is missing, damaged or of no known format.
-    """
-    tensors: dict[str, Piece] = {}
-    configs: dict[str, Any] = {}
-    if is_own(path):
-        configs["folder"] = weights.read_config(path)
-        for name, own in open_own(path).items():
-            for file in (own.model, own.passed):
-                tensors |= {f"{name}/{key}": piece for key, piece in (pieces_of(file) if file else {}).items()}
-            if own.config is not None and own.component is not None:
-                configs[name] = own.component.write_own(own.config)
-        return Side(tensors=tensors, configs=configs)
-    parts = find_parts(path, choices)
-    for part in parts:
-        mark = "" if len({each.naming for each in parts}) == 1 and part.model_config is None else f"{part.name}/"
-        tensors |= {mark + key: piece for key, piece in part.tensors.items()}
-        if part.model_config is not None:
-            configs[part.name] = part.model_config
-        header = dict(part.metadata)
-        configs["header"] = header | ({"config": json.loads(header["config"])} if "config" in header else {})
-    return Side(tensors=tensors, configs=configs)
-
-
-def diff(first: Path, second: Path, choices: Choices) -> list[str]:
+def diff(first: Path, second: Path, overrides: Overrides) -> list[str]:
     """List what differs, a line each; an empty list where nothing does.
 
     Raises:
         ValueError: In one line: one cannot be opened, or they are not of one kind.
     """
-    if is_own(first) != is_own(second):
-        ours, other = (first, second) if is_own(first) else (second, first)
-        raise ValueError(f"{ours} is a weights folder of ours and {other} is not: convert or export one of them first")
-    a, b = open_side(first, choices), open_side(second, choices)
-    lines = [f"config {line}" for line in _configs(a.configs, b.configs, "")]
+    if is_weights_folder(first) != is_weights_folder(second):
+        folder, other = (first, second) if is_weights_folder(first) else (second, first)
+        raise ValueError(f"{folder} is a weights folder and {other} is not: convert or export one of them first")
+    a, b = (_read_folder(p) if is_weights_folder(p) else _read_source(p, overrides) for p in (first, second))
+    lines = [f"config {line}" for line in _compare_configs(a.configs, b.configs, "")]
     lines += [f"only in {first}: {key}" for key in a.tensors if key not in b.tensors]
     lines += [f"only in {second}: {key}" for key in b.tensors if key not in a.tensors]
-    for key, piece in a.tensors.items():
-        if key in b.tensors and (line := _tensor(piece, b.tensors[key])) is not None:
+    for key, tensor in a.tensors.items():
+        if key in b.tensors and (line := _compare_tensors(tensor, b.tensors[key])) is not None:
             lines.append(f"{key}: {line}")
     return lines
 
 
-def _configs(a: Any, b: Any, path: str) -> Iterator[str]:
+def _read_folder(path: Path) -> Contents:
+    tensors: dict[str, LazyTensor] = {}
+    configs: dict[str, Any] = {"folder": weights.read_config(path)}
+    for name, native in open_weights_folder(path).items():
+        for each in (native.tensors or {}, native.passed):
+            tensors |= {f"{name}/{key}": tensor for key, tensor in each.items()}
+        if native.config is not None and native.component is not None:
+            configs[name] = native.config.to_dict()
+    return Contents(tensors=tensors, configs=configs)
+
+
+def _read_source(path: Path, overrides: Overrides) -> Contents:
+    tensors: dict[str, LazyTensor] = {}
+    configs: dict[str, Any] = {}
+    sources = list_components(path, overrides)
+    is_one_file = len({source.naming for source in sources}) == 1
+    for source in sources:
+        mark = "" if is_one_file and source.model_config is None else f"{source.name}/"
+        tensors |= {mark + key: tensor for key, tensor in source.tensors.items()}
+        if source.model_config is not None:
+            configs[source.name] = source.model_config
+        header = dict(source.metadata)
+        configs["header"] = header | ({"config": json.loads(header["config"])} if "config" in header else {})
+    return Contents(tensors=tensors, configs=configs)
+
+
+def _compare_configs(a: Any, b: Any, path: str) -> Iterator[str]:
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         for key in [*a, *(key for key in b if key not in a)]:
-            yield from _configs(a.get(key), b.get(key), f"{path}.{key}" if path else str(key))
+            yield from _compare_configs(a.get(key), b.get(key), f"{path}.{key}" if path else str(key))
     elif a != b:
         yield f"{path}: {a!r} and {b!r}"
 
 
-def _tensor(a: Piece, b: Piece) -> str | None:
-    """Say how two tensors differ; None where their bytes are the same."""
+def _compare_tensors(a: LazyTensor, b: LazyTensor) -> str | None:
+    """Return how two tensors differ, in words; None where their bytes are the same."""
     if a.shape != b.shape:
         return f"shape {a.shape} and {b.shape}"
-    kinds = "" if a.dtype == b.dtype else f"{a.dtype} and {b.dtype}, "
+    types = "" if a.dtype == b.dtype else f"{a.dtype} and {b.dtype}, "
     largest, differing = 0.0, 0
-    for x, y in zip(_parts(a), _parts(b), strict=True):
-        if not kinds and as_bytes(x) == as_bytes(y):
+    for x, y in zip(_cut(a), _cut(b), strict=True):
+        if not types and as_bytes(x) == as_bytes(y):
             continue
         off = np.abs(x.astype(np.float64) - y.astype(np.float64))
         differing += int(np.count_nonzero(~(off == 0)))
         largest = max(largest, float(np.nan_to_num(off, nan=np.inf).max(initial=0.0)))
-    if not kinds and not differing:
+    if not types and not differing:
         return None
-    return f"{kinds}{differing} of {int(np.prod(a.shape))} values differ, by {largest:.3g} at most"
+    return f"{types}{differing} of {int(np.prod(a.shape))} values differ, by {largest:.3g} at most"
 
 
-def _parts(piece: Piece) -> Iterator[np.ndarray]:
-    """Cut a tensor into parts of equal numbers of values, whatever its type."""
-    flat = np.ascontiguousarray(piece.load()).reshape(-1)
-    step = 1 << 20
-    for begin in range(0, flat.size, step):
-        yield flat[begin : begin + step]
+def _cut(tensor: LazyTensor) -> Iterator[np.ndarray]:
+    """Cut a tensor into pieces of equal numbers of values, whatever its type."""
+    flat = np.ascontiguousarray(tensor.load()).reshape(-1)
+    for begin in range(0, flat.size, VALUES_AT_ONCE):
+        yield flat[begin : begin + VALUES_AT_ONCE]

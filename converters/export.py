@@ -1,50 +1,34 @@
-"""Our weights folder back into another format: checked, written beside its place, then swapped in.
+"""A weights folder back into another format: checked, written beside its place, then swapped in.
 
-A component that came from that format has its header and what went through put back, so there and back is bit-exact.
-What the format cannot express is refused; what it has no word for (whose sigma, the sampler) is said.
+A component that came from that format gets back its header and the tensors that passed through, so there and back is
+bit-exact. What the format cannot express is refused. What it has no key for (timesteps, the sampler) is printed.
 """
 
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from converters.checkpoint import SUPPOSED, read_header_config
-from converters.component import DIFFUSERS, HUGGING_FACE, LTX2
-from converters.headers import contradiction, merge_header
-from converters.meter import Meter
-from converters.own import Own, open_own, rename_out, turn_rotary
-from converters.piece import Piece, read_ahead
-from converters.registry import CLASSES, FOLDERS, PREFIXES
-from converters.sources import TOKENIZERS
-from converters.swap import check_space, staging
 from omniforcing_jax.config import CrossTimestep, ModelConfig, RotaryKind
 from omniforcing_jax.io import atomic_write
-from omniforcing_jax.io.tensor_file import DTYPES, write_runs
 from omniforcing_jax.strict_json import require
 
+from .atomic_swap import require_space, staging
+from .component import DIFFUSERS, HUGGING_FACE, LTX2
+from .config_table import AnyTable
+from .lazy_tensor import LazyTensor
+from .ltx2_header import find_contradiction, merge_header
+from .native_component import NativeComponent, open_weights_folder, rename_tensors
+from .open_source import TOKENIZERS
+from .original_keys import ASSUMED_ROTARY, read_header_config
+from .progress import ByteProgress
+from .registry import CLASSES, FOLDERS, PREFIXES
+from .rotary_rows import permute_rotary
+from .shards import TensorFiles, write_shards
+
 Target = Literal["ltx2", "diffusers", "omniforcing"]
-# The safetensors package writes types in this order, and names of a type in alphabetical order.
-TYPES = (
-    "U64",
-    "I64",
-    "F64",
-    "F32",
-    "U32",
-    "I32",
-    "BF16",
-    "F16",
-    "U16",
-    "I16",
-    "F8_E4M3",
-    "F8_E5M2",
-    "I8",
-    "U8",
-    "BOOL",
-)
-RANKS = {DTYPES[name]: rank for rank, name in enumerate(TYPES)}
 PLAIN = {"format": "pt"}
 HOLDS = {
     "ltx2": tuple(PREFIXES),
@@ -54,34 +38,33 @@ HOLDS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Output:
-    """One set of tensors to write.
+class ExportPlan:
+    """An export that was checked and is ready to run.
 
     Attributes:
-        folder: Where, relative to the output; "" for itself.
-        stem: What the files are called, without shard numbers and ending.
-        tensors: By key.
-        metadata: Of each file's header.
-        model_config: What goes into config.json; None for formats without one.
-        tokenizer: Files for the folder `tokenizer`.
+        out: File or folder to write.
+        files: Everything to write.
+        notes: What was left out, and what the format cannot say, a line each.
+        shard_bytes: Largest file, where the format has shards.
     """
 
-    folder: str
-    stem: str
-    tensors: Mapping[str, Piece]
-    metadata: Mapping[str, str]
-    model_config: Mapping[str, Any] | None = None
-    tokenizer: tuple[Path, ...] = ()
+    out: Path
+    files: tuple[TensorFiles, ...]
+    notes: tuple[str, ...]
+    shard_bytes: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(each.nbytes for each in self.files)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Export:
-    """An export that was checked and is ready to run."""
+class Renamed:
+    """A component, and its tensors under the target's keys."""
 
-    out: Path
-    outputs: tuple[Output, ...]
-    notes: tuple[str, ...]
-    shard_bytes: int
+    native: NativeComponent
+    tensors: Mapping[str, LazyTensor]
 
 
 def prepare(
@@ -93,192 +76,161 @@ def prepare(
     rotary: RotaryKind | None = None,
     fresh_header: bool = False,
     shard_bytes: int = 5_000_000_000,
-) -> Export:
+) -> ExportPlan:
     """Open a weights folder and check that the format can express it.
 
     Args:
         folder: Weights folder.
         to: The format.
         out: File (LTX-2, OmniForcing in one) or folder (diffusers, OmniForcing in shards) to write.
-        components: What to write; empty for all.
-        rotary: Which channels one angle is to turn there; query and key rows are permuted to that end.
-        fresh_header: Write header and config.json from our configs, even if the source's contradicts them.
+        components: Components to write; empty for all.
+        rotary: Kind of rotary pairs to write; query and key rows are permuted to that end.
+        fresh_header: Write header and config.json from the native configs, even if the source's contradict them.
         shard_bytes: Largest file, where the format has shards.
 
     Raises:
         ValueError: In one line, whatever is wrong.
     """
-    if out.exists() and (out.is_file() or any(out.iterdir())):
-        raise ValueError(f"{out}: exists already")
-    single = out.suffix == ".safetensors"
-    require(single or to != "ltx2", "out", str(out), "must end in .safetensors")
-    require(not single or to != "diffusers", "out", str(out), "must be a folder")
-    owns = _choose(folder, open_own(folder), components)
-    naming = DIFFUSERS if to == "diffusers" else LTX2
-    notes = []
-    for name in [name for name in owns if name not in HOLDS[to]]:
-        require(name not in components, "components", name, f"{to} holds {', '.join(HOLDS[to])}")
-        notes.append(f"{name}: left out, {to} holds {', '.join(HOLDS[to])}")
-        del owns[name]
-    tensors: dict[str, dict[str, Piece]] = {}
-    for name, own in owns.items():
-        pieces = rename_out(own, _naming_of(own, naming))
-        wanted = RotaryKind.INTERLEAVED if to == "omniforcing" else rotary
-        if wanted is not None and (to != "omniforcing" or name == "transformer"):
-            owns[name], pieces = turn_rotary(own, wanted, pieces, naming)
-        tensors[name] = pieces
-    notes += [note for own in owns.values() for note in _describe(own, naming, to)]
-    turned = rotary is not None or to == "omniforcing"
-    outputs = _plan_outputs(owns, tensors, to, out, fresh_header or turned)
-    check_space(out, sum(piece.nbytes for output in outputs for piece in output.tensors.values()))
-    return Export(out=out, outputs=outputs, notes=tuple(notes), shard_bytes=shard_bytes)
-
-
-def _naming_of(own: Own, naming: str) -> str:
-    """Return how a component is spelled there; a text model keeps the form of Hugging Face's that it came in."""
-    if own.name != "text":
-        return naming
-    return own.naming if own.naming is not None and own.naming.startswith(HUGGING_FACE) else HUGGING_FACE
-
-
-def _choose(folder: Path, owns: dict[str, Own], components: Sequence[str]) -> dict[str, Own]:
+    _check_out(out, to)
+    found = open_weights_folder(folder)
+    room = f"{to} has room for {', '.join(HOLDS[to])} only"
     for name in components:
-        require(name in owns, "components", name, f"{folder} has {', '.join(owns)}")
-    return {name: own for name, own in owns.items() if not components or name in components}
+        require(name in found, "components", name, f"must be in {folder}, which has {', '.join(found)}")
+        require(name in HOLDS[to], "components", name, room)
+    chosen = [native for name, native in found.items() if not components or name in components]
+    natives = [native for native in chosen if native.name in HOLDS[to]]
+    require(bool(natives), "to", to, f"{room}, and {folder} has {', '.join(found)}")
+    notes = [f"{native.name}: left out, {room}" for native in chosen if native.name not in HOLDS[to]]
+    renamed = [_rename(native, to, RotaryKind.INTERLEAVED if to == "omniforcing" else rotary) for native in natives]
+    notes += [note for each in renamed for note in _describe(each.native, to)]
+    files = _plan_files(renamed, to, out, fresh_header or rotary is not None or to == "omniforcing")
+    plan = ExportPlan(out=out, files=files, notes=tuple(notes), shard_bytes=shard_bytes)
+    require_space(out, plan.nbytes)
+    return plan
 
 
-def _describe(own: Own, naming: str, to: Target) -> list[str]:
+def _check_out(out: Path, to: Target) -> None:
+    if out.exists() and (out.is_file() or any(out.iterdir())):
+        raise ValueError(f"{out}: exists already; choose another --out")
+    is_file = out.suffix == ".safetensors"
+    require(is_file or to != "ltx2", "out", str(out), "must end in .safetensors")
+    require(not is_file or to != "diffusers", "out", str(out), "must be a folder")
+
+
+def _rename(native: NativeComponent, to: Target, rotary: RotaryKind | None) -> Renamed:
+    """Give a component's tensors the target's keys and, if a kind is given, its rotary pairs that kind."""
+    tensors = rename_tensors(native, _naming_of(native, to))
+    if rotary is not None and (to != "omniforcing" or native.name == "transformer"):
+        native, tensors = permute_rotary(native, rotary, tensors, _naming_of(native, to))
+    return Renamed(native=native, tensors=tensors)
+
+
+def _naming_of(native: NativeComponent, to: Target) -> str:
+    """Return how a component's keys are spelled there; a text model keeps the naming that it came in."""
+    if native.name != "text":
+        return DIFFUSERS if to == "diffusers" else LTX2
+    return native.naming if native.naming is not None and native.naming.startswith(HUGGING_FACE) else HUGGING_FACE
+
+
+def _describe(native: NativeComponent, to: Target) -> list[str]:
     notes = []
-    if own.passed is not None and own.naming != _naming_of(own, naming):
-        notes.append(f"{own.name}: {len(own.passed.entries)} tensors that went through untouched are not {to}'s")
-    if isinstance(own.config, ModelConfig):
-        notes.append(
-            f"transformer: no file says whose sigma drives the crossings; here it is {own.config.cross_timestep}"
-        )
-        notes.append("transformer: no file says the sampler; give layout, sigmas and horizon when converting again")
+    if native.passed and native.naming != _naming_of(native, to):
+        notes.append(f"{native.name}: {len(native.passed)} tensors that passed through are not {to}'s, left out")
+    if isinstance(native.config, ModelConfig):
+        timesteps = native.config.cross_timestep
+        notes.append(f"transformer: no format has a key for --timesteps; these weights need {timesteps}")
+        notes.append("transformer: no format has a key for the sampler; give --layout, --sigmas, --horizon to convert")
     return notes
 
 
-def _plan_outputs(
-    owns: Mapping[str, Own], tensors: Mapping[str, Mapping[str, Piece]], to: Target, out: Path, fresh: bool
-) -> tuple[Output, ...]:
-    """Say which files there will be; see `prepare`."""
+def _plan_files(renamed: Sequence[Renamed], to: Target, out: Path, fresh: bool) -> tuple[TensorFiles, ...]:
+    """List the files that will be written; see `prepare`."""
     if to == "diffusers":
-        return tuple(_diffusers(own, tensors[name], fresh) for name, own in owns.items())
-    joined = {key: piece for pieces in tensors.values() for key, piece in pieces.items()}
+        return tuple(_plan_diffusers(each, fresh) for each in renamed)
+    tensors = {key: tensor for each in renamed for key, tensor in each.tensors.items()}
+    natives = [each.native for each in renamed]
     if to == "omniforcing":
-        for own in owns.values():
-            if isinstance(own.config, ModelConfig):
-                _check_omniforcing(own.config)
-        return (Output(folder="", stem=out.stem if out.suffix else "model", tensors=joined, metadata=PLAIN),)
-    for own in owns.values():
-        header = read_header_config(own.place, own.metadata) if own.naming == LTX2 else None
-        if own.component is not None and header is not None and not fresh:
-            _refuse_contradiction(own, contradiction(own.component.namings[LTX2], header, own.config))
-    return (Output(folder="", stem=out.stem, tensors=joined, metadata=merge_header(owns.values(), fresh)),)
+        for native in natives:
+            if isinstance(native.config, ModelConfig):
+                _check_omniforcing(native.config)
+        return (TensorFiles(folder="", stem=out.stem if out.suffix else "model", tensors=tensors, metadata=PLAIN),)
+    for native in natives:
+        header = read_header_config(native.folder, native.metadata) if native.naming == LTX2 else None
+        if native.component is not None and header is not None and not fresh:
+            _refuse_contradiction(native, native.component.namings[LTX2].table, header)
+    return (TensorFiles(folder="", stem=out.stem, tensors=tensors, metadata=merge_header(natives, fresh)),)
 
 
-def _refuse_contradiction(own: Own, what: str | None) -> None:
-    if what is not None:
+def _refuse_contradiction(native: NativeComponent, table: AnyTable, source: Mapping[str, Any]) -> None:
+    if (what := find_contradiction(table, source, native.config)) is not None:
         rule = "convert without overrides, or write a new header with --fresh-header"
-        raise ValueError(f"{own.place}: the source's header contradicts the config, {what}; {rule}")
+        raise ValueError(f"{native.folder}: the source's header contradicts the config, {what}; {rule}")
 
 
 def _check_omniforcing(config: ModelConfig) -> None:
-    """Refuse what OmniForcing's code, which reads no config, would compute differently."""
-    rotary, wanted = config.rotary.to_dict(), SUPPOSED.to_dict()
-    rule = "OmniForcing's code reads no config and supposes"
+    """Refuse settings that OmniForcing's code, which reads no config, would have otherwise."""
+    rotary, assumed = config.rotary.to_dict(), ASSUMED_ROTARY.to_dict()
+    rule = "OmniForcing's code reads no config and assumes"
     require(config.gate_multiplier == 1, "gate_multiplier", config.gate_multiplier, f"{rule} 1")
     require(config.cross_timestep is CrossTimestep.OWN, "cross_timestep", config.cross_timestep.value, f"{rule} own")
     require(not config.gated_attention, "gated_attention", True, f"{rule} none")
     require(not config.text_adaln, "text_adaln", True, f"{rule} none")
     for name in ("grid", "theta", "max_seconds", "max_pixels"):
-        require(rotary[name] == wanted[name], f"rotary.{name}", rotary[name], f"{rule} {wanted[name]}")
+        require(rotary[name] == assumed[name], f"rotary.{name}", rotary[name], f"{rule} {assumed[name]}")
 
 
-def _diffusers(own: Own, tensors: Mapping[str, Piece], fresh: bool) -> Output:
-    folder = next(folder for folder, name in FOLDERS.items() if name == own.name)
-    naming = _naming_of(own, DIFFUSERS)
-    saved = own.source.get("config") if own.naming == naming else None
-    values = saved
-    if own.component is not None:
-        table = own.component.namings[naming]
+def _plan_diffusers(renamed: Renamed, fresh: bool) -> TensorFiles:
+    """Plan one subfolder of a diffusers pipeline."""
+    native = renamed.native
+    naming = _naming_of(native, "diffusers")
+    is_from_there = native.naming == naming
+    model_config = saved = native.source.get("config") if is_from_there else None
+    if native.component is not None:
+        table = native.component.namings[naming].table
         if saved is not None and not fresh:
-            _refuse_contradiction(own, contradiction(table, saved, own.config))
+            _refuse_contradiction(native, table, saved)
         else:
-            values = (saved or {}) | table.write_config(own.config)
-    stem = "model" if own.name == "text" else "diffusion_pytorch_model"
-    metadata = own.metadata or PLAIN if own.naming == naming else PLAIN
-    beside = [own.place / name for name in TOKENIZERS if own.name == "text" and (own.place / name).is_file()]
-    return Output(
-        folder=folder, stem=stem, tensors=tensors, metadata=metadata, model_config=values, tokenizer=tuple(beside)
+            model_config = (saved or {}) | table.write(native.config)
+    is_text = native.name == "text"
+    return TensorFiles(
+        folder=next(folder for folder, name in FOLDERS.items() if name == native.name),
+        stem="model" if is_text else "diffusion_pytorch_model",
+        tensors=renamed.tensors,
+        metadata=native.metadata or PLAIN if is_from_there else PLAIN,
+        model_config=model_config,
+        tokenizer=tuple(path for name in TOKENIZERS if is_text and (path := native.folder / name).is_file()),
     )
 
 
-def run(export: Export) -> str:
-    """Write everything and swap it in; returns how much and how fast, in words.
+def run(plan: ExportPlan) -> str:
+    """Write everything and swap it in. Returns bytes, seconds and rate, in words.
 
     Raises:
-        ValueError: The file system fails; nothing is left behind then.
+        ValueError: The file system fails. Nothing is left behind then.
     """
-    total = sum(piece.nbytes for output in export.outputs for piece in output.tensors.values())
-    single = export.out.suffix == ".safetensors"
+    is_file = plan.out.suffix == ".safetensors"
+    stage_in = plan.out.parent if is_file else plan.out
     try:
-        with staging(export.out.parent if single else export.out) as stage, Meter("exporting", total) as meter:
-            for output in export.outputs:
-                _write(stage / output.folder, output, total if single else export.shard_bytes, meter)
-                for file in output.tokenizer:
+        with staging(stage_in) as stage, ByteProgress("exporting", plan.nbytes) as progress:
+            for files in plan.files:
+                write_shards(stage / files.folder, files, plan.nbytes if is_file else plan.shard_bytes, progress)
+                for file in files.tokenizer:
                     (stage / "tokenizer").mkdir(exist_ok=True)
                     shutil.copyfile(file, stage / "tokenizer" / file.name)
-            if any(output.folder for output in export.outputs):
-                atomic_write.write_json(stage / "model_index.json", _model_index(export.outputs))
+            if any(files.folder for files in plan.files):
+                atomic_write.write_json(stage / "model_index.json", _model_index(plan.files))
             for entry in sorted(stage.iterdir()):
-                os.replace(entry, export.out if single else export.out / entry.name)
-            return str(meter)
+                os.replace(entry, plan.out if is_file else plan.out / entry.name)
+            return str(progress)
     except OSError as error:
-        raise ValueError(f"{error.filename or export.out}: {error.strerror}") from None
+        raise ValueError(f"{error.filename or plan.out}: {error.strerror}") from None
 
 
-def _write(folder: Path, output: Output, shard_bytes: int, told: Callable[[int], None]) -> None:
-    folder.mkdir(exist_ok=True)
-    shards = _cut(output.tensors, shard_bytes)
-    places: dict[str, str] = {}
-    for number, keys in enumerate(shards, 1):
-        marks = f"-{number:05d}-of-{len(shards):05d}" if len(shards) > 1 else ""
-        name = f"{output.stem}{marks}.safetensors"
-        places |= dict.fromkeys(keys, name)
-        layout = {key: (output.tensors[key].dtype, output.tensors[key].shape) for key in keys}
-        runs = read_ahead(keys, lambda key: output.tensors[key].blocks(), told)
-        write_runs(folder / name, layout, runs, output.metadata)
-    if len(shards) > 1:
-        size = sum(piece.nbytes for piece in output.tensors.values())
-        index = {"metadata": {"total_size": size}, "weight_map": places}
-        atomic_write.write_json(folder / f"{output.stem}.safetensors.index.json", index)
-    if output.model_config is not None:
-        atomic_write.write_json(folder / "config.json", output.model_config)
-
-
-def _cut(tensors: Mapping[str, Piece], shard_bytes: int) -> list[list[str]]:
-    """Order keys as the safetensors package does, widest types first and then by name, and cut them into files."""
-    keys = sorted(tensors, key=lambda key: (RANKS[tensors[key].dtype], key))
-    shards: list[list[str]] = [[]]
-    filled = 0
-    for key in keys:
-        if shards[-1] and filled + tensors[key].nbytes > shard_bytes:
-            shards.append([])
-            filled = 0
-        shards[-1].append(key)
-        filled += tensors[key].nbytes
-    return shards
-
-
-def _model_index(outputs: Sequence[Output]) -> dict[str, Any]:
+def _model_index(files: Sequence[TensorFiles]) -> dict[str, Any]:
     """Name the class of every component, as diffusers' pipelines want it."""
     classes: dict[str, Any] = {"_class_name": "LTX2Pipeline"}
-    for output in outputs:
-        values = output.model_config or {}
-        named = values.get("_class_name")
-        is_diffusers = named in CLASSES
-        architectures = values.get("architectures") or [None]
-        classes[output.folder] = ["diffusers", named] if is_diffusers else ["transformers", architectures[0]]
+    for each in files:
+        values = each.model_config or {}
+        named, architectures = values.get("_class_name"), values.get("architectures") or [None]
+        classes[each.folder] = ["diffusers", named] if named in CLASSES else ["transformers", architectures[0]]
     return classes

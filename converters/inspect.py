@@ -1,4 +1,4 @@
-"""What is inside a path, for people: components, tensors, configs, and what can be done with it."""
+"""Describe a path for people: components, tensors, configs, and what can be done with it."""
 
 import json
 import re
@@ -7,111 +7,104 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from converters.choices import Choices
-from converters.own import Own, open_own
-from converters.part import Part
-from converters.piece import Piece, pieces_of
-from converters.sources import find_parts
 from omniforcing_jax.io import weights
 from omniforcing_jax.io.tensor_file import NAMES
 from omniforcing_jax.text.tokenizer import FILE
+
+from .lazy_tensor import LazyTensor
+from .native_component import NativeComponent, is_weights_folder, open_weights_folder
+from .open_source import list_components
+from .overrides import Overrides
+from .source_component import SourceComponent
 
 NEEDED = ("transformer", "video_vae", "audio_vae", "vocoder")  # by any command that makes picture and sound
 NUMBER = re.compile(r"(?<![^./_])\d+(?![^./_])")
 
 
-def is_own(path: Path) -> bool:
-    """Whether a path is a weights folder of ours."""
-    if not (path / weights.CONFIG).is_file():
-        return False
-    values = weights.read_config(path)
-    return "format" in values and "_class_name" not in values
-
-
-def inspect(path: Path, choices: Choices) -> list[str]:
-    """Describe a weights folder of ours, or any source that can be converted.
+def inspect(path: Path, overrides: Overrides) -> list[str]:
+    """Describe a weights folder, or any source that can be converted.
 
     Raises:
         ValueError: In one line, if it is missing, damaged or of no known format.
     """
-    if is_own(path):
-        return list(_inspect_own(path))
-    return [line for part in find_parts(path, choices) for line in _inspect_part(part)]
+    if is_weights_folder(path):
+        return list(_inspect_folder(path))
+    return [line for source in list_components(path, overrides) for line in _inspect_source(source)]
 
 
-def _inspect_part(part: Part) -> Iterator[str]:
-    if part.component is not None:
-        passed = [key for key in part.tensors if part.component.namings[part.naming].is_passed(key)]
-        through = f", {len(passed)} of them go through untouched" if passed else ""
-    else:
-        through = ", without a table or a config to read it by: all go through untouched"
-    yield f"{part.name}: {part.format}, {part.where}, {_count(part.tensors)}{through}"
-    yield from (f"  {note}" for note in part.notes)
-    yield from (f"  {key}: {text}" for key, text in part.metadata.items() if key != "config")
-    if part.component is not None:
-        yield from _config(part.component.write_own(part.config))
-    yield from _tensors(part.tensors)
+def _inspect_source(source: SourceComponent) -> Iterator[str]:
+    passed = ", without a table or a config to read it by: all pass through untouched"
+    if source.component is not None:
+        keys = [key for key in source.tensors if source.component.namings[source.naming].is_passed(key)]
+        passed = f", {len(keys)} of them pass through untouched" if keys else ""
+    yield f"{source.name}: {source.format}, {source.where}, {_count(source.tensors)}{passed}"
+    yield from (f"  {note}" for note in source.notes)
+    yield from (f"  {key}: {text}" for key, text in source.metadata.items() if key != "config")
+    if source.component is not None:
+        yield from _list_config(source.config.to_dict())
+    yield from _list_tensors(source.tensors)
 
 
-def _inspect_own(folder: Path) -> Iterator[str]:
-    top, owns = weights.read_config(folder), open_own(folder)
+def _inspect_folder(folder: Path) -> Iterator[str]:
+    top, natives = weights.read_config(folder), open_weights_folder(folder)
     yield f"{folder}: weights folder '{top.get('name')}', resolution {top.get('resolution')}"
-    yield from _config({"sampler": top.get("sampler")})
-    for name, own in owns.items():
-        pieces = {} if own.model is None else pieces_of(own.model)
-        source = f" from {own.source['format']} ({own.source['file']})" if own.source else ""
-        yield f"{name}: {own.place}{source}, {_count(pieces)}"
-        if own.model is not None:
-            yield from _config(weights.read_config(own.place))
-        yield from _tensors(pieces)
-        if own.passed is not None:
-            yield f"  {_count(pieces_of(own.passed))} went through untouched:"
-            yield from _tensors(pieces_of(own.passed))
-    yield from runnable(top, owns)
+    yield from _list_config({"sampler": top.get("sampler")})
+    for name, native in natives.items():
+        source = f" from {native.source['format']} ({native.source['file']})" if native.source else ""
+        yield f"{name}: {native.folder}{source}, {_count(native.tensors or {})}"
+        if native.tensors is not None:
+            yield from _list_config(weights.read_config(native.folder))
+            yield from _list_tensors(native.tensors)
+        if native.passed:
+            yield f"  {_count(native.passed)} passed through untouched:"
+            yield from _list_tensors(native.passed)
+    yield from _list_commands(top, natives)
 
 
-def runnable(top: Mapping[str, Any], owns: Mapping[str, Own]) -> list[str]:
-    """Say which commands a weights folder can run, and what the others miss."""
-    missing = [name for name in NEEDED if name not in owns or owns[name].model is None]
-    student = "sampler" in top
-    lack = [f"no {name}" for name in missing]
-    stream = lack + ([] if student else ["no sampler section: it is a teacher"])
-    sample = lack + (["a sampler section: it is a student"] if student else [])
-    text = [f"no {name}" for name in ("text", "connectors") if name not in owns or owns[name].model is None]
-    if "text" in owns and owns["text"].is_made_here:  # chime's words need no connectors
-        text = []
-    elif "text" in owns and not (owns["text"].place / FILE).is_file():
-        text.append(f"no text/{FILE}")
-    through = [own for own in owns.values() if own.model is None]
+def _list_commands(top: Mapping[str, Any], natives: Mapping[str, NativeComponent]) -> list[str]:
+    """Say which commands a weights folder can run, and what is missing for the others."""
+
+    def missing(names: Sequence[str]) -> list[str]:
+        return [f"no {name}" for name in names if name not in natives or natives[name].tensors is None]
+
+    is_student = "sampler" in top
+    stream = missing(NEEDED) + ([] if is_student else ["no sampler section: it is a teacher"])
+    sample = missing(NEEDED) + (["a sampler section: it is a student"] if is_student else [])
+    prompts = missing(("text", "connectors"))
+    if "text" in natives and natives["text"].is_trained_here:  # chime's text encoder needs no connectors
+        prompts = []
+    elif "text" in natives and not (natives["text"].folder / FILE).is_file():
+        prompts.append(f"no text/{FILE}")
+    passed = [native for native in natives.values() if native.tensors is None]
     return [
         f"stream: {_verdict(stream)}",
         f"sample: {_verdict(sample)}",
-        f"prompts: {_verdict(text)}{'; --contexts takes their place' if text else ''}",
-        f"export: to the format it came from{'' if through else ', and to others'}",
+        f"prompts: {_verdict(prompts)}{'; --contexts takes their place' if prompts else ''}",
+        f"export: to the format it came from{'' if passed else ', and to others'}",
     ]
 
 
-def _verdict(lack: Sequence[str]) -> str:
-    return f"cannot run: {', '.join(lack)}" if lack else "can run"
+def _verdict(missing: Sequence[str]) -> str:
+    return f"cannot run: {', '.join(missing)}" if missing else "can run"
 
 
-def _count(tensors: Mapping[str, Piece]) -> str:
+def _count(tensors: Mapping[str, LazyTensor]) -> str:
     sizes: Counter[str] = Counter()
-    for piece in tensors.values():
-        sizes[NAMES.get(piece.dtype, str(piece.dtype))] += piece.nbytes // piece.dtype.itemsize
+    for tensor in tensors.values():
+        sizes[NAMES.get(tensor.dtype, str(tensor.dtype))] += tensor.nbytes // tensor.dtype.itemsize
     values = ", ".join(f"{count:,} values in {name}" for name, count in sizes.items())
     return f"{len(tensors)} tensors" + (f" ({values})" if values else "")
 
 
-def _config(values: Any) -> Iterator[str]:
+def _list_config(values: Any) -> Iterator[str]:
     yield from (f"  {line}" for line in json.dumps(values, indent=2).splitlines())
 
 
-def _tensors(tensors: Mapping[str, Piece]) -> Iterator[str]:
-    """List tensors, those of several layers in one line."""
+def _list_tensors(tensors: Mapping[str, LazyTensor]) -> Iterator[str]:
+    """List tensors; those of several layers are one line."""
     groups: dict[tuple[str, str, tuple[int, ...]], list[str]] = {}
-    for key, piece in tensors.items():
-        kind = (NUMBER.sub("*", key), NAMES.get(piece.dtype, str(piece.dtype)), piece.shape)
+    for key, tensor in tensors.items():
+        kind = (NUMBER.sub("*", key), NAMES.get(tensor.dtype, str(tensor.dtype)), tensor.shape)
         groups.setdefault(kind, []).append(key)
     for (pattern, dtype, shape), keys in groups.items():
         name, times = (keys[0], "") if len(keys) == 1 else (pattern, f"  x{len(keys)}")

@@ -1,30 +1,23 @@
-"""Which components there are, whose a key is, and which of them have a table.
+"""The components, which of them a key, a class or a folder belongs to, and which of them have a table.
 
-A component without a table is known by name and prefix only: its tensors go through untouched.
+A component without a table is known by its name and prefixes only; its tensors pass through.
 """
 
-from converters import audio_vae, connectors, gemma, transformer, video_vae, vocoder
-from converters.component import Component
+from .component import LTX2, Component
+from .formats import audio_vae, connectors, gemma, transformer, video_vae, vocoder
 
 _TABLES = (transformer, connectors, gemma, video_vae, audio_vae, vocoder)
 COMPONENTS: dict[str, Component] = {each.COMPONENT.name: each.COMPONENT for each in _TABLES}
+NAMES = tuple(COMPONENTS)
 
-# Where an LTX-2 file keeps every component; the longest prefix that fits wins.
-PREFIXES = {
-    "transformer": ("model.diffusion_model.",),
-    "connectors": (
-        "model.diffusion_model.video_embeddings_connector.",
-        "model.diffusion_model.audio_embeddings_connector.",
-        "text_embedding_projection.",
-    ),
-    "video_vae": ("vae.",),
-    "audio_vae": ("audio_vae.",),
-    "vocoder": ("vocoder.",),
+# Prefixes of each component's keys in an LTX-2 file, and subfolders of a diffusers pipeline.
+PREFIXES = {name: each.namings[LTX2].prefixes for name, each in COMPONENTS.items() if LTX2 in each.namings}
+FOLDERS = {
+    naming.folder: name for name, each in COMPONENTS.items() for naming in each.namings.values() if naming.folder
 }
 SECTIONS = {"video_vae": "vae", "audio_vae": "audio_vae", "vocoder": "vocoder"}  # of an LTX-2 header
 
-# The `_class_name` in a config.json of diffusers, and the subfolder that it lies in.
-CLASSES = {
+CLASSES = {  # `_class_name` in diffusers' config.json
     "LTX2VideoTransformer3DModel": "transformer",
     "LTX2TextConnectors": "connectors",
     "AutoencoderKLLTX2Video": "video_vae",
@@ -32,15 +25,11 @@ CLASSES = {
     "LTX2Vocoder": "vocoder",
     "LTX2VocoderWithBWE": "vocoder",
 }
-FOLDERS = {"transformer": "transformer", "connectors": "connectors", "vae": "video_vae", "audio_vae": "audio_vae"}
-FOLDERS |= {"vocoder": "vocoder", "text_encoder": "text"}
-GEMMA = "gemma3"  # how `model_type` begins in a config.json of Hugging Face
-
-NAMES = ("transformer", "connectors", "text", "video_vae", "audio_vae", "vocoder")
+GEMMA = "gemma3"  # how `model_type` in Hugging Face's config.json begins
 
 
 def find_owner(key: str) -> str | None:
-    """Return the component that a key of an LTX-2 file belongs to; None for a key of nobody's."""
+    """Return the component that a key of an LTX-2 file belongs to: the one whose longest prefix fits, or None."""
     fits = [(len(prefix), name) for name, all_ in PREFIXES.items() for prefix in all_ if key.startswith(prefix)]
     return max(fits)[1] if fits else None
 

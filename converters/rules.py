@@ -1,10 +1,9 @@
-"""Rule tables: names of ours beside names elsewhere, and what follows from such a table.
+"""Rule tables: the names of native tensors beside their names in another format.
 
-A rule pairs one tensor of ours with one of theirs; `{i}` in their name is the layer, and all
-layers of a rule lie stacked on a leading axis of ours. Without `axes` nothing is transposed: one
-tensor of theirs is one run of bytes of ours. The tables are total: a key that is unknown, missing,
-given twice or mis-shaped is an error that names it. Pure NumPy; what a component exports is
-in component.py, and a table per component lies beside this file.
+A rule pairs one native tensor with one source key. `{i}` in the key is the number of a layer: the native tensor holds
+all layers, stacked on its leading axis. Without `axes` nothing is transposed, so that a source tensor is one contiguous
+run of bytes in the native file. Tables are total: a key that is unknown, missing, given twice or mis-shaped is an error
+that names it. What a component exports is in component.py; formats/ has a table for each component.
 """
 
 from collections import Counter
@@ -13,8 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from omniforcing_jax.io.weights import compare_shapes
-
 LAYER = "{i}"
 Shape = tuple[int, ...]
 Axes = tuple[int, ...]
@@ -22,41 +19,49 @@ Axes = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Rule:
-    """One tensor of ours and its name elsewhere; `{i}` there means one tensor per layer.
+    """One native tensor and its key in another format.
 
     Attributes:
-        ours: Path of our leaf.
-        theirs: Their key.
-        axes: Ours (one layer of it) is theirs.transpose(axes), as a convolution's kernel needs; None where the bytes
-            are the same.
+        native: Path of the native leaf.
+        source: The key; `{i}` in it means one source tensor per layer.
+        axes: A native tensor (one layer of it) is the source tensor transposed by these axes, as a convolution's kernel
+            needs it. None where the bytes are the same.
     """
 
-    ours: str
-    theirs: str
+    native: str
+    source: str
     axes: Axes | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """One tensor of theirs: its shape, and where in which tensor of ours it lies (see `Rule` for `axes`)."""
+    """One source tensor, and its place in a native tensor (see `Rule` for `axes`).
 
-    theirs: str
-    ours: str
+    Attributes:
+        source: The key, in full.
+        native: Path of the native leaf.
+        layer: Row of the leading axis; None where the native tensor is not stacked.
+        source_shape: Shape of the source tensor.
+        axes: As in the rule.
+    """
+
+    source: str
+    native: str
     layer: int | None
-    shape: Shape
+    source_shape: Shape
     axes: Axes | None = None
 
     @property
-    def own_shape(self) -> Shape:
-        """Shape of its place in ours, without the layer axis."""
-        return self.shape if self.axes is None else tuple(self.shape[axis] for axis in self.axes)
+    def native_shape(self) -> Shape:
+        """Shape of the place in the native tensor, without the layer axis."""
+        return self.source_shape if self.axes is None else tuple(self.source_shape[axis] for axis in self.axes)
 
-    def to_ours(self, value: np.ndarray) -> np.ndarray:
-        """Turn a tensor of theirs as ours lies; a view."""
+    def to_native(self, value: np.ndarray) -> np.ndarray:
+        """Transpose a source tensor to the native order; a view."""
         return value if self.axes is None else value.transpose(self.axes)
 
-    def to_theirs(self, value: np.ndarray) -> np.ndarray:
-        """Turn one layer of ours as theirs lies; a view."""
+    def to_source(self, value: np.ndarray) -> np.ndarray:
+        """Transpose one layer of a native tensor to the source order; a view."""
         return value if self.axes is None else value.transpose(np.argsort(self.axes).tolist())
 
 
@@ -64,90 +69,49 @@ def check_rules(rules: Iterable[Rule]) -> tuple[Rule, ...]:
     """Return the rules as a table in which no name occurs twice on either side.
 
     Raises:
-        ValueError: Names what occurs twice.
+        ValueError: A name occurs twice; names it.
     """
     table = tuple(rules)
-    for side in ("ours", "theirs"):
+    for side in ("native", "source"):
         name, count = Counter(getattr(rule, side) for rule in table).most_common(1)[0]
         if count > 1:
             raise ValueError(f"two rules for '{name}'")
     return table
 
 
-def place(rules: Sequence[Rule], shapes: Mapping[str, Shape]) -> tuple[Placement, ...]:
-    """Spell the table out for a network: every tensor of theirs and its place in ours.
+def expand_rules(rules: Sequence[Rule], shapes: Mapping[str, Shape]) -> tuple[Placement, ...]:
+    """List every source tensor of a network, and its place in the native tensors.
 
     Args:
-        rules: The table; rules for parts that this network lacks are left out.
-        shapes: Shapes of all tensors of ours; layers on the leading axis of stacked ones.
+        rules: The table. Rules for parts that the network lacks are left out.
+        shapes: Shapes of all native tensors; stacked ones have layers on the leading axis.
 
     Raises:
-        ValueError: No rule covers a tensor of ours, or its axes are not those of the tensor.
+        ValueError: A native tensor has no rule, or a rule's axes do not fit it.
     """
-    by_ours = {rule.ours: rule for rule in rules}
+    by_native = {rule.native: rule for rule in rules}
     placements = []
-    for ours, shape in shapes.items():
-        if ours not in by_ours:
-            raise ValueError(f"no rule for '{ours}'")
-        rule = by_ours[ours]
-        stacked = LAYER in rule.theirs
-        own = shape[1:] if stacked else shape
-        if rule.axes is not None and sorted(rule.axes) != list(range(len(own))):
-            raise ValueError(f"axes={rule.axes}: must order the {len(own)} axes of '{ours}'")
-        theirs = own if rule.axes is None else tuple(own[rule.axes.index(axis)] for axis in range(len(own)))
-        placements += [
-            Placement(
-                theirs=rule.theirs if i is None else rule.theirs.replace(LAYER, str(i)),
-                ours=ours,
-                layer=i,
-                shape=theirs,
-                axes=rule.axes,
-            )
-            for i in (range(shape[0]) if stacked else [None])
-        ]
+    for native, shape in shapes.items():
+        if native not in by_native:
+            raise ValueError(f"no rule for '{native}'")
+        placements += _expand(by_native[native], shape)
     return tuple(placements)
 
 
-def gather(tensors: Mapping[str, np.ndarray], placements: Sequence[Placement], where: str) -> dict[str, np.ndarray]:
-    """Bring tensors of theirs into ours: check all names and shapes, then copy.
-
-    Args:
-        tensors: All of theirs, and nothing else.
-        placements: The spelled-out table.
-        where: The source, for messages.
-
-    Raises:
-        ValueError: Names the keys that are missing, unknown or mis-shaped, or the first whose
-            dtype differs from the layers that it is stacked with.
-    """
-    compare_shapes(_shapes(tensors), {p.theirs: p.shape for p in placements}, where)
-    depth = Counter(p.ours for p in placements)
-    result: dict[str, np.ndarray] = {}
-    for p in placements:
-        source = tensors[p.theirs]
-        if p.ours not in result:
-            stack = () if p.layer is None else (depth[p.ours],)
-            result[p.ours] = np.empty(stack + p.own_shape, source.dtype)
-        if source.dtype != result[p.ours].dtype:
-            raise ValueError(f"{where}: {p.theirs} is {source.dtype}, its other layers are {result[p.ours].dtype}")
-        result[p.ours][... if p.layer is None else p.layer] = p.to_ours(source)
-    return result
-
-
-def scatter(tensors: Mapping[str, np.ndarray], placements: Sequence[Placement], where: str) -> dict[str, np.ndarray]:
-    """Bring tensors of ours into theirs, as views; the inverse of `gather`.
-
-    Raises:
-        ValueError: Names the tensors of ours that are missing, unknown or mis-shaped.
-    """
-    depth = Counter(p.ours for p in placements)
-    wanted = {p.ours: p.own_shape if p.layer is None else (depth[p.ours], *p.own_shape) for p in placements}
-    compare_shapes(_shapes(tensors), wanted, where)
-    return {
-        p.theirs: p.to_theirs(tensors[p.ours] if p.layer is None else tensors[p.ours][p.layer, ...]) for p in placements
-    }
-
-
-def _shapes(tensors: Mapping[str, np.ndarray]) -> dict[str, Shape]:
-    """Shape of every tensor by name."""
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+def _expand(rule: Rule, shape: Shape) -> list[Placement]:
+    """List the placements of one rule: one per layer, or the only one."""
+    stacked = LAYER in rule.source
+    one = shape[1:] if stacked else shape
+    if rule.axes is not None and sorted(rule.axes) != list(range(len(one))):
+        raise ValueError(f"axes={rule.axes}: must order the {len(one)} axes of '{rule.native}'")
+    source_shape = one if rule.axes is None else tuple(one[rule.axes.index(axis)] for axis in range(len(one)))
+    return [
+        Placement(
+            source=rule.source if layer is None else rule.source.replace(LAYER, str(layer)),
+            native=rule.native,
+            layer=layer,
+            source_shape=source_shape,
+            axes=rule.axes,
+        )
+        for layer in (range(shape[0]) if stacked else [None])
+    ]

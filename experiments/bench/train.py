@@ -19,7 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from converters.ltx2_transformer import Checkpoint, to_original
+from converters.component import LTX2
+from converters.formats import transformer
+from converters.native_component import rename_tensors, wrap_tree
 from omniforcing_jax.config import ModelConfig, StreamConfig
 from omniforcing_jax.io import machine
 from omniforcing_jax.io.atomic_write import write_json
@@ -141,8 +143,13 @@ def _theirs(config: Config, model: ModelConfig, params: Any, inputs: tuple[np.nd
         caption_projection=PixArtAlphaTextProjection(CAPTIONS, model.video.width),
         audio_caption_projection=PixArtAlphaTextProjection(CAPTIONS, model.audio.width),
     )
-    named = to_original(Checkpoint(params=params, passed={}, prefix=""))
-    network.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in named.items()})
+    named = rename_tensors(wrap_tree(transformer.COMPONENT, model, params), LTX2)
+    network.load_state_dict(
+        {
+            key.removeprefix(transformer.PREFIX): torch.from_numpy(np.array(tensor.load()))
+            for key, tensor in named.items()
+        }
+    )
     video, audio, *contexts = map(torch.from_numpy, inputs)
     frames = latent_frames(PREFIX.frames_for(config.seconds))
     bounds = VideoLatentPatchifier(1).get_patch_grid_bounds(VideoLatentShape(1, CHANNELS, frames, *config.grid))

@@ -7,6 +7,7 @@ import io
 import itertools
 import re
 import sys
+import typing
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -62,7 +63,7 @@ def read_flags(program: str, kind: type, arguments: Sequence[str]) -> Any:
     answer = io.StringIO()
     try:
         with contextlib.redirect_stderr(answer):
-            return tyro.cli(kind, prog=program, args=arguments)
+            return tyro.cli(kind, prog=program, args=arguments, config=(tyro.conf.OmitArgPrefixes,))
     except SystemExit as end:
         if not end.code:
             raise
@@ -82,11 +83,19 @@ def unknown(what: str, name: str, known: Iterable[str]) -> ValueError:
 
 
 def _refuse_unknown_flags(kind: type, arguments: Sequence[str]) -> None:
-    names = [field.name.strip("_").replace("_", "-") for field in dataclasses.fields(kind)]
+    names = [name.strip("_").replace("_", "-") for name in _list_flags(kind)]
     known = ["--help", *(f"--{name}" for name in names), *(f"--no-{name}" for name in names)]
     for flag in (argument.partition("=")[0] for argument in arguments):
         if flag.startswith("--") and flag.replace("_", "-") not in known:
             raise unknown("flag", flag, known)
+
+
+def _list_flags(kind: type) -> list[str]:
+    """List the fields of a dataclass of flags; a field that is such a dataclass itself is a group of flags."""
+    types, names = typing.get_type_hints(kind), []
+    for field in dataclasses.fields(kind):
+        names += _list_flags(types[field.name]) if dataclasses.is_dataclass(types[field.name]) else [field.name]
+    return names
 
 
 def _one_line(message: str) -> str:

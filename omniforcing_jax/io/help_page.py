@@ -1,8 +1,8 @@
 """The text of `--help`, made from the dataclasses of flags.
 
-A flag's sentence is the docstring under its field, its unit the metavar of `tyro.conf.arg`. Flags are grouped by the
-class that declares them: those of the command itself come first, those of each base under the base's docstring. The
-class docstring of the command is printed as it is, examples included.
+A flag's sentence is the docstring under its field, its unit the metavar of `tyro.conf.arg`. Flags are grouped: those of
+the command come first, then those of each base and of each field that is a dataclass, under its docstring. The class
+docstring of the command is printed as it is, examples included.
 """
 
 import ast
@@ -77,9 +77,13 @@ def _groups(kind: type) -> Iterator[tuple[str, list[Flag]]]:
         sentences = _sentences(owner)
         own = [name for name in sentences if name in fields and name not in seen]
         seen.update(own)
-        flags = [_flag(fields[name], hints[name], sentences[name]) for name in own]
+        nested = [name for name in own if dataclasses.is_dataclass(hints[name])]
+        flags = [_flag(fields[name], hints[name], sentences[name]) for name in own if name not in nested]
         title = "Flags" if owner is kind else _summary(owner).rstrip(".")
         yield title, sorted(flags, key=lambda flag: not flag.is_required)
+        for name in nested:
+            for inner, group in _groups(hints[name]):
+                yield _summary(hints[name]).rstrip(".") if inner == "Flags" else inner, group
 
 
 def _sentences(owner: type) -> dict[str, str]:

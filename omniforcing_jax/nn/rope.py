@@ -118,14 +118,3 @@ def rotate(x: Float[Array, "*L B T N H"], rotary: Rotary) -> Float[Array, "*L B 
         a, b = wide[..., 0::2], wide[..., 1::2]
         turned = jnp.stack([a * cos - b * sin, b * cos + a * sin], axis=-1).reshape(x.shape)
     return turned.astype(x.dtype)
-
-
-def interleaving(heads: int, head_size: int) -> np.ndarray:
-    """Rows of split q/k weights in the order that makes them interleaved: interleaved = split[rows].
-
-    Applies to to_q, to_k (weight and bias), q_norm and k_norm of the four rotated attentions.
-
-    Source: ltx-core@1.0.0:model/transformer/rope.py, which has both kinds.
-    """
-    within = np.arange(head_size).reshape(2, -1).T.reshape(-1)
-    return (np.arange(heads)[:, None] * head_size + within[None, :]).reshape(-1)

@@ -7,10 +7,10 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
-from converters import connectors
 from converters.component import DIFFUSERS, LTX2
+from converters.formats import connectors
+from converters.formats.transformer import COMPONENT
 from converters.registry import COMPONENTS
-from converters.transformer import COMPONENT
 from omniforcing_jax.config import (
     CrossTimestep,
     GridPrecision,
@@ -45,7 +45,7 @@ def draw(shapes, seed=0, dtype=ml_dtypes.bfloat16):
 
 def draw_network(config, naming=LTX2, seed=0, dtype=ml_dtypes.bfloat16, component=COMPONENT):
     """Draw a component, by default the transformer, under a format's keys."""
-    return draw({p.theirs: p.shape for p in component.place(config, naming)}, seed, dtype)
+    return draw({p.source: p.source_shape for p in component.expand(config, naming)}, seed, dtype)
 
 
 def others(seed=1):
@@ -65,8 +65,8 @@ def save_ltx2(path, config=SMALL, extra=None, tensors=None, **metadata):
     if tensors is None:
         tensors = draw_network(config) | draw_network(text_path(config), component=connectors.COMPONENT) | others()
     sections = [
-        COMPONENT.namings[LTX2].write_config(config),
-        connectors.COMPONENT.namings[LTX2].write_config(text_path(config)),
+        COMPONENT.namings[LTX2].table.write(config),
+        connectors.COMPONENT.namings[LTX2].table.write(text_path(config)),
     ]
     header = {"transformer": {**sections[0]["transformer"], **sections[1]["transformer"], **(extra or {})}}
     header["audio_vae"] = {"preprocessing": {"audio": {"sampling_rate": 16000}}}
@@ -89,7 +89,7 @@ def save_diffusers(folder, config=SMALL, dtype=np.float32):
     """Write a pipeline folder with its transformer only; returns its tensors."""
     (folder / "transformer").mkdir(parents=True)
     (folder / "model_index.json").write_text('{"_class_name": "LTX2Pipeline"}')
-    values = COMPONENT.namings[DIFFUSERS].write_config(config) | {"_diffusers_version": "0.42.1"}
+    values = COMPONENT.namings[DIFFUSERS].table.write(config) | {"_diffusers_version": "0.42.1"}
     (folder / "transformer" / "config.json").write_text(json.dumps(values))
     tensors = draw_network(config, DIFFUSERS, dtype=dtype)
     save_file(tensors, folder / "transformer" / "diffusion_pytorch_model.safetensors", {"format": "pt"})

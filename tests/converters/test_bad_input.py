@@ -11,9 +11,10 @@ from published import FORCED, SMALL, draw_network, save_ltx2, without_tables
 from run import refused, run
 from safetensors.numpy import save_file
 
-from converters import swap
-from converters.ltx2_transformer import PREFIX
-from converters.piece import BLOCK, blocks, finite, pieces_of
+from converters import atomic_swap
+from converters.finite import check_finite
+from converters.formats.transformer import PREFIX
+from converters.lazy_tensor import BLOCK, cut_blocks, list_tensors
 from omniforcing_jax.io.tensor_file import open_tensors
 
 KEY = f"{PREFIX}transformer_blocks.1.attn1.to_q.weight"
@@ -112,19 +113,19 @@ def shards(tmp_path):
 def test_a_folder_without_an_index_is_named(shards, tmp_path, capsys):
     (shards[0] / "model.safetensors.index.json").unlink()
     line = refused(capsys, "convert", "--from", shards[0], "--out", tmp_path / "ours")
-    assert line.endswith("shards: 2 safetensors files and no *.safetensors.index.json")
+    assert "shards: has 2 safetensors files and no *.safetensors.index.json; add it" in line
 
 
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (lambda places, key: places.pop(key), "is not placed there by model.safetensors.index.json"),
+        (lambda places, key: places.pop(key), "which model.safetensors.index.json does not list there"),
         (
             lambda places, key: places.update({"x": "b.safetensors"}),
-            "b.safetensors: missing x, which model.safetensors.index.json places there",
+            "b.safetensors: missing x, which model.safetensors.index.json lists there",
         ),
         (lambda places, key: places.update({"x": "0.safetensors"}), "0.safetensors: No such file"),
-        (lambda places, key: places.update({key: "../c.safetensors"}), "../c.safetensors is not a file beside it"),
+        (lambda places, key: places.update({key: "../c.safetensors"}), "names ../c.safetensors, must be a file in"),
     ],
 )
 def test_an_index_that_contradicts_its_shards_is_named(shards, tmp_path, capsys, change, complaint):
@@ -137,7 +138,7 @@ def test_an_index_that_contradicts_its_shards_is_named(shards, tmp_path, capsys,
 def test_no_space_left_is_said_before_any_work(tmp_path, capsys, monkeypatch):
     save_ltx2(tmp_path / "ltx.safetensors")
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(swap.shutil, "disk_usage", lambda place: usage)
+    monkeypatch.setattr(atomic_swap.shutil, "disk_usage", lambda place: usage)
     line = refused(capsys, "convert", "--from", tmp_path / "ltx.safetensors", "--out", tmp_path / "ours")
     assert f"{tmp_path}/ours: no space left" in line
     assert not (tmp_path / "ours").exists()
@@ -163,12 +164,12 @@ def test_a_value_that_is_not_finite_is_found_in_the_last_block_of_a_large_tensor
         for dtype, size in ((ml_dtypes.bfloat16, 2 * BLOCK), (np.float64, BLOCK // 4)):
             large = np.full(size // 2 + 3, -1, dtype)
             save_file({"large": large}, tmp_path / "large.safetensors")
-            (piece,) = pieces_of(open_tensors(tmp_path / "large.safetensors")).values()
-            joined = np.concatenate(list(finite(piece.blocks(), "large", "file")))
+            (piece,) = list_tensors(open_tensors(tmp_path / "large.safetensors")).values()
+            joined = np.concatenate(list(check_finite(piece.blocks(), "large", "file")))
             np.testing.assert_array_equal(joined, large)
             large[-1] = value
             with pytest.raises(ValueError, match="file: large has values that are not finite"):
-                list(finite(blocks(large), "large", "file"))
+                list(check_finite(cut_blocks(large), "large", "file"))
 
 
 @pytest.mark.parametrize("name", ["nothing.safetensors", "nothing.pt", "nothing"])
@@ -179,14 +180,14 @@ def test_a_path_that_is_not_there_is_named(tmp_path, capsys, name):
 def test_other_people_s_folders_are_not_written_into(tmp_path, capsys):
     save_ltx2(tmp_path / "ltx.safetensors")
     line = refused(capsys, "convert", "--from", tmp_path / "ltx.safetensors", "--out", tmp_path)
-    assert line == f"error: {tmp_path}: is neither empty nor a weights folder"
+    assert line == f"error: {tmp_path}: is neither empty nor a weights folder; choose another --out"
 
 
 def test_an_output_that_exists_is_not_written_over(tmp_path, capsys):
     save_ltx2(tmp_path / "ltx.safetensors")
     run("convert", "--from", tmp_path / "ltx.safetensors", "--out", tmp_path / "ours")
     command = ("export", "--from", tmp_path / "ours", "--to", "ltx2", "--out", tmp_path / "ltx.safetensors")
-    assert refused(capsys, *command) == f"error: {tmp_path}/ltx.safetensors: exists already"
+    assert refused(capsys, *command) == f"error: {tmp_path}/ltx.safetensors: exists already; choose another --out"
 
 
 @pytest.mark.parametrize(("flag", "near"), [("--form", "--from"), ("--rotery", "--rotary")])

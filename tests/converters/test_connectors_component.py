@@ -7,9 +7,9 @@ import torch
 from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
 from ltx_core.text_encoders.gemma.encoders.encoder_configurator import EmbeddingsProcessorConfigurator
 
-from converters import transformer
 from converters.component import DIFFUSERS, LTX2
-from converters.connectors import COMPONENT
+from converters.formats import transformer
+from converters.formats.connectors import COMPONENT
 from omniforcing_jax.config import GridPrecision, RotaryKind
 from omniforcing_jax.pipeline.presets import LTX2_19B
 from omniforcing_jax.text.connector import ConnectorConfig, ConnectorsConfig
@@ -72,7 +72,7 @@ PUBLISHED["2.3"] = PUBLISHED["2.0"] | {
 
 def build(naming, config):
     """The peer's own connectors at full size, without memory, from the config that we write."""
-    values = COMPONENT.namings[naming].write_config(config)
+    values = COMPONENT.namings[naming].table.write(config)
     with torch.device("meta"):
         if naming == DIFFUSERS:
             return LTX2TextConnectors.from_config(values).state_dict()
@@ -93,15 +93,15 @@ def test_at_full_size_the_peer_s_keys_and_shapes_are_ours(naming, generation):
     theirs = {key: tuple(value.shape) for key, value in build(naming, FULL[generation]).items()}
     assert len(theirs) == COUNTS[generation]
     theirs = {original(key): shape for key, shape in theirs.items()} if naming == LTX2 else theirs
-    assert theirs == {p.theirs: p.shape for p in COMPONENT.place(FULL[generation], naming)}
+    assert theirs == {p.source: p.source_shape for p in COMPONENT.expand(FULL[generation], naming)}
     assert naming == DIFFUSERS or all(key.startswith(COMPONENT.namings[LTX2].prefixes) for key in theirs)
 
 
 @pytest.mark.parametrize("generation", FULL)
 def test_beside_the_transformer_s_part_of_the_header_ltx_core_takes_the_same_generation(generation):
     newer = {"caption_channels": None, "gated_attention": True, "text_adaln": True} if generation == "2.3" else {}
-    network = transformer.COMPONENT.namings[LTX2].write_config(dataclasses.replace(LTX2_19B, **newer))
-    header = network["transformer"] | COMPONENT.namings[LTX2].write_config(FULL[generation])["transformer"]
+    network = transformer.COMPONENT.namings[LTX2].table.write(dataclasses.replace(LTX2_19B, **newer))
+    header = network["transformer"] | COMPONENT.namings[LTX2].table.write(FULL[generation])["transformer"]
     with torch.device("meta"):
         theirs = EmbeddingsProcessorConfigurator.from_config({"transformer": header}).state_dict()
     assert theirs.keys() == build(LTX2, FULL[generation]).keys()
@@ -109,21 +109,21 @@ def test_beside_the_transformer_s_part_of_the_header_ltx_core_takes_the_same_gen
 
 @pytest.mark.parametrize("generation", FULL)
 def test_the_published_header_is_the_generation_s(generation):
-    assert COMPONENT.namings[LTX2].read_config({"transformer": PUBLISHED[generation]}) == FULL[generation]
+    assert COMPONENT.namings[LTX2].table.read({"transformer": PUBLISHED[generation]}) == FULL[generation]
 
 
 @pytest.mark.parametrize("config", [OLDER, NEWER, UNUSUAL])
 @pytest.mark.parametrize("naming", [LTX2, DIFFUSERS])
 def test_a_config_comes_back_as_it_was_written(naming, config):
-    table = COMPONENT.namings[naming]
-    assert table.read_config(table.write_config(config)) == config
-    assert COMPONENT.read_own(COMPONENT.write_own(config)) == config
+    table = COMPONENT.namings[naming].table
+    assert table.read(table.write(config)) == config
+    assert COMPONENT.config.from_dict(config.to_dict()) == config
 
 
 def test_what_diffusers_saves_is_understood():
     with torch.device("meta"):
         saved = dict(LTX2TextConnectors(rope_type="split").config)
-    assert COMPONENT.namings[DIFFUSERS].read_config(saved) == OLDER
+    assert COMPONENT.namings[DIFFUSERS].table.read(saved) == OLDER
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_what_diffusers_saves_is_understood():
 def test_what_a_format_cannot_express_is_refused(naming, change):
     (name,) = change
     with pytest.raises(ValueError, match=f"^{name}="):
-        COMPONENT.namings[naming].write_config(dataclasses.replace(OLDER, **change))
+        COMPONENT.namings[naming].table.write(dataclasses.replace(OLDER, **change))
 
 
 @pytest.mark.parametrize(
@@ -153,5 +153,5 @@ def test_what_a_format_cannot_express_is_refused(naming, change):
 )
 def test_a_header_of_a_new_generation_is_refused(change, named):
     with pytest.raises(ValueError) as caught:
-        COMPONENT.namings[LTX2].read_config({"transformer": PUBLISHED["2.3"] | change})
+        COMPONENT.namings[LTX2].table.read({"transformer": PUBLISHED["2.3"] | change})
     assert named in str(caught.value)

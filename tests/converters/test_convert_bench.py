@@ -30,7 +30,7 @@ def test_a_conversion_is_measured_in_a_process_of_its_own(tmp_path):
 
 
 def test_the_share_is_that_of_the_pairs_and_not_of_the_fastest():
-    figures = bench.Figures(size=1, copies_s=(1.0, 2.0, 9.0), conversions_s=(2.0, 2.5, 9.0), before=0, peak=0)
+    figures = bench.ConversionFigures(size=1, copies_s=(1.0, 2.0, 9.0), conversions_s=(2.0, 2.5, 9.0), before=0, peak=0)
     assert figures.share == 0.8
 
 

@@ -45,13 +45,13 @@ def published(tmp_path_factory):
     tensors, header = {}, {}
     for name in PREFIXES:
         tensors |= calm(draw_network(PARTS[name], component=COMPONENTS[name], dtype=ml_dtypes.bfloat16))
-        for section, values in COMPONENTS[name].namings[LTX2].write_config(PARTS[name]).items():
+        for section, values in COMPONENTS[name].namings[LTX2].table.write(PARTS[name]).items():
             header[section] = {**header.get(section, {}), **values}
     save_file(tensors, root / "ltx2.safetensors", {"config": json.dumps(header)})
     text = COMPONENTS["text"]
     tiny_text.save_tokenizer(root / "gemma")
     save_file(calm(draw_network(GEMMA, HUGGING_FACE, component=text)), root / "gemma/model.safetensors")
-    (root / "gemma/config.json").write_text(json.dumps(text.namings[HUGGING_FACE].write_config(GEMMA)))
+    (root / "gemma/config.json").write_text(json.dumps(text.namings[HUGGING_FACE].table.write(GEMMA)))
     save_file(calm(draw_network(FORCED, seed=3)), root / "student.safetensors")
     return root
 

@@ -11,7 +11,7 @@ from run import refused, run
 from safetensors.numpy import save_file
 
 from converters.cli import main
-from converters.ltx2_transformer import PREFIX
+from converters.formats.transformer import PREFIX
 from omniforcing_jax.io.tensor_file import open_tensors
 
 MATRIX = "transformer_blocks.1.ff.net.0.proj"
@@ -184,7 +184,7 @@ def test_inspect_names_components_tensors_config_and_what_can_be_run(tmp_path, c
     run("inspect", tmp_path / "ltx.safetensors")
     told = capsys.readouterr().out
     assert "audio_vae: LTX-2" in told
-    assert "all go through untouched" in told
+    assert "all pass through untouched" in told
     assert f"{PREFIX}transformer_blocks.*.attn1.to_q.weight  BF16 [64, 64]  x2" in told
     assert '"gate_multiplier": 1000.0' in told
     run("convert", "--from", tmp_path / "ltx.safetensors", "--out", tmp_path / "ours")

@@ -7,8 +7,10 @@ import torch
 from transformers import Gemma3Config, Gemma3ForCausalLM, Gemma3ForConditionalGeneration, Gemma3TextConfig
 
 from converters.component import HUGGING_FACE
-from converters.gemma import COMPONENT, CURRENT, TEXT_ONLY, find_naming, read_config
+from converters.formats.gemma import COMPONENT, CURRENT, TEXT_ONLY, find_naming
 from omniforcing_jax.text.gemma import GEMMA_3_12B, every_sixth
+
+read_config = COMPONENT.namings[HUGGING_FACE].table.read
 
 # As published with the multimodal 12B model: what is not said is what transformers' class supposes.
 PUBLISHED = {
@@ -46,7 +48,7 @@ UNUSUAL = dataclasses.replace(
 
 def build(naming, config):
     """Transformers' own model without memory, from the config that we write; its keys as a file has them."""
-    values = COMPONENT.namings[naming].write_config(config)
+    values = COMPONENT.namings[naming].table.write(config)
     with torch.device("meta"):
         if naming == TEXT_ONLY:
             return Gemma3ForCausalLM(Gemma3TextConfig(**values)).state_dict()
@@ -66,7 +68,7 @@ def test_at_full_size_keys_and_shapes_are_those_of_transformers(naming):
     if naming == HUGGING_FACE:
         found = {published(key): shape for key, shape in found.items()}
     used = {key: shape for key, shape in found.items() if not table.is_passed(key)}
-    assert used == {p.theirs: p.shape for p in COMPONENT.place(GEMMA_3_12B, naming)}
+    assert used == {p.source: p.source_shape for p in COMPONENT.expand(GEMMA_3_12B, naming)}
     assert len(used) == 2 + 48 * 13
     assert len(found) > len(used)
     assert find_naming(found) == naming
@@ -84,11 +86,11 @@ def test_the_published_config_is_gemma_3_12b():
 @pytest.mark.parametrize("naming", [HUGGING_FACE, TEXT_ONLY])
 @pytest.mark.parametrize("config", [GEMMA_3_12B, SMALL, UNUSUAL])
 def test_a_config_comes_back_as_transformers_writes_it(naming, config):
-    values = COMPONENT.namings[naming].write_config(config)
+    values = COMPONENT.namings[naming].table.write(config)
     assert read_config(values) == config
     again = Gemma3TextConfig(**values) if naming == TEXT_ONLY else Gemma3Config(**values)
     assert read_config(again.to_dict()) == config
-    assert COMPONENT.read_own(COMPONENT.write_own(config)) == config
+    assert COMPONENT.config.from_dict(config.to_dict()) == config
 
 
 def test_an_older_config_with_a_pattern_is_understood():
@@ -114,7 +116,10 @@ def test_an_older_config_with_a_pattern_is_understood():
         ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
         ({"use_bidirectional_attention": True}, "use_bidirectional_attention=True"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 8.0}}, "rope_type='yarn'"),
-        ({"rope_scaling": {"rope_type": "linear", "factor": 8.0, "beta": 1}}, "unknown keys ['beta']"),
+        (
+            {"rope_scaling": {"rope_type": "linear", "factor": 8.0, "beta": 1}},
+            "full_attention.beta']",
+        ),
         ({"num_hidden_layers": 2, "layer_types": ["full_attention"]}, "layer_types"),
         ({"hidden_size": "wide"}, "hidden_size='wide'"),
     ],

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from converters.cli import main
 from converters.component import LTX2
-from converters.own import open_own, rename_out
+from converters.native_component import open_weights_folder, rename_tensors
 
 VALUES = (
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4) | st.lists(st.integers(), max_size=3)
@@ -127,7 +127,9 @@ def test_a_flip_in_tensor_data_is_copied_exactly_or_refused_as_not_finite(good, 
         found = np.frombuffer((answer / MODEL).read_bytes(), np.uint8)
         changed = np.flatnonzero(found != np.frombuffer(converted, np.uint8))
         assert found[changed].tolist() == [data[spot]]
-        np.testing.assert_array_equal(rename_out(open_own(answer)["transformer"], LTX2)[key].load(), after)
+        np.testing.assert_array_equal(
+            rename_tensors(open_weights_folder(answer)["transformer"], LTX2)[key].load(), after
+        )
 
     check()
 

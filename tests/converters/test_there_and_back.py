@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from converters.component import DIFFUSERS
-from converters.transformer import COMPONENT
+from converters.formats.transformer import COMPONENT
 from omniforcing_jax.config import ModelConfig, RotaryKind
 from omniforcing_jax.io import weights
 from omniforcing_jax.layout import FUSED, PREFIX
@@ -161,7 +161,7 @@ def test_a_component_without_a_table_is_refused_in_another_naming_but_can_be_lef
     assert "audio_vae has no table for diffusers" in refused(capsys, *command)
     run(*command, "--components", "transformer")
     read = load_file(tmp_path / "back/transformer/diffusion_pytorch_model.safetensors")
-    shapes = {p.theirs: p.shape for p in COMPONENT.place(SMALL, DIFFUSERS)}
+    shapes = {p.source: p.source_shape for p in COMPONENT.expand(SMALL, DIFFUSERS)}
     assert {key: value.shape for key, value in read.items()} == shapes
     np.testing.assert_array_equal(
         read["transformer_blocks.1.attn1.norm_q.weight"],

@@ -8,8 +8,7 @@ from diffusers import LTX2VideoTransformer3DModel
 from ltx_core.model.transformer.model_configurator import LTXModelConfigurator
 
 from converters.component import DIFFUSERS, LTX2
-from converters.ltx2_transformer import PREFIX
-from converters.transformer import COMPONENT
+from converters.formats.transformer import COMPONENT, PREFIX
 from omniforcing_jax.config import CrossTimestep, GridPrecision, RotaryConfig, RotaryKind
 from omniforcing_jax.pipeline.presets import LTX2_19B, TINY
 
@@ -30,7 +29,7 @@ COUNTS = {"2.0": 3510, "2.3": 4186}
 
 def build(naming, config):
     """The peer's own model at full size, without memory, from the config that we write."""
-    values = COMPONENT.namings[naming].write_config(config)
+    values = COMPONENT.namings[naming].table.write(config)
     with torch.device("meta"):
         if naming == LTX2:
             return LTXModelConfigurator.from_config(values)
@@ -41,7 +40,7 @@ def build(naming, config):
 @pytest.mark.parametrize("naming", [LTX2, DIFFUSERS])
 def test_at_full_size_the_peer_s_keys_and_shapes_are_ours(naming, generation):
     theirs = {name: tuple(value.shape) for name, value in build(naming, FULL[generation]).state_dict().items()}
-    ours = {p.theirs: p.shape for p in COMPONENT.place(FULL[generation], naming)}
+    ours = {p.source: p.source_shape for p in COMPONENT.expand(FULL[generation], naming)}
     assert len(theirs) == COUNTS[generation]
     assert ours == {(PREFIX if naming == LTX2 else "") + name: shape for name, shape in theirs.items()}
 
@@ -49,8 +48,8 @@ def test_at_full_size_the_peer_s_keys_and_shapes_are_ours(naming, generation):
 @pytest.mark.parametrize("config", [*FULL.values(), SMALL, UNUSUAL])
 @pytest.mark.parametrize("naming", [LTX2, DIFFUSERS])
 def test_a_config_comes_back_as_it_was_written(naming, config):
-    table = COMPONENT.namings[naming]
-    assert table.read_config(table.write_config(config)) == config
+    table = COMPONENT.namings[naming].table
+    assert table.read(table.write(config)) == config
 
 
 @pytest.mark.parametrize("naming", [LTX2, DIFFUSERS])
@@ -58,7 +57,7 @@ def test_a_config_comes_back_as_it_was_written(naming, config):
 def test_what_a_format_cannot_express_is_refused(naming, change):
     (name,) = change
     with pytest.raises(ValueError, match=f"^{name}="):
-        COMPONENT.namings[naming].write_config(dataclasses.replace(SMALL, **change))
+        COMPONENT.namings[naming].table.write(dataclasses.replace(SMALL, **change))
 
 
 @pytest.mark.parametrize(
@@ -74,13 +73,13 @@ def test_what_a_format_cannot_express_is_refused(naming, change):
     ],
 )
 def test_a_header_of_another_network_is_refused_by_key(change, message):
-    table = COMPONENT.namings[LTX2]
-    header = table.write_config(SMALL)
+    table = COMPONENT.namings[LTX2].table
+    header = table.write(SMALL)
     header["transformer"] |= change
     with pytest.raises(ValueError, match=message):
-        table.read_config(header)
+        table.read(header)
 
 
 def test_a_header_without_its_section_is_refused():
     with pytest.raises(ValueError, match=r"header config=\['vae'\]: must have a transformer section"):
-        COMPONENT.namings[LTX2].read_config({"vae": {}})
+        COMPONENT.namings[LTX2].table.read({"vae": {}})

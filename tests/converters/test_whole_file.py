@@ -50,7 +50,7 @@ def write_whole(path):
     for name in PREFIXES:
         component = COMPONENTS[name]
         tensors |= draw_network(CONFIGS[name], component=component, dtype=ml_dtypes.bfloat16)
-        for section, values in component.namings[LTX2].write_config(CONFIGS[name]).items():
+        for section, values in component.namings[LTX2].table.write(CONFIGS[name]).items():
             header[section] = {**header.get(section, {}), **values}
     tensors["vae.per_channel_statistics.channel"] = np.arange(8, dtype=np.float32)
     save_file(tensors, path, {"config": json.dumps(header)})
@@ -86,7 +86,7 @@ def test_a_folder_of_hugging_face_s_comes_with_its_tokenizer_and_goes_back(tmp_p
     tensors = draw_network(TEXT, HUGGING_FACE, component=COMPONENTS["text"])
     tensors["vision_tower.patch.weight"] = np.ones(3, np.float32)
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    values = COMPONENTS["text"].namings[HUGGING_FACE].write_config(TEXT) | {"mm_tokens_per_image": 256}
+    values = COMPONENTS["text"].namings[HUGGING_FACE].table.write(TEXT) | {"mm_tokens_per_image": 256}
     (folder / "config.json").write_text(json.dumps(values))
     (folder / "tokenizer.model").write_text("")
     run("convert", "--from", folder, "--out", ours)

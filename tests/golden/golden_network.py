@@ -1,9 +1,11 @@
-"""The network under golden weights: parameters through the real converter, recorded rotary tables.
+"""The network under golden weights: parameters through `convert`, recorded rotary tables.
 
 The compiled functions are shared by all golden tests.
 """
 
 import functools
+import tempfile
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +14,10 @@ from golden_case import FOLDER, Case, read_json
 from layer_states import layer_states
 from reference_rotary import from_interleaved, from_split
 
-from converters.ltx2_transformer import from_original
+from converters import convert
+from converters.overrides import Overrides
 from omniforcing_jax.config import GridPrecision, ModelConfig, RotaryConfig, RotaryKind, StreamConfig
-from omniforcing_jax.io.tensor_file import open_tensors
+from omniforcing_jax.io.weights import load_component
 from omniforcing_jax.layout import FUSED, PREFIX
 from omniforcing_jax.model.positions import Rotaries, clip_block, make_positions, rotaries
 from omniforcing_jax.model.transformer import Transformer, predict, text_kv, transformer_spec
@@ -73,11 +76,11 @@ def config_of(case: Case, uses: dict | None = None, **changes) -> ModelConfig:
 
 @functools.cache
 def load_params(weights: str, config: ModelConfig) -> Transformer:
-    """Load golden weights through the converter."""
-    file = open_tensors(FOLDER / f"{weights}.safetensors")
-    tensors = {name: file.read(name) for name in file.entries}
-    params = from_original(tensors, abstract(transformer_spec(config)), where=str(file.path)).params
-    return jax.tree.map(jnp.asarray, params)
+    """Convert golden weights as users do, and load them."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, out = FOLDER / f"{weights}.safetensors", Path(folder) / "weights"
+        convert.run(convert.prepare([source], out, Overrides(heads=config.video.heads)))
+        return load_component(out, "transformer", abstract(transformer_spec(config)))
 
 
 def own_rotaries(config: ModelConfig, frames: int, audio_frames: int, grid) -> Rotaries:

@@ -17,10 +17,11 @@ from golden_network import (
     run_text_kv,
 )
 
+from converters.rotary_rows import interleaving
 from omniforcing_jax.config import CrossTimestep, GridPrecision, RotaryConfig
 from omniforcing_jax.model.positions import Rotaries
 from omniforcing_jax.model.view import Sigmas, bidirectional
-from omniforcing_jax.nn.rope import frequencies, interleaving
+from omniforcing_jax.nn.rope import frequencies
 from omniforcing_jax.schedule import to_x0
 from omniforcing_jax.streams import Streams
 

@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conversion import network_to_original
 from flax import struct
 from golden_case import Case, needs_golden
 from golden_network import LAYOUTS, as_latents, as_tokens, config_of, load_params
 from golden_scores import read_clip, real_of, scoring_of
 
-from converters.ltx2_transformer import Checkpoint, to_original
 from omniforcing_jax.config import SamplerConfig
 from omniforcing_jax.distill import dmd, self_forcing
 from omniforcing_jax.rollout import StaticConfig
@@ -93,7 +93,7 @@ def test_a_whole_generator_step_is_the_reference_s(of):
             case.compare(f"{run}.{name}.video", as_latents(latents.video, case[f"{run}.out.video"]))
             case.compare(f"{run}.{name}.audio", latents.audio)
         case.compare(f"{run}.loss", loss[None])
-    theirs = to_original(Checkpoint(params=gradient, passed={}, prefix=""))
+    theirs = network_to_original(config, gradient)
     recorded = {name.removeprefix(f"{of}.grad."): name for name in case.names(f"{of}.grad.*")}
     for key, name in recorded.items():
         case.compare(name, theirs[key])

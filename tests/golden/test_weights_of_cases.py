@@ -1,26 +1,30 @@
-"""Golden weights go through the real converter: total, strict, and bit-exact there and back."""
+"""Golden weights go through `convert` and `export`: total, strict, and bit-exact there and back."""
 
 import dataclasses
 
 import numpy as np
 import pytest
+from conversion import read_original
 from golden_case import FOLDER, needs_golden, read_json
 from golden_network import make_config
+from safetensors.numpy import load_file, save_file
 
-from converters.ltx2_transformer import PREFIX, from_original, to_original
+from converters.cli import main
+from converters.formats.transformer import PREFIX
+from converters.plan import plan_component
 from omniforcing_jax.io.tensor_file import open_tensors
-from omniforcing_jax.io.weights import name_leaves
-from omniforcing_jax.model.transformer import transformer_spec
-from omniforcing_jax.parallel.spec import abstract
 
 pytestmark = needs_golden
 FILES = [name for name in read_json("index").get("cases", {}) if name.startswith("weights_")]
 
 
 def read_weights(name: str):
-    file = open_tensors(FOLDER / f"{name}.safetensors")
-    config = make_config(name, "interleaved", "float32", 1.0)
-    return {key: file.read(key) for key in file.entries}, abstract(transformer_spec(config))
+    """Read golden tensors, and the config of their network."""
+    return load_file(FOLDER / f"{name}.safetensors"), make_config(name, "interleaved", "float32", 1.0)
+
+
+def run(*words) -> None:
+    assert main([str(word) for word in words]) == 0
 
 
 def assert_same(there: dict, back: dict) -> None:
@@ -31,32 +35,42 @@ def assert_same(there: dict, back: dict) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_weights_go_there_and_back_bit_exact(name):
-    tensors, shapes = read_weights(name)
+def test_weights_go_there_and_back_bit_exact(name, tmp_path, capsys):
+    tensors, config = read_weights(name)
     assert tensors.keys() == read_json(name)["tensors"].keys()
-    assert_same(tensors, to_original(from_original(tensors, shapes)))
+    beside = {f"{PREFIX}video_embeddings_connector.learnable_registers": np.ones((2, 3), np.float16)}
+    published = {PREFIX + key: value for key, value in tensors.items()}
+    save_file(published | beside, tmp_path / "published.safetensors")
+    sources = {"bare": FOLDER / f"{name}.safetensors", "published": tmp_path / "published.safetensors"}
+    for kind, expected in (("bare", published), ("published", published | beside)):
+        weights, back = tmp_path / kind, tmp_path / f"{kind}_back.safetensors"
+        run("convert", "--from", sources[kind], "--heads", config.video.heads, "--out", weights)
+        run("export", "--from", weights, "--to", "omniforcing", "--out", back)
+        assert_same(expected, load_file(back))
+    capsys.readouterr()
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_published_file_keeps_its_prefix_and_its_connectors(name):
-    tensors, shapes = read_weights(name)
-    tensors |= {"video_embeddings_connector.learnable_registers": np.ones((2, 3), np.float16)}
-    published = {PREFIX + key: value for key, value in tensors.items()}
-    assert_same(published, to_original(from_original(published, shapes)))
+def test_the_network_is_read_off_its_shapes(name):
+    tensors, config = read_weights(name)
+    assert read_original(tensors, config.video.heads)["transformer"].config == config
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_config_that_contradicts_the_weights_is_refused_by_key(name):
-    tensors, _ = read_weights(name)
-    config = make_config(name, "interleaved", "float32", 1.0)
+    tensors, config = read_weights(name)
+    source = read_original(tensors, config.video.heads)["transformer"]
     wrong = dataclasses.replace(config, layers=config.layers + 1)
-    with pytest.raises(ValueError, match=rf"missing transformer_blocks\.{config.layers}\."):
-        from_original(tensors, abstract(transformer_spec(wrong)))
+    with pytest.raises(ValueError, match=rf"missing {PREFIX}transformer_blocks\.{config.layers}\."):
+        plan_component(dataclasses.replace(source, config=wrong))
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_layer_of_ours_is_their_matrix_row_by_row(name):
-    tensors, shapes = read_weights(name)
-    ours = name_leaves(from_original(tensors, shapes).params)
-    for i, matrix in enumerate(ours["layers/a2v/q/w"]):
+def test_a_layer_of_ours_is_their_matrix_row_by_row(name, tmp_path, capsys):
+    tensors, config = read_weights(name)
+    source = FOLDER / f"{name}.safetensors"
+    run("convert", "--from", source, "--heads", config.video.heads, "--out", tmp_path / "ours")
+    ours = open_tensors(tmp_path / "ours/transformer/model.safetensors").read("layers/a2v/q/w")
+    for i, matrix in enumerate(ours):
         np.testing.assert_array_equal(matrix, tensors[f"transformer_blocks.{i}.audio_to_video_attn.to_q.weight"])
+    capsys.readouterr()

@@ -12,6 +12,7 @@ from omniforcing_jax.model.positions import clip_block, make_positions, rotaries
 from omniforcing_jax.model.transformer import predict, text_kv
 from omniforcing_jax.model.view import Sigmas, bidirectional
 from omniforcing_jax.model.whole_clip import predict_x0
+from omniforcing_jax.streams import Streams
 from omniforcing_jax.text.contexts import TextContexts
 from tests.by_hand import velocities
 from tests.tiny import BATCH, GRID, MODERN, SINKS, TINY, TOKENS, random_latents, random_params
@@ -44,7 +45,7 @@ def predicted(config, params, latents, contexts, sigmas, *, text_sigma=None):
     @jax.jit
     def run(params, latents, contexts, sigmas):
         text = text_kv(params, *contexts, jnp.asarray(MASK), sigma=text_sigma)
-        return predict(params, config, *latents, bidirectional(config, turned, sigmas), text)[:2]
+        return predict(params, config, Streams(*latents), bidirectional(config, turned, sigmas), text).velocity
 
     return run(params, latents, contexts, sigmas)
 

@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from converters.rotary_rows import interleaving
 from omniforcing_jax.config import GridPrecision, RotaryConfig, RotaryKind
 from omniforcing_jax.layout import PREFIX, Block
 from omniforcing_jax.model.positions import make_positions, rotaries, shift_phases, shift_rotations
-from omniforcing_jax.nn.rope import Rotary, frequencies, interleaving, rotate, with_identity
+from omniforcing_jax.nn.rope import Rotary, frequencies, rotate, with_identity
 from omniforcing_jax.pipeline.presets import TINY
 from tests.phases import published_frequencies
 

@@ -1,25 +1,20 @@
-"""Codecs beside their peers: weights cross over by the converters' tables, never by names of a test's own."""
+"""Codecs beside their peers: weights cross over as `convert` and `export` bring them, not by a test's own names."""
 
 import numpy as np
 import torch
+from conversion import to_native, to_source
 
 from converters.component import Component
-from converters.rules import gather, scatter
-from omniforcing_jax.io.weights import fill_tree, name_leaves
 
 
 def to_peer(component: Component, naming: str, config, variables) -> dict[str, torch.Tensor]:
     """Return our variables under the peer's full names."""
-    named = {name: np.asarray(leaf) for name, leaf in name_leaves(variables).items()}
-    theirs = scatter(named, component.place(config, naming), "ours")
-    return {name: torch.tensor(value) for name, value in theirs.items()}
+    return {name: torch.tensor(value) for name, value in to_source(component, naming, config, variables).items()}
 
 
 def to_ours(component: Component, naming: str, config, tensors: dict[str, torch.Tensor]):
-    """Return a peer's tensors as our variables, without those that nobody uses."""
-    table = component.namings[naming]
-    used = {name: value.detach().numpy() for name, value in tensors.items() if not table.is_passed(name)}
-    return fill_tree(component.abstract(config), gather(used, component.place(config, naming), "peer"))
+    """Return a peer's tensors as our variables, without those that nothing uses."""
+    return to_native(component, naming, config, {name: value.detach() for name, value in tensors.items()})
 
 
 def randomise(module: torch.nn.Module, seed: int) -> torch.nn.Module:

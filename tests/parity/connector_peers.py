@@ -122,7 +122,7 @@ def run_diffusers(newer: bool, states: np.ndarray, mask: np.ndarray) -> tuple[np
     return tuple(x.numpy() for x in build_diffusers(newer)(moved, torch.from_numpy(mask)))
 
 
-def rotary_tables(head_size: int) -> tuple[np.ndarray, np.ndarray]:
+def reference_rotary(head_size: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the cosines and sines that the peers use, [1, heads, tokens, H/2]."""
     places = torch.arange(TOKENS, dtype=torch.float32)[None, None, :]
     cos, sin = precompute_freqs_cis(

@@ -1,7 +1,7 @@
 """Tiny live transformers of ltx-core 1.0.0 and diffusers with one set of random weights.
 
-Sizes and inputs are those that the recorded checksums were made with. Every parameter is random and large
-enough to matter (norms, tables and biases included), so a swapped row shows at 1e-1.
+The size and the inputs are those of the recorded checksums in test_transformer_parity. Every parameter is random and
+large enough to matter (norms, tables and biases included), so a swapped row shows at 1e-1.
 """
 
 import re
@@ -28,7 +28,7 @@ VIDEO, AUDIO = HEADS * VIDEO_HEAD, HEADS * AUDIO_HEAD
 GRID, FPS, AUDIO_FRAMES, WORDS, BATCH = (3, 2, 4), 24.0, 17, 6, 2
 TOKENS = GRID[0] * GRID[1] * GRID[2]
 
-# Original names to diffusers', first match wins; as diffusers' conversion script has them.
+# Original names to diffusers', first match wins: written here once more, so that a wrong table is found.
 RENAMES = (
     (r"^patchify_proj\.", "proj_in."),
     (r"^audio_patchify_proj\.", "audio_proj_in."),

@@ -13,8 +13,8 @@ from ltx_core_audio import model_configurator, ops
 from random_weights import fill
 from transformers.audio_utils import mel_filter_bank
 
-from converters import audio_vae, vocoder
 from converters.component import DIFFUSERS, LTX2
+from converters.formats import audio_vae, vocoder
 from omniforcing_jax.codecs.audio_vae import AudioVAE, AudioVAEConfig
 from omniforcing_jax.codecs.bandwidth import ExtensionConfig, fourier_basis, resampling_taps
 from omniforcing_jax.codecs.generator import Activation, Final, GeneratorConfig
@@ -49,7 +49,7 @@ def to_torch(x):
 
 @pytest.fixture(scope="module")
 def vaes():
-    peer = AutoencoderKLLTX2Audio.from_config(audio_vae.COMPONENT.namings[DIFFUSERS].write_config(VAE))
+    peer = AutoencoderKLLTX2Audio.from_config(audio_vae.COMPONENT.namings[DIFFUSERS].table.write(VAE))
     peer.latents_mean.data = torch.from_numpy(normal(2, VAE.latent_size))
     peer.latents_std.data = torch.from_numpy(0.5 + np.abs(normal(3, VAE.latent_size)))
     return peer, to_ours(audio_vae.COMPONENT, DIFFUSERS, VAE, randomise(peer, 1).state_dict())
@@ -79,7 +79,7 @@ def test_the_audio_decoder_equals_diffusers_after_its_statistics(vaes, strict):
 
 
 def test_the_vocoder_equals_diffusers(strict):
-    peer = randomise(LTX2Vocoder.from_config(vocoder.COMPONENT.namings[DIFFUSERS].write_config(VOCODER)), 6)
+    peer = randomise(LTX2Vocoder.from_config(vocoder.COMPONENT.namings[DIFFUSERS].table.write(VOCODER)), 6)
     mel = normal(7, 2, 25, 64, 2)
     samples = jax.jit(Vocoder(VOCODER).apply)(
         to_ours(vocoder.COMPONENT, DIFFUSERS, VOCODER, dict(peer.named_parameters())), mel
@@ -92,7 +92,7 @@ def test_the_vocoder_equals_diffusers(strict):
 
 def build_extended(naming):
     """The peer's vocoder of 2.3, from the config that we write."""
-    values = vocoder.COMPONENT.namings[naming].write_config(EXTENDED)
+    values = vocoder.COMPONENT.namings[naming].table.write(EXTENDED)
     if naming == DIFFUSERS:
         return LTX2VocoderWithBWE.from_config(values).eval()
     return model_configurator.VocoderConfigurator.from_config(values).eval()

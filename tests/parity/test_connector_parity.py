@@ -11,12 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conversion import to_native
 from reference_rotary import from_split
 
 from converters.component import DIFFUSERS, LTX2
-from converters.connectors import COMPONENT
-from converters.rules import gather
-from omniforcing_jax.io.weights import fill_tree
+from converters.formats.connectors import COMPONENT
 from omniforcing_jax.text.connector import (
     ConnectorConfig,
     ConnectorsConfig,
@@ -58,8 +57,7 @@ def config(newer: bool) -> ConnectorsConfig:
 @functools.cache
 def params(newer: bool, naming: str = LTX2):
     tensors = {LTX2: peers.get_original, DIFFUSERS: peers.get_diffusers}[naming](newer)
-    found = gather(tensors, COMPONENT.place(config(newer), naming), "peer")
-    return jax.tree.map(jnp.asarray, fill_tree(COMPONENT.abstract(config(newer)), found))
+    return jax.tree.map(jnp.asarray, to_native(COMPONENT, naming, config(newer), tensors))
 
 
 def close(ours, theirs, tolerance):
@@ -84,7 +82,7 @@ def test_a_connector_with_the_peers_rotations_is_theirs(newer):
     features = peers.extract_core(newer, STATES, MASK)
     theirs = peers.run_diffusers(newer, STATES, MASK)
     for stream, size, x, context in zip(("video", "audio"), peers.HEAD_SIZES[newer], features, theirs[:2], strict=True):
-        rotary = from_split(*map(jnp.asarray, peers.rotary_tables(size)))
+        rotary = from_split(*map(jnp.asarray, peers.reference_rotary(size)))
         ours = jax.jit(connect)(getattr(params(newer), stream), jnp.asarray(x), MASK.astype(np.int32), rotary)
         close(ours, context, PEER_TABLES)
 

@@ -13,8 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from converters.cli import main
 from converters.component import LTX2
-from converters.ltx2_transformer import PREFIX
-from converters.transformer import COMPONENT
+from converters.formats.transformer import COMPONENT, PREFIX
 from omniforcing_jax.config import CrossTimestep, ModelConfig
 from omniforcing_jax.pipeline.presets import TINY
 
@@ -31,7 +30,7 @@ def converted(request, tmp_path_factory):
     """A live peer, the folder that its weights were converted into, and its generation."""
     folder, newer = tmp_path_factory.mktemp("export"), request.param
     core = build_core(newer, "split")
-    header = json.dumps(COMPONENT.namings[LTX2].write_config(config_of(newer)))
+    header = json.dumps(COMPONENT.namings[LTX2].table.write(config_of(newer)))
     tensors = {
         PREFIX + name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in get_weights(core).items()
     }

@@ -8,11 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from conversion import to_native
 from transformers.models.gemma3.modeling_gemma3 import Gemma3TextScaledWordEmbedding
 
-from converters.gemma import COMPONENT, TEXT_ONLY
-from converters.rules import gather
-from omniforcing_jax.io.weights import fill_tree
+from converters.formats.gemma import COMPONENT, TEXT_ONLY
 from omniforcing_jax.text.gemma import GemmaConfig, embed, hidden_states
 
 pytestmark = pytest.mark.usefixtures("strict")
@@ -40,8 +39,7 @@ run = jax.jit(hidden_states, static_argnums=(0, 4), compiler_options={"xla_backe
 
 @functools.cache
 def params():
-    found = gather(peers.get_weights(), COMPONENT.place(CONFIG, TEXT_ONLY), "peer")
-    return jax.tree.map(jnp.asarray, fill_tree(COMPONENT.abstract(CONFIG), found))
+    return jax.tree.map(jnp.asarray, to_native(COMPONENT, TEXT_ONLY, CONFIG, peers.get_weights()))
 
 
 def states(ids, mask):

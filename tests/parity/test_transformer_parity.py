@@ -13,16 +13,17 @@ import ltx2_peers as peers
 import numpy as np
 import pytest
 import torch
+from conversion import to_native
 from ltx_core.model.transformer.rope import LTXRopeType, generate_freq_grid_np, precompute_freqs_cis
 from reference_rotary import from_interleaved, from_split
 
-from converters.ltx2_transformer import from_original
+from converters.component import LTX2
+from converters.formats.transformer import COMPONENT, PREFIX
 from omniforcing_jax.config import CrossTimestep, ModelConfig, RotaryConfig, RotaryKind
 from omniforcing_jax.model.dual_stream import Perturbation
 from omniforcing_jax.model.positions import Rotaries, clip_block, make_positions, rotaries
-from omniforcing_jax.model.transformer import predict, text_kv, transformer_spec
+from omniforcing_jax.model.transformer import predict, text_kv
 from omniforcing_jax.model.view import Sigmas, Times, bidirectional
-from omniforcing_jax.parallel.spec import abstract
 from omniforcing_jax.pipeline.presets import TINY
 from omniforcing_jax.streams import Streams
 
@@ -55,8 +56,9 @@ def diffusers(newer: bool, kind: str):
 
 @functools.cache
 def params_of(newer: bool, kind: str, small: bool = False):
-    shapes = abstract(transformer_spec(make_config(newer, kind, CrossTimestep.OWN)))
-    return jax.tree.map(jnp.asarray, from_original(peers.get_weights(core(newer, kind, small)), shapes).params)
+    tensors = {PREFIX + name: value for name, value in peers.get_weights(core(newer, kind, small)).items()}
+    config = make_config(newer, kind, CrossTimestep.OWN)
+    return jax.tree.map(jnp.asarray, to_native(COMPONENT, LTX2, config, tensors))
 
 
 def make_inputs(newer: bool, scene: str) -> peers.Inputs:
@@ -168,7 +170,7 @@ def test_velocities_are_diffusers(newer, kind, semantics, scene):
 
 
 def summarise(velocity) -> list[float]:
-    """Mean, standard deviation, first and last entry, as the checksums below record them."""
+    """Mean, standard deviation, first and last entry, as they are recorded below."""
     values = np.asarray(velocity, np.float64).ravel()
     return [values.mean(), values.std(ddof=1), values[0], values[-1]]
 

@@ -12,7 +12,7 @@ from diffusers import AutoencoderKLLTX2Video
 from ltx_core.model.video_vae.model_configurator import VideoDecoderConfigurator, VideoEncoderConfigurator
 
 from converters.component import DIFFUSERS, LTX2
-from converters.video_vae import COMPONENT
+from converters.formats.video_vae import COMPONENT
 from omniforcing_jax.codecs.conv import SpatialPadding
 from omniforcing_jax.codecs.video_config import ALL, SPACE, TIME, VideoVAEConfig, compress, expand, res
 from omniforcing_jax.codecs.video_vae import VideoVAE
@@ -70,7 +70,7 @@ def random_variables(config):
 
 def ltx_core(config, variables):
     """Return the reference's encoder and decoder with these weights."""
-    header, halves = COMPONENT.namings[LTX2].write_config(config), []
+    header, halves = COMPONENT.namings[LTX2].table.write(config), []
     weights = to_peer(COMPONENT, LTX2, config, variables)
     for half, configurator in (("encoder", VideoEncoderConfigurator), ("decoder", VideoDecoderConfigurator)):
         module = configurator.from_config(header)
@@ -83,7 +83,7 @@ def ltx_core(config, variables):
 
 def diffusers(config, variables):
     """Return diffusers' model with these weights."""
-    model = AutoencoderKLLTX2Video.from_config(COMPONENT.namings[DIFFUSERS].write_config(config))
+    model = AutoencoderKLLTX2Video.from_config(COMPONENT.namings[DIFFUSERS].table.write(config))
     model.load_state_dict(to_peer(COMPONENT, DIFFUSERS, config, variables), strict=True)
     return model.eval()
 

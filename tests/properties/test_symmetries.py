@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from converters.rotary_rows import interleaving
 from omniforcing_jax.config import CrossTimestep
 from omniforcing_jax.layout import Block
 from omniforcing_jax.model.positions import make_positions
 from omniforcing_jax.model.view import Sigmas, bidirectional, one_sigma
-from omniforcing_jax.nn.rope import interleaving
 from tests.properties.clips import Clip, Masked, assert_close, build, forward
 from tests.tiny import GRID, INTERLEAVED, SINKS, TINY, TOKENS
 

@@ -1,0 +1,1 @@
+"""A converted transformer on recorded activations: is it the network that made the recording?"""

@@ -1,0 +1,119 @@
+"""One forward of a recorded case: a bidirectional teacher, or a student under its masks."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from omniforcing_jax.config import ModelConfig
+from omniforcing_jax.layout import Block
+from omniforcing_jax.model.positions import clip_block, make_positions, rotaries
+from omniforcing_jax.model.transformer import Transformer, predict, text_kv
+from omniforcing_jax.model.view import Sigmas, View, bidirectional, masked
+from omniforcing_jax.schedule import to_x0
+from omniforcing_jax.streams import Streams
+
+from .recorded_case import STREAMS, RecordedCase, as_latents, as_tokens
+
+PARTIAL = "partial"  # the variant whose clip ends within a block
+QUICK = {"xla_backend_optimization_level": 0}  # halves the time to compile programs that run once or twice
+WINDOW = re.compile(r"window of (\d+) past block\(s\), sink block 0 kept: (True|False)")
+
+
+def run_forward(case: RecordedCase, variant: str, config: ModelConfig, params: Transformer) -> dict[str, np.ndarray]:
+    """Run one variant. Returns velocities and clean estimates, by their recorded names."""
+    words = case.setting("variants")[variant]
+    blocks = _blocks(case, variant)
+    frames, audio_frames = case.setting("frames"), case.setting("audio_frames")
+    video, audio = case["in.video_latent"], case[f"{_inputs(variant)}.audio_latent"]
+    if variant == PARTIAL:
+        frames, audio_frames = blocks[-1].video_end, blocks[-1].audio_end
+        video = video[:, :frames]
+    tokens = as_tokens(video)
+    tables = rotaries(config, make_positions(config, clip_block(frames, audio_frames), tuple(case.setting("grid"))))
+    shown = words.get("text_mask", True) if isinstance(words, dict) else case.settings.get("text_mask", False)
+    mask = jnp.asarray(case["in.text_mask"], jnp.int32) if shown else None
+    if isinstance(words, dict):
+        sigmas = _spread(_teacher_sigmas(case, str(words.get("timesteps", ""))), tokens.shape[1], audio.shape[1])
+        view = bidirectional(config, tables, sigmas)
+    else:
+        sigmas = _spread(_student_sigmas(case, variant), tokens.shape[1], audio.shape[1])
+        window, is_pinned = _window(case, variant)
+        view = masked(config, tables, sigmas, blocks, window=window, pin_prefix=is_pinned)
+        view = bidirectional(config, tables, sigmas) if variant == "no_mask" else view
+    contexts = (jnp.asarray(case["in.video_context"]), jnp.asarray(case["in.audio_context"]))
+    noisy = Streams(jnp.asarray(tokens), jnp.asarray(audio))
+    velocities = _forward(params, config, noisy, view, contexts, mask)
+    result = {}
+    for stream, x, levels, velocity in (
+        ("video", tokens, sigmas.video, velocities[0]),
+        ("audio", audio, sigmas.audio, velocities[1]),
+    ):
+        like = video if stream == "video" else audio
+        x0 = to_x0(jnp.asarray(x), velocity, jnp.broadcast_to(levels, x.shape[:2]))
+        result[f"out.{variant}.{stream}_velocity"] = as_latents(np.asarray(velocity), like)
+        result[f"out.{variant}.{stream}_x0"] = as_latents(np.asarray(x0), like)
+    return result
+
+
+@functools.partial(jax.jit, static_argnames=("config",), compiler_options=QUICK)
+def _forward(
+    params: Transformer,
+    config: ModelConfig,
+    noisy: Streams,
+    view: View,
+    contexts: tuple[jax.Array, jax.Array],
+    mask: jax.Array | None,
+) -> Streams:
+    """Run one forward, with the text that it reads."""
+    text = text_kv(params, *contexts, mask)
+    return predict(params, config, noisy, view, text).velocity
+
+
+def _window(case: RecordedCase, variant: str) -> tuple[int | None, bool]:
+    """Read a variant's window from its description: blocks that a block sees, and whether block 0 is pinned.
+
+    Without a description there is no window: all earlier blocks are seen.
+    """
+    found = WINDOW.search(case.meanings.get(f"out.{variant}.video_velocity", ""))
+    return (None, False) if found is None else (int(found[1]) + 1, found[2] == "True")
+
+
+def _teacher_sigmas(case: RecordedCase, words: str) -> Sigmas:
+    """Read a variant's noise levels from its description: per token, one per stream, or one for both."""
+    scalar_v, scalar_a = case["in.sigma_video"], case["in.sigma_audio"]
+    if "both" in words:
+        scalar_a = scalar_v
+    levels = [scalar_v[:, None], scalar_a[:, None]]
+    if "token" in words:
+        levels = [case[f"in.token_sigma_{stream}"][..., 0] for stream in ("video", "audio")]
+    return Sigmas(*(jnp.asarray(x) for x in (*levels, scalar_v, scalar_a)))
+
+
+def _student_sigmas(case: RecordedCase, variant: str) -> Sigmas:
+    if variant == "scalar":
+        sigma = jnp.asarray(case["in.scalar_sigma"])
+        return Sigmas(sigma[:, None], sigma[:, None], sigma, sigma)
+    return Sigmas(*(jnp.asarray(case[f"{_inputs(variant)}.{stream}_sigma"]) for stream in STREAMS))
+
+
+def _inputs(variant: str) -> str:
+    """Return the first part of the names of a variant's inputs."""
+    return f"in.{PARTIAL}" if variant == PARTIAL else "in"
+
+
+def _blocks(case: RecordedCase, variant: str) -> tuple[Block, ...]:
+    """Read how a student's clip is cut into blocks; a teacher's is not."""
+    recorded = case.settings.get("partial_blocks" if variant == PARTIAL else "blocks", ())
+    return tuple(Block(*block) for block in recorded)
+
+
+def _spread(sigmas: Sigmas, tokens: int, audio_frames: int) -> Sigmas:
+    """Repeat levels for every token, so that variants with fewer levels use the same compiled program."""
+    video, audio = (
+        jnp.repeat(levels, count // levels.shape[1], axis=1)
+        for levels, count in ((sigmas.video, tokens), (sigmas.audio, audio_frames))
+    )
+    return Sigmas(video, audio, sigmas.scalar_video, sigmas.scalar_audio)

@@ -1,0 +1,5 @@
+"""The command line of converters: options, their checks, and the work behind them."""
+
+from .dispatch import main
+
+__all__ = ["main"]

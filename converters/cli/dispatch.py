@@ -1,0 +1,51 @@
+"""A command line into a command: read, checked, run, and refused in one line on stderr with exit code 2."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from omniforcing_jax.io.arguments import read_command, refuse
+
+from . import commands
+from .options import (
+    PROGRAM,
+    BenchOptions,
+    CheckOptions,
+    ConvertOptions,
+    DiffOptions,
+    ExportOptions,
+    InspectOptions,
+)
+
+USAGE = f"""Convert weights from and to PyTorch checkpoints.
+
+    {PROGRAM} convert --from PATH [--from PATH ...] --out DIR
+    {PROGRAM} export --from DIR --to ltx2|diffusers|omniforcing --out PATH
+    {PROGRAM} inspect PATH
+    {PROGRAM} diff PATH PATH
+    {PROGRAM} check --weights DIR --case PATH/NAME
+    {PROGRAM} bench [--layers L] [--json FILE]
+
+`{PROGRAM} COMMAND --help` lists the flags of a command. In a checkout, `python -m converters` takes the same commands.
+"""
+COMMANDS: Mapping[str, tuple[type, Callable[[Any], commands.Work]]] = {
+    "convert": (ConvertOptions, commands.prepare_convert),
+    "export": (ExportOptions, commands.prepare_export),
+    "inspect": (InspectOptions, commands.prepare_inspect),
+    "diff": (DiffOptions, commands.prepare_diff),
+    "check": (CheckOptions, commands.prepare_check),
+    "bench": (BenchOptions, commands.prepare_bench),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a whole command line, the command's name first. Returns the exit code."""
+    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        options = read_command(PROGRAM, USAGE, {name: kind for name, (kind, _) in COMMANDS.items()}, words)
+        _, prepare = COMMANDS[words[0]]
+        return prepare(options)()
+    except (ValueError, OSError) as error:
+        return refuse(error)
+    except KeyboardInterrupt:
+        return 130

@@ -1,0 +1,180 @@
+"""The flags of each command: one frozen value per command, one field per flag, one nested value per group of flags.
+
+Docstrings are the help. A class's docstring ends with examples that can be pasted.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+PROGRAM = "omniforcing"  # the console script; in a checkout, `python -m converters` takes the same commands
+WhichState = Literal["ema", "trained"]
+Pairs = Literal["split", "interleaved"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """How to read the sources."""
+
+    release: Literal["ltx2", "omniforcing"] | None = None
+    """Format of a file under original keys; by default LTX-2 if its header has a config, else OmniForcing."""
+    state: WhichState | None = None
+    """Weights to take from a training checkpoint that has both: averaged (ema), or last trained."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions:
+    """Settings of the transformer, in place of the file's or of those that its own code assumes."""
+
+    heads: int = 32
+    """Attention heads of an OmniForcing network; no file has the number."""
+    rotary: Pairs | None = None
+    """Channels that form a rotary pair: i and i + H/2 (split), or 2i and 2i + 1 (interleaved)."""
+    grid: Literal["float64", "float32"] | None = None
+    """Precision in which the rotary frequencies were computed in training."""
+    gate_multiplier: float | None = None
+    """Factor of sigma in the cross-modal gates."""
+    timesteps: Literal["own", "cross", "hybrid"] | None = None
+    """Stream whose sigma drives the cross-modal modulation: its own, the other's, or both (hybrid)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentOptions:
+    """The sampler section, which makes a network a streaming student; no file has it."""
+
+    layout: Literal["prefix", "fused"] | None = None
+    """Cut of a clip into blocks."""
+    sigmas: tuple[float, ...] | None = None
+    """Noise levels of the denoising steps, from 1 down to 0."""
+    horizon: int | None = None
+    """Length of the training clips, in seconds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolutionOptions:
+    """Resolution that the weights were trained at."""
+
+    height: int = 512
+    """Frame height in pixels."""
+    width: int = 768
+    """Frame width in pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertOptions:
+    """Convert checkpoints into a weights folder. Later sources replace the components of earlier ones.
+
+    Settings that a file lacks are assumed as its own code does; the command prints each of them.
+
+    Examples:
+        omniforcing convert --from ltx-2-19b-dev.safetensors --out weights/teacher
+        omniforcing convert --from student.pt --state ema --out weights/student
+    """
+
+    from_: Annotated[tyro.conf.UseAppendAction[tuple[Path, ...]], tyro.conf.arg(name="from")]
+    """File or folder to convert: LTX-2, OmniForcing (shards or .pt), diffusers or Gemma 3."""
+    out: Path
+    """Weights folder to write; components in it that no source replaces stay."""
+    lora: tyro.conf.UseAppendAction[tuple[tuple[Path, float], ...]] = ()
+    """LoRA file to fuse into the transformer, and its strength."""
+    source: SourceOptions = field(default_factory=SourceOptions)
+    network: NetworkOptions = field(default_factory=NetworkOptions)
+    student: StudentOptions = field(default_factory=StudentOptions)
+    resolution: ResolutionOptions = field(default_factory=ResolutionOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContentOptions:
+    """What is written."""
+
+    components: tuple[str, ...] = ()
+    """Components to write, such as transformer; by default all that the format has room for."""
+    rotary: Pairs | None = None
+    """Kind of rotary pairs to write; query and key rows are permuted, the function stays the same."""
+    fresh_header: bool = False
+    """Write header and config.json from the native configs, even if the source's contradict them."""
+    shard_gigabytes: float = 5.0
+    """Size of the largest file, where the format has shards."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """Write a weights folder in another format.
+
+    Examples:
+        omniforcing export --from weights/teacher --to diffusers --out pipeline/
+        omniforcing export --from weights/teacher --to ltx2 --out back.safetensors
+    """
+
+    from_: Annotated[Path, tyro.conf.arg(name="from")]
+    """Weights folder."""
+    to: Literal["ltx2", "diffusers", "omniforcing"]
+    """Format to write."""
+    out: Path
+    """File (.safetensors) or folder to write: LTX-2 is a file, diffusers a folder, OmniForcing either."""
+    content: ContentOptions = field(default_factory=ContentOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectOptions:
+    """Print components, tensors, shapes, types and configs of a file or folder, and which commands can run it.
+
+    Examples:
+        omniforcing inspect ltx-2-19b-dev.safetensors
+        omniforcing inspect weights/student
+    """
+
+    path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
+    """Weights folder, or anything that `convert` reads."""
+    state: WhichState | None = None
+    """Weights to look at in a training checkpoint that has both: averaged (ema), or last trained."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffOptions:
+    """Compare two checkpoints of one kind. The exit code is 0 if they are the same, 1 if they differ.
+
+    Examples:
+        omniforcing diff omniforcing/ back/
+    """
+
+    first: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
+    """Weights folder, or anything that `convert` reads."""
+    second: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
+    """Weights folder or source to compare it with."""
+    state: WhichState | None = None
+    """Weights to look at in training checkpoints that have both: averaged (ema), or last trained."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions:
+    """Run a converted transformer on recorded activations. The exit code is 1 if an output is beyond its limit.
+
+    Examples:
+        omniforcing check --weights weights/student --case recordings/a_teacher
+    """
+
+    weights: Path
+    """Weights folder."""
+    case: Path
+    """Recorded forward, rollout or guided trajectory: its folder and name, without an ending."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions:
+    """Measure a conversion against a plain copy of the same synthetic checkpoint, at LTX-2.3's full widths.
+
+    Examples:
+        omniforcing bench --layers 4 --json out/conversion.json
+    """
+
+    layers: int = 4
+    """Layers of the checkpoint; each is 0.8 GB."""
+    repeats: int = 5
+    """Pairs of a copy and a conversion; the median counts."""
+    folder: Path | None = None
+    """Folder for the temporary files; by default the system's."""
+    json: Path | None = None
+    """File for the figures."""

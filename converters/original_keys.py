@@ -1,0 +1,205 @@
+"""Checkpoints under LTX-2's original keys, of LTX-2 and of OmniForcing: split into components, with their configs.
+
+The header of an LTX-2 file has the configs of all components. OmniForcing's files have no config, and its code assumes
+the defaults of its classes (interleaved pairs, a float32 grid, gate multiplier 1, own timesteps). The sizes of its
+network are read off the shapes.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omniforcing_jax.config import (
+    CrossTimestep,
+    GridPrecision,
+    ModelConfig,
+    RotaryConfig,
+    RotaryKind,
+    StreamConfig,
+)
+
+from .component import LTX2
+from .float8 import dequantise
+from .formats.transformer import PREFIX
+from .lazy_tensor import LazyTensor
+from .overrides import Overrides, apply_overrides
+from .registry import find_owner, find_table
+from .source_component import SourceComponent
+
+LANDMARK = "audio_patchify_proj.weight"  # every transformer has it, and no other key ends like this
+ASSUMED_ROTARY = RotaryConfig(kind=RotaryKind.INTERLEAVED, grid=GridPrecision.FLOAT32)
+
+
+def read_original_keys(
+    path: Path,
+    tensors: Mapping[str, LazyTensor],
+    metadata: Mapping[str, str],
+    overrides: Overrides,
+    notes: tuple[str, ...] = (),
+) -> list[SourceComponent]:
+    """Split a checkpoint under original keys into its components.
+
+    Args:
+        path: The file or folder, for messages.
+        tensors: All of them, by key.
+        metadata: Of the header.
+        overrides: Settings given on the command line.
+        notes: Notes that hold for all components.
+
+    Raises:
+        ValueError: A key belongs to no component or is given twice, or the header is damaged or of another network;
+            names it.
+    """
+    header = read_header_config(path, metadata)
+    is_student = overrides.release == "omniforcing" or (overrides.release is None and header is None)
+    dequantised, scales = dequantise(_with_prefix(path, tensors))
+    groups = _group(dequantised)
+    if not groups:
+        raise ValueError(f"{path}: has no tensors")
+    sources = [
+        SourceComponent(
+            name=name,
+            format="OmniForcing" if is_student else "LTX-2",
+            naming=LTX2,
+            where=str(path),
+            tensors=group,
+            component=find_table(name, LTX2),
+            config=None,
+            metadata=metadata,
+            notes=notes + scales,
+            is_student=is_student,
+        )
+        for name, group in sorted(groups.items())
+    ]
+    return [_with_config(source, header, overrides) for source in sources]
+
+
+def _group(tensors: Mapping[str, LazyTensor]) -> dict[str, dict[str, LazyTensor]]:
+    """Sort tensors by the component that they belong to."""
+    groups: dict[str, dict[str, LazyTensor]] = {}
+    for key, tensor in tensors.items():
+        owner = find_owner(key)
+        if owner is None:
+            raise ValueError(f"{tensor.where}: unknown {key}, no component's key begins like this")
+        groups.setdefault(owner, {})[key] = tensor
+    return groups
+
+
+def _with_config(source: SourceComponent, header: Mapping[str, Any] | None, overrides: Overrides) -> SourceComponent:
+    """Read a component's config; a component without a config passes through, so it loses its table."""
+    try:
+        config, notes = _read_config(source, header, overrides)
+    except ValueError as error:
+        raise ValueError(f"{source.where}: {error}") from None
+    component = None if config is None else source.component
+    return dataclasses.replace(source, component=component, config=config, notes=source.notes + notes)
+
+
+def _read_config(
+    source: SourceComponent, header: Mapping[str, Any] | None, overrides: Overrides
+) -> tuple[Any, tuple[str, ...]]:
+    if source.component is None:
+        return None, ()
+    if source.is_student and source.name == "transformer":
+        config, notes = infer_network(source.tensors, overrides.heads), _list_assumptions(overrides.heads)
+    elif header is not None:
+        config, notes = source.component.namings[LTX2].table.read(header), ()
+    else:
+        return None, ()
+    if isinstance(config, ModelConfig):
+        config, changes = apply_overrides(config, overrides)
+        notes += changes
+    return config, notes
+
+
+def _list_assumptions(heads: int) -> tuple[str, ...]:
+    return (
+        f"rotary {ASSUMED_ROTARY.kind}, {ASSUMED_ROTARY.grid} grid, assumed",
+        "gate multiplier 1, assumed",
+        "timesteps own, assumed",
+        f"{heads} heads, assumed",
+    )
+
+
+def read_header_config(path: Path, metadata: Mapping[str, str]) -> Mapping[str, Any] | None:
+    """Read the configs in an LTX-2 header; None where it has none.
+
+    Raises:
+        ValueError: They are no JSON object; names the file.
+    """
+    if "config" not in metadata:
+        return None
+    try:
+        header = json.loads(metadata["config"])
+    except (ValueError, RecursionError):
+        raise ValueError(f"{path}: the config in the header is not JSON") from None
+    if not isinstance(header, dict):
+        raise ValueError(f"{path}: the config in the header must be a JSON object")
+    return header
+
+
+def _with_prefix(path: Path, tensors: Mapping[str, LazyTensor]) -> Mapping[str, LazyTensor]:
+    """Give the transformer's keys the published prefix, whatever prefix they have."""
+    landmarks = [key for key in tensors if key == LANDMARK or key.endswith(f".{LANDMARK}")]
+    if len(landmarks) > 1:
+        raise ValueError(f"{path}: {LANDMARK} is given twice: {', '.join(landmarks)}")
+    prefix = landmarks[0].removesuffix(LANDMARK) if landmarks else PREFIX
+    if prefix == PREFIX:
+        return tensors
+    result: dict[str, LazyTensor] = {}
+    for key, tensor in tensors.items():
+        is_other = find_owner(key) is not None or not key.startswith(prefix)
+        full = key if is_other else PREFIX + key.removeprefix(prefix)
+        if full in result:
+            raise ValueError(f"{path}: {full} is given twice, with and without a prefix")
+        result[full] = tensor
+    return result
+
+
+def infer_network(tensors: Mapping[str, LazyTensor], heads: int) -> ModelConfig:
+    """Read an OmniForcing network off its shapes; settings without a shape are those that its code assumes.
+
+    Args:
+        tensors: The transformer, under published keys.
+        heads: Attention heads of either stream.
+
+    Raises:
+        ValueError: A tensor that has one of the sizes is missing or has not two axes; names it.
+    """
+    captioned = f"{PREFIX}caption_projection.linear_1.weight" in tensors
+    sinks = tensors.get(f"{PREFIX}audio_sink_tokens")
+    return ModelConfig(
+        layers=_count_layers(tensors),
+        video=_infer_stream(tensors, "patchify_proj.weight", heads),
+        audio=_infer_stream(tensors, LANDMARK, heads),
+        caption_channels=_matrix_shape(tensors, "caption_projection.linear_1.weight")[1] if captioned else None,
+        rotary=ASSUMED_ROTARY,
+        cross_timestep=CrossTimestep.OWN,
+        gate_multiplier=1.0,
+        gated_attention=f"{PREFIX}transformer_blocks.0.attn1.to_gate_logits.weight" in tensors,
+        text_adaln=f"{PREFIX}prompt_adaln_single.linear.weight" in tensors,
+        sinks=sinks.shape[1] if sinks is not None and len(sinks.shape) == 3 else 0,
+    )
+
+
+def _infer_stream(tensors: Mapping[str, LazyTensor], name: str, heads: int) -> StreamConfig:
+    width, channels = _matrix_shape(tensors, name)
+    if width % heads:
+        raise ValueError(f"heads={heads}: must divide the width {width} of {PREFIX}{name}; give --heads")
+    return StreamConfig(latent_channels=channels, heads=heads, head_size=width // heads)
+
+
+def _matrix_shape(tensors: Mapping[str, LazyTensor], name: str) -> tuple[int, ...]:
+    if PREFIX + name not in tensors:
+        raise ValueError(f"missing {PREFIX}{name}, which has the network's sizes")
+    shape = tensors[PREFIX + name].shape
+    if len(shape) != 2:
+        raise ValueError(f"{PREFIX}{name} has shape {shape}, expected two axes")
+    return shape
+
+
+def _count_layers(tensors: Mapping[str, Any]) -> int:
+    numbers = [key.removeprefix(f"{PREFIX}transformer_blocks.").partition(".")[0] for key in tensors]
+    return 1 + max((int(number) for number in numbers if number.isdecimal() and len(number) <= 4), default=0)

@@ -1,0 +1,82 @@
+"""Settings that a user gives for weights whose file lacks them, or has them wrong."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from omniforcing_jax.config import CrossTimestep, GridPrecision, ModelConfig, RotaryKind, SamplerConfig
+from omniforcing_jax.layout import FUSED, PREFIX
+from omniforcing_jax.pipeline.presets import RELEASED_SIGMAS
+
+LAYOUTS = {"prefix": PREFIX, "fused": FUSED}
+HORIZON_SECONDS = 5  # of LTX-2's and OmniForcing's training clips of 121 frames
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overrides:
+    """Settings given on the command line. None leaves what the file says, or what its format's own code assumes.
+
+    Attributes:
+        release: Format of a file or of shards. By default a file is LTX-2's if its header has a config, else
+            OmniForcing's.
+        state: Weights to take from a training checkpoint that has both: averaged, or last trained.
+        heads: Attention heads of an OmniForcing network; no file has the number.
+        rotary, grid, gate_multiplier, timesteps: See `ModelConfig`.
+        layout, sigmas, horizon_seconds: See `SamplerConfig`. A layout or sigmas make the network a student.
+    """
+
+    release: Literal["ltx2", "omniforcing"] | None = None
+    state: Literal["ema", "trained"] | None = None
+    heads: int = 32
+    rotary: RotaryKind | None = None
+    grid: GridPrecision | None = None
+    gate_multiplier: float | None = None
+    timesteps: CrossTimestep | None = None
+    layout: Literal["prefix", "fused"] | None = None
+    sigmas: tuple[float, ...] | None = None
+    horizon_seconds: int | None = None
+
+
+def apply_overrides(config: ModelConfig, overrides: Overrides) -> tuple[ModelConfig, tuple[str, ...]]:
+    """Apply the settings of the network; also returns a note for each."""
+    rotary = _given(kind=overrides.rotary, grid=overrides.grid)
+    others = _given(gate_multiplier=overrides.gate_multiplier, cross_timestep=overrides.timesteps)
+    notes = _given(
+        rotary=overrides.rotary,
+        grid=overrides.grid,
+        **{"gate multiplier": overrides.gate_multiplier, "timesteps": overrides.timesteps},
+    )
+    changed = dataclasses.replace(config, rotary=dataclasses.replace(config.rotary, **rotary), **others)
+    return changed, tuple(f"{name} {value}, as the command says" for name, value in notes.items())
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def choose_sampler(is_student: bool, sinks: int, overrides: Overrides) -> tuple[SamplerConfig | None, tuple[str, ...]]:
+    """Choose the sampler section that makes a network a student; None for a teacher.
+
+    The default without sinks is the released student, whose first block is fused; with sinks it is the paper's.
+
+    Returns:
+        The sampler, and a note for each setting: where it comes from.
+    """
+    if not is_student and overrides.layout is None and overrides.sigmas is None:
+        return None, ()
+    layout = overrides.layout or ("prefix" if sinks else "fused")
+    sampler = SamplerConfig(
+        layout=LAYOUTS[layout],
+        sigmas=overrides.sigmas or RELEASED_SIGMAS,
+        horizon_seconds=HORIZON_SECONDS if overrides.horizon_seconds is None else overrides.horizon_seconds,
+    )
+    notes = (
+        f"layout {layout}, {_origin(overrides.layout)}",
+        f"sigmas {' '.join(f'{sigma:g}' for sigma in sampler.sigmas)}, {_origin(overrides.sigmas)}",
+        f"horizon {sampler.horizon_seconds} s, {_origin(overrides.horizon_seconds)}",
+    )
+    return sampler, notes
+
+
+def _origin(override: object) -> str:
+    return "assumed" if override is None else "as the command says"
