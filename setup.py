@@ -1,6 +1,6 @@
 """What pyproject.toml cannot say: which packages a wheel has, and the readme of an index page.
 
-The wheel has one top-level package, omniforcing_jax. The folder converters/ is inside it as omniforcing_jax.converters.
+The wheel has one top-level package, omniforcing_jax. The folder converters/ becomes a package inside it.
 """
 
 import re

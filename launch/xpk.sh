@@ -26,7 +26,7 @@ esac
 rows=$(( chips / tensor ))
 [[ " $* " == *" --mesh "* || " $* " == *" --batch "* ]] || set -- "$@" --mesh "$copies,$(( rows / copies )),$tensor" --batch "$rows"
 
-command="pip install --quiet -r requirements.txt 'jax[tpu]==$(sed -n 's/^jax==//p' requirements.txt)'"
+command="pip install --quiet -r requirements.txt 'jax[tpu]==$(sed -n 's/^jax==//p' constraints.txt)'"
 command+=" && python -m experiments.$recipe$(printf ' %q' "$@")"
 
 exec xpk workload create \

@@ -10,7 +10,9 @@ import importlib.util
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import omniforcing_jax
 from omniforcing_jax.cli.options import BenchOptions, ContextsOptions, JudgeOptions, SampleOptions, StreamOptions
@@ -65,6 +67,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 130
 
 
+def parse(arguments: Sequence[str]) -> Any:
+    """Read a command and its flags, of whichever part of the program it is; returns an instance of its dataclass.
+
+    Raises:
+        ValueError: In one line, if they cannot be read; unknown names are answered with the nearest.
+        SystemExit: After printing the help that was asked for.
+    """
+    name, rest = arguments[0], arguments[1:]
+    if name in CONVERTERS:
+        return find_converters().parse(arguments)
+    if name in DEMO:
+        return read_flags(f"{PROGRAM} {name}", find_demo().Demo, rest)
+    if name in COMMANDS:
+        return read_flags(f"{PROGRAM} {name}", COMMANDS[name], rest)
+    raise unknown("command", name, [*COMMANDS, *DEMO, *CONVERTERS])
+
+
 def prepare(arguments: Sequence[str], stack: contextlib.ExitStack) -> Work:
     """Read the command line, check the request and load what it needs. What comes back does the work.
 
@@ -76,20 +95,15 @@ def prepare(arguments: Sequence[str], stack: contextlib.ExitStack) -> Work:
         ValueError: In one line, whatever is wrong with the request.
         SystemExit: After printing the help that was asked for.
     """
-    name, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
-    if name in CONVERTERS:
-        return lambda: run_converter(arguments)
-    if name in DEMO:
-        demo = find_demo()
-        options = read_flags(f"{PROGRAM} {name}", demo.Demo, rest)
-        return lambda: demo.main(options)
-    if name in COMMANDS:
-        return prepare_command(name, read_flags(f"{PROGRAM} {name}", COMMANDS[name], rest), stack)
-    if name == "--version":
-        return _print(f"{PROGRAM} {omniforcing_jax.__version__}")
+    name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help"):
         return _print(list_commands(PROGRAM, DOC, GROUPS))
-    raise unknown("command", name, [*COMMANDS, *DEMO, *CONVERTERS])
+    if name == "--version":
+        return _print(f"{PROGRAM} {omniforcing_jax.__version__}")
+    if name in CONVERTERS:
+        return lambda: run_converter(arguments)
+    options = parse(arguments)
+    return (lambda: find_demo().main(options)) if name in DEMO else prepare_command(name, options, stack)
 
 
 def prepare_command(name: str, command: Command, stack: contextlib.ExitStack) -> Work:
@@ -121,12 +135,18 @@ def find_demo() -> ModuleType:
     return importlib.import_module(f"{name if importlib.util.find_spec(name) else 'experiments'}.demo")
 
 
+def find_converters() -> ModuleType:
+    """Import the command line of the converters: beside this package in a checkout, inside it where it is installed."""
+    spec = importlib.util.find_spec("converters")
+    beside = Path(omniforcing_jax.__path__[0]).parent / "converters" / "__init__.py"
+    is_checkout = spec is not None and spec.origin is not None and Path(spec.origin).resolve() == beside.resolve()
+    return importlib.import_module("converters.cli" if is_checkout else "omniforcing_jax.converters.cli")
+
+
 def run_converter(arguments: Sequence[str]) -> int:
-    """Run a command of the converters, as they are found: inside an installed package, beside it in a checkout."""
-    name = "omniforcing_jax.converters"
-    found = name if importlib.util.find_spec(name) else "converters"
+    """Run a command of the converters; returns its exit code."""
     with _ended_by_sigterm():
-        return importlib.import_module(f"{found}.cli").main(arguments)
+        return find_converters().main(arguments)
 
 
 @contextlib.contextmanager

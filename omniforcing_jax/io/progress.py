@@ -86,7 +86,8 @@ class Bar:
 class Ticker:
     """Shows a changing text while something blocks: live on a terminal, elsewhere as lines.
 
-    The first line is printed after one second, later ones every five. A wait of less than a second prints nothing.
+    The first line is printed after one second, later ones ever more rarely, at least every half minute. A wait of less
+    than a second prints nothing.
 
     Args:
         text: Returns what to show now. It is called from another thread.
@@ -118,4 +119,4 @@ class Ticker:
         wait = 1.0
         while not self._ended.wait(wait):
             say(self._text())
-            wait = LINE_EVERY_S
+            wait = min(2 * wait + 3, 30.0)

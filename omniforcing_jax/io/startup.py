@@ -45,6 +45,7 @@ class Startup:
         self._what, self._total, self._loaded = "", 0, 0
         self._ticker: Ticker | None = None
         self._began = self._load_s = 0.0
+        self._ready_before = 0  # small programs that loading needs are compiled before
 
     def __enter__(self) -> "Startup":
         self._counter = machine.CompileCounter.start()
@@ -73,13 +74,14 @@ class Startup:
     def compiling(self) -> None:
         """End loading and begin to compile."""
         self._end_loading()
+        self._ready_before = self._counter.ready
         self._show(self._compiling_text)
 
     def ready(self) -> None:
         """End: everything is compiled. The times are kept for the next start. Later calls do nothing."""
         if self._ticker is None:
             return
-        times = StartTimes(round(self._load_s, 2), round(self._elapsed, 2), self._counter.ready)
+        times = StartTimes(round(self._load_s, 2), round(self._elapsed, 2), self._programs)
         self._show(None)
         if times.programs:
             keep_times(self._name(self._kind), times)
@@ -104,6 +106,10 @@ class Startup:
         return time.monotonic() - self._began
 
     @property
+    def _programs(self) -> int:
+        return self._counter.ready - self._ready_before
+
+    @property
     def _kind(self) -> str:
         """Where most programs of this start come from; until that shows, what the last start suggests."""
         if not self._counter.ready:
@@ -121,11 +127,14 @@ class Startup:
         return text if last is None else text + _left(last.load_s - self._elapsed)
 
     def _compiling_text(self) -> str:
-        last, ready = self._last.get(self._kind), self._counter.ready
-        if last is None:
-            return f"compiling: {ready} programs ready in {words_for(self._elapsed)}; a later start is shorter"
-        of = f" of {last.programs}" if ready <= last.programs else ""
-        return f"compiling: {ready}{of} programs ready{_left(last.compile_s - self._elapsed)} (as the last time)"
+        last, known = self._last.get(self._kind), next(iter(self._last.values()), None)
+        verb = "compiling" if self._kind == COMPILED else "loading compiled programs"
+        of = f" of {known.programs}" if known is not None and self._programs <= known.programs else ""
+        text = f"{verb}: {self._programs}{of} programs ready"
+        if last is not None:
+            return text + _left(last.compile_s - self._elapsed) + " (as the last time)"
+        hint = "; the next start will be shorter" if self._kind == COMPILED else ""
+        return f"{text} after {words_for(self._elapsed)}{hint}"
 
 
 def _megabytes(nbytes: int) -> str:

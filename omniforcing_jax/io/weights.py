@@ -13,7 +13,6 @@ import collections
 import functools
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from omniforcing_jax.io import machine, tensor_file
-from omniforcing_jax.io.atomic_write import AnyPath, write_json
+from omniforcing_jax.io.atomic_write import AnyPath, replacing, write_json
 from omniforcing_jax.io.tensor_file import TensorFile, open_tensors
 from omniforcing_jax.parallel import distributed
 from omniforcing_jax.parallel.spec import path_name
@@ -112,13 +111,9 @@ def save_component(
         return
     component.mkdir(parents=True, exist_ok=True)
     layout = {key: (_dtype_on_disk(leaf.dtype, dtype), tuple(leaf.shape)) for key, leaf in leaves.items()}
-    new = component / f".{MODEL}.{os.getpid()}"
-    try:
+    with replacing(component / MODEL) as new:
         tensor_file.write_runs(new, layout, lambda key: (_cast(key, x, layout[key][0]) for x in _runs(leaves[key])))
         write_json(component / CONFIG, config)
-        os.replace(new, component / MODEL)
-    finally:
-        new.unlink(missing_ok=True)
 
 
 def _runs(leaf: Any) -> Iterator[np.ndarray]:

@@ -12,7 +12,6 @@ Rows are written one by one, so a file may be larger than memory.
 import difflib
 import functools
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from omniforcing_jax.io.atomic_write import AnyPath
+from omniforcing_jax.io.atomic_write import AnyPath, replacing
 from omniforcing_jax.io.tensor_file import TensorFile, open_tensors, write_tensors
 from omniforcing_jax.text.contexts import TextContexts
 
@@ -148,7 +147,7 @@ def _check_rows(file: TensorFile, rows: int) -> tuple[int, int]:
 def write_store(
     path: AnyPath, prompts: Sequence[str], contexts: Iterator[TextContexts], about: Mapping[str, Any]
 ) -> None:
-    """Write contexts as they come, under a temporary name, then rename the file into place.
+    """Write contexts as they come, and put the file into its place once it is complete.
 
     Args:
         path: The file.
@@ -162,7 +161,6 @@ def write_store(
     path = Path(path)
     if not prompts or len(set(prompts)) != len(prompts):
         raise ValueError(f"{path}: prompts must be distinct, and at least one")
-    new = path.with_name(f".{path.name}.{os.getpid()}")
     current = _as_tensors(next(contexts))
     first = {name: (value.dtype, value.shape) for name, value in current.items()}
     layout = {f"{row}/{name}": form for row in range(len(prompts)) for name, form in first.items()}
@@ -179,11 +177,8 @@ def write_store(
         return value
 
     text = json.dumps({**about, "format": FORMAT, "prompts": list(prompts)}, ensure_ascii=False)
-    try:
+    with replacing(path) as new:
         write_tensors(new, layout, get, {METADATA: text})
-        os.replace(new, path)
-    finally:
-        new.unlink(missing_ok=True)
 
 
 def _as_tensors(contexts: TextContexts) -> dict[str, np.ndarray]:

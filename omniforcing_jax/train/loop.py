@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from omniforcing_jax.io import atomic_write
+from omniforcing_jax.io.progress import is_terminal
 from omniforcing_jax.parallel import distributed
 from omniforcing_jax.train import checkpoint
 from omniforcing_jax.train.compare import plain
@@ -222,10 +223,12 @@ class _Progress:
     """A bar with the time left on a terminal, lines with it elsewhere."""
 
     def __init__(self, start: int, steps: int):
+        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-        self._bar = Progress(*columns, transient=True, disable=not distributed.speaks())
+        console = Console(stderr=True)
+        self._bar = Progress(*columns, console=console, transient=True, disable=not distributed.speaks())
         self._task = self._bar.add_task("", total=steps, completed=start)
         self._steps = steps
 
@@ -240,6 +243,6 @@ class _Progress:
         """Show a line of metrics."""
         text = " ".join(f"{name} {value:.4g}" for name, value in line.items() if name != "step")
         self._bar.update(self._task, completed=done, description=text)
-        if not self._bar.console.is_terminal:
+        if not is_terminal():
             left = datetime.timedelta(seconds=round(line["s_per_step"] * (self._steps - done)))
             log.info("step %d/%d, %s left: %s", done, self._steps, left, text)
