@@ -13,9 +13,13 @@ import ctypes
 import gc
 import os
 
+from jaxlib.version import __version_info__ as jaxlib_version
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = (
-    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "  # in a hurry
+    "--xla_backend_optimization_level=0 "  # in a hurry
+    # Later ones have no older emitters, and end at once at a flag that they do not know.
+    + ("--xla_cpu_use_fusion_emitters=false " if jaxlib_version < (0, 11, 1) else "")
     + os.environ.get("XLA_FLAGS", "")
     + " --xla_force_host_platform_device_count=8"
 )

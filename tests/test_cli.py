@@ -200,6 +200,40 @@ def test_stream_writes_a_file_and_says_how_fast_it_was(capsys, tmp_path):
     assert abs(video - audio) <= 0.05
 
 
+def test_missing_parents_of_outputs_are_made(tmp_path):
+    out, state = tmp_path / "a" / "b" / "c.mp4", tmp_path / "d" / "state"
+    assert main([str(argument) for argument in stream(tmp_path, "--save-state", state, out=out)]) == 0
+    assert lengths(out)[0] == pytest.approx(49 / 24, abs=1e-3)
+    assert read_saved(state)
+
+
+def test_a_refused_request_leaves_nothing_behind(capsys, tmp_path):
+    out, state = tmp_path / "a" / "b" / "c.mp4", tmp_path / "d" / "state"
+    refusal(capsys, stream(tmp_path, "--save-state", state, out=out, prompt="a rad ball"))
+    refusal(capsys, ["bench", "stream", "--json", tmp_path / "e" / "a.json"])
+    refusal(capsys, ["judge", "nowhere.mp4", "--json", tmp_path / "f" / "a.json"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_results_go_to_stdout_and_progress_to_stderr(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("omniforcing_jax.io.progress.LINE_EVERY_S", 0.0)
+    assert main([str(argument) for argument in stream(tmp_path)]) == 0
+    captured = capsys.readouterr()
+    assert len(captured.out.splitlines()) == 1
+    assert "streaming: 3/3 blocks" in captured.err
+    assert main([str(argument) for argument in sample(tmp_path, "--steps", 2)]) == 0
+    captured = capsys.readouterr()
+    assert len(captured.out.splitlines()) == 1
+    assert "sampling: 2/2 steps, decoding" in captured.err
+
+
+def test_weights_that_ship_are_given_by_name(tmp_path, capsys, no_work):
+    arguments = ["stream", "--prompt", "a rad ball", "--seconds", 1, "--out", tmp_path / "a.mp4"]
+    for more in ([], ["--weights", "chime"]):
+        assert "did you mean red" in refusal(capsys, [*arguments, *more])
+    assert "`sample`" in refusal(capsys, [*arguments, "--weights", "chime-teacher"])
+
+
 def test_a_stream_on_a_mesh_hands_out_the_chunks_of_one_device(monkeypatch, tmp_path):
     chunks, write = [], Mp4Writer.write
     monkeypatch.setattr(Mp4Writer, "write", lambda writer, chunk: (chunks.append(chunk), write(writer, chunk)))

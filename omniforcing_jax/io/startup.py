@@ -120,19 +120,19 @@ class Startup:
         return f"{self._key}, {kind}"
 
     def _loading_text(self) -> str:
-        last = self._last.get(self._kind)
-        text = f"loading {self._what}: {_megabytes(self._loaded)} of {_megabytes(self._total)} MB"
+        last, total = self._last.get(self._kind), _megabytes(self._total)
         if self._loaded:
-            return text + _left(self._elapsed * (self._total / self._loaded - 1))
-        return text if last is None else text + _left(last.load_s - self._elapsed)
+            left = _left(self._elapsed * (self._total / self._loaded - 1))
+            return f"loading {self._what}: {_megabytes(self._loaded)} of {total} MB{left}"
+        return f"loading {self._what}: {total} MB{'' if last is None else _left(last.load_s - self._elapsed)}"
 
     def _compiling_text(self) -> str:
         last, known = self._last.get(self._kind), next(iter(self._last.values()), None)
-        verb = "compiling" if self._kind == COMPILED else "loading compiled programs"
         of = f" of {known.programs}" if known is not None and self._programs <= known.programs else ""
-        text = f"{verb}: {self._programs}{of} programs ready"
+        verb = "compiling programs" if self._kind == COMPILED else "loading compiled programs"
+        text = f"{verb}: {self._programs}{of}"
         if last is not None:
-            return text + _left(last.compile_s - self._elapsed) + " (as the last time)"
+            return text + _left(last.compile_s - self._elapsed) + " (as last time)"
         hint = "; the next start will be shorter" if self._kind == COMPILED else ""
         return f"{text} after {words_for(self._elapsed)}{hint}"
 

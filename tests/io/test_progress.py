@@ -103,8 +103,8 @@ def test_the_next_start_knows_how_long_the_last_one_took(cache):
         again.identify("tiny", (2, 3), "float32")
         assert again._last == {startup.COMPILED: times}
         again.compiling()
-        assert f"0 of {times.programs} programs ready" in again._compiling_text()
-        assert "(as the last time)" in again._compiling_text()
+        assert f"0 of {times.programs}, " in again._compiling_text()
+        assert "(as last time)" in again._compiling_text()
     with Startup("stream") as other:
         other.identify("tiny", (4, 3), "float32")
         assert other._last == {}
@@ -118,9 +118,9 @@ def test_times_of_programs_from_the_disk_are_kept_apart(cache):
         start._last = {kind: startup.read_times()[start._name(kind)] for kind in (startup.COMPILED, startup.FROM_DISK)}
         start.compiling()
         assert start._kind == startup.FROM_DISK
-        assert start._compiling_text().startswith("loading compiled programs: 0 of 30 programs ready, about 2 s left")
+        assert start._compiling_text().startswith("loading compiled programs: 0 of 30, about 2 s left")
         start._counter.ready = 4  # none of them from the disk
-        assert start._compiling_text().startswith("compiling: 4 of 30 programs ready, about 60 s left")
+        assert start._compiling_text().startswith("compiling programs: 4 of 30, about 60 s left")
 
 
 def test_only_the_newest_starts_are_kept(cache, monkeypatch):
