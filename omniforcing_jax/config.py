@@ -6,6 +6,7 @@ are hashable, so they can be static arguments of compiled functions.
 
 import dataclasses
 import enum
+import itertools
 
 from omniforcing_jax.layout import PREFIX, Layout
 from omniforcing_jax.strict_json import Config, require
@@ -157,7 +158,7 @@ class SamplerConfig(Config):
         require(len(self.sigmas) >= 2, "sigmas", self.sigmas, "must have at least 2 entries")
         require(abs(self.sigmas[0] - 1) <= 1e-6, "sigmas", self.sigmas, "must start at 1")
         require(self.sigmas[-1] == 0, "sigmas", self.sigmas, "must end at 0")
-        falls = all(a > b for a, b in zip(self.sigmas[:-1], self.sigmas[1:], strict=True))
+        falls = all(a > b for a, b in itertools.pairwise(self.sigmas))
         require(falls, "sigmas", self.sigmas, "must fall from step to step")
         rule = "must not be negative; leave it out to draw all noise afresh"
         require(self.renewal is None or self.renewal >= 0, "renewal", self.renewal, rule)

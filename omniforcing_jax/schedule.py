@@ -18,7 +18,7 @@ TERMINAL = 0.1  # the last sigma before 0
 DISTILLED = (1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875, 0.0)  # LTX-2's published list
 
 
-def shift(tokens: int) -> float:
+def timestep_shift(tokens: int) -> float:
     """Exponent of the timestep shift: linear in the token count, 0.95 at 1024 and 2.05 at 4096, unbounded."""
     return 0.95 + (tokens - 1024) * (2.05 - 0.95) / (4096 - 1024)
 
@@ -34,7 +34,7 @@ def ltx2_schedule(steps: int, tokens: int = DEFAULT_TOKENS) -> Float[np.ndarray,
     if steps < 1:
         raise ValueError(f"steps={steps}: must be at least 1")
     u = 1 - np.arange(steps, dtype=np.float64) / steps
-    factor = math.exp(shift(tokens))
+    factor = math.exp(timestep_shift(tokens))
     shifted = factor / (factor + (1 / u - 1))
     if steps > 1:
         shifted = 1 - (1 - shifted) * (1 - TERMINAL) / (1 - shifted[-1])

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from omniforcing_jax.model.transformer import NO_PERTURBATION, LayerInputs, embed_times, layer_body, patchify
+from omniforcing_jax.model.transformer import NO_PERTURBATION, LayerInputs, embed_times, embed_tokens, layer_body
 from omniforcing_jax.nn.attention import NO_PAST
 from omniforcing_jax.streams import Streams, map_streams
 
@@ -18,4 +18,4 @@ def layer_states(params, config, noisy, view, text, *, past=NO_PAST, dtype=jnp.f
         return x, x
 
     inputs = LayerInputs(params.layers, text.kv, past, NO_PERTURBATION)
-    return jax.lax.scan(body, patchify(params, noisy, view.sinks, dtype), inputs)[1]
+    return jax.lax.scan(body, embed_tokens(params, noisy, view.sinks, dtype), inputs)[1]

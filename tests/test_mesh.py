@@ -88,7 +88,7 @@ def test_a_trainers_state_lies_as_its_weights_do(cube):
     assert jax.tree.map(lambda x: x.sharding, abstract) == jax.tree.map(lambda x: x.sharding, made)
 
 
-def test_rows_of_a_batch_stand_in_order_and_are_cut_by_replica_and_fsdp(cube):
+def test_rows_of_a_batch_keep_their_order_and_are_sharded_by_replica_and_fsdp(cube):
     rows = {"x": np.arange(24, dtype=np.float32).reshape(8, 3)}
     assert meshes.rows_here(8, cube) == (0, 8)
     placed = meshes.place_batch(rows, 8, cube)["x"]

@@ -79,11 +79,16 @@ class GeneratorConfig(Config):
                 f"{name} has {len(self.resblock_kernels)} resblock_kernels but "
                 f"{len(self.resblock_dilations)} resblock_dilations"
             )
-        for rate, kernel in zip(self.rates, self.kernels, strict=True):
+        for _, rate, kernel in self.stages:
             if kernel < rate or (kernel - rate) % 2:
                 raise ValueError(f"{name}: kernel {kernel} at rate {rate}, expected rate + an even number")
         if any(kernel % 2 == 0 for kernel in self.resblock_kernels):
             raise ValueError(f"{name}.resblock_kernels is {self.resblock_kernels}, expected odd numbers")
+
+    @property
+    def stages(self) -> list[tuple[int, int, int]]:
+        """Width, upsampling factor and kernel of each stage."""
+        return list(zip(self.channels[1:], self.rates, self.kernels, strict=True))
 
     @property
     def samples_per_row(self) -> int:
@@ -94,7 +99,7 @@ class GeneratorConfig(Config):
     def delay(self) -> int:
         """Samples by which a stream's sound lags behind its rows."""
         delay = END_WIDTH // 2
-        for rate, kernel in zip(self.rates, self.kernels, strict=True):
+        for _, rate, kernel in self.stages:
             delay = delay * rate + (kernel - rate) // 2 + self.stage_delay
         return delay + self.activation_delay + END_WIDTH // 2
 
@@ -166,9 +171,7 @@ class Generator(nn.Module):
         x = mel.swapaxes(2, 3).reshape(*mel.shape[:2], -1)
         x = x if position is None else position.silence_outside(x)
         x, position = Conv(config.channels[0], END_WIDTH, name="conv_in")(x, position)
-        for i, (features, rate, width) in enumerate(
-            zip(config.channels[1:], config.rates, config.kernels, strict=True)
-        ):
+        for i, (features, rate, width) in enumerate(config.stages):
             if config.activation is Activation.LEAKY_RELU:
                 x = nn.leaky_relu(x, SLOPE)
             x, position = UpConv(features, width, rate, name=f"up_{i}")(x, position)

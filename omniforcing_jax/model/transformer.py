@@ -224,7 +224,7 @@ def predict(
         remat: Wraps the body of the scan over layers, such as `keep_projections`, to save memory in training.
     """
     modulation = embed_times(params, config, view)
-    x = patchify(params, noisy, view.sinks, dtype)
+    x = embed_tokens(params, noisy, view.sinks, dtype)
     layer = layer_body(config, view, map_streams(lambda m: m.rows, modulation), text.site, dtype)
     inputs = LayerInputs(params.layers, text.kv, past, perturbation)
     with jax.named_scope("layers"):
@@ -246,7 +246,7 @@ def _embed_times(p: StreamEnds, times: Times, gate_multiplier: float) -> Modulat
 
 
 @jax.named_scope("patchify")
-def patchify(params: Transformer, noisy: Streams, sinks: int, dtype: DTypeLike) -> Streams:
+def embed_tokens(params: Transformer, noisy: Streams, sinks: int, dtype: DTypeLike) -> Streams:
     """Project tokens to hidden states, [B, T, D] each, and put the sinks, if any, in front of audio."""
     video, audio = map_streams(lambda p, x: project(p.patchify, x.astype(dtype)), params.ends, noisy)
     if sinks:
@@ -263,7 +263,7 @@ def layer_body(
 
     def body(x: Streams, layer: LayerInputs) -> tuple[Streams, Sites]:
         x = jax.tree.map(lambda x: constrain(x, "batch", None, None), x)
-        # Their gradients too: left to itself, XLA sums those of per-token levels over all chips in every layer.
+        # This shards their gradients too. XLA alone sums those of per-token levels over all chips in every layer.
         sharded = jax.tree.map(lambda x: constrain(x, "batch", None, None, None), rows)
         params, text = gather(layer.params, specs, dtype), Text(kv=layer.text_kv, site=text_site)
         return dual_stream_layer(params, x, view.sites, sharded, text, layer.past, layer.perturbation)

@@ -35,10 +35,10 @@ def refusal(q: Float[Array, "B T N H"], segments: Sequence[KVSegment]) -> str | 
 def cudnn_attention(q: Float[Array, "B T N H"], segments: Sequence[KVSegment]) -> Float[Array, "B T N H"]:
     """Compute what `plain_attention` does; masks must not differ by query."""
     k, v = concat_keys([s.k for s in segments]), concat_keys([s.v for s in segments])
-    return jax.nn.dot_product_attention(q, k, v, implementation="cudnn", **masking(q, segments))
+    return jax.nn.dot_product_attention(q, k, v, implementation="cudnn", **mask_arguments(q, segments))
 
 
-def masking(q: Float[Array, "B T N H"], segments: Sequence[KVSegment]) -> dict[str, Any]:
+def mask_arguments(q: Float[Array, "B T N H"], segments: Sequence[KVSegment]) -> dict[str, Any]:
     """Return the mask as arguments of `jax.nn.dot_product_attention`."""
     if all(s.bias is None for s in segments):
         return {}

@@ -111,7 +111,7 @@ def test_a_later_frame_never_changes_an_earlier_latent():
     np.testing.assert_array_equal(changed[:, :3], encode(PIXELS)[:, :3])
 
 
-def test_statistics_stand_between_raw_and_normalised_latents():
+def test_statistics_turn_raw_latents_into_normalised_ones():
     mean, std = (np.asarray(VARIABLES["stats"][name]) for name in ("latents_mean", "latents_std"))
     raw = np.asarray(moments(PIXELS).mean)
     assert_close(encode(PIXELS), (raw - mean) / std)

@@ -163,7 +163,7 @@ def test_a_clip_shorter_than_the_look_ahead_streams_as_well(variables):
     np.testing.assert_allclose(streamed[:, TINY.delay :], whole(variables, mel), atol=1e-4)
 
 
-def test_what_stands_before_the_start_is_exact_silence(variables):
+def test_samples_before_the_start_are_exact_silence(variables):
     streamed = in_pieces(push_next, variables, normal(4, 1, ROWS, 4, 2), (1, 13, 13, 13))
     np.testing.assert_array_equal(streamed[:, : TINY.delay], 0)
     assert jnp.all(streamed[:, TINY.delay] != 0)

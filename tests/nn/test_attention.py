@@ -41,18 +41,18 @@ def weights(gated=False, seed=5):
 
 
 @pytest.mark.parametrize("at", [(), (3,), (1, 5)])
-def test_keys_in_parts_give_one_softmax(at, strict):
+def test_keys_in_segments_share_one_softmax(at, strict):
     np.testing.assert_allclose(dot_product_attention(Q, cut(*at)), plain(Q, K, V), atol=1e-6)
 
 
-def test_gradients_through_parts_are_those_of_the_whole(strict):
+def test_gradients_through_segments_are_those_of_the_whole(strict):
     def loss(q, k, v, at):
         edges = [0, *at, 7]
-        parts = [KVSegment(k[:, a:b], v[:, a:b]) for a, b in itertools.pairwise(edges)]
-        return jnp.sum(jnp.sin(dot_product_attention(q, parts)))
+        segments = [KVSegment(k[:, a:b], v[:, a:b]) for a, b in itertools.pairwise(edges)]
+        return jnp.sum(jnp.sin(dot_product_attention(q, segments)))
 
-    whole, parts = (jax.grad(loss, argnums=(0, 1, 2))(Q, K, V, at) for at in ((), (2, 3)))
-    for a, b in zip(whole, parts, strict=True):
+    whole, segments = (jax.grad(loss, argnums=(0, 1, 2))(Q, K, V, at) for at in ((), (2, 3)))
+    for a, b in zip(whole, segments, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
@@ -76,7 +76,7 @@ def test_large_scores_do_not_overflow(strict):
     assert np.isfinite(np.asarray(dot_product_attention(Q * 1e4, cut(2)))).all()
 
 
-def test_segments_let_each_range_of_queries_see_its_ranges(strict):
+def test_bands_let_each_range_of_queries_see_its_ranges(strict):
     past = KV(draw(3, 2, 4, 3, 4), draw(4, 2, 4, 3, 4))
     mask = AttentionMask(bands=(QueryBand((0, 2), ((0, 3),)), QueryBand((2, 5), ((0, 1), (4, 7)), ((1, 3),))))
     seen_k = np.concatenate([K[:, :1], K[:, 4:], past.k[:, 1:3]], axis=1)
@@ -114,7 +114,7 @@ def test_kernels_are_told_of_a_past_what_its_mask_says(prefix, monkeypatch):
     assert [part.bias is bias for part in told] == [False, True]
 
 
-def test_attending_also_returns_what_was_offered(strict):
+def test_attending_also_returns_the_new_keys_and_values(strict):
     p, x_q, x_kv = weights(), draw(6, 2, 5, 12), draw(7, 2, 7, 10)
     y, fresh = attend(p, x_q, x_kv, Site())
     np.testing.assert_allclose(attend_to(p, x_q, fresh, Site()), y, atol=1e-6)

@@ -31,7 +31,7 @@ TEXT = KVSegment(draw(5, 128), draw(6, 128), shown(128, (3, 128), (40, 90)))
 PAST = KVSegment(draw(3, 126), draw(4, 126), shown(126, (0, 70)), prefix=True)
 UNSEEN = KVSegment(draw(7, 128) * 9, draw(8, 128), shown(128, (0, 0)))
 CASES = {
-    "one part": [FRESH],
+    "one segment": [FRESH],
     "a mask by row": [TEXT],
     "a prefix of the past": [FRESH, PAST],
     "a past that is not seen": [FRESH, UNSEEN],
@@ -44,21 +44,21 @@ def splash_on_cpu():
         yield
 
 
-@pytest.mark.parametrize("parts", CASES.values(), ids=CASES)
-def test_splash_equals_the_plain_form(parts, splash_on_cpu):
-    assert splash.refusal(Q, parts) is None
-    np.testing.assert_allclose(dot_product_attention(Q, parts), plain_attention(Q, parts), atol=2e-6)
+@pytest.mark.parametrize("segments", CASES.values(), ids=CASES)
+def test_splash_equals_the_plain_form(segments, splash_on_cpu):
+    assert splash.refusal(Q, segments) is None
+    np.testing.assert_allclose(dot_product_attention(Q, segments), plain_attention(Q, segments), atol=2e-6)
 
 
 def test_gradients_of_splash_are_those_of_the_plain_form(splash_on_cpu):
-    parts = [FRESH, PAST]
+    segments = [FRESH, PAST]
 
     def gradients(attention):
         def loss(q, kv):
-            given = [KVSegment(*pair, part.bias) for pair, part in zip(kv, parts, strict=True)]
+            given = [KVSegment(*pair, segment.bias) for pair, segment in zip(kv, segments, strict=True)]
             return jnp.sum(jnp.sin(attention(q, given)))
 
-        return jax.grad(loss, argnums=(0, 1))(Q, [part[:2] for part in parts])
+        return jax.grad(loss, argnums=(0, 1))(Q, [segment[:2] for segment in segments])
 
     for a, b in zip(*map(jax.tree.leaves, map(gradients, (dot_product_attention, plain_attention))), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
@@ -74,13 +74,13 @@ def test_splash_takes_the_key_ranges_of_a_masked_student(splash_on_cpu):
 
 def test_each_device_runs_splash_on_its_own_rows_and_heads(splash_on_cpu):
     mesh = make_mesh(MeshConfig(fsdp=2, tensor=2), jax.devices()[:4])
-    parts = [TEXT, PAST]
+    segments = [TEXT, PAST]
     with jax.set_mesh(mesh):
-        compiled = jax.jit(dot_product_attention).lower(Q, parts).compile()
-        made = compiled(Q, parts)
+        compiled = jax.jit(dot_product_attention).lower(Q, segments).compile()
+        made = compiled(Q, segments)
     assert made.sharding.shard_shape(made.shape) == (ROWS // 2, 120, HEADS // 2, SIZE)
     assert "all-gather" not in compiled.as_text()
-    np.testing.assert_allclose(made, plain_attention(Q, parts), atol=2e-6)
+    np.testing.assert_allclose(made, plain_attention(Q, segments), atol=2e-6)
 
 
 REFUSED = {
@@ -91,12 +91,12 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("reason", REFUSED)
-def test_what_splash_cannot_express_is_plain_and_said_once(reason, splash_on_cpu, caplog):
-    q, parts = REFUSED[reason]
+def test_what_splash_cannot_compute_is_plain_and_logged_once(reason, splash_on_cpu, caplog):
+    q, segments = REFUSED[reason]
     kernels._log_once.cache_clear()
     with caplog.at_level(logging.INFO):
         for _ in range(2):
-            np.testing.assert_array_equal(dot_product_attention(q, parts), plain_attention(q, parts))
+            np.testing.assert_array_equal(dot_product_attention(q, segments), plain_attention(q, segments))
     (said,) = [record.getMessage() for record in caplog.records if "attention" in record.getMessage()]
     assert reason in said
 
@@ -120,17 +120,17 @@ def test_the_backend_chooses_and_a_choice_is_traced_anew(monkeypatch):
     assert traced == [Kernel.PLAIN, Kernel.SPLASH]
 
 
-@pytest.mark.parametrize("parts", CASES.values(), ids=CASES)
-def test_cudnn_is_told_the_same_masks(parts):
-    k, v = (concat_keys([getattr(part, name) for part in parts]) for name in "kv")
-    told = jax.nn.dot_product_attention(Q, k, v, implementation="xla", **cudnn.masking(Q, parts))
-    np.testing.assert_allclose(told, plain_attention(Q, parts), atol=2e-6)
+@pytest.mark.parametrize("segments", CASES.values(), ids=CASES)
+def test_cudnn_gets_the_same_masks(segments):
+    k, v = (concat_keys([getattr(segment, name) for segment in segments]) for name in "kv")
+    expected = jax.nn.dot_product_attention(Q, k, v, implementation="xla", **cudnn.mask_arguments(Q, segments))
+    np.testing.assert_allclose(expected, plain_attention(Q, segments), atol=2e-6)
 
 
-def test_a_prefix_is_told_as_lengths_and_nothing_as_nothing():
-    assert cudnn.masking(Q, [FRESH]) == {}
-    np.testing.assert_array_equal(cudnn.masking(Q, [FRESH, PAST])["key_value_seq_lengths"], [190, 190])
-    assert cudnn.masking(Q, [PAST, FRESH])["mask"].shape == (2, 1, 120, 246)
+def test_a_prefix_becomes_lengths_and_no_mask_no_arguments():
+    assert cudnn.mask_arguments(Q, [FRESH]) == {}
+    np.testing.assert_array_equal(cudnn.mask_arguments(Q, [FRESH, PAST])["key_value_seq_lengths"], [190, 190])
+    assert cudnn.mask_arguments(Q, [PAST, FRESH])["mask"].shape == (2, 1, 120, 246)
 
 
 def test_cudnn_refuses_what_it_cannot_take():
@@ -155,9 +155,9 @@ def test_cudnn_is_lowered_to_its_flash_kernel(monkeypatch):
 
 
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN needs an NVIDIA GPU")
-@pytest.mark.parametrize("parts", CASES.values(), ids=CASES)
-def test_cudnn_equals_the_plain_form(parts):
-    half = [KVSegment(p.k.astype(jnp.bfloat16), p.v.astype(jnp.bfloat16), p.bias, p.prefix) for p in parts]
+@pytest.mark.parametrize("segments", CASES.values(), ids=CASES)
+def test_cudnn_equals_the_plain_form(segments):
+    half = [KVSegment(p.k.astype(jnp.bfloat16), p.v.astype(jnp.bfloat16), p.bias, p.prefix) for p in segments]
     with using(Kernel.CUDNN):
         made = dot_product_attention(Q.astype(jnp.bfloat16), half)
-    np.testing.assert_allclose(made.astype(jnp.float32), plain_attention(Q, parts), atol=2e-2)
+    np.testing.assert_allclose(made.astype(jnp.float32), plain_attention(Q, segments), atol=2e-2)
