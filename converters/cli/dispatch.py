@@ -38,11 +38,21 @@ COMMANDS: Mapping[str, tuple[type, Callable[[Any], commands.Work]]] = {
 }
 
 
+def parse(arguments: Sequence[str]) -> Any:
+    """Read a whole command line, the command's name first; returns an instance of the command's dataclass.
+
+    Raises:
+        ValueError: In one line, if it cannot be read; unknown names are answered with the nearest.
+        SystemExit: After printing the help that was asked for.
+    """
+    return read_command(PROGRAM, USAGE, {name: kind for name, (kind, _) in COMMANDS.items()}, arguments)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a whole command line, the command's name first. Returns the exit code."""
     words = sys.argv[1:] if arguments is None else arguments
     try:
-        options = read_command(PROGRAM, USAGE, {name: kind for name, (kind, _) in COMMANDS.items()}, words)
+        options = parse(words)
         _, prepare = COMMANDS[words[0]]
         return prepare(options)()
     except (ValueError, OSError) as error:

@@ -38,7 +38,7 @@ from omniforcing_jax.stream.saved import (
 from omniforcing_jax.stream.state import StreamState, start_state
 from omniforcing_jax.strict_json import require
 
-TEXT_KEYS = "prompt/clean/video/k"  # [L, B, X, N, H]
+TEXT_KEYS = "prompt/clean/kv/video/k"  # [L, B, X, N, H]
 TEXT_MASK = "prompt/clean/site/mask/bias"
 BLOCKS_DONE = "cache/blocks_done"
 
