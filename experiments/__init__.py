@@ -1,1 +1,4 @@
-"""Runs a person can read top to bottom; nothing imports them."""
+"""Runs that a person can read top to bottom, beside the libraries that they share.
+
+Libraries are `ltx2_recipe`, `chime/world`, `chime/judge`, `pod`, `script` and `cli_errors`. All else is a script.
+"""

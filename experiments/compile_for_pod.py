@@ -1,11 +1,12 @@
 """Compile a full-size program for a slice of TPUs on a machine that has none: does it fit, and what bounds its time?
 
 The compiler of libtpu (requirements-pod.txt) takes a topology's name and shapes; no weight is made. Meshes are ranked
-by formula (pod_plan.py) and compiled in that order, three at most, until one takes at most 90 % of a chip's memory.
-FLOPs and collectives are read from the compiled program, loops counted as often as they run (hlo.py); a rollout's
-denoise steps, whose number is drawn, at their mean. `seconds_bound` is the largest of three lower bounds: FLOPs at the
-peak, bytes received over all links together, arguments read and results written once.
-Expect minutes and up to 8 GB of memory for 48 layers.
+by formula (pod/plan.py) and compiled in that order, three at most, until one takes at most 90 % of a chip's memory.
+FLOPs and collectives are read from the compiled program, and loops count as often as they run (pod/hlo.py). A
+rollout's denoise steps, whose number is drawn, count at their mean. `seconds_bound` is the largest of three lower
+bounds: FLOPs at the peak, bytes received over all links together, arguments read and results written once.
+
+Hardware: two CPU cores, minutes, and up to 8 GB of memory for 48 layers.
 
     python -m experiments.compile_for_pod --topology v5p:4x4x4 --program stage3 --preset ltx2-19b --json out/stage3.json
 """
@@ -20,11 +21,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import tyro
 
-from experiments import hlo, pod_programs
-from experiments.mains import keep_figures, refusing
-from experiments.pod_plan import GIB, Chip, Estimate, Program, Slice, rank
+from experiments.cli_errors import keep_figures, refusing
+from experiments.pod import hlo, programs
+from experiments.pod.plan import GIB, Chip, Estimate, Program, Slice, rank
+from experiments.script import read_flags
 from omniforcing_jax.nn.kernels import Kernel, using
 from omniforcing_jax.parallel.mesh import MeshConfig, make_mesh
 from omniforcing_jax.pipeline.presets import PRESETS
@@ -41,48 +42,50 @@ TPU_SETTINGS = {  # so that libtpu looks for no TPU around it and says nothing o
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
-    """What is compiled, and for what."""
+class Arguments:
+    """Compile a program for a slice."""
 
     topology: str
     """Slice of TPUs: generation and shape, such as v5p:4x4x4 or v6e:8x16."""
     program: Literal["stage2", "stage3", "critic", "stream"]
-    """A step of stage 2, of stage 3's generator, of its critic, or a late block of a stream."""
+    """What to compile: a step of stage 2, of stage 3's generator or of its critic, or a late block of a stream."""
     preset: str = "ltx2-19b"
-    """Sizes of network and pictures."""
+    """Preset whose sizes network and pictures have."""
     json: Path | None = None
-    """File for the figures."""
+    """JSON file for the figures (default: none)."""
     mesh: str | None = None
-    """replica,fsdp,tensor; by default the best by formula that fits."""
+    """Mesh as replica,fsdp,tensor; by default the best by formula that fits."""
     rows: int = 1
     """Rows of a batch for each part that the mesh cuts a batch into."""
     text: int = 1024
     """Tokens of a prompt."""
     layers: int | None = None
-    """Fewer layers than the preset has, for a quick try."""
+    """Layers, for a quick try; by default all that the preset has."""
     kernel: Literal["splash", "plain"] = "splash"
-    """What computes attention: splash, or plain."""
+    """What computes attention."""
 
 
-def run(config: Config) -> dict[str, Any]:
+def run(arguments: Arguments) -> dict[str, Any]:
     """Compile until a mesh fits; returns the figures of the one that takes least of the memory, and what was tried.
 
     Raises:
       ValueError: if something is not known, does not fit together, or the compiler takes none of the meshes.
     """
-    if config.preset not in PRESETS:
-        raise ValueError(f"--preset {config.preset}: must be one of {', '.join(PRESETS)}")
-    place = Slice.parse(config.topology)
-    devices = topology_devices(config.topology)
+    if arguments.preset not in PRESETS:
+        raise ValueError(f"--preset {arguments.preset}: must be one of {', '.join(PRESETS)}")
+    place = Slice.parse(arguments.topology)
+    devices = topology_devices(arguments.topology)
     tried = []
-    for estimate in _candidates(config, place):
-        tried.append(_compile(config, estimate, devices, place.chip))
+    for estimate in _candidates(arguments, place):
+        tried.append(_compile(arguments, estimate, devices, place.chip))
         if tried[-1].get("hbm_share", 1.0) <= MOST_OF_HBM:
             break
     fitting = [figures for figures in tried if "peak_bytes" in figures]
     if not fitting:
         refused = "; ".join(f"{figures['mesh']} {figures['refused']}" for figures in tried)
-        raise ValueError(f"--topology {config.topology}: {config.program} fits on no mesh that was tried: {refused}")
+        raise ValueError(
+            f"--topology {arguments.topology}: {arguments.program} fits on no mesh that was tried: {refused}"
+        )
     return {**min(fitting, key=lambda figures: figures["hbm_share"]), "tried": tried}
 
 
@@ -104,40 +107,40 @@ def topology_devices(name: str) -> Sequence[jax.Device]:
         raise ValueError(f"--topology {name}: {str(error).splitlines()[0]}") from None
 
 
-def _candidates(config: Config, place: Slice) -> list[Estimate]:
-    preset = pod_programs.shortened(PRESETS[config.preset], config.layers)
-    subject = pod_programs.Subject(preset=preset, batch=1, text=config.text)
+def _candidates(arguments: Arguments, place: Slice) -> list[Estimate]:
+    preset = programs.shortened(PRESETS[arguments.preset], arguments.layers)
+    subject = programs.Subject(preset=preset, batch=1, text=arguments.text)
     per_frame = math.prod(subject.static.grid)
-    ranked = rank(Program(config.program), preset.model, subject.sampler, per_frame, config.text, place)
-    if config.mesh is None:
+    ranked = rank(Program(arguments.program), preset.model, subject.sampler, per_frame, arguments.text, place)
+    if arguments.mesh is None:
         return ranked[:MOST_COMPILED]
-    wanted = MeshConfig.parse(config.mesh)
+    wanted = MeshConfig.parse(arguments.mesh)
     wanted.check_network(preset.model)
     if wanted.devices != place.chips:
-        raise ValueError(f"--mesh {wanted}: has {wanted.devices} places, {config.topology} has {place.chips} chips")
+        raise ValueError(f"--mesh {wanted}: has {wanted.devices} places, {arguments.topology} has {place.chips} chips")
     known = [estimate for estimate in ranked if estimate.mesh == wanted]
     return known or [Estimate(mesh=wanted, bytes=0.0, seconds=0.0)]
 
 
-def _compile(config: Config, estimate: Estimate, devices: Sequence[jax.Device], chip: Chip) -> dict[str, Any]:
+def _compile(arguments: Arguments, estimate: Estimate, devices: Sequence[jax.Device], chip: Chip) -> dict[str, Any]:
     """Compile for one mesh; what the compiler refuses for want of memory is said in `refused`."""
-    preset = pod_programs.shortened(PRESETS[config.preset], config.layers)
-    batch = config.rows * estimate.mesh.rows
-    subject = pod_programs.Subject(preset=preset, batch=batch, text=config.text)
+    preset = programs.shortened(PRESETS[arguments.preset], arguments.layers)
+    batch = arguments.rows * estimate.mesh.rows
+    subject = programs.Subject(preset=preset, batch=batch, text=arguments.text)
     mesh, begun = make_mesh(estimate.mesh, devices), time.monotonic()
     said = {
-        "program": config.program,
-        "topology": config.topology,
+        "program": arguments.program,
+        "topology": arguments.topology,
         "chips": len(devices),
         "mesh": str(estimate.mesh),
         "batch": batch,
         "layers": preset.model.layers,
-        "kernel": config.kernel,
-        "remat": "none" if config.program == Program.STREAM else "keep_projections",
+        "kernel": arguments.kernel,
+        "remat": "none" if arguments.program == Program.STREAM else "keep_projections",
         "estimated_bytes": round(estimate.bytes),
     }
-    with jax.set_mesh(mesh), using(Kernel(config.kernel)):
-        lowered = pod_programs.lower(Program(config.program), subject, mesh)
+    with jax.set_mesh(mesh), using(Kernel(arguments.kernel)):
+        lowered = programs.lower(Program(arguments.program), subject, mesh)
         try:
             compiled = lowered.compile()
         except jax.errors.JaxRuntimeError as error:
@@ -197,17 +200,17 @@ def format_figures(figures: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main(config: Config) -> None:
+def main(arguments: Arguments) -> None:
     """Print the figures and write them; bad input is one line on stderr and exit code 2."""
     jax.config.update("jax_platforms", "cpu")
-    with refusing(config.json):
-        figures = run(config)
+    with refusing(arguments.json):
+        figures = run(arguments)
         for other in figures["tried"]:
             if "refused" in other:
                 print(f"mesh {other['mesh']}: {other['refused']}")
         print(format_figures(figures), flush=True)
-        keep_figures(config.json, figures)
+        keep_figures(arguments.json, figures)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    main(read_flags(Arguments, __doc__))

@@ -1,18 +1,16 @@
-"""Hours of one stream: does anything grow, slow down, blow up or lose its place?
+"""Hours of one stream: does anything grow, slow down, blow up or lose its position?
 
-A tiny random network is streamed for 36,000 blocks, ten hours of picture and sound; every block goes through all of a
-stream, decoders included. What it shows means nothing; what it costs and where its keys stand does. The pinned keys
-are the risk: their distance to the present would grow without limit if they did not move along, and an angle is 5e7 rad
+A tiny random network is streamed for 36,000 blocks, ten hours of picture and sound. Every block goes through all of a
+stream, decoders included. What it shows means nothing; what it costs and where its keys are does. The pinned keys are
+the risk. Their distance to the present would grow without limit if they were not re-anchored. An angle is 5e7 rad
 after ten hours, of which float32 would keep the whole turns and little else.
-Source: specs/omniforcing.md 5.6, positions past the trained range; DESIGN 2 and 9.3.
 
 Hardware: any; two CPU cores make 36,000 blocks in seven minutes.
+Expect: the same device bytes at block 10 and at the end; blocks as fast as those of a new stream (`late_over_new`);
+finite latents and samples; angles within 1e-6 of exact arithmetic. The first and the last hundred blocks are minutes
+apart, in which a shared machine changes.
 
     python -m experiments.endless --blocks 36000 --json out/endless.json
-
-Expect: the same device bytes at block 10 and at the end, blocks as fast as those of a new stream (`late_over_new`; the
-first and the last hundred lie minutes apart, in which a shared machine changes), finite latents and samples, and angles
-within 1e-6 of exact arithmetic.
 """
 
 import dataclasses
@@ -26,12 +24,12 @@ from typing import Any
 
 import jax
 import numpy as np
-import tyro
 from jaxtyping import Float
 from rich.console import Console
 from rich.progress import Progress
 
-from experiments import mains
+from experiments.cli_errors import keep_figures, refusing
+from experiments.script import read_flags
 from omniforcing_jax.cli.bench_stream import EARLY, EDGE, PROMPT, StreamTimings
 from omniforcing_jax.io import machine
 from omniforcing_jax.model.positions import Shift, make_positions, shift_rotations
@@ -48,47 +46,47 @@ TWO_PI = 2 * Fraction("3.1415926535897932384626433832795028841971693993751058209
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
-    """What is streamed, and for how long."""
+class Arguments:
+    """Stream for hours."""
 
     blocks: int = 36_000
-    """Length of the stream; at least 12: memory is compared with what it was after block 10."""
+    """Length of the stream, at least 12: memory is compared with what it was after block 10."""
     preset: str = "tiny"
-    """Sizes of the random weights."""
+    """Preset whose sizes the random weights have."""
     height: int | None = 32
-    """Of the picture, in pixels; None is the preset's own."""
+    """Frame height in pixels; None is the preset's own."""
     width: int | None = 32
-    """Of the picture, in pixels; None is the preset's own."""
+    """Frame width in pixels; None is the preset's own."""
     seed: int = 0
-    """Of weights and noise."""
+    """Random seed of weights and noise."""
     json: Path | None = None
-    """File for the figures."""
+    """JSON file for the figures (default: none)."""
 
 
-def stream_long(pipeline: Pipeline, config: Config) -> dict[str, Any]:
+def stream_long(pipeline: Pipeline, arguments: Arguments) -> dict[str, Any]:
     """Stream so many blocks and say what they cost and where the keys stand at the end."""
     run, is_finite = StreamTimings(), True
     made: dict[str, Any] = {}
     counter = machine.CompileCounter.start()
-    opened = partial(open_stream, pipeline, PROMPT, seed=config.seed, height=config.height, width=config.width)
+    opened = partial(open_stream, pipeline, PROMPT, seed=arguments.seed, height=arguments.height, width=arguments.width)
     stream = opened(trace=lambda step, block, outputs: made.update({step: outputs}))
     ready, start_s = 0, 0.0
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal) as progress:
         chunks = machine.trimmed(stream)
-        for k in progress.track(range(config.blocks), description="streaming"):
+        for k in progress.track(range(arguments.blocks), description="streaming"):
             chunk = next(chunks)
             run.note(chunk)
             start_s = chunk.video_start_s
             is_finite &= all(np.isfinite(x).all() for x in (*jax.device_get(made["denoise"]), chunk.audio))
             if k == 1:
                 ready = counter.ready
-            if k in (EARLY, config.blocks - 1):
+            if k in (EARLY, arguments.blocks - 1):
                 run.look_at_memory("early" if k == EARLY else "end")
     late_over_new = time_in_turns(stream, opened())
     counter.stop()
     return {
-        "blocks": config.blocks,
+        "blocks": arguments.blocks,
         "hours": round(start_s / 3600, 3),
         "is_finite": bool(is_finite),
         "compiles_after_block2": counter.ready - ready,
@@ -158,17 +156,17 @@ def grids(static: StaticConfig) -> tuple[np.ndarray, np.ndarray]:
     return frequencies(model.rotary, 3, model.video.width), frequencies(model.rotary, 1, model.audio.width)
 
 
-def main(config: Config) -> None:
+def main(arguments: Arguments) -> None:
     """Stream, then print the figures; bad input is one line on stderr and exit code 2."""
     machine.use_compilation_cache()
     machine.use_one_heap()
-    with mains.refusing(config.json):
-        require(config.preset in PRESETS, "preset", config.preset, f"must be one of {', '.join(PRESETS)}")
-        require(config.blocks >= EARLY + 2, "blocks", config.blocks, f"must be at least {EARLY + 2}")
-        figures = stream_long(random_pipeline(PRESETS[config.preset], config.seed), config)
+    with refusing(arguments.json):
+        require(arguments.preset in PRESETS, "preset", arguments.preset, f"must be one of {', '.join(PRESETS)}")
+        require(arguments.blocks >= EARLY + 2, "blocks", arguments.blocks, f"must be at least {EARLY + 2}")
+        figures = stream_long(random_pipeline(PRESETS[arguments.preset], arguments.seed), arguments)
     print(json.dumps(figures, indent=2))
-    mains.keep_figures(config.json, figures)
+    keep_figures(arguments.json, figures)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    main(read_flags(Arguments, __doc__))

@@ -1,38 +1,53 @@
 """Copy the reference's ODE pairs (an LMDB) into a store of ours; docs/pairs.md has both formats.
 
-Source: OmniForcing stage 2 (specs/omniforcing.md 7.3).
+Several processes may copy side by side, with --process P --processes N. A rerun goes on where the last one stopped.
+
+Source: OmniForcing, `ltx_distillation/ode/create_lmdb.py` at 50a271f.
 Hardware: a disk with as much room again.
-Command: python -m experiments.import_pairs --lmdb ode_lmdb --out pairs --shards 64 --teacher ltx-2-dev
-  (with --process P --processes N, N of them side by side; a rerun goes on where the last one stopped)
 Expect: the number of rows copied.
+
+    python -m experiments.import_pairs --lmdb ode_lmdb --out pairs --shards 64 --teacher ltx-2-dev
 """
 
+import dataclasses
 import logging
 from pathlib import Path
 
-import tyro
-
-from experiments import mains
+from experiments.cli_errors import refusing
+from experiments.script import read_flags, start_logging
 from omniforcing_jax.train.lmdb_pairs import import_pairs, open_lmdb
 
 
-def main(
-    lmdb: Path,
-    out: Path,
-    teacher: str,
-    shards: int = 64,
-    sigmas: tuple[float, ...] | None = None,
-    process: int = 0,
-    processes: int = 1,
-) -> None:
-    """Copy what is missing of `lmdb` into `out`; `sigmas` is for a file that does not say its noise levels."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    with mains.refusing(), open_lmdb(lmdb) as get:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Copy what a store of ODE pairs lacks."""
+
+    lmdb: Path
+    """LMDB folder of the reference's pairs."""
+    out: Path
+    """Store to write or to go on with."""
+    teacher: str
+    """Name of the teacher that made them; a training can ask for it."""
+    shards: int = 64
+    """Files of the store."""
+    sigmas: tuple[float, ...] | None = None
+    """Noise levels of the entries, for an LMDB that does not hold them."""
+    process: int = 0
+    """Which of the processes this is, from 0."""
+    processes: int = 1
+    """Processes that copy side by side."""
+
+
+def main(arguments: Arguments) -> None:
+    """Copy; bad input is one line on stderr and exit code 2."""
+    start_logging()
+    part = {"process": arguments.process, "processes": arguments.processes}
+    with refusing(), open_lmdb(arguments.lmdb) as get:
         count = import_pairs(
-            get, out, shards=shards, teacher=teacher, sigmas=sigmas, process=process, processes=processes
+            get, arguments.out, shards=arguments.shards, teacher=arguments.teacher, sigmas=arguments.sigmas, **part
         )
-    logging.info("%s: %d rows copied", out, count)
+    logging.info("%s: %d rows copied", arguments.out, count)
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    main(read_flags(Arguments, __doc__))

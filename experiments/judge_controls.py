@@ -1,9 +1,12 @@
-"""Does the judge find what was done to a clip, and only that: damages to rendered truth, through H.264 and AAC.
+"""Does the judge find what was done to a clip, and only that? Rendered truth is damaged and goes through H.264 and AAC.
 
-Command: python -m experiments.judge_controls [--worlds N] [--seconds S] [--json FILE]   (two cores: a minute or two)
-Expect: one line per damage with the figures it moved, and `each damage found, and only that` (exit code 0). A drift or
-the lag moves if it differs from the undamaged clip's by more than its tolerance below; a seam is found if its ratio at
-the borders stands half as high again above the highest ratio of any other phase.
+A drift or the lag counts as moved if it differs from the undamaged clip's by more than its tolerance. A seam counts as
+found if its ratio at the borders is 1.5 times the highest ratio of any other phase.
+
+Hardware: two CPU cores, a minute or two.
+Expect: a line per damage with the figures it moved, then `each damage found, and only that` (exit code 0).
+
+    python -m experiments.judge_controls --worlds 3 --seconds 13
 """
 
 import dataclasses
@@ -14,21 +17,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 from jaxtyping import Float32, UInt8
 
-from experiments import mains
-from experiments.chime import world
+from experiments.chime.world import physics, render
+from experiments.cli_errors import keep_figures, refusing
+from experiments.script import read_flags
 from omniforcing_jax.judge import report
 from omniforcing_jax.judge.media import read_media
 from omniforcing_jax.judge.seams import Blocks
+from omniforcing_jax.layout import FRAME_RATE
 from omniforcing_jax.stream.mp4 import write_mp4
 
 Video = UInt8[np.ndarray, "F S S 3"]
 Audio = Float32[np.ndarray, "samples 2"]
 Clip = tuple[Video, Audio]
 
-RATE = world.SAMPLE_RATE
+RATE = render.SAMPLE_RATE
 LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)
 TOLERANCE = {
     "lag_ms": 15.0,
@@ -57,15 +61,15 @@ class Arguments:
     """Damage rendered clips and judge them."""
 
     worlds: int = 3
-    """How many to render."""
+    """Worlds to render."""
     seconds: int = 13
-    """Length of each."""
+    """Length of each, in seconds."""
     json: Path | None = None
-    """Where to write all figures."""
+    """JSON file for the figures (default: none)."""
 
 
 def _borders(frames: int) -> range:
-    return range(1, frames, world.FRAME_RATE)
+    return range(1, frames, FRAME_RATE)
 
 
 def _ramp(count: int) -> np.ndarray:
@@ -81,7 +85,7 @@ def click_at_seams(clip: Clip, height: float = 0.1) -> Clip:
     """Put half a millisecond of a constant at every border."""
     audio = clip[1].copy()
     for frame in _borders(len(clip[0])):
-        at = frame * RATE // world.FRAME_RATE
+        at = frame * RATE // FRAME_RATE
         audio[at : at + RATE // 2000] += np.float32(height)
     return clip[0], audio
 
@@ -90,7 +94,7 @@ def cut_at_seams(clip: Clip, pixels: int = 3) -> Clip:
     """Move the picture sideways in every second block."""
     video = clip[0].copy()
     for frame in _borders(len(video))[::2]:
-        video[frame : frame + world.FRAME_RATE] = np.roll(video[frame : frame + world.FRAME_RATE], pixels, axis=2)
+        video[frame : frame + FRAME_RATE] = np.roll(video[frame : frame + FRAME_RATE], pixels, axis=2)
     return video, clip[1]
 
 
@@ -98,7 +102,7 @@ def step_brightness_at_seams(clip: Clip, levels: int = 4) -> Clip:
     """Make every second block brighter."""
     video = clip[0].copy()
     for frame in _borders(len(video))[::2]:
-        part = video[frame : frame + world.FRAME_RATE]
+        part = video[frame : frame + FRAME_RATE]
         part[:] = np.minimum(part.astype(np.int16) + levels, 255)
     return video, clip[1]
 
@@ -176,17 +180,17 @@ DAMAGES = {
 }
 
 
-def render(seed: int, seconds: int) -> Clip:
+def render_clip(seed: int, seconds: int) -> Clip:
     """Render a world of one to three balls."""
-    truth = world.sample_world(seed, balls=1 + seed % 3)
-    frames = 1 + world.FRAME_RATE * seconds
-    return world.render_video(truth, frames), world.render_audio(truth, frames * RATE // world.FRAME_RATE)
+    truth = physics.sample_world(seed, balls=1 + seed % 3)
+    frames = 1 + FRAME_RATE * seconds
+    return render.render_video(truth, frames), render.render_audio(truth, frames * RATE // FRAME_RATE)
 
 
 def judge_clip(clip: Clip, folder: Path) -> dict[str, Any]:
     """Write a clip as MP4, and judge the file."""
     file = folder / "clip.mp4"
-    write_mp4(file, *clip, frame_rate=world.FRAME_RATE, sample_rate=RATE)
+    write_mp4(file, *clip, frame_rate=FRAME_RATE, sample_rate=RATE)
     return report.judge_media(read_media(file), Blocks())
 
 
@@ -209,9 +213,9 @@ def find(damaged: dict[str, float], truth: dict[str, float]) -> frozenset[str]:
 def main(arguments: Arguments) -> int:
     """Print what moved; returns the exit code, which is 2 for bad input."""
     table: list[dict[str, Any]] = []
-    with mains.refusing(arguments.json), tempfile.TemporaryDirectory() as name:
+    with refusing(arguments.json), tempfile.TemporaryDirectory() as name:
         for seed in range(arguments.worlds):
-            clip = render(seed, arguments.seconds)
+            clip = render_clip(seed, arguments.seconds)
             truth = flatten(judge_clip(clip, Path(name)))
             # Truth against no lag and no drift at all: only its own lag and its seams are held to the tolerances.
             still = {**truth, "lag_ms": 0.0}
@@ -225,11 +229,11 @@ def main(arguments: Arguments) -> int:
                 said = ", ".join(f"{each} {figures[each]:.3g} ({before}{truth[each]:.3g})" for each in sorted(found))
                 print(f"world {seed}, {what}: {said or 'nothing moved'}{'' if right else '   <- WRONG'}", flush=True)
                 table.append({"world": seed, "damage": what, "right": right, "found": sorted(found), **figures})
-    mains.keep_figures(arguments.json, table)
+    keep_figures(arguments.json, table)
     wrong = sum(not row["right"] for row in table)
     print("each damage found, and only that" if not wrong else f"{wrong} of {len(table)} judged wrongly")
     return int(wrong > 0)
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Arguments)))
+    sys.exit(main(read_flags(Arguments, __doc__)))

@@ -1,25 +1,28 @@
 """What a look-ahead is worth: error of streamed decoding against whole-clip decoding, by look-ahead.
 
-Decoders and vocoders of LTX-2 2.0 and 2.3 with all their layers, at small widths with random weights of unit gain (the
-released ones are not here; trained ones forget faster), and chime's trained codecs, whose decoder is causal: once as it
-is, and once as if it saw both sides.
+Decoders and vocoders are those of LTX-2 2.0 and 2.3 with all their layers, at small widths, with random weights of
+unit gain. The released weights are not here; trained ones forget faster. Chime's trained codecs are measured, too.
+Their decoder is causal: once it runs as it is, and once as if it saw both sides.
 
-Source: specs/ltx2.md 6.4.
+Source: ltx-core's `video_vae`, whose released decoder sees both sides of a frame.
 Hardware: two CPU cores, some minutes.
-Command: python -m experiments.lookahead --case 2.0 --json out/lookahead.json
 Expect: with random weights the picture's error falls by an order of magnitude every few latents.
+
+    python -m experiments.lookahead --case 2.0 --json out/lookahead.json
 """
 
 import dataclasses
-import logging
 from pathlib import Path
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
+from experiments.chime.judge.sources import load
+from experiments.cli_errors import keep_figures, refusing
+from experiments.script import read_flags, start_logging
+from omniforcing_jax.chime.assets import SHIPPED
 from omniforcing_jax.cli import bench_decode
 from omniforcing_jax.codecs.audio_vae import AudioVAE, AudioVAEConfig
 from omniforcing_jax.codecs.bandwidth import fourier_basis
@@ -27,36 +30,30 @@ from omniforcing_jax.codecs.mel import MelConfig, filterbank
 from omniforcing_jax.codecs.snake import low_pass
 from omniforcing_jax.codecs.video_vae import LTX2_VIDEO_VAE, LTX23_VIDEO_VAE, VideoVAE, VideoVAEConfig
 from omniforcing_jax.codecs.vocoder import LTX2_VOCODER, LTX23_VOCODER, Vocoder, VocoderConfig
-from omniforcing_jax.io.atomic_write import write_json
 from omniforcing_jax.io.weights import fill_tree, name_leaves
 from omniforcing_jax.layout import PREFIX
 from omniforcing_jax.pipeline.pipeline import Codecs
-from omniforcing_jax.pipeline.shipped import CHIME_WEIGHTS
-from omniforcing_jax.pipeline.weights_folder import load_pipeline, read_pipeline_config
 
 AUDIO = AudioVAEConfig(base_channels=16, z_channels=2, res_blocks=1)
 WIDTHS = {"latent_channels": 8, "encoder_base_channels": 8, "decoder_base_channels": 4}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
-    """One run.
-
-    Attributes:
-        case: Whose decoders.
-        json: File for the figures.
-        blocks: Length of the clip, in seconds.
-        grid: Latent rows and columns of random weights' pictures.
-        seed: Of weights and latents.
-        lookaheads: Latent frames that the picture is held back.
-    """
+class Arguments:
+    """Measure a decoder's error by its look-ahead."""
 
     case: Literal["2.0", "2.3", "chime", "chime both ways"]
+    """Whose decoders."""
     json: Path
+    """JSON file for the figures."""
     blocks: int = 9
+    """Length of the clip, in seconds."""
     grid: tuple[int, int] = (2, 2)
+    """Latent rows and columns of pictures with random weights."""
     seed: int = 0
+    """Random seed of weights and latents."""
     lookaheads: tuple[int, ...] = bench_decode.LOOKAHEADS
+    """Latent frames that the picture is held back."""
 
 
 def narrow(config: VocoderConfig) -> VocoderConfig:
@@ -104,37 +101,37 @@ def random_codecs(video: VideoVAEConfig, vocoder: VocoderConfig, seed: int) -> C
     )
 
 
-def make_codecs(config: Config) -> tuple[Codecs, tuple[int, int]]:
+def make_codecs(arguments: Arguments) -> tuple[Codecs, tuple[int, int]]:
     """Make or load a case's codecs, and say how large its pictures are, in latents."""
-    if config.case in ("2.0", "2.3"):
-        published = {"2.0": (LTX2_VIDEO_VAE, LTX2_VOCODER), "2.3": (LTX23_VIDEO_VAE, LTX23_VOCODER)}[config.case]
+    if arguments.case in ("2.0", "2.3"):
+        published = {"2.0": (LTX2_VIDEO_VAE, LTX2_VOCODER), "2.3": (LTX23_VIDEO_VAE, LTX23_VOCODER)}[arguments.case]
         video = dataclasses.replace(published[0], **WIDTHS)
-        return random_codecs(video, narrow(published[1]), config.seed), config.grid
-    folder = CHIME_WEIGHTS / "student"
-    pipeline = load_pipeline(folder, chime := read_pipeline_config(folder))
-    codecs = pipeline.codecs
-    if config.case == "chime both ways":
+        return random_codecs(video, narrow(published[1]), arguments.seed), arguments.grid
+    pipeline = load(SHIPPED / "student")
+    codecs, chime = pipeline.codecs, pipeline.config
+    if arguments.case == "chime both ways":
         codecs = dataclasses.replace(
             codecs, video_config=dataclasses.replace(codecs.video_config, causal_decoder=False)
         )
     return codecs, chime.grid(*chime.resolution)
 
 
-def main(config: Config) -> None:
-    """Measure a case, print the tables and write the figures."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    codecs, grid = make_codecs(config)
-    figures = {
-        "device": jax.devices()[0].device_kind,
-        "weights": config.case,
-        "picture": bench_decode.measure_picture(
-            codecs, grid, PREFIX, config.blocks, config.seed, jnp.float32, config.lookaheads
-        ),
-        "sound": bench_decode.measure_sound(codecs, PREFIX, config.blocks, config.seed),
-    }
-    write_json(config.json, figures)
+def main(arguments: Arguments) -> None:
+    """Measure a case, print the tables and write the figures; bad input is one line on stderr and exit code 2."""
+    start_logging()
+    with refusing(arguments.json):
+        codecs, grid = make_codecs(arguments)
+        figures = {
+            "device": jax.devices()[0].device_kind,
+            "weights": arguments.case,
+            "picture": bench_decode.measure_picture(
+                codecs, grid, PREFIX, arguments.blocks, arguments.seed, jnp.float32, arguments.lookaheads
+            ),
+            "sound": bench_decode.measure_sound(codecs, PREFIX, arguments.blocks, arguments.seed),
+        }
+    keep_figures(arguments.json, figures)
     print(bench_decode.tabulate(figures))
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    main(read_flags(Arguments, __doc__))

@@ -1,41 +1,44 @@
 """ODE pairs: the teacher's guided trajectories of all prompts in a contexts store; stage 2 learns from them.
 
-Each process makes whole shards on its own devices and waits for nobody; a rerun goes on where the last one stopped.
+Each process makes whole shards on its own devices and waits for nobody. A rerun goes on where the last one stopped.
 Row i is prompt i of the store, the negative one not counted, and begins with the noise of seed i.
 
-Source: OmniForcing v2 stage 2, specs/omniforcing.md 7.3; sound's guidance is that of the reference's read-me.
-Deviations: guidance is rescaled by each sample's own standard deviation; a perturbed layer passes its values through,
+Source: OmniForcing (arXiv 2603.11647), stage 2; `ltx_distillation/ode/generate_ode_pairs.py` at 50a271f. The sound's
+guidance is that of its read-me.
+Deviations: guidance is rescaled by each sample's own standard deviation. A perturbed layer passes its values through,
 as ltx-core has it since 1.0, where OmniForcing's copy drops the residual.
 Hardware: a teacher in bfloat16 (38 GB for LTX-2) on the devices of a process, four passes as one batch. Not run at
 that size yet.
-Command: python -m experiments.make_pairs --teacher ltx2 --contexts contexts --negative "TEXT" --folder pairs
 Expect: 8 MB per prompt of 121 frames at 512x768.
+
+    python -m experiments.make_pairs --teacher ltx2 --contexts contexts --negative "TEXT" --folder pairs
 """
 
 import dataclasses
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
-from experiments import full_size
-from experiments.mains import refusing
-from omniforcing_jax.distill.dmd import TextContexts
-from omniforcing_jax.distill.trajectory import draw_noise, guided_entries
+from experiments import ltx2_recipe
+from experiments.cli_errors import refusing
+from experiments.script import read_flags
+from omniforcing_jax.distill.clip_network import clip_network
+from omniforcing_jax.distill.generator_critic import contexts_of
+from omniforcing_jax.distill.trajectory import noise_of_seeds, trajectory_entries
 from omniforcing_jax.guidance import LTX2_GUIDANCE, GuidanceConfig
 from omniforcing_jax.io import weights
 from omniforcing_jax.layout import FUSED, audio_latents, latent_frames
-from omniforcing_jax.model.positions import clip_block, make_positions, rotaries
+from omniforcing_jax.model.positions import clip_block, make_positions
 from omniforcing_jax.model.transformer import Transformer
 from omniforcing_jax.parallel import mesh as meshes
 from omniforcing_jax.pipeline.pipeline import PipelineConfig
 from omniforcing_jax.schedule import ltx2_schedule, snap
 from omniforcing_jax.streams import Streams
 from omniforcing_jax.strict_json import require
+from omniforcing_jax.text.contexts import TextContexts
 from omniforcing_jax.train.pairs import pairs_header, write_pairs
 from omniforcing_jax.train.store import Writer
 
@@ -63,23 +66,17 @@ CONFIG = Config()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(ltx2_recipe.Compute):
     """Make ODE pairs of a teacher."""
 
     teacher: Path
     """Weights folder of the bidirectional teacher; its resolution is that of the pairs."""
-    contexts: Path
-    """Store of the prompts' text contexts (docs/pairs.md)."""
     negative: str
     """Prompt that guidance pushes away from; must be in the contexts store, and gets no pair."""
     folder: Path
     """Store to write or to go on with."""
     shards: int = 64
-    """Files that the pairs lie in; no more than there are prompts, and at least one for each process."""
-    batch: int = 1
-    """Prompts at a time."""
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Type to compute in."""
+    """Files of the store; no more than there are prompts, and at least one for each process."""
     mesh: str = "1,1,1"
     """Devices of each process as replica,fsdp,tensor (docs/pod.md)."""
 
@@ -90,7 +87,7 @@ def open_teacher(folder: Path, config: Config) -> PipelineConfig:
     Raises:
       ValueError: if the folder is damaged, holds a causal student or has not the layers that guidance names.
     """
-    found = full_size.open_bidirectional("--teacher", folder)
+    found = ltx2_recipe.open_bidirectional("--teacher", folder)
     layers = found.model.layers
     for layer in config.guidance.stg_layers:
         require(layer < layers, "stg_layers", layer, f"must be below the teacher's {layers}")
@@ -112,21 +109,19 @@ def make(
     indices, _ = snap(config.student_steps, sigmas)
     frames, grid = latent_frames(FUSED.frames_for(config.seconds)), teacher.grid(*teacher.resolution)
     positions = make_positions(teacher.model, clip_block(frames, audio_latents(frames)), grid)
-    noise = draw_noise(seeds, teacher.model, (frames * grid[0] * grid[1], audio_latents(frames)))
+    noise = noise_of_seeds(seeds, teacher.model, (frames * grid[0] * grid[1], audio_latents(frames)))
     away = jax.tree.map(lambda x: jnp.repeat(x, len(seeds), axis=0), negative)
-    levels, rotation = jnp.asarray(sigmas, jnp.float32), rotaries(teacher.model, positions)
-    return guided_entries(
-        params, teacher.model, noise, prompt, away, levels, indices, config.guidance, rotation, dtype=dtype
-    )
+    predict = clip_network(teacher.model, positions, dtype=dtype).guided_x0(params, prompt, away, config.guidance)
+    return trajectory_entries(predict, noise, jnp.asarray(sigmas, jnp.float32), indices)
 
 
 def main(arguments: Arguments, config: Config = CONFIG) -> None:
     """Make the pairs that are missing; bad input is one line on stderr and exit code 2."""
-    with refusing(), full_size.set_up(arguments.batch, arguments.mesh, alone=True) as mesh:
+    with refusing(), ltx2_recipe.set_up(arguments.batch, arguments.mesh, alone=True) as mesh:
         teacher = open_teacher(arguments.teacher, config)
-        contexts = full_size.open_contexts(arguments.contexts, teacher.model)
-        negative = meshes.replicate(full_size.context_of(contexts, arguments.negative), mesh)
-        prompts = full_size.Prompts(contexts, arguments.negative)
+        contexts = ltx2_recipe.open_contexts(arguments.contexts, teacher.model)
+        negative = meshes.replicate(ltx2_recipe.context_of(contexts, arguments.negative), mesh)
+        prompts = ltx2_recipe.Prompts(contexts, arguments.negative)
         processes = jax.process_count()
         require(
             processes <= arguments.shards <= len(prompts),
@@ -135,7 +130,7 @@ def main(arguments: Arguments, config: Config = CONFIG) -> None:
             f"must lie between the {processes} processes and the {len(prompts)} prompts",
         )
         frames, dtype = latent_frames(FUSED.frames_for(config.seconds)), jnp.dtype(arguments.dtype)
-        params = full_size.load_network(arguments.teacher, teacher.model, dtype, 0, mesh)
+        params = ltx2_recipe.load_network(arguments.teacher, teacher.model, dtype, 0, mesh)
         header = pairs_header(
             count=len(prompts),
             shards=arguments.shards,
@@ -150,7 +145,7 @@ def main(arguments: Arguments, config: Config = CONFIG) -> None:
         def make_rows(rows: np.ndarray) -> Streams:
             read = [prompts[int(row)] for row in rows]
             batch = {name: np.stack([arrays[name] for arrays in read]) for name in read[0]}
-            placed = full_size.contexts_of(meshes.place_batch(batch, arguments.batch, mesh))
+            placed = contexts_of(meshes.place_batch(batch, arguments.batch, mesh))
             seeds = meshes.place_batch(rows, arguments.batch, mesh)
             return program(params, jnp.asarray(seeds), placed, negative)
 
@@ -158,4 +153,4 @@ def main(arguments: Arguments, config: Config = CONFIG) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Arguments))
+    main(read_flags(Arguments, __doc__))

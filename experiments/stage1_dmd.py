@@ -1,30 +1,34 @@
-"""Stage 1: the bidirectional network learns to make a clip in three calls instead of forty, by DMD.
+r"""Stage 1: the bidirectional network learns to make a clip in three calls instead of forty, by DMD.
 
-The few-step sampler runs from noise without gradient; from one of the inputs that it met, the generator predicts the
-clip that teacher and critic then score.
+The few-step sampler runs from noise without gradient. From one of the inputs that it met, the generator predicts the
+clip. Teacher and critic score it.
 
-Source: OmniForcing v1 stage 1, specs/omniforcing.md 7.2 and 7.1; the release (v2) leaves this stage out.
-Deviations: the entry at sigma 0 is never drawn, because it carries no gradient; masters and moments are float32,
+Source: OmniForcing (arXiv 2603.11647), stage 1; `configs/stage1_bidirectional_dmd.yaml` at 9c25f15 (v1). The release
+(v2) leaves this stage out.
+Deviations: the entry at sigma 0 is never drawn, because it carries no gradient. Masters and moments are float32,
 because updates of 2e-5 vanish in bfloat16's rounding.
-Hardware: 34 bytes of memory per parameter and activations (docs/distil.md): 640 GB for LTX-2. Not run at that size yet.
-Command: python -m experiments.stage1_dmd --student ltx2 --teacher ltx2 --contexts contexts --negative TEXT
-  --folder runs/stage1 --steps 1000
+Hardware: 34 bytes of memory per parameter and activations (docs/distil.md): 640 GB for LTX-2. Not run at that size
+yet.
 Expect: `generator/dmd` falls slowly and jitters; runs/stage1/weights is the average, a bidirectional network.
+
+    python -m experiments.stage1_dmd --student ltx2 --teacher ltx2 --contexts contexts --negative "TEXT" \
+        --folder runs/stage1 --steps 1000
 """
 
 import dataclasses
 
 import jax.numpy as jnp
-import tyro
 
-from experiments import full_size
-from experiments.mains import refusing
+from experiments import ltx2_recipe
+from experiments.cli_errors import refusing
+from experiments.script import read_flags
 from omniforcing_jax.distill.dmd import DmdConfig
-from omniforcing_jax.distill.generator_critic import WholeClip, from_simulation
+from omniforcing_jax.distill.generator_critic import BackwardSimulation
 from omniforcing_jax.guidance import GuidanceConfig, StreamGuidance
 from omniforcing_jax.layout import PREFIX, audio_latents, latent_frames
 from omniforcing_jax.model.positions import clip_block
 from omniforcing_jax.model.transformer import keep_projections
+from omniforcing_jax.train.distil import DistillConfig
 from omniforcing_jax.train.optimiser import OptimiserConfig
 
 ADAM = OptimiserConfig(  # the last rate is the first: constant
@@ -33,7 +37,7 @@ ADAM = OptimiserConfig(  # the last rate is the first: constant
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(full_size.TwoPlayers):
+class Config(DistillConfig):
     """One run.
 
     Attributes:
@@ -43,7 +47,7 @@ class Config(full_size.TwoPlayers):
     """
 
     seconds: int = 5
-    sigmas: tuple[float, ...] = full_size.V1_SIGMAS
+    sigmas: tuple[float, ...] = ltx2_recipe.V1_SIGMAS
     dmd: DmdConfig = DmdConfig(guidance=GuidanceConfig(video=StreamGuidance(cfg=3.0), audio=StreamGuidance(cfg=5.0)))
     generator: OptimiserConfig = ADAM
     critic: OptimiserConfig = ADAM
@@ -53,29 +57,28 @@ CONFIG = Config()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Arguments(full_size.DmdArguments):
+class Arguments(ltx2_recipe.DmdArguments):
     """Distil a bidirectional network to a few steps."""
 
 
 def main(arguments: Arguments, config: Config = CONFIG) -> None:
     """Train or continue; bad input is one line on stderr and exit code 2."""
-    with refusing(), full_size.begin(arguments) as run:
-        student = full_size.open_bidirectional("--student", arguments.student)
-        teacher = full_size.open_teacher(arguments.teacher, student)
-        contexts = full_size.open_contexts(arguments.contexts, student.model)
-        negative = full_size.context_of(contexts, arguments.negative)
-        prompts = full_size.Prompts(contexts, arguments.negative)
-
+    with refusing(), ltx2_recipe.begin(arguments) as run:
+        opened = ltx2_recipe.open_dmd(arguments, ltx2_recipe.open_bidirectional("--student", arguments.student))
+        prompts, student = ltx2_recipe.Prompts(opened.contexts, arguments.negative), opened.student
         frames = latent_frames(PREFIX.frames_for(config.seconds))
-        clip = (clip_block(frames, audio_latents(frames)),)  # all of it at once
-        grid, compute = (
-            student.grid(*student.resolution),
-            {"dtype": jnp.dtype(arguments.dtype), "remat": keep_projections},
+        method = BackwardSimulation(
+            model=student.model,
+            sigmas=config.sigmas,
+            scorer=opened.teacher,
+            blocks=(clip_block(frames, audio_latents(frames)),),  # all of the clip at once
+            grid=student.grid(*student.resolution),
+            dmd=config.dmd,
+            dtype=jnp.dtype(arguments.dtype),
+            remat=keep_projections,
         )
-        make_clip = from_simulation(student.model, config.sigmas, clip, grid, **compute)
-        players = WholeClip(make_clip=make_clip, scorer=teacher, blocks=clip, grid=grid, dmd=config.dmd, **compute)
-        full_size.distil(run, arguments, config, student, teacher, negative, prompts, players)
+        ltx2_recipe.distil(run, arguments, config, opened, prompts, method)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Arguments))
+    main(read_flags(Arguments, __doc__))

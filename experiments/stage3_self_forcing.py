@@ -1,30 +1,33 @@
-"""Stage 3: joint self-forcing DMD: the student learns from clips that it rolls out itself, with the real cache.
+r"""Stage 3, joint self-forcing DMD: the student learns from clips that it rolls out itself, with the real cache.
 
-One exit step is drawn for all blocks of a rollout. The whole clip is scored, then each block gets its gradient in a
+One exit step is drawn for all blocks of a rollout. The whole clip is scored. Then each block gets its gradient in a
 second pass, whose memory is that of one block.
 
-Source: OmniForcing v2 stage 3, specs/omniforcing.md 7.4 and 7.1.
-Deviations: text projections and text keys are trained, which the reference's cache cuts out of the graph by mistake;
-masters and moments are float32, because updates of 2e-5 vanish in bfloat16's rounding.
-Hardware: 34 bytes of memory per parameter and activations (docs/distil.md): 640 GB for LTX-2. Not run at that size yet.
-Command: python -m experiments.stage3_self_forcing --student runs/stage2/weights --teacher ltx2 --contexts contexts
-  --negative TEXT --folder runs/stage3 --steps 1000
+Source: OmniForcing (arXiv 2603.11647), stage 3; `configs/stage3_causal_dmd.yaml` at 50a271f (v2).
+Deviations: text projections and text keys are trained; the reference's cache cuts them out of the graph by mistake.
+Masters and moments are float32, because updates of 2e-5 vanish in bfloat16's rounding.
+Hardware: 34 bytes of memory per parameter and activations (docs/distil.md): 640 GB for LTX-2. Not run at that size
+yet.
 Expect: `generator/dmd` falls slowly and jitters; runs/stage3/weights is the average, a student to stream.
+
+    python -m experiments.stage3_self_forcing --student runs/stage2/weights --teacher ltx2 --contexts contexts \
+        --negative "TEXT" --folder runs/stage3 --steps 1000
 """
 
 import dataclasses
 
 import jax.numpy as jnp
-import tyro
 
-from experiments import full_size
-from experiments.mains import refusing
+from experiments import ltx2_recipe
+from experiments.cli_errors import refusing
+from experiments.script import read_flags
 from omniforcing_jax.config import SamplerConfig
 from omniforcing_jax.distill.dmd import DmdConfig
-from omniforcing_jax.distill.generator_critic import SelfForcing, SelfForcingConfig
+from omniforcing_jax.distill.generator_critic import SelfForcingConfig, self_forcing_of
 from omniforcing_jax.guidance import GuidanceConfig, StreamGuidance
 from omniforcing_jax.model.transformer import keep_projections
 from omniforcing_jax.rollout import StaticConfig
+from omniforcing_jax.train.distil import DistillConfig
 from omniforcing_jax.train.optimiser import OptimiserConfig
 
 ADAM = OptimiserConfig(  # the last rate is the first: constant
@@ -33,7 +36,7 @@ ADAM = OptimiserConfig(  # the last rate is the first: constant
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(full_size.TwoPlayers):
+class Config(DistillConfig):
     """One run.
 
     Attributes:
@@ -42,7 +45,7 @@ class Config(full_size.TwoPlayers):
       self_forcing: length of the clips, scoring, exit steps.
     """
 
-    sigmas: tuple[float, ...] = full_size.V2_SIGMAS
+    sigmas: tuple[float, ...] = ltx2_recipe.V2_SIGMAS
     context_noise: float = 0.0
     self_forcing: SelfForcingConfig = SelfForcingConfig(
         dmd=DmdConfig(guidance=GuidanceConfig(video=StreamGuidance(cfg=3.0), audio=StreamGuidance(cfg=5.0)))
@@ -55,31 +58,24 @@ CONFIG = Config()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Arguments(full_size.DmdArguments):
+class Arguments(ltx2_recipe.CausalArguments, ltx2_recipe.DmdArguments):
     """Train a causal student on its own rollouts."""
-
-    layout: full_size.LayoutName = "fused"
-    """Blocks of 4 + 26 latents, then 3 + 25, as released; or of 1 + 1, then 3 + 25, with sinks, as in the paper."""
 
 
 def main(arguments: Arguments, config: Config = CONFIG) -> None:
     """Train or continue; bad input is one line on stderr and exit code 2."""
-    with refusing(), full_size.begin(arguments) as run:
-        layout, sinks = full_size.layout_of(arguments.layout)
+    with refusing(), ltx2_recipe.begin(arguments) as run:
+        layout, sinks = ltx2_recipe.layout_of(arguments.layout)
         seconds = config.self_forcing.seconds
         sampler = SamplerConfig(
             layout=layout, sigmas=config.sigmas, horizon_seconds=seconds, context_noise=config.context_noise
         )
-        student = full_size.open_student(arguments.student, sampler, sinks)
-        teacher = full_size.open_teacher(arguments.teacher, student)
-        contexts = full_size.open_contexts(arguments.contexts, student.model)
-        negative = full_size.context_of(contexts, arguments.negative)
-        prompts = full_size.Prompts(contexts, arguments.negative)
-
+        opened = ltx2_recipe.open_dmd(arguments, ltx2_recipe.open_student(arguments.student, sampler, sinks))
+        prompts, student = ltx2_recipe.Prompts(opened.contexts, arguments.negative), opened.student
         static = StaticConfig(student.model, sampler, student.grid(*student.resolution), jnp.dtype(arguments.dtype))
-        players = SelfForcing(static, teacher, config.self_forcing, remat=keep_projections)
-        full_size.distil(run, arguments, config, student, teacher, negative, prompts, players)
+        method = self_forcing_of(static, opened.teacher, config.self_forcing, remat=keep_projections)
+        ltx2_recipe.distil(run, arguments, config, opened, prompts, method)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Arguments))
+    main(read_flags(Arguments, __doc__))

@@ -65,7 +65,7 @@ def test_a_cold_start_says_when_a_second_could_be_played_and_what_it_compiled(ca
 
 def test_the_table_of_the_full_size_runs_at_a_tiny_size(tmp_path, capsys):
     rows = gpu.run(
-        gpu.Config(json=tmp_path / "a.json", preset="tiny", steps=(2,), windows=(0,), blocks=4, dtype="float32")
+        gpu.Arguments(json=tmp_path / "a.json", preset="tiny", steps=(2,), windows=(0,), blocks=4, dtype="float32")
     )
     assert [(row["steps"], row["window"]) for row in rows] == [(2, 0)]
     assert gpu.format_row(rows[0]).count("|") == 1 + len(gpu.COLUMNS) + len(gpu.PART_COLUMNS)

@@ -28,7 +28,7 @@ def test_scoring_needs_the_memory_of_the_whole_clip():
 @pytest.mark.parametrize("wrong", [{"blocks": (1,)}, {"blocks": ()}, {"ring": 0}, {"batch": 0}])
 def test_lengths_that_make_no_clip_are_refused(wrong, capsys):
     with pytest.raises(SystemExit) as caught:
-        memory.main(memory.Config(**wrong))
+        memory.main(memory.Arguments(**wrong))
     assert caught.value.code == 2
     assert capsys.readouterr().err.startswith("error: --blocks")
 

@@ -11,7 +11,7 @@ from experiments.bench import train
 def test_ours_and_ltx_core_compute_the_same_and_both_are_timed(tmp_path, capsys):
     path = tmp_path / "out" / "train.json"
     train.main(
-        train.Config(json=path, layers=1, heads=2, video_head=32, audio_head=16, grid=(2, 2), seconds=1, repeats=1)
+        train.Arguments(json=path, layers=1, heads=2, video_head=32, audio_head=16, grid=(2, 2), seconds=1, repeats=1)
     )
     figures = json.loads(path.read_text())
     assert 0 < figures["largest_difference"] < 1e-3

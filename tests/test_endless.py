@@ -68,7 +68,7 @@ def test_noise_of_a_block_depends_on_its_request_and_its_number_only():
 
 
 def test_a_short_run_of_the_long_experiment_finds_nothing_wrong():
-    figures = endless.stream_long(student(), endless.Config(blocks=14, height=None, width=None))
+    figures = endless.stream_long(student(), endless.Arguments(blocks=14, height=None, width=None))
     assert figures["is_finite"]
     assert figures["compiles_after_block2"] == 0
     assert figures["device_bytes_end"] == figures["device_bytes_block10"]

@@ -10,9 +10,9 @@ import pytest
 import tiny_stream
 from test_recipes import NEGATIVE, PROMPTS, write
 
-from experiments import full_size, make_pairs
+from experiments import ltx2_recipe, make_pairs
 from omniforcing_jax.config import SamplerConfig
-from omniforcing_jax.distill.trajectory import draw_noise
+from omniforcing_jax.distill.trajectory import noise_of_seeds
 from omniforcing_jax.layout import PREFIX, audio_latents
 from omniforcing_jax.model.positions import clip_block, make_positions
 from omniforcing_jax.pipeline.presets import TINY_CLIP
@@ -45,18 +45,18 @@ def told(contexts, tmp_path):
 def read(folder):
     indices, levels = make_pairs.snap(CONFIG.student_steps, SIGMAS)
     sampler = SamplerConfig(layout=PREFIX, sigmas=levels, horizon_seconds=CONFIG.seconds)
-    pairs = full_size.open_pairs(folder, dataclasses.replace(TINY_CLIP, sampler=sampler), sampler)
+    pairs = ltx2_recipe.open_pairs(folder, dataclasses.replace(TINY_CLIP, sampler=sampler), sampler)
     assert pairs.prompts == list(PROMPTS)
     return indices, [pairs[row] for row in range(len(pairs))]
 
 
 def walk(contexts, row):
     """Take the same trajectory step by step, as `sample` does."""
-    store = full_size.open_contexts(contexts, TINY_CLIP.model)
-    prompt, negative = (full_size.context_of(store, text) for text in (PROMPTS[row], NEGATIVE))
+    store = ltx2_recipe.open_contexts(contexts, TINY_CLIP.model)
+    prompt, negative = (ltx2_recipe.context_of(store, text) for text in (PROMPTS[row], NEGATIVE))
     audio = audio_latents(FRAMES)
     positions = make_positions(TINY_CLIP.model, clip_block(FRAMES, audio), tiny_stream.GRID)
-    latents = draw_noise(jnp.array([row]), TINY_CLIP.model, (FRAMES * tiny_stream.TOKENS, audio))
+    latents = noise_of_seeds(jnp.array([row]), TINY_CLIP.model, (FRAMES * tiny_stream.TOKENS, audio))
     static = ClipStaticConfig(TINY_CLIP.model, GUIDANCE, jnp.dtype("float32"))
     entries, network = [latents], tiny_stream.teacher().transformer
     for pair in itertools.pairwise(SIGMAS):
@@ -99,7 +99,7 @@ def test_pairs_are_what_sampling_passes_through_and_a_mesh_makes_the_same(told, 
     ],
 )
 def test_bad_input_is_one_line_before_weights_are_read(told, capsys, monkeypatch, other, config, complaint):
-    monkeypatch.setattr(full_size, "load_network", lambda *arguments: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(ltx2_recipe, "load_network", lambda *arguments: pytest.fail("weights were loaded"))
     if "teacher" in other:
         other = {"teacher": tiny_stream.folders() / other["teacher"]}
     with pytest.raises(SystemExit) as caught:

@@ -76,10 +76,10 @@ def test_a_trainers_state_lies_as_its_weights_do(cube):
     rule = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
     wanted = meshes.param_shardings(SPECS, cube)
     networks = [jax.device_put(init_on_one(SPECS, jax.random.key(i)), wanted) for i in range(2)]
-    made = meshes.make_beside(lambda g, c: state.create_pair(g, c, rule, rule, 0), *networks, specs=SPECS, mesh=cube)
-    for player in (made.generator, made.critic):
-        moments = player.opt_state[1][0]
-        for tree in (player.params, moments.mu, moments.nu, *([player.ema] if player.ema is not None else [])):
+    made = meshes.make_beside(lambda g, c: state.create_pair(g, c, (rule, rule), 0), *networks, specs=SPECS, mesh=cube)
+    for one in (made.generator, made.critic):
+        moments = one.opt_state[1][0]
+        for tree in (one.params, moments.mu, moments.nu, *([one.ema] if one.ema is not None else [])):
             same = jax.tree.map(lambda leaf, place: leaf.sharding.is_equivalent_to(place, leaf.ndim), tree, wanted)
             assert all(jax.tree.leaves(same))
         assert moments.count.sharding.is_fully_replicated

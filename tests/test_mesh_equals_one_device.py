@@ -11,11 +11,17 @@ import pytest
 import tiny
 
 from omniforcing_jax.config import SamplerConfig
-from omniforcing_jax.distill import generator_critic
-from omniforcing_jax.distill.generator_critic import SelfForcing, SelfForcingConfig, WholeClip
-from omniforcing_jax.distill.ode import Context, Error, Trajectory, ode_loss
+from omniforcing_jax.distill.clip_network import clip_network
+from omniforcing_jax.distill.generator_critic import (
+    BackwardSimulation,
+    CausalDmd,
+    Frozen,
+    SelfForcingConfig,
+    self_forcing_of,
+)
+from omniforcing_jax.distill.ode import OdeConfig, Prompts, Trajectory, ode_loss
 from omniforcing_jax.layout import PREFIX
-from omniforcing_jax.model.positions import clip_block, make_positions, rotaries
+from omniforcing_jax.model.positions import clip_block, make_positions
 from omniforcing_jax.model.transformer import keep_projections, text_kv, transformer_spec
 from omniforcing_jax.parallel import mesh as meshes
 from omniforcing_jax.parallel.mesh import MeshConfig, make_mesh
@@ -28,7 +34,6 @@ from omniforcing_jax.rollout import (
     make_cache,
     make_prompt_kv,
 )
-from omniforcing_jax.streams import Streams
 from omniforcing_jax.text.contexts import TextContexts
 
 ROWS = 8
@@ -38,7 +43,7 @@ STUDENT = dataclasses.replace(TEACHER, sinks=2)
 SPECS = transformer_spec(STUDENT)
 SAMPLER = SamplerConfig(sigmas=(1.0, 0.6, 0.0), horizon_seconds=2, context_noise=0.1, window=2)
 STATIC = StaticConfig(STUDENT, SAMPLER, (1, 2))
-PLAYERS = SelfForcing(STATIC, TEACHER, SelfForcingConfig(seconds=2))
+STAGE_3 = self_forcing_of(STATIC, TEACHER, SelfForcingConfig(seconds=2))
 BLOCKS = PREFIX.blocks(4)
 CUBE = "2,2,2"
 MORE = ("8,1,1", "1,8,1", "1,1,8")
@@ -50,13 +55,17 @@ def contexts(seed, rows=ROWS):
     return TextContexts(video, audio, np.ones((rows, 4), np.int32))
 
 
+def features(batch):
+    """Contexts as a batch has them."""
+    return {f"context_{name}": value for name, value in batch._asdict().items()}
+
+
 def generator(params, batch, key, critic, teacher, negative):
-    return PLAYERS.generator(params, batch, negative, key, critic, teacher)
+    return STAGE_3.generator(params, features(batch), key, critic, Frozen(teacher, negative))
 
 
 def critic(params, batch, key, student, *_):
-    (loss, metrics), gradient = jax.value_and_grad(PLAYERS.critic, has_aux=True)(params, batch, key, student)
-    return loss, metrics, gradient
+    return STAGE_3.critic(params, features(batch), key, student, None)
 
 
 def draw(key, *leading):
@@ -67,11 +76,11 @@ def draw(key, *leading):
     ]
 
 
-def whole_clip(params, batch, key, critic, teacher, negative, *, make_clip):
+def one_graph(params, batch, key, critic, teacher, negative, *, method):
     """Stage 1 and causal DMD, the latter on clips that the key draws."""
     for_clips, for_step = jax.random.split(key)
-    step = WholeClip(make_clip=make_clip, scorer=TEACHER, blocks=BLOCKS, grid=STATIC.grid).generator
-    return step(params, batch, negative, for_step, critic, teacher, Streams(*draw(for_clips)))
+    clips = dict(zip(("video", "audio"), (x[:, None] for x in draw(for_clips)), strict=True))
+    return method.generator(params, {**features(batch), **clips}, for_step, critic, Frozen(teacher, negative))
 
 
 def ode(params, batch, key, *_):
@@ -81,21 +90,21 @@ def ode(params, batch, key, *_):
         for_clips, for_loss = jax.random.split(key)
         video, audio = draw(for_clips, 3)
         trajectory = Trajectory(video=video, audio=audio, sigmas=jnp.asarray(SAMPLER.sigmas, jnp.float32))
-        turned = rotaries(STUDENT, make_positions(STUDENT, clip_block(4, 26), STATIC.grid))
-        options = {"context": Context.NOISY, "error": Error.X0, "remat": keep_projections}
-        return ode_loss(params, STUDENT, trajectory, text_kv(params, *batch), turned, BLOCKS, for_loss, **options)
+        network = clip_network(STUDENT, make_positions(STUDENT, clip_block(4, 26), STATIC.grid), remat=keep_projections)
+        text = Prompts(prompt=text_kv(params, *batch))
+        return ode_loss(params, trajectory, text, for_loss, BLOCKS, network, OdeConfig())
 
     (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(params)
     return value, metrics, gradient
 
 
-TABLE = SAMPLER.sigmas, BLOCKS, STATIC.grid
+WHOLE = {"scorer": TEACHER, "sigmas": SAMPLER.sigmas, "blocks": BLOCKS, "grid": STATIC.grid}
 STAGES = {
-    "stage 1": partial(whole_clip, make_clip=generator_critic.from_simulation(TEACHER, *TABLE)),
+    "stage 1": partial(one_graph, method=BackwardSimulation(model=TEACHER, **WHOLE)),
     "stage 2": ode,
     "stage 3 generator": generator,
     "stage 3 critic": critic,
-    "causal DMD": partial(whole_clip, make_clip=generator_critic.from_clips(STUDENT, *TABLE)),
+    "causal DMD": partial(one_graph, method=CausalDmd(model=STUDENT, **WHOLE)),
 }
 NETWORKS = {  # in training, beside it
     "stage 1": (TEACHER, (TEACHER, TEACHER)),
@@ -116,7 +125,7 @@ def arguments(stage, mesh=None):
             params if mesh is None else jax.device_put(params, meshes.param_shardings(transformer_spec(config), mesh))
         )
 
-    negative = meshes.replicate(contexts(1), mesh)
+    negative = meshes.replicate(contexts(1, rows=1), mesh)
     others = [network(config, 1 + i) for i, config in enumerate(beside)]
     batch = meshes.place_batch(contexts(0), ROWS, mesh)
     return network(trained, 0), batch, jax.random.key(3), *others, negative
@@ -147,7 +156,7 @@ def one_device(stage):
     return jax.device_get(jax.jit(STAGES[stage])(*arguments(stage)))
 
 
-# The other stages on 2,2,2: tests/distill/test_players.py, beside the programs that they are held against.
+# The other stages on 2,2,2: tests/distill/test_generator_critic.py, beside the programs that they are held against.
 @pytest.mark.parametrize(
     ("stage", "text"),
     [("stage 2", CUBE), *(pytest.param(s, t, marks=pytest.mark.long) for s in STAGES for t in MORE)],

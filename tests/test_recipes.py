@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import tiny_stream
 
-from experiments import causal_dmd, full_size, stage1_dmd, stage2_ode, stage3_self_forcing
+from experiments import causal_dmd, ltx2_recipe, stage1_dmd, stage2_ode, stage3_self_forcing
 from omniforcing_jax.io import weights
 from omniforcing_jax.layout import audio_latents, latent_frames
 from omniforcing_jax.model.transformer import transformer_spec
@@ -40,7 +40,7 @@ def write(folder, header, prompts):
         writer.put(index, Row(prompt, arrays))
 
 
-def write_pairs(folder, sigmas=full_size.V2_SIGMAS, frames=FRAMES, rows=tiny_stream.GRID[0]):
+def write_pairs(folder, sigmas=ltx2_recipe.V2_SIGMAS, frames=FRAMES, rows=tiny_stream.GRID[0]):
     video = frames, rows, tiny_stream.GRID[1], TINY_CLIP.model.video.latent_channels
     audio = audio_latents(frames), TINY_CLIP.model.audio.latent_channels
     header = pairs_header(count=2, shards=1, sigmas=sigmas, video=video, audio=audio, teacher="abc")
@@ -76,7 +76,7 @@ def told(stores, tmp_path):
 def run(recipe, arguments):
     """Run a recipe to its end as a process; returns the names in its metrics, and the config of its weights."""
     flags = [text for name, value in dataclasses.asdict(arguments).items() for text in (f"--{name}", str(value))]
-    root = Path(full_size.__file__).parent.parent
+    root = Path(ltx2_recipe.__file__).parent.parent
     quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XDG_CACHE_HOME": str(arguments.folder.parent / "cache")}
     command = [sys.executable, "-m", recipe.__name__, *flags]
     done = subprocess.run(command, cwd=root, env={**os.environ, **quick}, capture_output=True, text=True)
@@ -108,7 +108,7 @@ def no_loading(monkeypatch):
     def load(*arguments):
         raise AssertionError("weights were loaded")
 
-    monkeypatch.setattr(full_size, "load_network", load)
+    monkeypatch.setattr(ltx2_recipe, "load_network", load)
 
 
 @pytest.mark.long
@@ -116,9 +116,9 @@ def no_loading(monkeypatch):
 def test_a_step_of_every_recipe_fits_its_batches_and_networks(recipe, told, monkeypatch):
     logged = set()
 
-    def trace(run, trainer, update, batches, *, beside=(), describe):
-        def once(players):
-            after, report = update(dataclasses.replace(trainer, **players), next(batches), *beside)
+    def trace(run, trainer, update, batches, *, hooks=(), describe):
+        def once(networks):
+            after, report = update(dataclasses.replace(trainer, **networks), next(batches))
             logged.update(report.metrics)
             return after
 
@@ -137,20 +137,20 @@ def test_a_step_of_every_recipe_fits_its_batches_and_networks(recipe, told, monk
 def test_new_sinks_are_small_and_kept_ones_are_kept():
     tiny = tiny_stream.folders()
     many = dataclasses.replace(TINY_CLIP.model, sinks=16)
-    new = full_size.load_network(tiny / "teacher", many, jnp.float32, 7)
+    new = ltx2_recipe.load_network(tiny / "teacher", many, jnp.float32, 7)
     assert new.sinks.shape == (1, 16, TINY_CLIP.model.audio.width)
     # 512 draws of deviation 0.02: outside these bounds once in ten thousand seeds, and the seed is fixed.
     assert 0.0175 < float(jnp.std(new.sinks)) < 0.0225
-    kept = full_size.load_network(tiny / "student", TINY_STREAM.model, jnp.bfloat16)
+    kept = ltx2_recipe.load_network(tiny / "student", TINY_STREAM.model, jnp.bfloat16)
     np.testing.assert_array_equal(kept.sinks, tiny_stream.student().transformer.sinks.astype(jnp.bfloat16))
     sampler = TINY_STREAM.sampler
-    assert full_size.open_student(tiny / "teacher", sampler, 16).model.sinks == 16
-    assert full_size.open_student(tiny / "student", sampler, 16).model.sinks == 2
+    assert ltx2_recipe.open_student(tiny / "teacher", sampler, 16).model.sinks == 16
+    assert ltx2_recipe.open_student(tiny / "student", sampler, 16).model.sinks == 2
 
 
 def test_the_negative_prompt_is_no_example(stores):
-    contexts = full_size.open_contexts(stores / "contexts", TINY_CLIP.model)
-    prompts = full_size.Prompts(contexts, NEGATIVE)
+    contexts = ltx2_recipe.open_contexts(stores / "contexts", TINY_CLIP.model)
+    prompts = ltx2_recipe.Prompts(contexts, NEGATIVE)
     assert len(prompts) == 2
     for index in range(2):
         np.testing.assert_array_equal(prompts[index]["context_video"], contexts[index + 1]["context_video"])
@@ -199,7 +199,7 @@ def test_stage_3_leaves_a_student_that_streams_what_it_was_trained_as(told):
     logged, config = run(stage3_self_forcing, arguments)
     assert {"generator/dmd_video", "critic/audio", "critic/grad_norm/layers/a2v"} <= logged
     assert config.model == TINY_STREAM.model
-    assert config.sampler.sigmas == full_size.V2_SIGMAS
+    assert config.sampler.sigmas == ltx2_recipe.V2_SIGMAS
     assert (config.sampler.horizon_seconds, config.words) == (5, TINY_STREAM.words)
     before, after = (transformer(folder, config) for folder in (arguments.student, arguments.folder / "weights"))
     # One update of at most about 2e-5, then bfloat16: the student it was, not the critic.

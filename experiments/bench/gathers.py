@@ -1,8 +1,9 @@
-"""How libtpu moves weights that are cut over fsdp: a stack of mlps and its gradient, compiled for slices of TPUs.
+"""How libtpu moves weights that are cut over fsdp: a stack of MLPs and its gradient, compiled for slices of TPUs.
 
-The smallest program with a training's pattern: layers scanned and computed again in the backward pass, each gathered to
-bfloat16 where it runs, float32 masters updated in place. What it receives, by kind of collective, against the bytes of
-the weights, says whether a mesh suits a slice in seconds of compilation instead of a quarter of an hour. No TPU needed.
+This is the smallest program with a training's pattern. Layers are scanned, and computed again in the backward pass.
+Each layer is gathered to bfloat16 where it runs, and float32 masters are updated in place. The bytes that a chip
+receives, against the bytes of the weights, say whether a mesh suits a slice. That takes seconds of compilation instead
+of a quarter of an hour, and no TPU.
 
     PYTHONPATH=.venv/libtpu .venv/bin/python -m experiments.bench.gathers
 """
@@ -11,12 +12,12 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import tyro
 from jax.sharding import Mesh
 
-from experiments import hlo
+from experiments.cli_errors import refusing
 from experiments.compile_for_pod import topology_devices
-from experiments.mains import refusing
+from experiments.pod import hlo
+from experiments.script import read_flags
 from omniforcing_jax.nn.mlp import Mlp, apply_mlp, mlp_spec
 from omniforcing_jax.parallel import mesh as meshes
 from omniforcing_jax.parallel.mesh import MeshConfig, make_mesh
@@ -32,8 +33,8 @@ KINDS = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
-    """What is compiled."""
+class Arguments:
+    """Compile MLPs for slices and meshes."""
 
     cases: tuple[str, ...] = (
         "v5p:4x4x4/1,64,1",
@@ -47,17 +48,18 @@ class Config:
         "v6e:8x8/1,64,1",
         "v6e:8x16/1,128,1",
     )
-    """Slice and mesh of each."""
+    """Slice and mesh of each case, as TOPOLOGY/replica,fsdp,tensor."""
     width: int = 2048
-    """Of the mlps; four times as much within."""
+    """Width of the MLPs; their hidden width is four times as much."""
     layers: int = 4
+    """MLPs in the stack."""
     tokens: int = 1024
-    """Of a row; one row for each part that the mesh cuts a batch into."""
+    """Tokens of a row; there is one row for each part that the mesh cuts a batch into."""
 
 
-def compile_mlps(config: Config, mesh: Mesh) -> jax.stages.Compiled:
+def compile_mlps(arguments: Arguments, mesh: Mesh) -> jax.stages.Compiled:
     """Compile a step of gradient descent on the stack for a mesh."""
-    spec = mlp_spec(config.width, 4 * config.width, config.width)
+    spec = mlp_spec(arguments.width, 4 * arguments.width, arguments.width)
 
     def loss(params: Mlp, x: jax.Array) -> jax.Array:
         @jax.checkpoint
@@ -71,23 +73,22 @@ def compile_mlps(config: Config, mesh: Mesh) -> jax.stages.Compiled:
         return jax.tree.map(jnp.subtract, params, jax.grad(loss)(params, x))
 
     with jax.set_mesh(mesh):
-        shape = (meshes.config_of(mesh).rows, config.tokens, config.width)
+        shape = (meshes.config_of(mesh).rows, arguments.tokens, arguments.width)
         x = jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=meshes.batch_sharding(mesh))
-        params = meshes.abstract(stacked(spec, config.layers), mesh)
+        params = meshes.abstract(stacked(spec, arguments.layers), mesh)
         return jax.jit(update, donate_argnums=0).lower(params, x).compile()
 
 
-def main(config: Config) -> None:
+def main(arguments: Arguments) -> None:
     """Print a line for each case; bad input is one line on stderr and exit code 2."""
     with refusing():
-        weights = config.layers * 8 * config.width**2 * 2
-        print(
-            f"{config.layers} mlps of width {config.width}: {weights / 1e9:.3f} GB in bfloat16; GB received per chip:"
-        )
-        for case in config.cases:
+        layers, width = arguments.layers, arguments.width
+        weights = layers * 8 * width**2 * 2
+        print(f"{layers} mlps of width {width}: {weights / 1e9:.3f} GB in bfloat16; GB received per chip:")
+        for case in arguments.cases:
             topology, _, wanted = case.partition("/")
             mesh = make_mesh(MeshConfig.parse(wanted), topology_devices(topology))
-            received = hlo.read_cost(compile_mlps(config, mesh).as_text() or "").collectives
+            received = hlo.read_cost(compile_mlps(arguments, mesh).as_text() or "").collectives
             told = ", ".join(
                 f"{size / 1e9:.3f} {KINDS.get(kind, kind)} among {group}"
                 for (kind, group), (_, size) in received
@@ -97,4 +98,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    main(read_flags(Arguments, __doc__))

@@ -1,9 +1,10 @@
 """The full-size table: what a 19B stream costs on one accelerator.
 
-Random weights made on the device, bf16, 512x768, no network and no PyAV. Expected on one GPU of 80 GB: 38 GB of
-weights, 2.4 GB of codecs and about 6 GB of cache. Besides the table, every run's figures (keys as in
-`omniforcing_jax.bench`) go to a JSON file. `ttfc_cold_s` is not measured here.
-Source: specs/omniforcing.md 6.5 and 1.3 (published: 0.7 s to the first chunk, about 25 frames/s).
+Weights are random and made on the device, in bfloat16, for 512x768 pixels. Neither network nor PyAV is needed. A GPU
+of 80 GB should hold it: 38 GB of weights, 2.4 GB of codecs and about 6 GB of cache. The table is printed, and the
+figures of every run (keys as in `bench stream`) go to a JSON file. `ttfc_cold_s` is not measured here.
+
+Source: OmniForcing's read-me publishes 0.7 s to the first chunk and about 25 frames/s, to compare with.
 
     python -m experiments.bench.gpu --json out/gpu.json
 """
@@ -12,12 +13,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import tyro
-
+from experiments.cli_errors import keep_figures, refusing
+from experiments.script import read_flags
 from omniforcing_jax.cli.bench_stream import load_subject, measure
 from omniforcing_jax.cli.options import BenchOptions, DType
 from omniforcing_jax.io import machine
-from omniforcing_jax.io.atomic_write import write_json
 from omniforcing_jax.pipeline.presets import PRESETS
 from omniforcing_jax.stream.plan import plan_stream
 
@@ -26,39 +26,39 @@ PART_COLUMNS = ("denoise", "clean_pass", "video_decode", "audio_decode", "copy")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
-    """What is run: every number of steps with every window."""
+class Arguments:
+    """Stream with every number of steps and every window."""
 
     json: Path
-    """File for all figures."""
+    """JSON file for all figures."""
     preset: str = "ltx2-19b"
-    """Sizes of the network and its codecs."""
+    """Preset whose sizes network and codecs have."""
     steps: tuple[int, ...] = (4, 3)
-    """Denoise steps per block."""
+    """Denoise steps per block, one or several counts."""
     windows: tuple[int, ...] = (0, 2)
-    """Blocks that a block may see, itself included; 0 fills the horizon."""
+    """Blocks that a block may see, itself included, one or several counts; 0 fills the horizon."""
     blocks: int = 30
-    """Length of each stream."""
+    """Length of each stream, in blocks."""
     dtype: DType = "bfloat16"
     """Type to compute in."""
 
 
-def run(config: Config) -> list[dict[str, Any]]:
+def run(arguments: Arguments) -> list[dict[str, Any]]:
     """Measure every combination on one set of weights."""
-    sampler = PRESETS[config.preset].sampler
+    sampler = PRESETS[arguments.preset].sampler
     command = BenchOptions(
         what="stream",
-        blocks=config.blocks,
-        json=config.json,
-        preset=config.preset,
+        blocks=arguments.blocks,
+        json=arguments.json,
+        preset=arguments.preset,
         random_weights=True,
         mux=False,
-        dtype=config.dtype,
+        dtype=arguments.dtype,
     )
     subject, rows = load_subject(command), []
-    for asked in config.steps:
+    for asked in arguments.steps:
         steps = min(asked, sampler.steps) if sampler else asked
-        for window in config.windows:
+        for window in arguments.windows:
             request = dataclasses.replace(subject.plan.request, window=window, steps=steps)
             plan = plan_stream(subject.pipeline, request)
             figures = measure(dataclasses.replace(subject, plan=plan), mux=False, cold_s=None)
@@ -74,13 +74,14 @@ def format_row(figures: dict[str, Any]) -> str:
     return f"| {' | '.join(map(str, cells))} |"
 
 
-def main(config: Config) -> None:
-    """Print the table and write the figures."""
+def main(arguments: Arguments) -> None:
+    """Print the table and write the figures; bad input is one line on stderr and exit code 2."""
     machine.use_compilation_cache()
     names = [*COLUMNS, *(f"{name} ms" for name in PART_COLUMNS)]
-    print(f"| {' | '.join(names)} |\n|{'---|' * len(names)}")
-    write_json(config.json, run(config))
+    with refusing(arguments.json):
+        print(f"| {' | '.join(names)} |\n|{'---|' * len(names)}")
+        keep_figures(arguments.json, run(arguments))
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    main(read_flags(Arguments, __doc__))

@@ -1,13 +1,13 @@
-"""Temporary memory of stage 3's three programs, each by itself, for clips of several lengths: nothing is run.
+"""Temporary memory of stage 3's three programs, each by itself, for clips of several lengths; nothing is run.
 
-The first pass rolls the clip out, the scoring pass asks teacher and critic about the whole clip, the second pass
-carries their answer back block by block. Only the scoring pass may need more for a longer clip: it sees all of it at
-once. Bytes are XLA's own count for one compiled program, arguments and results apart; `latents` is what the two passes
-keep per clip (noisy and clean, both streams). Chime's networks on CPU, a ring of four past blocks.
-
-    python -m experiments.bench.memory --json out/memory.json
+The first pass rolls the clip out. The scoring pass asks teacher and critic about the whole clip. The second pass
+carries their answer back block by block. Only the scoring pass may need more for a longer clip, because it sees all of
+it at once. Bytes are XLA's own count for one compiled program, without arguments and results. `latents` is what the
+two passes keep per clip. Networks are chime's, on CPU, with a ring of four past blocks.
 
 Hardware: two CPU cores, five minutes, all of them compilation.
+
+    python -m experiments.bench.memory --json out/memory.json
 """
 
 import dataclasses
@@ -17,13 +17,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import tyro
 
-from experiments import mains
+from experiments.cli_errors import keep_figures, refusing
+from experiments.script import read_flags
 from omniforcing_jax.config import ModelConfig, SamplerConfig
 from omniforcing_jax.distill import dmd, self_forcing
+from omniforcing_jax.distill.clip_network import clip_network
 from omniforcing_jax.io import machine
-from omniforcing_jax.model.positions import clip_block, make_positions, rotaries
+from omniforcing_jax.model.positions import clip_block, make_positions
 from omniforcing_jax.model.transformer import keep_projections, transformer_spec
 from omniforcing_jax.parallel import spec
 from omniforcing_jax.pipeline.presets import CHIME_CLIP, CHIME_STREAM, RELEASED_SIGMAS
@@ -38,8 +39,8 @@ SAME_BUFFERS: dict[str, Any] = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
-    """Which clips."""
+class Arguments:
+    """Compile stage 3's programs for clips of several lengths."""
 
     blocks: tuple[int, ...] = (5, 10, 20)
     """Lengths of the clips, in blocks."""
@@ -48,7 +49,7 @@ class Config:
     batch: int = 1
     """Clips at once."""
     json: Path | None = None
-    """File for the figures."""
+    """JSON file for the figures (default: none)."""
 
 
 Program = tuple[Callable[..., Any], tuple[Any, ...]]
@@ -60,10 +61,9 @@ def programs(
     """Build the three programs for clips of so many blocks, each with the shapes of its arguments."""
     sampler = SamplerConfig(sigmas=RELEASED_SIGMAS, window=ring + 1, horizon_seconds=ring + 2, context_noise=0.1)
     static = StaticConfig(student, sampler, grid)
-    positions = self_forcing.clip_positions(static, blocks)
-    table = tuple(sampler.layout.block(k) for k in range(blocks))
-    draw = self_forcing.noise_from_keys(jax.random.split(jax.random.key(0), batch), static)
-    whole_positions = make_positions(teacher, clip_block(table[-1].video_end, table[-1].audio_end), grid)
+    plan, end = self_forcing.plan_rollout(static, blocks, remat=keep_projections), sampler.layout.block(blocks - 1)
+    noise = self_forcing.noise_from_keys(jax.random.split(jax.random.key(0), batch), static)
+    positions = make_positions(teacher, clip_block(end.video_end, end.audio_end), grid)
     params, judges = (spec.abstract(transformer_spec(model)) for model in (student, teacher))
     widths = [student.caption_channels or stream.width for stream in (student.video, student.audio)]
     contexts: Any = jax.eval_shape(
@@ -74,16 +74,14 @@ def programs(
     exits = jax.ShapeDtypeStruct((blocks,), jnp.int32)
 
     def first(params: Any, prompt: Any, exits: jax.Array) -> self_forcing.Rollout:
-        return self_forcing.roll_out(params, prompt, exits, draw, positions, static, batch)
+        return self_forcing.roll_out(params, prompt, self_forcing.Draws(exits, noise), plan, batch)
 
     def score(clip: Streams, held: Any, critic: Any, contexts: TextContexts, negative: TextContexts) -> Any:
-        scorer = dmd.Scorer(teacher=held, critic=critic, rotaries=rotaries(teacher, whole_positions), model=teacher)
-        return dmd.score_clip(clip, scorer, contexts, negative, jax.random.key(1), table, dmd.DmdConfig())
+        scorer = dmd.Scorer(teacher=held, critic=critic, network=clip_network(teacher, positions))
+        return dmd.score_clip(clip, scorer, contexts, negative, jax.random.key(1), plan.blocks, dmd.DmdConfig())
 
     def second(params: Any, prompt: Any, made: Any, wanted: Any, exits: jax.Array) -> Any:
-        return self_forcing.pull_back(
-            params, prompt, made, wanted, exits, draw, positions, static, remat=keep_projections
-        )
+        return self_forcing.pull_back(params, prompt, made, wanted, self_forcing.Draws(exits, noise), plan)
 
     prompt = jax.eval_shape(lambda p, c: make_prompt_kv(p, *c, static=static), params, contexts)
     made = jax.eval_shape(first, params, prompt, exits)
@@ -128,16 +126,16 @@ def grown(figures: dict[int, dict[str, int]], name: str) -> float:
     return max(sizes) / min(sizes) - 1
 
 
-def main(config: Config) -> None:
+def main(arguments: Arguments) -> None:
     """Print MB per program and length; bad input is one line on stderr and exit code 2."""
     machine.use_compilation_cache()
-    with mains.refusing(config.json):
-        if config.ring < 1 or config.batch < 1 or min(config.blocks, default=0) < 2:
+    with refusing(arguments.json):
+        if arguments.ring < 1 or arguments.batch < 1 or min(arguments.blocks, default=0) < 2:
             raise ValueError("--blocks must be 2 or more, --ring and --batch at least 1")
         grid = CHIME_STREAM.grid(*CHIME_STREAM.resolution)
-        chosen = (config.ring, config.batch, CHIME_STREAM.model, CHIME_CLIP.model, grid)
+        chosen = (arguments.ring, arguments.batch, CHIME_STREAM.model, CHIME_CLIP.model, grid)
         figures = {}
-        for blocks in config.blocks:
+        for blocks in arguments.blocks:
             found = programs(blocks, *chosen)
             sizes = {name: temporary_bytes(program) for name, program in found.items()}
             figures[blocks] = {"latents": latent_bytes(found), **sizes}
@@ -146,8 +144,8 @@ def main(config: Config) -> None:
         f"from the least to the most: second pass {grown(figures, 'second_pass'):+.2%}, "
         f"scoring {grown(figures, 'scoring'):+.2%}"
     )
-    mains.keep_figures(config.json, figures)
+    keep_figures(arguments.json, figures)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    main(read_flags(Arguments, __doc__))

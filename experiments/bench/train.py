@@ -1,8 +1,9 @@
-"""Time of training's two programs against ltx-core in PyTorch, in one run on one machine, on the same weights.
+"""Time of training's two programs beside ltx-core in PyTorch, on the same weights and the same machine.
 
-Our teacher's forward against theirs, and our masked student's forward with gradient against their forward and backward
-(theirs is bidirectional: ltx-core has no block-causal form). Float32, CPU, a middling width; medians of alternating
-repetitions. Needs the development requirements (torch, ltx-core).
+Our teacher's forward runs against theirs. Our masked student's forward with gradient runs against their forward and
+backward, which are bidirectional, because ltx-core has no block-causal form. Both compute in float32 on CPU at a
+middling width. Times are medians of alternating repetitions. This needs the development requirements (torch,
+ltx-core).
 
     python -m experiments.bench.train --json out/bench_train.json
 """
@@ -17,14 +18,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
 from converters.component import LTX2
 from converters.formats import transformer
 from converters.native_component import rename_tensors, wrap_tree
+from experiments.cli_errors import keep_figures, refusing
+from experiments.script import read_flags
 from omniforcing_jax.config import ModelConfig, StreamConfig
 from omniforcing_jax.io import machine
-from omniforcing_jax.io.atomic_write import write_json
 from omniforcing_jax.layout import FRAME_RATE, PREFIX, latent_frames
 from omniforcing_jax.model.positions import clip_block, make_positions, rotaries
 from omniforcing_jax.model.transformer import keep_projections, predict, text_kv, transformer_spec
@@ -38,61 +39,74 @@ CAPTIONS, WORDS, CHANNELS, SIGMA = 256, 64, 128, 0.7
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
-    """What is timed."""
+class Arguments:
+    """Time training's programs beside ltx-core's."""
 
     json: Path | None = None
-    """File for the figures."""
+    """JSON file for the figures (default: none)."""
     layers: int = 4
+    """Layers of the network."""
     heads: int = 8
+    """Attention heads of both streams."""
     video_head: int = 64
+    """Channels of a video head."""
     audio_head: int = 32
+    """Channels of an audio head."""
     grid: tuple[int, int] = (4, 6)
     """Latent rows and columns."""
     seconds: int = 5
+    """Length of the clip, one frame not counted."""
     repeats: int = 5
+    """Timed repetitions of each program."""
 
 
-def main(config: Config) -> None:
-    """Print both ratios, and by how much the forwards differ."""
+def main(arguments: Arguments) -> None:
+    """Print both ratios, and by how much the forwards differ; bad input is one line on stderr and exit code 2."""
     machine.use_compilation_cache()
+    with refusing(arguments.json):
+        figures = measure(arguments)
+    for name in ("teacher_forward", "student_gradient"):
+        row = figures[name]
+        print(f"{name}: ours {row['ours_s']:.3f} s, ltx-core {row['ltx_core_s']:.3f} s, ratio {row['ratio']:.2f}")
+    print(f"velocities of the forwards differ by at most {figures['largest_difference']:.1e}")
+    keep_figures(arguments.json, figures)
+
+
+def measure(arguments: Arguments) -> dict[str, Any]:
+    """Time both programs beside ltx-core's, on the same weights and inputs."""
     model = ModelConfig(
-        layers=config.layers,
-        video=StreamConfig(latent_channels=CHANNELS, heads=config.heads, head_size=config.video_head),
-        audio=StreamConfig(latent_channels=CHANNELS, heads=config.heads, head_size=config.audio_head),
+        layers=arguments.layers,
+        video=StreamConfig(latent_channels=CHANNELS, heads=arguments.heads, head_size=arguments.video_head),
+        audio=StreamConfig(latent_channels=CHANNELS, heads=arguments.heads, head_size=arguments.audio_head),
         caption_channels=CAPTIONS,
     )
     params = spec.init(transformer_spec(model), jax.random.key(0))
-    inputs = _draw(config, model)
-    forward, with_gradient = _ours(config, model, params, inputs)
-    their_forward, their_backward = _theirs(config, model, params, inputs)
+    inputs = _draw(arguments)
+    forward, with_gradient = _ours(arguments, model, params, inputs)
+    their_forward, their_backward = _theirs(arguments, model, params, inputs)
     gap = max(float(np.abs(a - b).max()) for a, b in zip(forward(), their_forward(), strict=True))
-    figures: dict[str, Any] = {"config": dataclasses.asdict(config) | {"json": None}, "largest_difference": gap}
+    figures: dict[str, Any] = {"config": dataclasses.asdict(arguments) | {"json": None}, "largest_difference": gap}
     pairs = {"teacher_forward": (forward, their_forward), "student_gradient": (with_gradient, their_backward)}
     for name, (mine, other) in pairs.items():
-        ours_s, theirs_s = _alternate(mine, other, config.repeats)
+        ours_s, theirs_s = _alternate(mine, other, arguments.repeats)
         figures[name] = {"ours_s": ours_s, "ltx_core_s": theirs_s, "ratio": ours_s / theirs_s}
-        print(f"{name}: ours {ours_s:.3f} s, ltx-core {theirs_s:.3f} s, ratio {ours_s / theirs_s:.2f}")
-    print(f"velocities of the forwards differ by at most {gap:.1e}")
-    if config.json is not None:
-        config.json.parent.mkdir(parents=True, exist_ok=True)
-        write_json(config.json, figures)
+    return figures
 
 
-def _draw(config: Config, model: ModelConfig) -> tuple[np.ndarray, ...]:
+def _draw(arguments: Arguments) -> tuple[np.ndarray, ...]:
     rng = np.random.default_rng(0)
-    frames = latent_frames(PREFIX.frames_for(config.seconds))
+    frames = latent_frames(PREFIX.frames_for(arguments.seconds))
     end = PREFIX.blocks(frames)[-1]
-    shapes = [(frames * config.grid[0] * config.grid[1], CHANNELS), (end.audio_end, CHANNELS)]
+    shapes = [(frames * arguments.grid[0] * arguments.grid[1], CHANNELS), (end.audio_end, CHANNELS)]
     shapes += [(WORDS, CAPTIONS)] * 2
     return tuple(rng.normal(size=(1, *shape)).astype(np.float32) for shape in shapes)
 
 
-def _ours(config: Config, model: ModelConfig, params: Any, inputs: tuple[np.ndarray, ...]):
+def _ours(arguments: Arguments, model: ModelConfig, params: Any, inputs: tuple[np.ndarray, ...]):
     video, audio, *contexts = map(jnp.asarray, inputs)
-    frames = latent_frames(PREFIX.frames_for(config.seconds))
+    frames = latent_frames(PREFIX.frames_for(arguments.seconds))
     blocks = PREFIX.blocks(frames)
-    positions = make_positions(model, clip_block(frames, blocks[-1].audio_end), config.grid)
+    positions = make_positions(model, clip_block(frames, blocks[-1].audio_end), arguments.grid)
     sigma = jnp.full(1, SIGMA, jnp.float32)
 
     @jax.jit
@@ -115,7 +129,7 @@ def _ours(config: Config, model: ModelConfig, params: Any, inputs: tuple[np.ndar
     )
 
 
-def _theirs(config: Config, model: ModelConfig, params: Any, inputs: tuple[np.ndarray, ...]):
+def _theirs(arguments: Arguments, model: ModelConfig, params: Any, inputs: tuple[np.ndarray, ...]):
     import torch
     from ltx_core.components.patchifiers import AudioPatchifier, VideoLatentPatchifier, get_pixel_coords
     from ltx_core.guidance.perturbations import BatchedPerturbationConfig, PerturbationConfig
@@ -151,8 +165,8 @@ def _theirs(config: Config, model: ModelConfig, params: Any, inputs: tuple[np.nd
         }
     )
     video, audio, *contexts = map(torch.from_numpy, inputs)
-    frames = latent_frames(PREFIX.frames_for(config.seconds))
-    bounds = VideoLatentPatchifier(1).get_patch_grid_bounds(VideoLatentShape(1, CHANNELS, frames, *config.grid))
+    frames = latent_frames(PREFIX.frames_for(arguments.seconds))
+    bounds = VideoLatentPatchifier(1).get_patch_grid_bounds(VideoLatentShape(1, CHANNELS, frames, *arguments.grid))
     places_v = get_pixel_coords(bounds, SpatioTemporalScaleFactors.default(), causal_fix=True).float()
     places_v[:, 0] /= FRAME_RATE
     shape = AudioLatentShape(1, CHANNELS, audio.shape[1], 16)
@@ -194,4 +208,4 @@ def _alternate(first: Callable[[], Any], second: Callable[[], Any], repeats: int
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    main(read_flags(Arguments, __doc__))

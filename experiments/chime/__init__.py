@@ -1,1 +1,1 @@
-"""Chime, the small world: bouncing balls that ring, with ground truth for everything."""
+"""Chime, the small world of bouncing balls that ring: how it is rendered, trained, judged and studied."""

@@ -1,18 +1,18 @@
-"""Study, part b: how far sound runs ahead of picture when audio latents that do not fit a block are cut off.
+"""Study, part b: how far sound runs ahead of picture where audio latents that do not fit a block are cut off.
 
-A video latent is a third of a second, which is eight and a third audio latents. An alignment that gives a block of n
-video latents the whole number floor(25 n / 3) of audio latents cuts off what is left over, block after block, unless
-blocks are whole seconds. The prefix layout cuts off nothing: block 0 is one latent of each stream, every later block is
-3 beside 25. Without the prefix such blocks lose nothing either, but block 0 (3 latents, 17 frames) then ends in the
-middle of an audio latent, and so does every later one: each block's sound ends 27 ms before its picture.
+A video latent is a third of a second, which is eight and a third audio latents. An alignment may give a block of n
+video latents the whole number floor(25 n / 3) of audio latents. It then cuts off the rest, block after block, unless
+blocks are whole seconds. The prefix layout cuts off nothing: block 0 is one latent of each stream, and every later
+block is 3 beside 25. Without the prefix such blocks lose nothing either. But block 0 (3 latents, 17 frames) then ends
+in the middle of an audio latent, and so does every later one: each block's sound ends 27 ms before its picture.
 
-Printed is the exact offset (how much later a thing is seen than heard) and the same measured on chime: worlds are
-rendered, their sound is encoded, cut as the alignment cuts it, and decoded; impacts seen in the picture are matched
-with onsets heard. No student is trained on a truncating alignment: this is what its training data would be.
-
-    python -m experiments.chime.alignment --json out/alignment.json --plot docs/alignment.png
+The table has the exact offset (how much later a thing is seen than heard) and the same measured on chime. Worlds are
+rendered, their sound is encoded, cut as the alignment cuts it, and decoded. Impacts seen are matched with onsets
+heard. No student is trained on a truncating alignment: this is what its training data would be.
 
 Hardware: two CPU cores, two minutes.
+
+    python -m experiments.chime.alignment --json out/alignment.json --plot docs/alignment.png
 """
 
 import dataclasses
@@ -25,18 +25,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
-from experiments import mains
-from experiments.chime import codecs, metrics
-from experiments.chime.detect import Event
-from experiments.chime.evaluate import SHIPPED, render_for_codecs, scenes
-from experiments.chime.metrics import Clip, Picture
-from experiments.chime.prompts import sample_prompts
+from experiments.chime.judge.sources import load, render_for_codecs, scenes
+from experiments.chime.world import encoders
+from experiments.cli_errors import keep_figures, refusing
+from experiments.script import read_flags
+from omniforcing_jax.chime import metrics
+from omniforcing_jax.chime.assets import SHIPPED
+from omniforcing_jax.chime.detect import Event
+from omniforcing_jax.chime.prompts import sample_prompts
 from omniforcing_jax.io import machine
 from omniforcing_jax.layout import AUDIO_RATE, FRAME_RATE, VIDEO_RATE, pixel_frames
 from omniforcing_jax.pipeline.pipeline import Codecs
-from omniforcing_jax.pipeline.weights_folder import load_pipeline, read_pipeline_config
 from omniforcing_jax.stream.decode import decode_audio, flush_audio
 
 SPAN = 2  # seconds of picture over which an offset is measured
@@ -98,18 +98,18 @@ ALIGNMENTS = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """What is measured."""
+    """Measure how far sound runs ahead."""
 
     prompts: int = 8
-    """Worlds."""
+    """Worlds to render."""
     seconds: int = 20
-    """Length of each."""
+    """Length of each, in seconds."""
     seed: int = 0
-    """Of the prompts and worlds."""
+    """Random seed of prompts and worlds."""
     json: Path | None = None
-    """Where to write the figures."""
+    """JSON file for the figures (default: none)."""
     plot: Path | None = None
-    """Where to draw them."""
+    """File for the plot: PNG, PDF or SVG (default: none)."""
 
 
 def offset_between(seen: Sequence[Sequence[Event]], heard: Sequence[Sequence[Event]]) -> float | None:
@@ -145,20 +145,19 @@ def sound_out(decoder: Codecs, latents: jax.Array) -> np.ndarray:
 
 def measure(arguments: Arguments) -> dict[str, dict[str, Any]]:
     """Cut the sound of rendered worlds as each alignment does, and find the offset of every span of picture."""
-    folder = SHIPPED / "teacher"
-    decoder = load_pipeline(folder, read_pipeline_config(folder)).codecs
-    encoders, rate = codecs.load_encoders(SHIPPED / "codecs"), decoder.vocoder_config.sample_rate
-    pictures: list[Picture] = []
+    decoder, encode = load(SHIPPED / "teacher").codecs, encoders.load_encoders().encode_sound
+    rate = decoder.vocoder_config.sample_rate
+    pictures: list[metrics.Seen] = []
     sounds: list[jax.Array] = []
     for scene in scenes(sample_prompts(arguments.prompts, arguments.seed), arguments.seed):
-        video, sound, _ = render_for_codecs(scene, arguments.seconds)
-        pictures.append(metrics.see(video))
-        sounds.append(encoders.encode_sound(jnp.asarray(sound)[None]))
+        film = render_for_codecs(scene, arguments.seconds)
+        pictures.append(metrics.see(film.video))
+        sounds.append(encode(jnp.asarray(film.audio)[None]))
     found = {}
     for alignment in ALIGNMENTS:
         kept = alignment.kept(arguments.seconds)
         heard = [metrics.hear(sound_out(decoder, latents[:, kept]), rate) for latents in sounds]
-        clips = [Clip(picture=p, sound=s, request=None) for p, s in zip(pictures, heard, strict=True)]
+        clips = [metrics.Perceived(picture=p, sound=s, request=None) for p, s in zip(pictures, heard, strict=True)]
         rows = []
         for start in range(0, arguments.seconds - SPAN + 1, SPAN):
             seen = [between(picture.impacts, start, start + SPAN) for picture in pictures]
@@ -214,15 +213,15 @@ def draw(path: Path, found: dict[str, dict[str, Any]]) -> None:
 def main(arguments: Arguments) -> None:
     """Measure, print a table, draw; bad input is one line on stderr and exit code 2."""
     machine.use_compilation_cache()
-    with mains.refusing(arguments.json, arguments.plot):
+    with refusing(arguments.json, arguments.plot):
         if arguments.prompts < 1 or arguments.seconds < 2 * SPAN:
             raise ValueError(f"--prompts must be at least 1 and --seconds at least {2 * SPAN}")
         found = measure(arguments)
     print(table(found))
-    mains.keep_figures(arguments.json, found)
+    keep_figures(arguments.json, found)
     if arguments.plot is not None:
         draw(arguments.plot, found)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Arguments))
+    main(read_flags(Arguments, __doc__))

@@ -1,13 +1,13 @@
 """Make chime's student from nothing but the repository: clips, teacher, stage 2, stage 3, figures.
 
-Every step is a command of its own that can be run by hand; a step that was finished is not run again, and a training
-that was stopped goes on from its checkpoint. `--codecs train` makes the codecs anew as well, otherwise the shipped ones
-are used: then everything else is made with them.
+Every step is a command that can be run by hand. A finished step is not run again, and a training that was stopped goes
+on from its checkpoint. `--codecs train` makes the codecs anew, too; otherwise the shipped ones are used.
 
-Hardware: two CPU cores, about five hours with the shipped codecs (76 and 68 minutes for the teacher's first
-phases, an hour beside other jobs for the third, 37 for stage 2, 44 for stage 3), three more without.
-Command: python -m experiments.chime.distil [--folder runs/distil]
-Expect: `student.json` with figures near those of the shipped student (README.md).
+Hardware: two CPU cores, about five hours with the shipped codecs, three more without. The teacher's phases take 76, 68
+and 60 minutes, stage 2 takes 37, stage 3 takes 44.
+Expect: `student.json` with figures near those of the shipped student.
+
+    python -m experiments.chime.distil --folder runs/distil
 """
 
 import dataclasses
@@ -20,10 +20,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-import tyro
-
-from experiments import mains
-from experiments.chime import codecs
+from experiments.chime.world import encoders
+from experiments.cli_errors import refusing
+from experiments.script import read_flags
 from omniforcing_jax.io.atomic_write import write_json
 
 LATENTS = 2000
@@ -31,10 +30,10 @@ LATENTS = 2000
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Where to work."""
+    """Make the student, step by step."""
 
     folder: Path = Path("runs/distil")
-    """Clips, runs, weights and figures; goes on with what it holds."""
+    """Folder for clips, runs, weights and figures; what is found there is not made again."""
     codecs: Literal["ship", "train"] = "ship"
     """Use the codecs that ship, or train them first."""
 
@@ -62,7 +61,9 @@ def plan(arguments: Arguments) -> list[Step]:
         return Step(name=name, module=module, arguments=tuple(map(str, rest)))
 
     def export(part: str, run: str, *more: str | Path) -> Step:
-        return step(f"export {part} of {run}", "export", "--part", part, "--run", folder / run, "--out", weights, *more)
+        return step(
+            f"export {part} of {run}", "export_networks", "--part", part, "--run", folder / run, "--out", weights, *more
+        )
 
     with_codecs = ("--encoders", weights / "codecs")
     made = []
@@ -70,13 +71,23 @@ def plan(arguments: Arguments) -> list[Step]:
         made = [
             step("video VAE", "train_video_vae", "--folder", folder / "video_vae"),
             step("audio VAE", "train_audio_vae", "--folder", folder / "audio_vae"),
-            step("VAEs", "codecs", "--runs", folder, "--out", weights / "codecs", "--parts", "video_vae", "audio_vae"),
+            step(
+                "VAEs",
+                "export_codecs",
+                "--runs",
+                folder,
+                "--out",
+                weights / "codecs",
+                "--parts",
+                "video_vae",
+                "audio_vae",
+            ),
         ]
-    made.append(step("clips", "latents", "--out", clips, "--count", str(LATENTS), *with_codecs))
+    made.append(step("clips", "encode_clips", "--out", clips, "--count", str(LATENTS), *with_codecs))
     if arguments.codecs == "train":
         made += [
             step("vocoder", "train_vocoder", "--folder", folder / "vocoder", "--data-file", clips, *with_codecs),
-            step("its weights", "codecs", "--runs", folder, "--out", weights / "codecs", "--parts", "vocoder"),
+            step("its weights", "export_codecs", "--runs", folder, "--out", weights / "codecs", "--parts", "vocoder"),
         ]
     on_clips = ("--data-file", clips)
 
@@ -123,8 +134,8 @@ def main(arguments: Arguments) -> None:
     weights = arguments.folder / "weights"
     weights.mkdir(parents=True, exist_ok=True)
     if not (weights / "codecs").exists():
-        shutil.copytree(codecs.ASSETS, weights / "codecs")
-    with mains.refusing(arguments.folder / "student.json"):
+        shutil.copytree(encoders.FOLDER, weights / "codecs")
+    with refusing(arguments.folder / "student.json"):
         steps = plan(arguments)
     try:
         run_all(steps, arguments.folder / "done.json", lambda command: subprocess.run(command, check=True))
@@ -133,4 +144,4 @@ def main(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Arguments))
+    main(read_flags(Arguments, __doc__))

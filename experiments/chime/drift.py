@@ -1,12 +1,12 @@
-"""Minutes of one stream: how long does it stay what it was, by how much of its past a block sees.
+"""Minutes of one stream: how long does it stay what it was, by how much of its past a block sees?
 
-For each window (blocks that a block may see, itself included; 0 fills the horizon) there are three streams: block 0 is
-kept for ever and its keys move along with the stream; it is kept and its keys stay where they were; it is not kept.
-Audio sinks are always kept. Every minute is judged by pixels and samples alone.
-
-    python -m experiments.chime.drift --json out/drift.json --plot docs/drift.png
+For each window there are three streams. Block 0 is kept for ever and its keys are re-anchored; it is kept and its keys
+stay where they were; or it is not kept. Audio sinks are always kept. Every minute is judged by pixels and samples
+alone.
 
 Hardware: two CPU cores, about two minutes per stream of ten minutes.
+
+    python -m experiments.chime.drift --json out/drift.json --plot docs/drift.png
 """
 
 import json
@@ -17,16 +17,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import tyro
 
-from experiments import mains
-from experiments.chime import metrics
-from experiments.chime.evaluate import SHIPPED, media_of
-from experiments.chime.prompts import parse
+from experiments.chime.judge.sources import load
+from experiments.cli_errors import keep_figures, refusing
+from experiments.script import read_flags
+from omniforcing_jax.chime import metrics
+from omniforcing_jax.chime.assets import SHIPPED
+from omniforcing_jax.chime.film import join_film
+from omniforcing_jax.chime.prompts import parse
 from omniforcing_jax.io import machine
 from omniforcing_jax.pipeline.checks import student_sampler
 from omniforcing_jax.pipeline.pipeline import Pipeline
-from omniforcing_jax.pipeline.weights_folder import load_pipeline, read_pipeline_config
 from omniforcing_jax.stream.start import open_stream
 
 MINUTE = 60
@@ -44,19 +45,19 @@ class Arguments:
     """Stream for minutes with windows of several lengths."""
 
     minutes: int = 10
-    """Length of each stream."""
+    """Length of each stream, in minutes."""
     windows: tuple[int, ...] = (0, 1, 2)
     """Blocks that a block may see, itself included; 0 fills the horizon."""
     prompts: tuple[str, ...] = ("a red ball and a blue ball",)
-    """What to show: the rows of one batch."""
+    """What to show; the prompts are the rows of one batch."""
     weights: Path = SHIPPED / "student"
-    """Folder of the student's weights."""
+    """Weights folder of the student."""
     seed: int = 0
-    """Of the noise."""
+    """Random seed of the noise."""
     json: Path | None = None
-    """Where to write the figures."""
+    """JSON file for the figures (default: none)."""
     plot: Path | None = None
-    """Where to draw them."""
+    """File for the plot: PNG, PDF or SVG (default: none)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,7 @@ class Row:
     figures: dict[str, float | None]
 
 
-def judge_minute(clips: Sequence[metrics.Clip]) -> dict[str, float | None]:
+def judge_minute(clips: Sequence[metrics.Perceived]) -> dict[str, float | None]:
     """Judge a minute of every prompt together."""
     whole = [(0.0, clip.picture.seconds) for clip in clips]
     spans = np.arange(0, min(stop for _, stop in whole) - SPAN / 2, SPAN)
@@ -90,7 +91,7 @@ def run(pipeline: Pipeline, arguments: Arguments, window: int, block_0: str) -> 
     for minute in range(arguments.minutes):
         seconds = [next(stream) for _ in range(MINUTE)]
         rows_of_chunks = zip(arguments.prompts, zip(*seconds, strict=True), strict=True)
-        clips = [metrics.perceive(media_of(list(chunks)), parse(prompt)) for prompt, chunks in rows_of_chunks]
+        clips = [metrics.perceive(join_film(list(chunks)), parse(prompt)) for prompt, chunks in rows_of_chunks]
         rows.append(Row(window=window, block_0=block_0, minute=minute + 1, figures=judge_minute(clips)))
         print(json.dumps(asdict(rows[-1])), file=sys.stderr, flush=True)
     return rows
@@ -141,7 +142,7 @@ def draw(path: Path, rows: Sequence[Row]) -> None:
 
 def keep(rows: Sequence[Row], arguments: Arguments) -> None:
     """Write what there is so far: a run of all settings is long."""
-    mains.keep_figures(arguments.json, [asdict(row) for row in rows])
+    keep_figures(arguments.json, [asdict(row) for row in rows])
     if arguments.plot is not None:
         draw(arguments.plot, rows)
 
@@ -149,8 +150,8 @@ def keep(rows: Sequence[Row], arguments: Arguments) -> None:
 def main(arguments: Arguments) -> None:
     """Stream all settings, print a table; bad input is one line on stderr and exit code 2."""
     machine.use_compilation_cache()
-    with mains.refusing(arguments.json, arguments.plot):
-        pipeline = load_pipeline(arguments.weights, read_pipeline_config(arguments.weights))
+    with refusing(arguments.json, arguments.plot):
+        pipeline = load(arguments.weights)
         rows: list[Row] = []
         for window in arguments.windows:
             for block_0 in KEEPING:
@@ -160,4 +161,4 @@ def main(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Arguments))
+    main(read_flags(Arguments, __doc__))

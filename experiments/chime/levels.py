@@ -1,12 +1,12 @@
 """At which noise levels is a clip decided, and how well does a teacher decide?
 
-Rendered clips that no training saw are noised to a level and brought back by the teacher; from level 1 that is sampling
-itself. What is lost from a level on is lost by the steps between that level and the one below it.
+Clips that no training saw are rendered, noised to a level and brought back by the teacher. From level 1 that is
+sampling itself. What is lost from one level on, but not from the next lower one, is lost by the steps between both.
+
+Hardware: two CPU cores, half a minute per level and 20 steps.
 
     python -m experiments.chime.levels --sigmas 0.5 0.7 0.85 0.95 1 --steps 20 --guidance 1
     python -m experiments.chime.levels --sigmas 1 --steps 60 --guidance 3 --renewal 1
-
-Hardware: two CPU cores, half a minute per level and 20 steps.
 """
 
 import json
@@ -16,21 +16,22 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
-from experiments import mains
-from experiments.chime import clips, codecs, latents, metrics
-from experiments.chime.evaluate import SHIPPED, media_of
-from experiments.chime.prompts import parse
+from experiments.chime.judge.sources import BATCH, load
+from experiments.chime.world import encoders, latents
+from experiments.chime.world.clips import HELD_OUT_SEED
+from experiments.cli_errors import refusing
+from experiments.script import read_flags
+from omniforcing_jax.chime import metrics
+from omniforcing_jax.chime.assets import SHIPPED
+from omniforcing_jax.chime.film import join_film
+from omniforcing_jax.chime.prompts import parse
 from omniforcing_jax.io import machine
 from omniforcing_jax.pipeline.pipeline import Pipeline
-from omniforcing_jax.pipeline.weights_folder import load_pipeline, read_pipeline_config
 from omniforcing_jax.sample import clip
 from omniforcing_jax.sample.request import ClipRequest
 from omniforcing_jax.schedule import add_noise, fresh_shares
 from omniforcing_jax.streams import Streams
-
-BATCH = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,39 +39,39 @@ class Arguments:
     """Bring noised truth back and judge it."""
 
     sigmas: tuple[float, ...] = (0.5, 0.7, 0.85, 0.95, 1.0)
-    """Levels to begin at."""
+    """Noise levels to begin at."""
     count: int = 16
-    """Clips; a multiple of 8."""
+    """Clips, a multiple of 8."""
     seconds: int = 5
-    """Length of each."""
+    """Length of each clip, in seconds."""
     steps: int = 20
     """Steps of the whole schedule, of which those below the level are taken."""
     guidance: float = 1.0
-    """Classifier-free guidance of both streams."""
+    """Guidance scale of both streams."""
     renewal: float = 0.0
-    """How much fresh noise a step draws, see schedule.fresh_shares."""
+    """Share of fresh noise in each step: 0 makes Euler steps, 1 those of a diffusion run backwards."""
     weights: Path = SHIPPED / "teacher"
-    """Folder of the teacher's weights."""
+    """Weights folder of the teacher."""
     seed: int = 0
-    """Of the noise."""
+    """Random seed of the noise."""
 
 
 def truth(count: int, seconds: int) -> tuple[list[str], tuple[np.ndarray, np.ndarray]]:
     """Encode held-out worlds: their prompts, and tokens of both streams."""
-    encoders, seeds = codecs.load_encoders(), range(clips.HELD_OUT_SEED, clips.HELD_OUT_SEED + count)
+    codecs, seeds = encoders.load_encoders(), range(HELD_OUT_SEED, HELD_OUT_SEED + count)
     prompts = [latents.prompt_of(seed) for seed in seeds]
     video, audio = [], []
     for first in range(0, count, BATCH):
-        pixels, sound = codecs.render_clips(seeds[first : first + BATCH], seconds)
-        encoded = np.asarray(encoders.encode_video(pixels))
+        pixels, sound = encoders.render_clips(seeds[first : first + BATCH], seconds)
+        encoded = np.asarray(codecs.encode_video(pixels))
         video.append(encoded.reshape(len(encoded), -1, encoded.shape[-1]))
-        audio.append(np.asarray(encoders.encode_sound(sound)))
+        audio.append(np.asarray(codecs.encode_sound(sound)))
     return prompts, (np.concatenate(video), np.concatenate(audio))
 
 
 def bring_back(
     pipeline: Pipeline, prompts: list[str], clean: tuple[np.ndarray, np.ndarray], sigma: float, arguments: Arguments
-) -> list[metrics.Clip]:
+) -> list[metrics.Perceived]:
     """Noise one batch of clips to a level, denoise, decode and judge."""
     request = ClipRequest(
         prompts=prompts,
@@ -89,28 +90,28 @@ def bring_back(
     )
     below = plan._replace(sigmas=levels, shares=shares)
     chunks = clip.sample_planned(pipeline, below, start=Streams(video, audio))
-    return [metrics.perceive(media_of([chunk]), parse(prompt)) for chunk, prompt in zip(chunks, prompts, strict=True)]
+    return [metrics.perceive(join_film([chunk]), parse(prompt)) for chunk, prompt in zip(chunks, prompts, strict=True)]
 
 
 def main(arguments: Arguments) -> None:
     """Print a line per level; bad input is one line on stderr and exit code 2."""
     machine.use_compilation_cache()
-    with mains.refusing():
+    with refusing():
         if arguments.count < BATCH or arguments.count % BATCH:
             raise ValueError(f"--count {arguments.count}: must be a multiple of {BATCH}")
         if bad := [sigma for sigma in arguments.sigmas if not 0 < sigma <= 1]:
             raise ValueError(f"--sigmas {bad[0]}: must be above 0 and at most 1")
-        pipeline = load_pipeline(arguments.weights, read_pipeline_config(arguments.weights))
+        pipeline = load(arguments.weights)
         prompts, (video, audio) = truth(arguments.count, arguments.seconds)
         for sigma in arguments.sigmas:
             judged = []
             for first in range(0, arguments.count, BATCH):
                 rows = slice(first, first + BATCH)
                 judged += bring_back(pipeline, prompts[rows], (video[rows], audio[rows]), sigma, arguments)
-            figures = metrics.judge(judged)
+            figures = metrics.judge_clips(judged)
             del figures["drift"]
             print(json.dumps({"sigma": sigma, **figures}), flush=True)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Arguments))
+    main(read_flags(Arguments, __doc__))

@@ -1,13 +1,14 @@
 """Chime's teacher, exported, played by diffusers' own LTX-2 pipeline: the export proven with trained weights.
 
-The pipeline's loop, guidance, scheduler and transformer are diffusers'; the transformer reads the files that
-`converters export` wrote. Text contexts are passed in, as a pipeline without Gemma wants them. Chime's codecs are
-smaller than diffusers' classes can be, so ours stand in their places. Noise and noise levels are the same as in our own
-clip, and so should be what comes out: both clips are written as MP4 and judged as `evaluate --file` judges.
+Loop, guidance, scheduler and transformer are diffusers'. The transformer reads the files that `converters export`
+wrote. Text contexts are passed in, as a pipeline without Gemma needs them. Chime's codecs are smaller than diffusers'
+classes can be, so our own replace them. Noise and noise levels are those of our own clip, so the clips should be
+equal. Both are written as MP4 and judged as `evaluate --file` judges.
 
 Hardware: two CPU cores, a minute per prompt.
-Command: python -m experiments.chime.stock_pipeline --prompts 8 --json out/stock_pipeline.json
-Expect: figures alike, and hardly a pixel that differs by more than rounding.
+Expect: equal figures, and hardly a pixel that differs by more than rounding.
+
+    python -m experiments.chime.stock_pipeline --prompts 8 --json out/stock_pipeline.json
 """
 
 import dataclasses
@@ -20,15 +21,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-import tyro
 
 from converters import export
-from experiments import mains
-from experiments.chime import evaluate, metrics
+from experiments.chime.judge import sources
+from experiments.cli_errors import keep_figures, refusing
+from experiments.script import read_flags
+from omniforcing_jax.chime import metrics
+from omniforcing_jax.chime.assets import SHIPPED
+from omniforcing_jax.chime.film import read_film
 from omniforcing_jax.layout import FRAME_RATE
 from omniforcing_jax.pipeline import text_source
 from omniforcing_jax.pipeline.pipeline import Codecs, Pipeline
-from omniforcing_jax.pipeline.weights_folder import load_pipeline, read_pipeline_config
 from omniforcing_jax.sample import clip
 from omniforcing_jax.sample.request import ClipRequest
 from omniforcing_jax.stream.chunk import Chunk
@@ -45,22 +48,22 @@ OTHER_GUIDANCE_OFF = {
 class Arguments:
     """Let diffusers play the exported teacher, and compare with our own clips."""
 
-    weights: Path = evaluate.SHIPPED / "teacher"
-    """Folder of the teacher."""
+    weights: Path = SHIPPED / "teacher"
+    """Weights folder of the teacher."""
     prompts: str = "8"
-    """A text file with one prompt per line, or how many to draw."""
+    """Text file with one prompt per line, or how many to draw."""
     seconds: int = 5
-    """Length of each clip."""
+    """Length of each clip, in seconds."""
     steps: int = 40
     """Euler steps."""
     guidance: float = 3.0
-    """Classifier-free guidance of both streams."""
+    """Guidance scale of both streams."""
     seed: int = 0
-    """Of the prompts drawn and of the noise."""
+    """Random seed of prompts and noise."""
     folder: Path = Path("out/stock_pipeline")
-    """Where the clips go."""
+    """Folder for the clips."""
     json: Path | None = None
-    """Where to write the figures."""
+    """JSON file for the figures (default: none)."""
 
 
 class Substitute(torch.nn.Module):
@@ -182,8 +185,8 @@ def judge_files(chunks: list[Chunk], prompts: tuple[str, ...], folder: Path, nam
             path, height=height, width=width, frame_rate=FRAME_RATE, sample_rate=chunk.sample_rate
         ) as writer:
             writer.write(chunk)
-        judged.append(metrics.perceive(evaluate.read_file(path), evaluate.read_request(prompt)))
-    return metrics.judge(judged)
+        judged.append(metrics.perceive(read_film(path), sources.read_request(prompt)))
+    return metrics.judge_clips(judged)
 
 
 def compare(stock: list[Chunk], own: list[Chunk]) -> dict[str, float]:
@@ -199,7 +202,7 @@ def compare(stock: list[Chunk], own: list[Chunk]) -> dict[str, float]:
 
 def run(arguments: Arguments) -> dict[str, Any]:
     """Export, play both ways, judge both."""
-    prompts = evaluate.read_prompts(arguments.prompts, arguments.seed)
+    prompts = sources.read_prompts(arguments.prompts, arguments.seed)
     request = ClipRequest(
         prompts=prompts,
         seconds=arguments.seconds,
@@ -209,7 +212,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     )
     plan = clip.plan_clip(arguments.weights, request)
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    pipeline = load_pipeline(arguments.weights, read_pipeline_config(arguments.weights))
+    pipeline = sources.load(arguments.weights)
     noise = clip.clip_noise(
         jax.random.key(arguments.seed), config=plan.config.model, rows=len(prompts), tokens=plan.tokens
     )
@@ -226,13 +229,13 @@ def run(arguments: Arguments) -> dict[str, Any]:
 
 def main(arguments: Arguments) -> None:
     """Print and keep the figures; bad input is one line on stderr and exit code 2."""
-    with mains.refusing(arguments.json):
+    with refusing(arguments.json):
         figures = run(arguments)
     for name in ("stock", "own"):
         print(name, ", ".join(f"{key} {value}" for key, value in figures[name].items() if key != "drift"))
     print(", ".join(f"{key} {value:.3g}" for key, value in figures["difference"].items()))
-    mains.keep_figures(arguments.json, figures)
+    keep_figures(arguments.json, figures)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Arguments))
+    main(read_flags(Arguments, __doc__))

@@ -1,20 +1,20 @@
 """What the method's claims come to on chime: a table of cells, each a JSON file that is not made again.
 
-  sinks    0, 1, 4 or 16 sinks x layout, three seeds: loss and gradient norm over the first 300 steps after the switch
-           from the bidirectional to the causal network (noisy context, as the reference trains)
-  stages   students of each stage: synchrony, adherence and drift after 5, 20 and 60 s, three seeds
-  windows  1, 2, 4 blocks against the full horizon, 20 s streams
-  steps    1, 2, 3, 4 denoise steps: quality against speed
+  sinks     0, 1, 4 or 16 sinks x layout, three seeds: loss and gradient norm over the first 300 steps after the switch
+            from the bidirectional to the causal network (noisy context, as the reference trains)
+  stages    students of each stage: synchrony, adherence and drift after 5, 20 and 60 s, three seeds
+  windows   1, 2, 4 blocks against the full horizon, 20 s streams
+  steps     1, 2, 3, 4 denoise steps: quality against speed
 
-`windows` and `steps` are of one student; stages are weights folders given by name. What a truncating alignment costs is
-`alignment.py`; `study_report.py` makes a table and a plot of what is here.
+`windows` and `steps` are of one student; stages are weights folders with names. What a truncating alignment costs is
+in alignment.py. study_report.py makes tables and plots of the cells.
 
 Hardware: two CPU cores; sinks 1.5 h, the others minutes each.
-Commands:
-  python -m experiments.chime.study --parts windows steps --student omniforcing_jax/assets/chime/student
-  python -m experiments.chime.study --parts stages --stages stage2=FOLDER stage3=FOLDER
-  python -m experiments.chime.study --parts sinks
-  python -m experiments.chime.study --parts --table     # print what there is
+
+    python -m experiments.chime.study --parts windows steps --student omniforcing_jax/assets/chime/student
+    python -m experiments.chime.study --parts stages --stages stage2=FOLDER stage3=FOLDER
+    python -m experiments.chime.study --parts sinks
+    python -m experiments.chime.study --parts --table
 """
 
 import dataclasses
@@ -28,22 +28,26 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
-from experiments import mains
-from experiments.chime import latents, metrics, train_student, train_teacher
-from experiments.chime.evaluate import media_of
-from experiments.chime.prompts import parse, sample_prompts
-from omniforcing_jax.distill.ode import Context, Error, ode_loss
+from experiments.chime.judge.sources import load
+from experiments.chime.world import latents, recipe
+from experiments.chime.world.trajectories import straight
+from experiments.cli_errors import refusing
+from experiments.script import read_flags
+from omniforcing_jax.chime import metrics
+from omniforcing_jax.chime.assets import SHIPPED
+from omniforcing_jax.chime.film import join_film
+from omniforcing_jax.chime.prompts import parse, sample_prompts
+from omniforcing_jax.distill.clip_network import clip_network
+from omniforcing_jax.distill.ode import OdeConfig, Prompts, ode_loss
 from omniforcing_jax.io import machine
 from omniforcing_jax.io.atomic_write import write_json
 from omniforcing_jax.layout import FUSED, PREFIX, Layout, latent_frames
-from omniforcing_jax.model.positions import clip_block, make_positions, rotaries
+from omniforcing_jax.model.positions import clip_block, make_positions
 from omniforcing_jax.model.transformer import keep_projections, text_kv, transformer_spec
 from omniforcing_jax.parallel import spec
 from omniforcing_jax.pipeline import presets
 from omniforcing_jax.pipeline.checks import student_sampler
-from omniforcing_jax.pipeline.weights_folder import load_pipeline, read_pipeline_config
 from omniforcing_jax.schedule import ltx2_schedule, snap
 from omniforcing_jax.stream.start import open_stream
 from omniforcing_jax.text import words
@@ -59,22 +63,22 @@ SWITCH_STEPS, SWITCH_BATCH, SWITCH_SECONDS = 300, 4, 5
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Which cells to make."""
+    """Make cells of the study."""
 
     parts: tuple[Part, ...] = ("steps", "windows")
-    """Parts of the study."""
+    """Parts of the study whose cells are made."""
     folder: Path = Path("runs/study")
-    """One JSON file per cell."""
-    student: Path = train_teacher.ASSETS / "student"
+    """Folder of the cells, one JSON file each."""
+    student: Path = SHIPPED / "student"
     """Weights folder whose steps and windows are varied."""
     stages: tuple[str, ...] = ()
-    """NAME=FOLDER of the students to compare."""
+    """Students to compare, as NAME=FOLDER."""
     prompts: int = 16
-    """Clips per cell; those of 60 s are a quarter of it."""
+    """Clips per cell; cells of 60 s have a quarter as many."""
     data_file: Path = latents.FILE
-    """Clips to train on."""
+    """Clips to train on, from encode_clips."""
     table: bool = False
-    """Print all cells that there are."""
+    """Print a line for every cell that there is."""
 
 
 Cell = tuple[str, Callable[[], dict[str, Any]]]
@@ -143,7 +147,7 @@ def stream_and_judge(folder: Path, change: dict[str, Any], count: int, seconds: 
 
     Frames per second of the clock, and per second of all processors' work, which jobs beside it disturb less.
     """
-    pipeline = load_pipeline(folder, read_pipeline_config(folder))
+    pipeline = load(folder)
     sampler = dataclasses.replace(student_sampler(pipeline.config), **change)
     pipeline = dataclasses.replace(pipeline, config=dataclasses.replace(pipeline.config, sampler=sampler))
     judged, spent, worked, frames = [], 0.0, 0.0, 0
@@ -151,15 +155,15 @@ def stream_and_judge(folder: Path, change: dict[str, Any], count: int, seconds: 
         begun = time.perf_counter(), time.process_time()
         chunks = list(open_stream(pipeline, prompt=prompt, seconds=seconds, seed=seed + 1000 * index))
         took, work = time.perf_counter() - begun[0], time.process_time() - begun[1]
-        video, audio, rate = media_of(chunks)
-        judged.append(metrics.perceive((video, audio, rate), parse(prompt)))
+        film = join_film(chunks)
+        judged.append(metrics.perceive(film, parse(prompt)))
         if index:  # the first one compiles
-            spent, worked, frames = spent + took, worked + work, frames + len(video)
+            spent, worked, frames = spent + took, worked + work, frames + len(film.video)
     speed = {
         "frames_per_second": frames / spent if spent else None,
         "frames_per_processor_second": frames / worked if worked else None,
     }
-    return {**metrics.judge(judged), "clips": count, **speed}
+    return {**metrics.judge_clips(judged), "clips": count, **speed}
 
 
 def switch(arguments: Arguments, layout: Layout, sinks: int, seed: int) -> dict[str, Any]:
@@ -167,35 +171,24 @@ def switch(arguments: Arguments, layout: Layout, sinks: int, seed: int) -> dict[
     model = dataclasses.replace(presets.CHIME, sinks=sinks)
     frames = latent_frames(layout.frames_for(SWITCH_SECONDS))
     blocks = layout.blocks(frames)
-    positions = make_positions(model, clip_block(frames, blocks[-1].audio_end), (4, 4))
-    vectors, levels = train_teacher.word_vectors(), jnp.asarray(snap(STEP_LISTS[4], ltx2_schedule(40))[1], jnp.float32)
+    positions = make_positions(model, clip_block(frames, blocks[-1].audio_end), recipe.GRID)
+    vectors, levels = recipe.word_vectors(), jnp.asarray(snap(STEP_LISTS[4], ltx2_schedule(40))[1], jnp.float32)
 
-    def loss(params: Any, batch: dict, key: jax.Array, extra: None):
+    def loss(params: Any, batch: dict, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         for_noise, for_levels = jax.random.split(key)
-        text = text_kv(params, *words.contexts(vectors, batch["ids"]))
-        trajectory = train_student.straight(batch, levels, for_noise)
-        value, parts = ode_loss(
-            params,
-            model,
-            trajectory,
-            text,
-            rotaries(model, positions),
-            blocks,
-            for_levels,
-            context=Context.NOISY,
-            error=Error.X0,
-            remat=keep_projections,
-        )
-        return value, (parts, extra)
+        text = Prompts(prompt=text_kv(params, *words.contexts(vectors, batch["ids"])))
+        trajectory = straight(batch, levels, for_noise)
+        network = clip_network(model, positions, remat=keep_projections)
+        return ode_loss(params, trajectory, text, for_levels, blocks, network, OdeConfig())
 
-    teacher = train_teacher.exported(train_teacher.ASSETS / "teacher", presets.CHIME_TEACHER)
+    teacher = recipe.read_transformer(SHIPPED / "teacher", presets.CHIME_TEACHER)
     fresh = spec.init(transformer_spec(model), jax.random.key(seed))
     rule = optimiser.optimiser(
         OptimiserConfig(kind="adam", learning_rate=2e-4, steps=SWITCH_STEPS, warmup=0, decay_from=1.0, b2=0.999)
     )
     trainer = state.create(dataclasses.replace(teacher, sinks=fresh.sinks), rule, seed, ema=False)
     update = step.make_step(gradient.of_loss(loss), rule)
-    rows = train_teacher.by_balls(latents.read(arguments.data_file))
+    rows = recipe.by_balls(latents.read(arguments.data_file))
     batches = data.batches(data.ArraySource(rows), SWITCH_BATCH, seed)
     lines = []
     for _ in range(SWITCH_STEPS):
@@ -224,10 +217,10 @@ def table(folder: Path) -> str:
 def main(arguments: Arguments) -> None:
     """Make the cells that are missing, one after the other; bad input is one line on stderr and exit code 2."""
     machine.use_compilation_cache()
-    with mains.refusing():
+    with refusing():
         todo = list(cells(arguments))
         arguments.folder.mkdir(parents=True, exist_ok=True)
-    with mains.refusing(arguments.folder / "cell.json"):
+    with refusing(arguments.folder / "cell.json"):
         for name, make in todo:
             path = arguments.folder / f"{name}.json"
             if not path.exists():
@@ -238,4 +231,4 @@ def main(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Arguments))
+    main(read_flags(Arguments, __doc__))

@@ -1,9 +1,9 @@
 """What the study's cells say: tables of means and spreads over seeds, and two small plots.
 
-    python -m experiments.chime.study_report --folder runs/study --plot docs/study.png --switch-plot docs/sinks.png
+It reads what study.py wrote and makes nothing anew. The switch to causal attention (part `sinks`) has losses instead
+of clips, so it has a table and a plot of its own.
 
-Reads what `experiments.chime.study` wrote and makes nothing anew. The switch to causal attention (part `sinks`) has
-losses instead of clips: a table and a plot of its own.
+    python -m experiments.chime.study_report --folder runs/study --plot docs/study.png --switch-plot docs/sinks.png
 """
 
 import dataclasses
@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 
-from experiments import mains
+from experiments.cli_errors import refusing
+from experiments.script import read_flags
 
 JUDGED = ("sync_ms_p50", "sync_recall", "sync_precision", "count_accuracy", "colour_accuracy", "pitch_accuracy")
 DRIFTING = ("sync_recall", "count_accuracy", "colour_error", "loudness_db")
@@ -36,14 +36,14 @@ Groups = dict[str, list[dict[str, Any]]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """What to read, and where to draw it."""
+    """Report the study's cells."""
 
     folder: Path = Path("runs/study")
-    """The study's cells."""
+    """Folder of the study's cells."""
     plot: Path | None = None
-    """Where to draw those of clips."""
+    """File for the plot of the cells that judge clips (default: none)."""
     switch_plot: Path | None = None
-    """Where to draw those of the switch to causal attention."""
+    """File for the plot of the switch to causal attention (default: none)."""
 
 
 def read(folder: Path, having: str) -> Groups:
@@ -170,7 +170,7 @@ def draw_switch(path: Path, groups: Groups) -> None:
 
 def main(arguments: Arguments) -> None:
     """Print the tables and draw the plots; bad input is one line on stderr and exit code 2."""
-    with mains.refusing(arguments.plot, arguments.switch_plot):
+    with refusing(arguments.plot, arguments.switch_plot):
         clips, switches = (read(arguments.folder, having) for having in ("sync_recall", "first_grad_norm"))
         wanted = {"--plot": (arguments.plot, clips), "--switch-plot": (arguments.switch_plot, switches)}
         for flag, (path, groups) in wanted.items():
@@ -189,4 +189,4 @@ def main(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Arguments))
+    main(read_flags(Arguments, __doc__))

@@ -1,60 +1,65 @@
 """Chime's causal DMD without a rollout: the cheap alternative to stage 3, for the study.
 
-Clips are noised block by block, each block at a level of its own, and predicted in one masked forward; the whole clip
-is scored as in stage 3. A student trained so never sees its own errors.
+Clips are noised block by block, each block at a level of its own, and predicted in one masked forward. The whole clip
+is scored as in stage 3. A student trained so never sees its own errors. Stage 2 must be trained first.
 
-Source: the reference's causal-dmd branch, specs/omniforcing.md 7.5. Deviations: clips are rendered, not the teacher's,
-which would take an hour to make; everything else is as in chime's stage 3, so that the two differ in the clip alone.
+Source: OmniForcing, branch `causal-dmd` (9efe837).
+Deviations: clips are rendered, because the teacher's would take an hour to make. All else is as in chime's stage 3, so
+the two differ in the clip alone.
 Hardware: two CPU cores, 50 minutes for 700 steps beside another training.
-Commands, after stage 2 (train_student):
-  python -m experiments.chime.export --part stage2 --out runs/chime/weights
-  python -m experiments.chime.train_causal_dmd [--minutes M]
-  python -m experiments.chime.export --part student --run runs/chime/causal_dmd --levels nine --out FOLDER
 Expect: `generator/dmd` falls slowly and jitters; study judges.
+
+    python -m experiments.chime.export_networks --part stage2 --out runs/chime/weights
+    python -m experiments.chime.train_causal_dmd
+    python -m experiments.chime.export_networks --part student --run runs/chime/causal_dmd --levels nine --out FOLDER
 """
 
+import dataclasses
 from pathlib import Path
 
-import tyro
+import numpy as np
 
-from experiments.chime import latents, pairs, train_teacher, two_players
-from omniforcing_jax.distill.generator_critic import WholeClip, from_clips
+from experiments.chime.world import latents, recipe, train_dmd
+from experiments.script import read_flags
+from omniforcing_jax.distill.generator_critic import CausalDmd
 from omniforcing_jax.layout import latent_frames
 from omniforcing_jax.model.transformer import keep_projections
 from omniforcing_jax.pipeline import presets
-from omniforcing_jax.pipeline.presets import CHIME_STREAM
-from omniforcing_jax.streams import Streams
 
-CONFIG = two_players.Config()
+CONFIG = train_dmd.Config()
 
 
-def clips_of(batch: dict) -> Streams:
-    """Take a batch's clips."""
-    return Streams(*train_teacher.cut(batch, pairs.SECONDS))
+def clips(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Take the clips of a file as a store of pairs would have them: trajectories of one entry, [N, 1, T, C]."""
+    video, audio = recipe.cut(rows, recipe.SECONDS)
+    return {"ids": rows["ids"], "video": video[:, None], "audio": audio[:, None]}
 
 
-def make_players(config: two_players.Config) -> WholeClip:
+def make_method(config: train_dmd.Config) -> CausalDmd:
     """Let the student predict noised clips in one masked forward."""
-    layout, grid = config.sampler.layout, CHIME_STREAM.grid(*CHIME_STREAM.resolution)
-    blocks = layout.blocks(latent_frames(layout.frames_for(pairs.SECONDS)))
-    make_clip = from_clips(presets.CHIME, config.sampler.sigmas, blocks, grid, remat=keep_projections)
-    scorer = presets.CHIME_TEACHER
-    return WholeClip(
-        make_clip=make_clip, scorer=scorer, blocks=blocks, grid=grid, dmd=config.dmd, remat=keep_projections
+    layout = config.sampler.layout
+    return CausalDmd(
+        model=presets.CHIME,
+        sigmas=config.sampler.sigmas,
+        scorer=presets.CHIME_TEACHER,
+        blocks=layout.blocks(latent_frames(layout.frames_for(recipe.SECONDS))),
+        grid=recipe.GRID,
+        dmd=config.dmd,
+        remat=keep_projections,
     )
 
 
-def main(
-    folder: Path = Path("runs/chime/causal_dmd"),
-    teacher: Path = train_teacher.ASSETS / "teacher",
-    student: Path = Path("runs/chime/weights/stage2"),
-    data_file: Path = latents.FILE,
-    minutes: float | None = None,
-) -> None:
-    """Train or continue in `folder`, from the weights folders of a teacher and a stage-2 student."""
-    begin = two_players.Begin(folder=folder, teacher=teacher, student=student, minutes=minutes)
-    two_players.train(CONFIG, begin, make_players(CONFIG), latents.read(data_file), clips_of)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arguments(train_dmd.Arguments):
+    """Train chime's student by causal DMD, from its stage 2."""
+
+    folder: Path = recipe.RUNS / "causal_dmd"
+
+
+def main(arguments: Arguments) -> None:
+    """Train or continue."""
+    train_dmd.train(CONFIG, arguments, make_method(CONFIG), clips(latents.read(arguments.data_file)))
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    main(read_flags(Arguments, __doc__))

@@ -1,64 +1,59 @@
 """Chime's stage 3: joint self-forcing DMD, from the stage-2 student; the critic begins as the teacher.
 
-The student learns from clips of its own, rolled out with the real cache, so it sees what a stream will see: its own
-blocks. What is learned is to make clips that the teacher, guided, would make, in a few steps per block with fresh noise
-each.
+The student learns from clips of its own, rolled out with the real cache. It sees what a stream will see: its own
+blocks. It learns to make clips that the guided teacher would make, in a few steps per block with fresh noise in each.
+Stage 2 must be trained first.
 
-Source: OmniForcing stage 3 (specs/omniforcing.md 7.4). Deviations: 4 million parameters learn at higher rates; the
-generator is updated at every second step of the critic, not at every fifth, because the run is short.
+Source: OmniForcing (arXiv 2603.11647), stage 3.
+Deviations: 4 million parameters learn at higher rates. The generator is updated at every second step of the critic,
+not at every fifth, because the run is short.
 Hardware: two CPU cores, 54 minutes for 700 steps beside another training.
-Commands, after stage 2 (train_student):
-  python -m experiments.chime.export --part stage2 --out runs/chime/weights
-  python -m experiments.chime.train_self_forcing [--minutes M]
 Expect: `generator/dmd` falls slowly and jitters; evaluate judges.
+
+    python -m experiments.chime.export_networks --part stage2 --out runs/chime/weights
+    python -m experiments.chime.train_self_forcing
 """
 
 import dataclasses
 from pathlib import Path
 from typing import Literal
 
-import tyro
-
-from experiments.chime import latents, train_teacher, two_players
-from omniforcing_jax.distill.generator_critic import SelfForcing, SelfForcingConfig
+from experiments.chime.world import latents, recipe, train_dmd
+from experiments.script import read_flags
+from omniforcing_jax.distill.generator_critic import SelfForcing, SelfForcingConfig, self_forcing_of
 from omniforcing_jax.model.transformer import keep_projections
 from omniforcing_jax.pipeline import presets
-from omniforcing_jax.pipeline.presets import CHIME_STREAM, RELEASED_SIGMAS
+from omniforcing_jax.pipeline.presets import RELEASED_SIGMAS
 from omniforcing_jax.rollout import StaticConfig
 
-CONFIG = two_players.Config()
+CONFIG = train_dmd.Config()
 FOUR = dataclasses.replace(  # the reference's list: four calls per block
     CONFIG, sampler=dataclasses.replace(CONFIG.sampler, sigmas=RELEASED_SIGMAS)
 )
 
 
-def make_players(config: two_players.Config) -> SelfForcing:
+def make_method(config: train_dmd.Config) -> SelfForcing:
     """Let the student roll out clips as long as the teacher's, block by block."""
-    static = StaticConfig(presets.CHIME, config.sampler, CHIME_STREAM.grid(*CHIME_STREAM.resolution))
+    static = StaticConfig(presets.CHIME, config.sampler, recipe.GRID)
     stage3 = SelfForcingConfig(dmd=config.dmd)
-    return SelfForcing(static, presets.CHIME_TEACHER, stage3, remat=keep_projections)
+    return self_forcing_of(static, presets.CHIME_TEACHER, stage3, remat=keep_projections)
 
 
-def main(
-    folder: Path = Path("runs/chime/self_forcing"),
-    teacher: Path = train_teacher.ASSETS / "teacher",
-    student: Path = Path("runs/chime/weights/stage2"),
-    data_file: Path = latents.FILE,
-    minutes: float | None = None,
-    sample_every: int | None = None,
-    levels: Literal["nine", "four"] = "nine",
-) -> None:
-    """Train or continue in `folder`, from the weights folders of a teacher and a stage-2 student.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arguments(train_dmd.Arguments):
+    """Train chime's student by self-forcing, from its stage 2."""
 
-    Every `sample_every` steps clips and their contact sheets go to `folder`/samples.
-    """
-    config = CONFIG if levels == "nine" else FOUR
-    begin = two_players.Begin(
-        folder=folder, teacher=teacher, student=student, minutes=minutes, sample_every=sample_every
-    )
-    prompts = {"ids": latents.read(data_file)["ids"]}
-    two_players.train(config, begin, make_players(config), prompts)
+    folder: Path = recipe.RUNS / "self_forcing"
+    levels: Literal["nine", "four"] = "nine"
+    """Noise levels: the nine of stage 2, or the reference's four."""
+
+
+def main(arguments: Arguments) -> None:
+    """Train or continue."""
+    config = CONFIG if arguments.levels == "nine" else FOUR
+    prompts = {"ids": latents.read(arguments.data_file)["ids"]}
+    train_dmd.train(config, arguments, make_method(config), prompts)
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    main(read_flags(Arguments, __doc__))

@@ -1,12 +1,13 @@
 """Train chime's video VAE: 16x in space, 8x in time, on clips that grow as it learns.
 
-Source: architecture of LTX-2's video VAE (2.0) at small width; the recipe is our own. What mattered
-(experiments/LOG.md): weight on the balls, latents brought to unit scale before noise is added, Muon, and clips as
-long as the receptive field, because beyond the trained length a causal codec meets states that it never saw.
+Four things mattered (experiments/LOG.md): weight on the balls, latents at unit scale before noise is added, Muon, and
+clips as long as the receptive field. Beyond the trained length a causal codec meets states that it never saw.
 
+Source: the architecture is LTX-2's video VAE (2.0) at small width; the recipe is our own.
 Hardware: two CPU cores, about 45 minutes.
-Command: python -m experiments.chime.train_video_vae [--minutes M]
-Expect: `fg_psnr` in `metrics.jsonl`, in dB over the pixels that balls cover, leaves 11 after some 300 steps.
+Expect: `fg_psnr`, in dB over the pixels that balls cover, leaves 11 after some 300 steps.
+
+    python -m experiments.chime.train_video_vae
 """
 
 import dataclasses
@@ -16,9 +17,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import tyro
 
-from experiments.chime.clips import VideoClips, to_float
+from experiments.chime.world.clips import VideoClips, to_float
+from experiments.chime.world.recipe import RUNS, RunArguments
+from experiments.script import read_flags, start_logging
 from omniforcing_jax.codecs.video_config import CHIME_VIDEO_VAE
 from omniforcing_jax.codecs.video_vae import VideoVAE
 from omniforcing_jax.train import data, gradient, loop, optimiser, state, step
@@ -122,26 +124,27 @@ def start(config: Config) -> tuple[VideoVAE, dict, state.TrainState, Any]:
     return vae, variables["stats"], state.create(variables["params"], rule, config.seed, extra=extra), rule
 
 
-def train(config: Config, folder: Path, minutes: float | None) -> state.TrainState:
-    """Run the stages one after the other, continuing what the folder holds."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arguments(RunArguments):
+    """Train chime's video VAE."""
+
+    folder: Path = RUNS / "video_vae"
+
+
+def main(arguments: Arguments) -> None:
+    """Run the stages one after the other, from where the folder is."""
+    start_logging()
+    config = CONFIG
     vae, stats, trainer, rule = start(config)
     logging.info("%d parameters", state.parameter_count(trainer.params))
-    update = step.make_step(gradient.of_loss(make_loss(config, vae, stats)), rule)
+    update = step.make_step(gradient.of_carrying_loss(make_loss(config, vae, stats)), rule)
     done = 0
     for number, stage in enumerate(config.stages):
         done += stage.steps
         batches = data.batches(VideoClips(stage.frames), stage.batch, config.seed + number)
-        run = loop.LoopConfig(folder=folder, steps=done, save_every=200, minutes=minutes)
+        run = arguments.loop(done, save_every=200)
         trainer = loop.train(run, trainer, update, batches, describe=dataclasses.asdict(config))
-    return trainer
-
-
-def main(folder: Path = Path("runs/chime/video_vae"), minutes: float | None = None) -> None:
-    """Train or continue in `folder`."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("absl").setLevel(logging.WARNING)
-    train(CONFIG, folder, minutes)
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    main(read_flags(Arguments, __doc__))

@@ -1,27 +1,28 @@
 """Train chime's vocoder: log-mel of two channels to 24 kHz stereo.
 
-Chime's tones are multiples of the 100 mel rows per second, locked to absolute time, so every row of a steady tone
-is the same 10 ms of waveform and the waveform itself can be compared, beside its spectra. The input is what the
-audio VAE decodes from noisy latents, which is what the vocoder will hear from a generator.
+Chime's tones are multiples of the 100 mel rows per second, locked to absolute time. Every row of a steady tone is the
+same 10 ms of waveform, so the waveform itself can be compared, beside its spectra. The input is what the audio VAE
+decodes from noisy latents, which is what the vocoder will hear from a generator. The audio VAE must be exported first.
 
-Source: architecture of LTX-2's vocoder (2.0, HiFi-GAN) with a single stage and no adversaries; the recipe is our own.
+Source: the architecture is LTX-2's vocoder (2.0, HiFi-GAN) with one stage and no adversaries; the recipe is our own.
 Hardware: two CPU cores, about 7 minutes.
-Command: python -m experiments.chime.train_vocoder [--minutes M]   (after codecs --parts video_vae audio_vae)
 Expect: `snr`, in dB, rises above 10.
+
+    python -m experiments.chime.train_vocoder
 """
 
 import dataclasses
-import logging
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
-from experiments.chime import codecs, latents, train_audio_vae, world
-from experiments.chime.clips import TRAIN_SEED
+from experiments.chime.world import encoders, latents, physics, render
+from experiments.chime.world.clips import TRAIN_SEED
+from experiments.chime.world.recipe import RUNS, RunArguments
+from experiments.script import read_flags, start_logging
 from omniforcing_jax.codecs.mel import stft_magnitude
 from omniforcing_jax.codecs.vocoder import CHIME_VOCODER, Vocoder
 from omniforcing_jax.train import data, gradient, loop, optimiser, state, step
@@ -85,19 +86,19 @@ class HeardClips:
         """Cut crop `index` and render its sound."""
         rng = np.random.default_rng([index, 4])
         clip, row = int(rng.integers(len(self.mels))), int(rng.integers(self.mels.shape[1] - self.rows))
-        scene = world.sample_world(TRAIN_SEED + clip)
+        scene = physics.sample_world(TRAIN_SEED + clip)
         return {
             "mel": self.mels[clip, row : row + self.rows].astype(np.float32),
-            "audio": world.render_audio(scene, self.rows * 240, first_sample=row * 240),
+            "audio": render.render_audio(scene, self.rows * 240, first_sample=row * 240),
         }
 
 
-def decode_noisy(config: Config, file: Path, encoders: Path) -> np.ndarray:
+def decode_noisy(config: Config, file: Path, folder: Path) -> np.ndarray:
     """Decode latents of training worlds, each clip at a noise level of its own: log-mels [clips, rows, 64, 2]."""
     clips = latents.read(file)["audio"][: config.clips].astype(np.float32)
     rng = np.random.default_rng(config.seed)
     noisy = clips + config.noise * rng.uniform(size=(len(clips), 1, 1)) * rng.normal(size=clips.shape)
-    decode = codecs.load_encoders(encoders).decode_sound
+    decode = encoders.load_encoders(folder).decode_sound
     parts = [
         np.asarray(decode(jnp.asarray(part, jnp.float32)), np.float16) for part in np.split(noisy, len(noisy) // 10)
     ]
@@ -107,10 +108,8 @@ def decode_noisy(config: Config, file: Path, encoders: Path) -> np.ndarray:
 def make_loss(config: Config, vocoder: Any):
     """Build the trainer's loss: sound from a crop of log-mel, compared with the real one."""
 
-    def loss(params: Any, batch: dict, key: jax.Array, extra: None):
-        sound = vocoder.apply({"params": params}, batch["mel"])
-        value, metrics = sound_loss(sound, batch["audio"], config.ffts)
-        return value, (metrics, extra)
+    def loss(params: Any, batch: dict, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        return sound_loss(vocoder.apply({"params": params}, batch["mel"]), batch["audio"], config.ffts)
 
     return loss
 
@@ -120,29 +119,33 @@ def start(config: Config) -> tuple[Vocoder, state.TrainState, Any]:
     vocoder = Vocoder(CHIME_VOCODER)
     params: Any = vocoder.init(jax.random.key(config.seed), jnp.zeros((1, 9, 64, 2)))["params"]
     kernel = params["conv_in"]["conv"]["kernel"] / 4
-    params["conv_in"]["conv"] = {"kernel": kernel, "bias": -train_audio_vae.SILENCE * kernel.sum((0, 1))}
+    params["conv_in"]["conv"] = {"kernel": kernel, "bias": -encoders.SILENCE * kernel.sum((0, 1))}
     rule = optimiser.optimiser(config.optimiser)
     return vocoder, state.create(params, rule, config.seed), rule
 
 
-def main(
-    folder: Path = Path("runs/chime/vocoder"),
-    data_file: Path = latents.FILE,
-    encoders: Path = codecs.ASSETS,
-    minutes: float | None = None,
-) -> None:
-    """Train or continue in `folder`, on what the shipped audio VAE decodes."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("absl").setLevel(logging.WARNING)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arguments(RunArguments):
+    """Train chime's vocoder on what its audio VAE decodes."""
+
+    folder: Path = RUNS / "vocoder"
+    data_file: Path = latents.FILE
+    """Clips to train on, from encode_clips."""
+    encoders: Path = encoders.FOLDER
+    """Folder of the audio VAE."""
+
+
+def main(arguments: Arguments) -> None:
+    """Train or continue."""
+    start_logging()
     config = CONFIG
     vocoder, trainer, rule = start(config)
     update = step.make_step(gradient.of_loss(make_loss(config, vocoder)), rule)
-    batches = data.batches(
-        HeardClips(decode_noisy(config, data_file, encoders), config.rows), config.batch, config.seed
-    )
-    run = loop.LoopConfig(folder=folder, steps=config.optimiser.steps, save_every=250, minutes=minutes)
+    mels = decode_noisy(config, arguments.data_file, arguments.encoders)
+    batches = data.batches(HeardClips(mels, config.rows), config.batch, config.seed)
+    run = arguments.loop(config.optimiser.steps, save_every=250)
     loop.train(run, trainer, update, batches, describe=dataclasses.asdict(config))
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    main(read_flags(Arguments, __doc__))

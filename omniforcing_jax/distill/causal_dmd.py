@@ -1,20 +1,17 @@
 """Causal DMD without a rollout: clean clips noised block by block, one masked forward, and the same losses.
 
-Blocks see their past at whatever level was drawn there, so a student trained so never sees its own errors; it is the
-cheap alternative to self-forcing that the study compares with. As in stage 1 the entry at sigma 0 is not drawn.
+Blocks see their past at whatever level was drawn there, so a student trained so never sees its own errors. It is the
+cheap alternative that self-forcing is compared with. As in stage 1 the entry at sigma 0 is not drawn.
 
-Source: the reference's causal-dmd branch, specs/omniforcing.md 7.5.
+Source: OmniForcing, branch `causal-dmd` (9efe837), `ltx_distillation/dmd.py`.
 """
-
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, DTypeLike, Float
+from jaxtyping import Array, Float
 
-from omniforcing_jax.config import ModelConfig
+from omniforcing_jax.distill.clip_network import ClipNetwork
 from omniforcing_jax.layout import Block, block_of_frames
-from omniforcing_jax.model.positions import Rotaries
 from omniforcing_jax.model.transformer import Transformer, predict, text_kv
 from omniforcing_jax.model.view import Sigmas, masked
 from omniforcing_jax.schedule import add_noise, to_x0
@@ -29,46 +26,38 @@ def draw_levels(key: Array, batch: int, blocks: int, sigmas: Float[Array, " K"])
 
 def predict_masked(
     params: Transformer,
-    model: ModelConfig,
     clean: Streams,
     noise: Streams,
     levels: Float[Array, "B k"],
     contexts: TextContexts,
-    rotaries: Rotaries,
     blocks: tuple[Block, ...],
-    *,
-    window: int | None = None,
-    pin_prefix: bool = False,
-    dtype: DTypeLike = jnp.float32,
-    remat: Callable | None = None,
+    network: ClipNetwork,
 ) -> Streams:
     """Predict every block of a clip from its noised self and its noised past: what the generator's loss differentiates.
 
     Args:
       params: the student's.
-      model: what network it is; without text AdaLN, whose text would need a level per block.
       clean: clips to begin from, usually the teacher's.
       noise: as large as they are.
       levels: noise level of every block; audio takes that of its block.
       contexts: of the prompts.
-      rotaries: rotations of the whole clip.
-      blocks: its block table.
-      window: as in `view.masked`.
-      pin_prefix: as there.
-      dtype: type to compute in.
-      remat: wraps the scan over layers.
+      blocks: block table of the clip.
+      network: the student; without text AdaLN, whose text would need a level per block.
 
     Raises:
       ValueError: for a network with text AdaLN.
     """
+    model = network.model
     if model.text_adaln:
-        raise ValueError("text_adaln=True: a masked clip with several noise levels has no one level for its text")
+        raise ValueError(
+            "text_adaln=True: a masked clip has several noise levels, but text AdaLN needs one per clip; "
+            "train this network by self-forcing"
+        )
     frames_v, frames_a = block_of_frames(blocks)
     per_frame = clean.video.shape[1] // len(frames_v)
     sigmas = Sigmas(video=levels[:, frames_v], audio=levels[:, frames_a])
     per_token = Streams(jnp.repeat(sigmas.video, per_frame, axis=1), sigmas.audio)
     noisy = jax.tree.map(add_noise, jax.lax.stop_gradient(clean), noise, per_token)
-    view = masked(model, rotaries, sigmas, blocks, window=window, pin_prefix=pin_prefix)
-    text = text_kv(params, *contexts, dtype=dtype)
-    velocity = predict(params, model, noisy, view, text, dtype=dtype, remat=remat).velocity
+    view, text = masked(model, network.rotaries, sigmas, blocks), text_kv(params, *contexts, dtype=network.dtype)
+    velocity = predict(params, model, noisy, view, text, dtype=network.dtype, remat=network.remat).velocity
     return jax.tree.map(to_x0, noisy, velocity, per_token)

@@ -1,29 +1,26 @@
 """Distribution matching: the gradient that pulls a generator's clips towards a teacher's, and the critic's loss.
 
-A frozen teacher says where clips like the teacher's lie, a critic that is trained on the generator's own clips says
-where those lie, and their difference at one noise level is the way to go. Both are bidirectional, both see the whole
-clip, whatever the generator is. Source: DMD2 as OmniForcing has it, specs/omniforcing.md 7.1.
+A frozen teacher says where clips like its own lie. A critic, which is trained on the generator's clips, says where
+those lie. The difference of both at one noise level is the way to go. Both are bidirectional and see the whole clip,
+whatever the generator is.
+
+Source: DMD2 as OmniForcing has it (arXiv 2603.11647); `ltx_distillation/dmd.py` at 50a271f.
 """
 
 import dataclasses
 import enum
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, DTypeLike, Float, Int
+from jaxtyping import Array, Float, Int
 
-from omniforcing_jax.config import ModelConfig
-from omniforcing_jax.distill.flow import flow_loss
-from omniforcing_jax.guidance import GuidanceConfig, StreamGuidance, guided_x0
+from omniforcing_jax.distill.clip_network import ClipNetwork
+from omniforcing_jax.distill.flow import flow_loss, noise_like
+from omniforcing_jax.guidance import GuidanceConfig, StreamGuidance
 from omniforcing_jax.layout import Block, block_of_frames
-from omniforcing_jax.model.dual_stream import Perturbation
-from omniforcing_jax.model.positions import Rotaries
-from omniforcing_jax.model.transformer import NO_PERTURBATION, Transformer
-from omniforcing_jax.model.whole_clip import predict_velocity, predict_x0
+from omniforcing_jax.model.transformer import Transformer
 from omniforcing_jax.schedule import add_noise, sigma_lookup
 from omniforcing_jax.streams import Streams
 from omniforcing_jax.strict_json import Config, require
@@ -71,16 +68,12 @@ class Scorer:
     Attributes:
       teacher: frozen parameters.
       critic: parameters of the same network, trained on the generator's clips.
-      rotaries: rotations of the whole clip.
-      model: what network both are.
-      dtype: type to compute in.
+      network: what network both are.
     """
 
     teacher: Transformer
     critic: Transformer
-    rotaries: Rotaries
-    model: ModelConfig = struct.field(pytree_node=False)
-    dtype: DTypeLike = struct.field(pytree_node=False, default=jnp.dtype(jnp.float32))
+    network: ClipNetwork
 
 
 def scoring_sigma(timestep: Int[Array, " *shape"], config: DmdConfig) -> Float[Array, " *shape"]:
@@ -93,15 +86,9 @@ def draw_scoring_sigma(key: Array, batch: int, *, config: DmdConfig) -> Float[Ar
     return scoring_sigma(jax.random.randint(key, (batch,), 0, 1000), config)
 
 
-def draw_noise(key: Array, like: Streams) -> Streams:
-    """Draw noise for both streams of a clip."""
-    keys = jax.random.split(key)
-    return Streams(*(jax.random.normal(k, x.shape, jnp.float32) for k, x in zip(keys, like, strict=True)))
-
-
 def noise_clip(clip: Streams, noise: Streams, sigma: Float[Array, " B"]) -> Streams:
     """Noise both streams to one level per sample."""
-    return Streams(*map(partial(add_noise, sigma=sigma), clip, noise))
+    return jax.tree.map(lambda x, n: add_noise(x, n, sigma), clip, noise)
 
 
 def kl_gradient(
@@ -127,13 +114,13 @@ def kl_gradient(
     return jnp.nan_to_num((fake - real) / (mean + TINY))
 
 
-def token_weights(blocks: tuple[Block, ...], like: Streams, config: DmdConfig) -> tuple[Array, Array]:
+def token_weights(blocks: tuple[Block, ...], like: Streams, config: DmdConfig) -> Streams:
     """Return the weight [T] of every token of both streams."""
     uniform = config.block_weights is BlockWeights.UNIFORM
     ramp = jnp.linspace(1.0 if uniform else config.ramp_from, 1.0, len(blocks))
     frames_v, frames_a = block_of_frames(blocks)
     per_frame = like.video.shape[1] // len(frames_v)
-    return jnp.repeat(ramp[frames_v], per_frame), ramp[frames_a]
+    return Streams(jnp.repeat(ramp[frames_v], per_frame), ramp[frames_a])
 
 
 def matching_loss(
@@ -148,17 +135,22 @@ def generator_loss(
     x0: Streams, gradient: Streams, blocks: tuple[Block, ...], config: DmdConfig
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     """Sum the matching losses of both streams; the value is half the mean of gradient squared, a useful monitor."""
-    weights = token_weights(blocks, x0, config)
-    video, audio = (matching_loss(x, g, w) for x, g, w in zip(x0, gradient, weights, strict=True))
-    total = config.video_weight * video + config.audio_weight * audio
-    return total, {"dmd_video": video, "dmd_audio": audio}
+    losses = jax.tree.map(matching_loss, x0, gradient, token_weights(blocks, x0, config))
+    total = config.video_weight * losses.video + config.audio_weight * losses.audio
+    return total, {"dmd_video": losses.video, "dmd_audio": losses.audio}
 
 
 def clip_cotangent(gradient: Streams, blocks: tuple[Block, ...], config: DmdConfig) -> Streams:
     """Return the gradient of `generator_loss` with respect to the clip, without a graph."""
+
+    def pull(g: Float[Array, "B T C"], weights: Float[Array, " T"], strength: float) -> Float[Array, "B T C"]:
+        return strength * weights[None, :, None] * g / g.size
+
     weights = token_weights(blocks, gradient, config)
-    strengths = (config.video_weight, config.audio_weight)
-    return Streams(*(s * w[None, :, None] * g / g.size for s, w, g in zip(strengths, weights, gradient, strict=True)))
+    return Streams(
+        video=pull(gradient.video, weights.video, config.video_weight),
+        audio=pull(gradient.audio, weights.audio, config.audio_weight),
+    )
 
 
 def dmd_gradient(
@@ -180,28 +172,17 @@ def dmd_gradient(
     clip, scorer, prompt, negative = jax.lax.stop_gradient((clip, scorer, prompt, negative))
     for_sigma, for_noise = jax.random.split(key)
     sigma = draw_scoring_sigma(for_sigma, clip.video.shape[0], config=config)
-    noisy = noise_clip(clip, draw_noise(for_noise, clip), sigma)
-
-    def ask(
-        params: Transformer,
-        latents: Streams,
-        levels: Array,
-        contexts: TextContexts,
-        perturbation: Perturbation,
-    ) -> Streams:
-        return predict_x0(
-            params, scorer.model, latents, levels, contexts, scorer.rotaries, perturbation, dtype=scorer.dtype
-        )
-
-    real = guided_x0(partial(ask, scorer.teacher), noisy, sigma, prompt, negative, config.guidance, scorer.model.layers)
-    fake = ask(scorer.critic, noisy, sigma, prompt, NO_PERTURBATION)
-    gradient = Streams(*(kl_gradient(x, f, r) for x, f, r in zip(clip, fake, real, strict=True)))
-    metrics = {
-        f"{name}_{stream}": jnp.mean(jnp.abs(value))
-        for name, values in (("gap", [f - r for f, r in zip(fake, real, strict=True)]), ("push", gradient))
-        for stream, value in zip(("video", "audio"), values, strict=True)
-    }
+    noisy = noise_clip(clip, noise_like(jax.random.split(for_noise), clip), sigma)
+    real = scorer.network.guided_x0(scorer.teacher, prompt, negative, config.guidance)(noisy, sigma)
+    fake = scorer.network.x0(scorer.critic, noisy, sigma, prompt)
+    gradient = jax.tree.map(kl_gradient, clip, fake, real)
+    gap, push = (jax.tree.map(lambda x: jnp.mean(jnp.abs(x)), tree) for tree in (_minus(fake, real), gradient))
+    metrics = {"gap_video": gap.video, "gap_audio": gap.audio, "push_video": push.video, "push_audio": push.audio}
     return gradient, metrics
+
+
+def _minus(one: Streams, other: Streams) -> Streams:
+    return jax.tree.map(jnp.subtract, one, other)
 
 
 def score_clip(
@@ -219,55 +200,27 @@ def score_clip(
     return clip_cotangent(gradient, blocks, config), {"dmd": loss, **parts, **metrics}
 
 
-def one_graph_gradient(
-    make_clip: Callable[[Transformer], Streams],
-    params: Transformer,
-    score: Callable[[Streams], tuple[Streams, Any]],
-) -> tuple[Transformer, Streams, Any]:
-    """Differentiate a clip that is one function of the parameters: stage 1, and causal DMD without a rollout.
-
-    Args:
-      make_clip: gives the clip.
-      params: what it is differentiated by.
-      score: takes the clip and gives the gradient with respect to it, and anything else.
-
-    Returns:
-      The gradient of the parameters, the clip, and what else `score` gave.
-    """
-    clip, pull = jax.vjp(make_clip, params)
-    cotangent, extra = score(clip)
-    return pull(cotangent)[0], clip, extra
-
-
 def critic_loss(
     critic: Transformer,
-    model: ModelConfig,
+    network: ClipNetwork,
     clip: Streams,
     prompt: TextContexts,
-    rotaries: Rotaries,
     key: Array,
     config: DmdConfig,
-    *,
-    dtype: DTypeLike = jnp.float32,
-    remat: Callable | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     """Flow matching of the critic on the generator's own clips, at the noise levels of scoring.
 
     Args:
       critic: the parameters that learn.
-      model: what network they are.
+      network: what network they are.
       clip: from a rollout of its own; no gradient flows into it.
       prompt: contexts of its prompts.
-      rotaries: rotations of the whole clip.
       key: spent on the noise level and the noise.
       config: see DmdConfig.
-      dtype: type to compute in.
-      remat: wraps the scan over layers.
     """
 
-    def predict(video: Array, audio: Array, sigma: Array) -> tuple[Array, Array]:
-        return predict_velocity(critic, model, Streams(video, audio), sigma, prompt, rotaries, dtype=dtype, remat=remat)
+    def predict(noisy: Streams, sigma: Array) -> Streams:
+        return network.velocity(critic, noisy, sigma, prompt)
 
     weights = (config.video_weight, config.audio_weight)
-    draw = partial(draw_scoring_sigma, config=config)
-    return flow_loss(predict, *jax.lax.stop_gradient(clip), key, draw, weights)
+    return flow_loss(predict, jax.lax.stop_gradient(clip), key, partial(draw_scoring_sigma, config=config), weights)

@@ -1,14 +1,13 @@
-"""Flow matching: how a bidirectional teacher is trained from data."""
+"""Flow matching: how a bidirectional teacher is trained from data, and a critic from its generator's clips."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from omniforcing_jax import schedule
-
-Predict = Callable[[Array, Array, Array], tuple[Array, Array]]
+from omniforcing_jax.schedule import add_noise
+from omniforcing_jax.streams import Streams
 
 
 def draw_sigma(
@@ -19,7 +18,7 @@ def draw_sigma(
     The normal draws of a batch are stratified, one from each B-th of the distribution, because the loss differs
     far more between levels than between clips. `mean` is the logit of the median level.
 
-    Source: LTX-2's trainer draws from a shifted logit-normal with a tenth of uniform draws (specs/ltx2.md 2.9).
+    Source: LTX-2's trainer draws from a shifted logit-normal with a tenth of uniform draws.
     """
     for_normal, for_uniform, for_choice = jax.random.split(key, 3)
     strata = (jnp.arange(batch) + jax.random.uniform(for_normal, (batch,), minval=1e-6, maxval=1 - 1e-6)) / batch
@@ -28,21 +27,25 @@ def draw_sigma(
     return jnp.where(jax.random.uniform(for_choice, (batch,)) < uniform, flat, normal)
 
 
+def noise_like(keys: Sequence[Array] | Array, clip: Streams) -> Streams:
+    """Draw noise for both streams of a clip, each from its key."""
+    for_video, for_audio = keys
+    return jax.tree.map(
+        lambda key, x: jax.random.normal(key, x.shape, jnp.float32), Streams(for_video, for_audio), clip
+    )
+
+
 def flow_error(
-    velocity: tuple[Array, Array],
-    clean: tuple[Array, Array],
-    noise: tuple[Array, Array],
-    weights: tuple[float, float] = (1.0, 1.0),
+    velocity: Streams, clean: Streams, noise: Streams, weights: tuple[float, float] = (1.0, 1.0)
 ) -> tuple[Array, dict[str, Array]]:
     """Mean squared error of predicted velocities of video and audio: their weighted sum, and each as a metric."""
-    loss_v, loss_a = (jnp.mean((v - (n - x)) ** 2) for v, x, n in zip(velocity, clean, noise, strict=True))
-    return weights[0] * loss_v + weights[1] * loss_a, {"video": loss_v, "audio": loss_a}
+    errors = jax.tree.map(lambda v, x, n: jnp.mean((v - (n - x)) ** 2), velocity, clean, noise)
+    return weights[0] * errors.video + weights[1] * errors.audio, {"video": errors.video, "audio": errors.audio}
 
 
 def flow_loss(
-    predict: Predict,
-    video: Float[Array, "B T C"],
-    audio: Float[Array, "B A E"],
+    predict: Callable[[Streams, Array], Streams],
+    clip: Streams,
     key: Array,
     draw: Callable[[Array, int], Float[Array, " B"]] = draw_sigma,
     weights: tuple[float, float] = (1.0, 1.0),
@@ -50,9 +53,8 @@ def flow_loss(
     """Squared error of the predicted velocities, both streams at one noise level per sample.
 
     Args:
-      predict: (noisy video, noisy audio, sigma [B]) -> velocities of both.
-      video: clean video tokens.
-      audio: clean audio tokens.
+      predict: (noisy clip, sigma [B]) -> velocities.
+      clip: clean tokens, [B, T, C] and [B, A, E].
       key: spent on levels and noise.
       draw: (key, batch) -> noise levels [B].
       weights: of video and audio.
@@ -60,11 +62,10 @@ def flow_loss(
     Returns:
       The weighted sum of both streams' means, and each of them as metrics.
 
-    Source: rectified flow, specs/ltx2.md 2.9.
+    Source: rectified flow, which LTX-2 is trained by.
     """
-    for_sigma, for_video, for_audio = jax.random.split(key, 3)
-    sigma = draw(for_sigma, video.shape[0])
-    noise_v = jax.random.normal(for_video, video.shape, jnp.float32)
-    noise_a = jax.random.normal(for_audio, audio.shape, jnp.float32)
-    noisy = schedule.add_noise(video, noise_v, sigma), schedule.add_noise(audio, noise_a, sigma)
-    return flow_error(predict(*noisy, sigma), (video, audio), (noise_v, noise_a), weights)
+    for_sigma, *for_noise = jax.random.split(key, 3)
+    sigma = draw(for_sigma, clip.video.shape[0])
+    noise = noise_like(for_noise, clip)
+    noisy = jax.tree.map(lambda x, n: add_noise(x, n, sigma), clip, noise)
+    return flow_error(predict(noisy, sigma), clip, noise, weights)

@@ -1,14 +1,16 @@
-"""The two players of a distillation, generator and critic, each a function that a trainer differentiates or runs.
+"""Generator and critic of a distillation by distribution matching: the gradients that a trainer asks for.
 
-Clips, scores and keys put together; what each of them does is said in dmd.py, self_forcing.py, backward_simulation.py
-and causal_dmd.py. `SelfForcing` rolls clips out block by block (stage 3), `WholeClip` takes a clip as one function of
-the parameters (stage 1, and causal DMD without a rollout). Both players make clips of their own.
-Source: specs/omniforcing.md 7.1, 7.2, 7.4, 7.5.
+There is one class per method, each with two gradients: `generator` and `critic`. `SelfForcing` rolls clips out block by
+block (stage 3). `BackwardSimulation` (stage 1) and `CausalDmd` (without a rollout) make a clip as one function of the
+parameters. What a clip is and how it is scored is in self_forcing.py, backward_simulation.py, causal_dmd.py and dmd.py;
+here are the random keys, and who sees what.
+
+Source: OmniForcing (arXiv 2603.11647); `ltx_distillation/dmd.py` at 50a271f (stage 3) and 9c25f15 (stage 1).
 """
 
 import dataclasses
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,16 +18,121 @@ from jaxtyping import Array, DTypeLike
 
 from omniforcing_jax.config import ModelConfig
 from omniforcing_jax.distill import backward_simulation, causal_dmd, dmd, self_forcing
-from omniforcing_jax.distill.dmd import DmdConfig, Scorer, TextContexts
+from omniforcing_jax.distill.clip_network import ClipNetwork, clip_network
+from omniforcing_jax.distill.dmd import DmdConfig, Scorer
+from omniforcing_jax.distill.flow import noise_like
 from omniforcing_jax.layout import Block, latent_frames
-from omniforcing_jax.model.positions import Positions, clip_block, make_positions, rotaries
+from omniforcing_jax.model.positions import Positions, clip_block, make_positions
 from omniforcing_jax.model.transformer import Transformer
 from omniforcing_jax.rollout import StaticConfig, make_prompt_kv
 from omniforcing_jax.streams import Streams
 from omniforcing_jax.strict_json import Config
+from omniforcing_jax.text.contexts import TextContexts
 
-# (params, contexts, clips, key) -> a clip, differentiable by params; clips are clean ones of the batch, None if unused
-MakeClip = Callable[[Transformer, TextContexts, Streams | None, Array], Streams]
+Batch = Mapping[str, Any]  # arrays by name
+Graded = tuple[Array, dict[str, Array], Transformer]  # a loss, metrics, and the parameters' gradient
+
+
+class Frozen(NamedTuple):
+    """What stands beside generator and critic and is never trained.
+
+    Attributes:
+      teacher: the network whose clips are to be matched.
+      negative: context of the prompt that guidance pushes away from, one row.
+    """
+
+    teacher: Transformer
+    negative: TextContexts
+
+
+def contexts_of(batch: Batch) -> TextContexts:
+    """Take the text features of a batch, as a store of contexts has them."""
+    video, audio, mask = (batch[f"context_{name}"] for name in ("video", "audio", "mask"))
+    return TextContexts(video, audio, mask.astype(jnp.int32))
+
+
+def clips_of(batch: Batch) -> Streams:
+    """Take the ends of a batch's trajectories, float32, as a store of pairs has them.
+
+    Raises:
+      ValueError: if the batch has none.
+    """
+    if "video" not in batch:
+        raise ValueError(f"batch={sorted(batch)}: causal DMD begins from clips, and there are none")
+    return Streams(*(batch[name][:, -1].astype(jnp.float32) for name in ("video", "audio")))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class GeneratorCritic:
+    """What all methods share: how a clip is scored, and what the critic learns from one.
+
+    Holds host arrays and static values only.
+
+    Attributes:
+      scorer: the network that teacher and critic are.
+      blocks: the block table of the clips.
+      grid: latent rows and columns.
+      dmd: how clips are scored.
+      dtype: type to compute in.
+      remat: wraps the scan over layers of what is differentiated.
+    """
+
+    scorer: ModelConfig
+    blocks: tuple[Block, ...]
+    grid: tuple[int, int]
+    dmd: DmdConfig = DmdConfig()
+    dtype: DTypeLike = jnp.float32
+    remat: Callable | None = None
+
+    def generator(self, params: Transformer, batch: Batch, key: Array, critic: Transformer, frozen: Frozen) -> Graded:
+        """Make a clip, score it, and carry the score back to the generator's parameters.
+
+        Args:
+          params: the generator's.
+          batch: prompts, and what else the method begins from.
+          key: spent on the clip and on scoring.
+          critic: as it is now.
+          frozen: teacher and negative prompt.
+
+        Returns:
+          The loss (half the mean of the gradient on the clip squared), metrics, and the parameters' gradient.
+        """
+        raise NotImplementedError
+
+    def sample(self, params: Transformer, batch: Batch, key: Array) -> tuple[Streams, Array]:
+        """Make a clip for the critic; returns it, and the key that is left."""
+        raise NotImplementedError
+
+    def critic(
+        self, params: Transformer, batch: Batch, key: Array, generator: Transformer, frozen: Frozen | None = None
+    ) -> Graded:
+        """Make a clip and let the critic match its flow.
+
+        Arguments as `generator`, with the networks exchanged; what is frozen has no part in it.
+        """
+        clip, for_loss = self.sample(generator, batch, key)
+        network, contexts = self.network(self.scorer), contexts_of(batch)
+        learn = jax.value_and_grad(dmd.critic_loss, has_aux=True)
+        (loss, metrics), gradient = learn(params, network, clip, contexts, for_loss, self.dmd)
+        return loss, metrics, gradient
+
+    def network(self, model: ModelConfig) -> ClipNetwork:
+        """Describe a network on the clips, where its rotations may be traced."""
+        return clip_network(model, self.positions(model), dtype=self.dtype, remat=self.remat)
+
+    def positions(self, model: ModelConfig) -> Positions:
+        """Place the tokens of a whole clip, on the host."""
+        end = self.blocks[-1]
+        return make_positions(model, clip_block(end.video_end, end.audio_end), self.grid)
+
+    def scored(
+        self, contexts: TextContexts, key: Array, critic: Transformer, frozen: Frozen
+    ) -> Callable[[Streams], tuple[Streams, dict[str, Array]]]:
+        """Return what takes a clip and gives the gradient of the loss with respect to it, and metrics."""
+        scorer = Scorer(teacher=frozen.teacher, critic=critic, network=self.network(self.scorer))
+        rows = contexts.video.shape[0]
+        negative = jax.tree.map(lambda x: jnp.repeat(x, rows, axis=0), frozen.negative)
+        return lambda clip: dmd.score_clip(clip, scorer, contexts, negative, key, self.blocks, self.dmd)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,50 +152,46 @@ class SelfForcingConfig(Config):
     text_gradient: bool = True
 
 
-@dataclasses.dataclass(kw_only=True, eq=False)
-class Players:
-    """What all players share: how a clip is scored, and what the critic learns from one.
-
-    Holds host tables and static values only.
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class SelfForcing(GeneratorCritic):
+    """Stage 3: clips are rolled out with the real cache. Made by `self_forcing_of`.
 
     Attributes:
-      scorer: the network that teacher and critic are.
-      blocks: the block table of the clips.
-      grid: latent rows and columns.
-      dmd: how clips are scored.
-      dtype: type to compute in.
-      remat: wraps the scan over layers where the critic learns.
+      plan: what is fixed in a rollout.
+      shared_exit: see SelfForcingConfig.
     """
 
-    scorer: ModelConfig
-    blocks: tuple[Block, ...]
-    grid: tuple[int, int]
-    dmd: DmdConfig = DmdConfig()
-    dtype: DTypeLike = jnp.float32
-    remat: Callable | None = None
+    plan: self_forcing.RolloutPlan
+    shared_exit: bool
 
-    def __post_init__(self):
-        """Place the clip's tokens."""
-        self.whole_positions = _whole(self.scorer, self.blocks, self.grid)
+    def generator(self, params: Transformer, batch: Batch, key: Array, critic: Transformer, frozen: Frozen) -> Graded:
+        """Roll out, score, and carry the score back in a second pass."""
+        contexts = contexts_of(batch)
+        draws, for_score = self._draws(key, contexts.video.shape[0])
+        score = self.scored(contexts, for_score, critic, frozen)
+        gradient, _, metrics = self_forcing.two_pass_gradient(params, contexts, score, draws, self.plan)
+        return metrics.pop("dmd"), metrics, gradient
 
-    def _scoring(
-        self, contexts: TextContexts, negative: TextContexts, key: Array, critic: Transformer, teacher: Transformer
-    ) -> Callable[[Streams], tuple[Streams, dict[str, Array]]]:
-        """Return what takes a clip and gives the gradient of the loss with respect to it, and metrics."""
-        turned = rotaries(self.scorer, self.whole_positions)
-        scorer = Scorer(teacher=teacher, critic=critic, rotaries=turned, model=self.scorer, dtype=self.dtype)
-        return lambda clip: dmd.score_clip(clip, scorer, contexts, negative, key, self.blocks, self.dmd)
+    def sample(self, params: Transformer, batch: Batch, key: Array) -> tuple[Streams, Array]:
+        """Roll out a clip."""
+        contexts = contexts_of(batch)
+        rows = contexts.video.shape[0]
+        draws, rest = self._draws(key, rows)
+        prompt = make_prompt_kv(params, *contexts, static=self.plan.static)
+        return self_forcing.roll_out(params, prompt, draws, self.plan, rows).x0.joined(), rest
 
-    def _critic_loss(
-        self, params: Transformer, clip: Streams, contexts: TextContexts, key: Array
-    ) -> tuple[Array, dict[str, Array]]:
-        turned = rotaries(self.scorer, self.whole_positions)
-        learn = partial(dmd.critic_loss, dtype=self.dtype, remat=self.remat)
-        return learn(params, self.scorer, clip, contexts, turned, key, self.dmd)
+    def _draws(self, key: Array, rows: int) -> tuple[self_forcing.Draws, Array]:
+        for_exits, for_rows, rest = jax.random.split(key, 3)
+        static = self.plan.static
+        exits = self_forcing.draw_exits(for_exits, len(self.blocks), static, shared=self.shared_exit)
+        noise = self_forcing.noise_from_keys(jax.random.split(for_rows, rows), static)
+        return self_forcing.Draws(exits=exits, noise=noise), rest
 
 
-class SelfForcing(Players):
-    """The players of stage 3, for one student's setting.
+def self_forcing_of(
+    static: StaticConfig, scorer: ModelConfig, config: SelfForcingConfig, *, remat: Callable | None = None
+) -> SelfForcing:
+    """Make stage 3 for one student.
 
     Args:
       static: the student's network, sampler and latent grid.
@@ -99,232 +202,83 @@ class SelfForcing(Players):
     Raises:
       ValueError: if no whole number of blocks fills the clip, or the student's horizon is another length.
     """
-
-    def __init__(
-        self, static: StaticConfig, scorer: ModelConfig, config: SelfForcingConfig, *, remat: Callable | None = None
-    ) -> None:
-        layout = static.sampler.layout
-        blocks = layout.blocks(latent_frames(layout.frames_for(config.seconds)))
-        if static.sampler.horizon_seconds != config.seconds:
-            raise ValueError(f"seconds={config.seconds}: the student's horizon is {static.sampler.horizon_seconds} s")
-        super().__init__(
-            scorer=scorer, blocks=blocks, grid=static.grid, dmd=config.dmd, dtype=static.dtype, remat=remat
-        )
-        self.static, self.config = static, config
-        self.positions = self_forcing.clip_positions(static, len(blocks))
-
-    def generator(
-        self,
-        params: Transformer,
-        contexts: TextContexts,
-        negative: TextContexts,
-        key: Array,
-        critic: Transformer,
-        teacher: Transformer,
-    ) -> tuple[Array, dict[str, Array], Transformer]:
-        """Roll out, score, and carry the score back.
-
-        Args:
-          params: the student's.
-          contexts: text features of a batch of prompts.
-          negative: those of the negative prompt, as many rows.
-          key: spent on exit steps, rollout and scoring.
-          critic: as it stands.
-          teacher: frozen.
-
-        Returns:
-          The loss (half the mean of the gradient on the clip squared), metrics, and the parameters' gradient.
-        """
-        for_score, exits, draw = self._draws(key, contexts)
-        gradient, _, metrics = self_forcing.two_pass_gradient(
-            params,
-            contexts,
-            self._scoring(contexts, negative, for_score, critic, teacher),
-            exits,
-            draw,
-            self.positions,
-            self.blocks,
-            self.static,
-            text_gradient=self.config.text_gradient,
-            remat=self.remat,
-        )
-        return metrics.pop("dmd"), metrics, gradient
-
-    def critic(
-        self, params: Transformer, contexts: TextContexts, key: Array, generator: Transformer
-    ) -> tuple[Array, dict[str, Array]]:
-        """Return the critic's loss, to be differentiated by `params`, on a rollout of its own.
-
-        Args:
-          params: the critic's.
-          contexts: text features of a batch of prompts.
-          key: spent on exit steps, rollout, noise level and noise.
-          generator: the student as it stands.
-        """
-        for_loss, exits, draw = self._draws(key, contexts)
-        prompt = make_prompt_kv(generator, *contexts, static=self.static)
-        made = self_forcing.roll_out(
-            generator, prompt, exits, draw, self.positions, self.static, contexts.video.shape[0]
-        )
-        return self._critic_loss(params, made.x0.joined(), contexts, for_loss)
-
-    def _draws(self, key: Array, contexts: TextContexts) -> tuple[Array, Array, self_forcing.Draw]:
-        for_exits, for_rows, rest = jax.random.split(key, 3)
-        exits = self_forcing.draw_exits(for_exits, len(self.blocks), self.static, shared=self.config.shared_exit)
-        keys = jax.random.split(for_rows, contexts.video.shape[0])
-        return rest, exits, self_forcing.noise_from_keys(keys, self.static)
+    layout = static.sampler.layout
+    blocks = layout.blocks(latent_frames(layout.frames_for(config.seconds)))
+    if static.sampler.horizon_seconds != config.seconds:
+        raise ValueError(f"seconds={config.seconds}: the student's horizon is {static.sampler.horizon_seconds} s")
+    return SelfForcing(
+        plan=self_forcing.plan_rollout(static, len(blocks), text_gradient=config.text_gradient, remat=remat),
+        shared_exit=config.shared_exit,
+        scorer=scorer,
+        blocks=blocks,
+        grid=static.grid,
+        dmd=config.dmd,
+        dtype=static.dtype,
+        remat=remat,
+    )
 
 
-@dataclasses.dataclass(kw_only=True, eq=False)
-class WholeClip(Players):
-    """The players of stage 1 and of causal DMD, whose clip is one function of the generator's parameters.
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class OneGraph(GeneratorCritic):
+    """A method whose clip is one differentiable function of the generator's parameters.
 
     Attributes:
-      make_clip: such as `from_simulation` or `from_clips` make.
+      model: the generator's network.
+      sigmas: its noise levels, from 1 to 0.
     """
 
-    make_clip: MakeClip
+    model: ModelConfig
+    sigmas: tuple[float, ...]
 
-    def generator(
-        self,
-        params: Transformer,
-        contexts: TextContexts,
-        negative: TextContexts,
-        key: Array,
-        critic: Transformer,
-        teacher: Transformer,
-        clips: Streams | None = None,
-    ) -> tuple[Array, dict[str, Array], Transformer]:
-        """Make a clip, score it, and carry the score back.
+    def make_clip(self, params: Transformer, batch: Batch, key: Array) -> Streams:
+        """Make a clip, differentiable by the parameters."""
+        raise NotImplementedError
 
-        Args:
-          params: the generator's.
-          contexts: text features of a batch of prompts.
-          negative: those of the negative prompt, as many rows.
-          key: spent on the clip and on scoring.
-          critic: as it stands.
-          teacher: frozen.
-          clips: what `make_clip` begins from, if anything.
-
-        Returns:
-          As `SelfForcing.generator`.
-        """
+    def generator(self, params: Transformer, batch: Batch, key: Array, critic: Transformer, frozen: Frozen) -> Graded:
+        """Make a clip, score it, and carry the score back."""
         for_clip, for_score = jax.random.split(key)
-        score = self._scoring(contexts, negative, for_score, critic, teacher)
-        gradient, _, metrics = dmd.one_graph_gradient(
-            lambda params: self.make_clip(params, contexts, clips, for_clip), params, score
-        )
-        return metrics.pop("dmd"), metrics, gradient
+        clip, pull = jax.vjp(lambda params: self.make_clip(params, batch, for_clip), params)
+        cotangent, metrics = self.scored(contexts_of(batch), for_score, critic, frozen)(clip)
+        return metrics.pop("dmd"), metrics, pull(cotangent)[0]
 
-    def critic(
-        self,
-        params: Transformer,
-        contexts: TextContexts,
-        key: Array,
-        generator: Transformer,
-        clips: Streams | None = None,
-    ) -> tuple[Array, dict[str, Array]]:
-        """Return the critic's loss, to be differentiated by `params`, on a clip of its own.
-
-        Args:
-          params: the critic's.
-          contexts: text features of a batch of prompts.
-          key: spent on the clip, noise level and noise.
-          generator: as it stands.
-          clips: as for the generator.
-        """
-        for_clip, for_loss = jax.random.split(key)
-        return self._critic_loss(params, self.make_clip(generator, contexts, clips, for_clip), contexts, for_loss)
+    def sample(self, params: Transformer, batch: Batch, key: Array) -> tuple[Streams, Array]:
+        """Make a clip."""
+        for_clip, rest = jax.random.split(key)
+        return self.make_clip(params, batch, for_clip), rest
 
 
-def from_simulation(
-    model: ModelConfig,
-    sigmas: tuple[float, ...],
-    blocks: tuple[Block, ...],
-    grid: tuple[int, int],
-    *,
-    dtype: DTypeLike = jnp.float32,
-    remat: Callable | None = None,
-) -> MakeClip:
-    """Make stage 1's clips: predicted from one of the inputs that the few-step sampler simulates from fresh noise.
+class BackwardSimulation(OneGraph):
+    """Stage 1: clips are predicted from one of the inputs that the few-step sampler simulates from fresh noise.
 
-    Args:
-      model: the generator's network, bidirectional.
-      sigmas: its noise levels, from 1 to 0.
-      blocks: ends with the clip; where the blocks lie does not matter.
-      grid: latent rows and columns.
-      dtype: type to compute in.
-      remat: wraps the scan over layers of what is differentiated.
+    The generator is bidirectional, so where the blocks lie does not matter: the last one ends with the clip.
     """
-    whole_positions, end = _whole(model, blocks, grid), blocks[-1]
-    sizes_v = end.video_end * grid[0] * grid[1], model.video.latent_channels
-    sizes_a = end.audio_end, model.audio.latent_channels
 
-    def make_clip(params: Transformer, contexts: TextContexts, clips: Streams | None, key: Array) -> Streams:
+    def make_clip(self, params: Transformer, batch: Batch, key: Array) -> Streams:
+        """Simulate the sampler, draw one of its inputs, and predict the clip from it."""
         for_entry, *for_noise = jax.random.split(key, 3)
-        levels, turned, batch = (
-            jnp.asarray(sigmas, jnp.float32),
-            rotaries(model, whole_positions),
-            contexts.video.shape[0],
-        )
-        shapes = ((len(sigmas) - 1, batch, *sizes) for sizes in (sizes_v, sizes_a))
+        contexts, network, end = contexts_of(batch), self.network(self.model), self.blocks[-1]
+        rows, levels = contexts.video.shape[0], jnp.asarray(self.sigmas, jnp.float32)
+        sizes_v = end.video_end * self.grid[0] * self.grid[1], self.model.video.latent_channels
+        sizes_a = end.audio_end, self.model.audio.latent_channels
+        shapes = ((len(levels) - 1, rows, *sizes) for sizes in (sizes_v, sizes_a))
         noise = Streams(*map(jax.random.normal, for_noise, shapes))
-        trajectory = backward_simulation.simulate(params, model, noise, levels, contexts, turned, dtype=dtype)
-        entry = backward_simulation.draw_entry(for_entry, batch, levels)
-        predict = partial(backward_simulation.predict_from, dtype=dtype, remat=remat)
-        return predict(params, model, trajectory, entry, levels, contexts, turned)
-
-    return make_clip
+        trajectory = backward_simulation.simulate(params, noise, levels, contexts, network)
+        entry = backward_simulation.draw_entry(for_entry, rows, levels)
+        return backward_simulation.predict_from(params, trajectory, entry, levels, contexts, network)
 
 
-def from_clips(
-    model: ModelConfig,
-    sigmas: tuple[float, ...],
-    blocks: tuple[Block, ...],
-    grid: tuple[int, int],
-    *,
-    window: int | None = None,
-    pin_prefix: bool = False,
-    dtype: DTypeLike = jnp.float32,
-    remat: Callable | None = None,
-) -> MakeClip:
-    """Make causal DMD's clips: clean ones, noised block by block, through one masked forward.
+class CausalDmd(OneGraph):
+    """Causal DMD: the teacher's clips, noised block by block, go through one masked forward of the student."""
 
-    Args:
-      model: the student's network, without text AdaLN.
-      sigmas: its noise levels, from 1 to 0.
-      blocks: the block table of the clips.
-      grid: latent rows and columns.
-      window: as in `view.masked`.
-      pin_prefix: as there.
-      dtype: type to compute in.
-      remat: wraps the scan over layers.
-    """
-    whole_positions = _whole(model, blocks, grid)
+    def make_clip(self, params: Transformer, batch: Batch, key: Array) -> Streams:
+        """Noise the batch's clips, each block at a level of its own, and predict them.
 
-    def make_clip(params: Transformer, contexts: TextContexts, clips: Streams | None, key: Array) -> Streams:
-        if clips is None:
-            raise ValueError("clips=None: causal DMD begins from clean clips")
-        for_levels, for_noise = jax.random.split(key)
-        levels = jnp.asarray(sigmas, jnp.float32)
-        drawn = causal_dmd.draw_levels(for_levels, clips.video.shape[0], len(blocks), levels)
-        return causal_dmd.predict_masked(
-            params,
-            model,
-            clips,
-            dmd.draw_noise(for_noise, clips),
-            drawn,
-            contexts,
-            rotaries(model, whole_positions),
-            blocks,
-            window=window,
-            pin_prefix=pin_prefix,
-            dtype=dtype,
-            remat=remat,
-        )
-
-    return make_clip
-
-
-def _whole(model: ModelConfig, blocks: tuple[Block, ...], grid: tuple[int, int]) -> Positions:
-    return make_positions(model, clip_block(blocks[-1].video_end, blocks[-1].audio_end), grid)
+        Raises:
+          ValueError: if the batch has no clips, or the network has text AdaLN.
+        """
+        clips, for_levels, for_noise = clips_of(batch), *jax.random.split(key)
+        levels = jnp.asarray(self.sigmas, jnp.float32)
+        drawn = causal_dmd.draw_levels(for_levels, clips.video.shape[0], len(self.blocks), levels)
+        noise = noise_like(jax.random.split(for_noise), clips)
+        network = self.network(self.model)
+        return causal_dmd.predict_masked(params, clips, noise, drawn, contexts_of(batch), self.blocks, network)

@@ -1,28 +1,35 @@
 """Stage 2: a causal student learns to map any entry of a teacher's trajectory to its end.
 
-Two contexts are offered. Noisy: one masked forward, in which a block sees its past at whatever levels
-were drawn there, as the reference trains. Clean: the past comes from a second, masked forward of the
-clean clip, which is what a stream will see. Both are the same loss over another view.
+A block sees its past in one of two ways. Noisy: there is one masked forward, in which every block is at the level that
+was drawn for it, as the reference trains. Clean: the past comes from a second, masked forward of the clean clip, which
+is what a stream will see. Both are the same loss over another view.
+
+Three steps: `draw_example` draws levels and conditioning, `predict` asks the network, `regression_loss` compares.
+
+Source: OmniForcing (arXiv 2603.11647), stage 2; `ltx_distillation/ode/ode_regression.py` at 50a271f. The clean context,
+guidance and conditioning are ours.
 """
 
+import dataclasses
 import enum
-from collections.abc import Callable
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Bool, DTypeLike, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from omniforcing_jax.config import ModelConfig
+from omniforcing_jax.distill.clip_network import ClipNetwork
+from omniforcing_jax.distill.flow import noise_like
 from omniforcing_jax.layout import Block, block_of_frames
+from omniforcing_jax.model import transformer
 from omniforcing_jax.model.dual_stream import Text
-from omniforcing_jax.model.positions import Rotaries
-from omniforcing_jax.model.transformer import Transformer, predict
-from omniforcing_jax.model.view import Sigmas, masked, on_context, one_sigma
+from omniforcing_jax.model.transformer import Prediction, Transformer
+from omniforcing_jax.model.view import Sigmas, View, masked, on_context, one_sigma
+from omniforcing_jax.nn.attention import NO_PAST, Sites
 from omniforcing_jax.parallel.spec import ArrayLeaf
 from omniforcing_jax.schedule import add_noise
 from omniforcing_jax.streams import Streams
+from omniforcing_jax.strict_json import Config
 
 
 class Context(enum.StrEnum):
@@ -43,19 +50,81 @@ class Error(enum.StrEnum):
     VELOCITY = "velocity"
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OdeConfig(Config):
+    """How a student regresses on trajectories.
+
+    Attributes:
+      context: see Context.
+      context_noise: sigma of the clean context.
+      error: see Error.
+      guidance: scale of classifier-free guidance that is learned into the prediction, as a sampler would call it; 1
+        regresses on the trajectory itself.
+      conditioned: share of the samples in which one stream, either one, is a conditioning stream: clean throughout, at
+        context noise. A stream sees the same when it is driven by a sound or a picture.
+      audio_weight: weight of the audio term.
+    """
+
+    context: Context = Context.NOISY
+    context_noise: float = 0.0
+    error: Error = Error.X0
+    guidance: float = 1.0
+    conditioned: float = 0.0
+    audio_weight: float = 1.0
+
+
 @struct.dataclass
 class Trajectory:
     """Entries of a teacher's trajectories, from noise (first) to the clip (last).
 
     Attributes:
-      video: [E, B, T, C] tokens.
-      audio: [E, B, A, C].
-      sigmas: [E], falling to 0.
+      video: [n, B, T, C] tokens.
+      audio: [n, B, A, E].
+      sigmas: [n], falling to 0.
+      since: the first block of each sample that is learned, int [B]. Blocks before it are context only, such as the
+        past of a stream whose prompt has changed. None learns all.
     """
 
     video: ArrayLeaf
     audio: ArrayLeaf
     sigmas: ArrayLeaf
+    since: ArrayLeaf | None = None
+
+
+@struct.dataclass
+class Prompts:
+    """Text keys and values of the prompts, and of the empty prompt where guidance is learned.
+
+    Guidance pushes the regression's target away from what the student itself says of the empty prompt. Where the loss
+    is least, prediction = empty + scale * (unguided - empty), which a sampler would need two passes for. Some of the
+    training's own prompts must be empty too.
+
+    Source: model guidance, arXiv 2502.12154, with the scale in the sampler's terms.
+    """
+
+    prompt: Text
+    empty: Text | None = None
+
+
+@struct.dataclass
+class Example:
+    """A batch as the student sees it.
+
+    Attributes:
+      clip: the trajectories' ends, [B, T, C] and [B, A, E].
+      noisy: the clip, every block at its level; a conditioning stream at context noise.
+      context: the clip at context noise.
+      context_sigma: its level, [B].
+      sigmas: levels of `noisy` per latent frame, [B, F] and [B, A].
+      missing: per token, the level that is to be taken away, [B, T] and [B, A]; 0 where nothing is learned.
+    """
+
+    clip: Streams
+    noisy: Streams
+    context: Streams
+    context_sigma: ArrayLeaf
+    sigmas: Sigmas
+    missing: Streams
 
 
 def draw_entries(key: Array, batch: int, blocks: int, entries: int, *, clean_too: bool) -> Int[Array, "B K"]:
@@ -63,13 +132,13 @@ def draw_entries(key: Array, batch: int, blocks: int, entries: int, *, clean_too
     return jax.random.randint(key, (batch, blocks), 0, entries if clean_too else entries - 1)
 
 
-def draw_given(key: Array, batch: int, share: float) -> tuple[Bool[Array, " B"], Bool[Array, " B"]]:
-    """Draw the samples whose picture is given clean, and those whose sound is: half of the share each, never both."""
+def draw_conditioned(key: Array, batch: int, share: float) -> tuple[Bool[Array, " B"], Bool[Array, " B"]]:
+    """Draw the samples whose picture is conditioning, and those whose sound is: half of the share each, never both."""
     draw = jax.random.uniform(key, (batch,))
     return draw < share / 2, (draw >= share / 2) & (draw < share)
 
 
-def pick(entries: Float[Array, "E B T C"], index: Int[Array, "B T"]) -> Float[Array, "B T C"]:
+def pick(entries: Float[Array, "n B T C"], index: Int[Array, "B T"]) -> Float[Array, "B T C"]:
     """Take entry index[b, t] of every token."""
     return jnp.take_along_axis(entries, index[None, :, :, None], axis=0)[0]
 
@@ -79,129 +148,128 @@ def masked_mean(error: Float[Array, "B T C"], counts: Float[Array, "B T"]) -> Fl
     return jnp.sum(error * counts[..., None]) / jnp.maximum(error.shape[-1] * jnp.sum(counts), 1.0)
 
 
-@struct.dataclass
-class Guided:
-    """Classifier-free guidance that a student learns into its one prediction.
-
-    The regression's target is pushed away from what the student itself says of the empty prompt. Where the loss is
-    least, prediction = empty + strength * (unguided - empty), which a sampler would need two passes for.
-
-    Attributes:
-      empty: text keys and values of the empty prompt; some of the training's own prompts must be empty too.
-      strength: what a sampler would call the guidance scale, above 1.
-
-    Source: model guidance, arXiv 2502.12154, with the scale said in the sampler's terms.
-    """
-
-    empty: Text
-    strength: float = struct.field(pytree_node=False)
-
-
-def guidance_push(
-    strength: float, with_prompt: Float[Array, "B T C"], with_empty: Float[Array, "B T C"]
-) -> Float[Array, "B T C"]:
-    """Return what guidance adds to a target velocity, without gradient; see Guided."""
-    return jax.lax.stop_gradient((1 - 1 / strength) * (with_prompt - with_empty))
-
-
 def ode_loss(
     params: Transformer,
-    config: ModelConfig,
     trajectory: Trajectory,
-    text: Text,
-    rotaries: Rotaries,
-    blocks: tuple[Block, ...],
+    text: Prompts,
     key: Array,
-    *,
-    context: Context,
-    context_noise: float = 0.0,
-    error: Error = Error.X0,
-    guided: Guided | None = None,
-    given: float = 0.0,
-    since: Int[Array, " B"] | None = None,
-    audio_weight: float = 1.0,
-    dtype: DTypeLike = jnp.float32,
-    remat: Callable | None = None,
+    blocks: tuple[Block, ...],
+    network: ClipNetwork,
+    config: OdeConfig,
 ) -> tuple[Array, dict[str, Array]]:
     """Squared error over the blocks that are noisy, each at a level of its own.
 
     Args:
-      params: the student.
-      config: what network it is.
+      params: the student's.
       trajectory: entries to start from; the last one is the target.
-      text: text keys and values of the prompts.
-      rotaries: rotations of the whole clip.
+      text: keys and values of the prompts, with those of the empty prompt if `config.guidance` is not 1.
+      key: spent on levels, on the context's noise and on what is conditioning.
       blocks: the block table; audio takes the level of its block, not of its proportion in the clip.
-      key: spent on levels, and on the context's noise.
-      context: see Context.
-      context_noise: sigma of the clean context.
-      error: see Error.
-      guided: see Guided; None regresses on the trajectory itself.
-      given: share of the samples in which one stream, either one, is given throughout, at context noise: what a
-        stream sees that is driven by a sound or a picture.
-      since: the first block of each sample that is learned; the ones before are context only, such as the past of a
-        stream whose prompt has changed. None learns all.
-      audio_weight: weight of the audio term.
-      dtype: type to compute in.
-      remat: wraps the scan over layers.
-
-    Source: OmniForcing stage 2, specs/omniforcing.md 7.3; the clean context (5.5 there), guidance and given streams
-    are ours.
+      network: the student.
+      config: see OdeConfig.
     """
-    for_levels, for_context, for_given = jax.random.split(key, 3)
+    example = draw_example(trajectory, key, blocks, config)
+    velocity, target = predict(params, text.prompt, example, blocks, network, config), example.clip
+    if text.empty is not None:
+        held, empty = jax.lax.stop_gradient((params, text.empty))
+        unprompted = predict(held, empty, example, blocks, network, config)
+        target = guided_target(target, example.missing, velocity, unprompted, config.guidance)
+    return regression_loss(velocity, target, example, config)
+
+
+def draw_example(trajectory: Trajectory, key: Array, blocks: tuple[Block, ...], config: OdeConfig) -> Example:
+    """Draw a level for every block, and the samples of which one stream is conditioning."""
+    for_levels, for_context, for_conditioning = jax.random.split(key, 3)
     entries, batch, tokens = trajectory.video.shape[:3]
     frames_v, frames_a = block_of_frames(blocks)
     per_frame = tokens // len(frames_v)
-    chosen = draw_entries(for_levels, batch, len(blocks), entries, clean_too=context is Context.NOISY)
-    index_v, index_a = chosen[:, frames_v], chosen[:, frames_a]
-    target_v, target_a = trajectory.video[-1], trajectory.audio[-1]
-    level = jnp.full((batch,), context_noise, jnp.float32)
-    context_v, context_a = (
-        add_noise(x, jax.random.normal(jax.random.fold_in(for_context, i), x.shape, jnp.float32), level)
-        for i, x in enumerate((target_v, target_a))
+    clean_too = config.context is Context.NOISY
+    chosen = draw_entries(for_levels, batch, len(blocks), entries, clean_too=clean_too)
+    clip = Streams(trajectory.video[-1], trajectory.audio[-1])
+    level = jnp.full((batch,), config.context_noise, jnp.float32)
+    noise = noise_like([jax.random.fold_in(for_context, i) for i in range(2)], clip)
+    context = jax.tree.map(lambda x, n: add_noise(x, n, level), clip, noise)
+    is_v, is_a = draw_conditioned(for_conditioning, batch, config.conditioned)
+    noisy = Streams(
+        _put(is_v, context.video, pick(trajectory.video, jnp.repeat(chosen[:, frames_v], per_frame, axis=1))),
+        _put(is_a, context.audio, pick(trajectory.audio, chosen[:, frames_a])),
     )
-    given_v, given_a = draw_given(for_given, batch, given)
-    noisy_v = _put(given_v, context_v, pick(trajectory.video, jnp.repeat(index_v, per_frame, axis=1)))
-    noisy_a = _put(given_a, context_a, pick(trajectory.audio, index_a))
-    sigma_v = _put(given_v, level[:, None], trajectory.sigmas[index_v])
-    sigma_a = _put(given_a, level[:, None], trajectory.sigmas[index_a])
-    sigmas = Sigmas(video=sigma_v, audio=sigma_a)
-    ask = partial(predict, dtype=dtype, remat=remat)
-
-    noisy = Streams(noisy_v, noisy_a)
-
-    def velocities(params: Transformer, text: Text) -> Streams:
-        if context is Context.NOISY:
-            view = masked(config, rotaries, sigmas, blocks)
-            return ask(params, config, noisy, view, text).velocity
-        clean = masked(config, rotaries, one_sigma(level), blocks)
-        past = ask(params, config, Streams(context_v, context_a), clean, text).fresh
-        view = on_context(config, rotaries, sigmas, blocks)
-        return ask(params, config, noisy, view, text, past=past).velocity
-
-    velocity_v, velocity_a = velocities(params, text)
-    missing_v, missing_a = _put(given_v, 0.0, sigma_v), _put(given_a, 0.0, sigma_a)  # level 0: nothing to learn
-    if since is not None:
-        missing_v = jnp.where(frames_v[None] >= since[:, None], missing_v, 0.0)
-        missing_a = jnp.where(frames_a[None] >= since[:, None], missing_a, 0.0)
-    missing_v = jnp.repeat(missing_v, per_frame, axis=1)
-    if guided is not None:
-        empty_v, empty_a = velocities(*jax.lax.stop_gradient((params, guided.empty)))
-        target_v = target_v - missing_v[..., None] * guidance_push(guided.strength, velocity_v, empty_v)
-        target_a = target_a - missing_a[..., None] * guidance_push(guided.strength, velocity_a, empty_a)
-    loss_v = _loss(velocity_v, noisy_v, target_v, missing_v, error)
-    loss_a = _loss(velocity_a, noisy_a, target_a, missing_a, error)
-    return loss_v + audio_weight * loss_a, {"video": loss_v, "audio": loss_a}
+    sigma_v, sigma_a = trajectory.sigmas[chosen[:, frames_v]], trajectory.sigmas[chosen[:, frames_a]]
+    sigmas = Sigmas(video=_put(is_v, level[:, None], sigma_v), audio=_put(is_a, level[:, None], sigma_a))
+    missing_v, missing_a = _put(is_v, 0.0, sigma_v), _put(is_a, 0.0, sigma_a)
+    if trajectory.since is not None:
+        missing_v = jnp.where(frames_v[None] >= trajectory.since[:, None], missing_v, 0.0)
+        missing_a = jnp.where(frames_a[None] >= trajectory.since[:, None], missing_a, 0.0)
+    missing = Streams(jnp.repeat(missing_v, per_frame, axis=1), missing_a)
+    return Example(clip=clip, noisy=noisy, context=context, context_sigma=level, sigmas=sigmas, missing=missing)
 
 
-def _put(where: Bool[Array, " B"], new: Array | float, old: Array) -> Array:
-    """Take `new` for some samples and `old` for the others."""
-    return jnp.where(where.reshape(-1, *(1,) * (old.ndim - 1)), new, old)
+def predict(
+    params: Transformer,
+    text: Text,
+    example: Example,
+    blocks: tuple[Block, ...],
+    network: ClipNetwork,
+    config: OdeConfig,
+) -> Streams:
+    """Predict the velocity of every block: in one masked forward, or on a clean past from a second one."""
+    model, rotaries = network.model, network.rotaries
+
+    def ask(tokens: Streams, view: View, past: Sites = NO_PAST) -> Prediction:
+        options = {"past": past, "dtype": network.dtype, "remat": network.remat}
+        return transformer.predict(params, model, tokens, view, text, **options)
+
+    if config.context is Context.NOISY:
+        made = ask(example.noisy, masked(model, rotaries, example.sigmas, blocks))
+    else:
+        clean = ask(example.context, masked(model, rotaries, one_sigma(example.context_sigma), blocks))
+        made = ask(example.noisy, on_context(model, rotaries, example.sigmas, blocks), clean.fresh)
+    return made.velocity
 
 
-def _loss(velocity: Array, noisy: Array, target: Array, sigma: Float[Array, "B T"], error: Error) -> Array:
+def guided_target(target: Streams, missing: Streams, velocity: Streams, unprompted: Streams, scale: float) -> Streams:
+    """Move a clip to where guidance would have it, given the student's velocities with and without its prompt."""
+
+    def move(x: Array, sigma: Array, with_prompt: Array, with_empty: Array) -> Array:
+        return x - sigma[..., None] * guidance_push(scale, with_prompt, with_empty)
+
+    return jax.tree.map(move, target, missing, velocity, unprompted)
+
+
+def guidance_push(
+    scale: float, with_prompt: Float[Array, "B T C"], with_empty: Float[Array, "B T C"]
+) -> Float[Array, "B T C"]:
+    """Return what guidance adds to a target velocity, without gradient; see Prompts."""
+    return jax.lax.stop_gradient((1 - 1 / scale) * (with_prompt - with_empty))
+
+
+def regression_loss(
+    velocity: Streams, target: Streams, example: Example, config: OdeConfig
+) -> tuple[Array, dict[str, Array]]:
+    """Weigh the squared errors of both streams; each is a metric too."""
+
+    def loss(v: Array, noisy: Array, target: Array, sigma: Array) -> Array:
+        return stream_loss(v, noisy, target, sigma, config.error)
+
+    losses = jax.tree.map(loss, velocity, example.noisy, target, example.missing)
+    return losses.video + config.audio_weight * losses.audio, {"video": losses.video, "audio": losses.audio}
+
+
+def stream_loss(
+    velocity: Float[Array, "B T C"],
+    noisy: Float[Array, "B T C"],
+    target: Float[Array, "B T C"],
+    sigma: Float[Array, "B T"],
+    error: Error,
+) -> Float[Array, ""]:
+    """Mean squared error of one stream over the tokens whose level is not 0: a clean token has nothing to learn."""
     counts = sigma > 1e-6
     missed = (noisy - sigma[..., None] * velocity - target) ** 2
     if error is Error.VELOCITY:
         missed = missed / jnp.where(counts, sigma, 1.0)[..., None] ** 2
     return masked_mean(missed, counts.astype(jnp.float32))
+
+
+def _put(where: Bool[Array, " B"], new: Array | float, old: Array) -> Array:
+    """Take `new` for some samples and `old` for the others."""
+    return jnp.where(where.reshape(-1, *(1,) * (old.ndim - 1)), new, old)

@@ -2,20 +2,21 @@
 
 Two passes. The first rolls a clip out without gradient and keeps, of every block, the noisy input of its exit step and
 the result. Whatever scores the whole clip then says how each block should change. The second pass walks the blocks
-again with a fresh cache: one vjp of the exit step and one clean pass each, nothing else is replayed, so that the
-memory of a step is that of one block. `single_graph` is the same in one differentiable function, which tests hold
-against it; its memory grows with the clip.
+again with a fresh cache: one vjp of the exit step and one clean pass each. Nothing else is replayed, so the memory of a
+step is that of one block. `single_graph` is the same as one differentiable function, which tests hold against it; its
+memory grows with the clip.
 
 No gradient crosses a block's border: history is a constant, and only the exit step of a block, with its own keys and
-values, is differentiated. Text keys and values belong to the graph; the reference cuts them out, so that its caption
-projections and parts of its text attentions are never trained (specs/omniforcing.md 8.2, 3).
+values, is differentiated. Text keys and values belong to the graph. The reference cuts them out, so its caption
+projections and parts of its text attentions are never trained.
 
-Source: OmniForcing stage 3, specs/omniforcing.md 7.4; DESIGN 4.
+Source: OmniForcing (arXiv 2603.11647), stage 3; `ltx_distillation/dmd.py` at 50a271f.
 """
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -32,10 +33,13 @@ from omniforcing_jax.rollout import BlockPositions, PromptKV, StaticConfig
 from omniforcing_jax.streams import Streams
 from omniforcing_jax.text.contexts import TextContexts
 
-Draw = Callable[[Array, Array | int, BlockPositions], Streams]  # (block, denoise step, tables) -> noise of the block
+DrawNoise = Callable[
+    [Array, Array | int, BlockPositions], Streams
+]  # (block, denoise step, tables) -> noise of the block
+M = TypeVar("M")
 
 
-class Clip(NamedTuple):
+class BlockwiseClip(NamedTuple):
     """A clip block by block: block 0, and all later ones stacked on a leading axis."""
 
     first: Streams
@@ -43,7 +47,7 @@ class Clip(NamedTuple):
 
     def joined(self) -> Streams:
         """Join the blocks to tokens [B, T, C] and [B, A, E]."""
-        return Streams(*(_join(first, later) for first, later in zip(self.first, self.later, strict=True)))
+        return jax.tree.map(_join, self.first, self.later)
 
 
 class Rollout(NamedTuple):
@@ -54,8 +58,20 @@ class Rollout(NamedTuple):
       x0: its clean estimate, which is the clip.
     """
 
-    noisy: Clip
-    x0: Clip
+    noisy: BlockwiseClip
+    x0: BlockwiseClip
+
+
+class Draws(NamedTuple):
+    """What is drawn for a rollout.
+
+    Attributes:
+      exits: the exit step of every block, 0 to M - 1, [K].
+      noise: where noise comes from.
+    """
+
+    exits: Int[Array, " K"]
+    noise: DrawNoise
 
 
 @struct.dataclass
@@ -66,17 +82,52 @@ class ClipTables:
     later: BlockPositions
 
 
-def clip_positions(static: StaticConfig, blocks: int) -> ClipTables:
-    """Make the tables of a clip of `blocks` blocks, on the host.
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class RolloutPlan:
+    """What is fixed when clips of one length are rolled out.
+
+    Attributes:
+      static: the student's network, sampler and latent grid.
+      blocks: block table of the clip.
+      positions: where the blocks stand, host arrays.
+      text_gradient: whether gradients go through text keys and values to the caption projections and the text
+        attentions; off is the reference's reading.
+      remat: wraps the scan over layers of what is differentiated.
+    """
+
+    static: StaticConfig
+    blocks: tuple[Block, ...]
+    positions: ClipTables
+    text_gradient: bool = True
+    remat: Callable | None = None
+
+
+class _At(NamedTuple):
+    """A block about to be made: the cache before it, where it stands, and its exit step."""
+
+    cache: Cache
+    positions: BlockPositions
+    exit_step: Int[Array, ""]
+
+
+def plan_rollout(
+    static: StaticConfig, blocks: int, *, text_gradient: bool = True, remat: Callable | None = None
+) -> RolloutPlan:
+    """Plan rollouts of `blocks` blocks; makes their tables, on the host.
 
     Raises:
       ValueError: if there is no block beside block 0.
     """
     if blocks < 2:
         raise ValueError(f"blocks={blocks}: a rollout needs block 0 and at least one later block")
-    later = [rollout.block_positions(static, k) for k in range(1, blocks)]
-    return ClipTables(
-        first=rollout.block_positions(static, 0), later=jax.tree.map(lambda *leaves: np.stack(leaves), *later)
+    positions = [rollout.block_positions(static, k) for k in range(blocks)]
+    later = jax.tree.map(lambda *leaves: np.stack(leaves), *positions[1:])
+    return RolloutPlan(
+        static=static,
+        blocks=tuple(static.sampler.layout.block(k) for k in range(blocks)),
+        positions=ClipTables(first=positions[0], later=later),
+        text_gradient=text_gradient,
+        remat=remat,
     )
 
 
@@ -86,69 +137,49 @@ def draw_exits(key: Key[Array, ""], blocks: int, static: StaticConfig, *, shared
     return jnp.broadcast_to(drawn, (blocks,))
 
 
-def noise_from_keys(keys: Key[Array, " B"], static: StaticConfig) -> Draw:
+def noise_from_keys(keys: Key[Array, " B"], static: StaticConfig) -> DrawNoise:
     """Draw noise just as a stream of these keys does."""
     return lambda block, step, positions: rollout.draw_noise(keys, block, step, static, positions)
 
 
-def split_blocks(clip: Streams, blocks: tuple[Block, ...]) -> Clip:
-    """Cut the tokens of a clip into blocks; the inverse of `Clip.joined`."""
-    first = blocks[0]
-    per_frame = clip.video.shape[1] // blocks[-1].video_end
-    cuts = (first.video_frames * per_frame, first.audio_frames)
+def split_blocks(clip: Streams, blocks: tuple[Block, ...]) -> BlockwiseClip:
+    """Cut the tokens of a clip into blocks; the inverse of `BlockwiseClip.joined`."""
+    first, per_frame = blocks[0], clip.video.shape[1] // blocks[-1].video_end
 
-    def later(x: Array, start: int) -> Array:
-        rest = x[:, start:]
-        return jnp.moveaxis(rest.reshape(len(x), len(blocks) - 1, -1, x.shape[-1]), 1, 0)
+    def cut(x: Array, tokens: int) -> tuple[Array, Array]:
+        later = x[:, tokens:].reshape(len(x), len(blocks) - 1, -1, x.shape[-1])
+        return x[:, :tokens], jnp.moveaxis(later, 1, 0)
 
-    return Clip(
-        first=Streams(*(x[:, :cut] for x, cut in zip(clip, cuts, strict=True))),
-        later=Streams(*(later(x, cut) for x, cut in zip(clip, cuts, strict=True))),
-    )
+    video, later_video = cut(clip.video, first.video_frames * per_frame)
+    audio, later_audio = cut(clip.audio, first.audio_frames)
+    return BlockwiseClip(first=Streams(video, audio), later=Streams(later_video, later_audio))
 
 
-def roll_out(
-    params: Transformer,
-    prompt: PromptKV,
-    exits: Int[Array, " K"],
-    draw: Draw,
-    positions: ClipTables,
-    static: StaticConfig,
-    batch: int,
-) -> Rollout:
+def roll_out(params: Transformer, prompt: PromptKV, draws: Draws, plan: RolloutPlan, batch: int) -> Rollout:
     """Roll a clip out with the real cache, each block up to its exit step: the first pass.
 
     Args:
       params: the student's.
       prompt: what `rollout.make_prompt` made of the prompts.
-      exits: the exit step of every block, 0 to M - 1.
-      draw: where noise comes from.
-      positions: of the clip.
-      static: what is static.
+      draws: exit steps and noise.
+      plan: see RolloutPlan.
       batch: clips.
     """
 
-    def block(cache: Cache, positions: BlockPositions, exit_step: Array) -> tuple[Cache, tuple[Streams, Streams]]:
-        noisy, x0 = _to_exit(params, cache, prompt, exit_step, draw, positions, static)
-        return _commit(params, cache, prompt, x0, draw, positions, static), (noisy, x0)
+    def block(cache: Cache, each: tuple[BlockPositions, Array]) -> tuple[Cache, tuple[Streams, Streams]]:
+        at = _At(cache, *each)
+        noisy, x0 = _to_exit(params, prompt, at, draws.noise, plan.static)
+        return _commit(params, prompt, at, x0, draws.noise, plan.static), (noisy, x0)
 
-    cache = rollout.make_cache(static, batch)
-    cache, first = block(cache, positions.first, exits[0])
-    _, later = jax.lax.scan(lambda cache, each: block(cache, *each), cache, (positions.later, exits[1:]))
-    return jax.lax.stop_gradient(Rollout(*(Clip(f, rest) for f, rest in zip(first, later, strict=True))))
+    cache = rollout.make_cache(plan.static, batch)
+    cache, (noisy, x0) = block(cache, (plan.positions.first, draws.exits[0]))
+    _, (noisy_later, x0_later) = jax.lax.scan(block, cache, (plan.positions.later, draws.exits[1:]))
+    made = Rollout(noisy=BlockwiseClip(noisy, noisy_later), x0=BlockwiseClip(x0, x0_later))
+    return jax.lax.stop_gradient(made)
 
 
 def pull_back(
-    params: Transformer,
-    prompt: PromptKV,
-    made: Rollout,
-    cotangent: Clip,
-    exits: Int[Array, " K"],
-    draw: Draw,
-    positions: ClipTables,
-    static: StaticConfig,
-    *,
-    remat: Callable | None = None,
+    params: Transformer, prompt: PromptKV, made: Rollout, cotangent: BlockwiseClip, draws: Draws, plan: RolloutPlan
 ) -> tuple[Transformer, PromptKV]:
     """Carry a gradient on the clip back to the parameters: the second pass.
 
@@ -157,105 +188,77 @@ def pull_back(
       prompt: as in the first pass, like all that follows.
       made: what the first pass kept.
       cotangent: gradient with respect to the clip.
-      exits: the exit step of every block.
-      draw: where noise comes from.
-      positions: of the clip.
-      static: what is static.
-      remat: wraps the scan over layers of what is differentiated.
+      draws: exit steps and noise.
+      plan: see RolloutPlan.
 
     Returns:
       The gradient with respect to the parameters (those that lie behind the prompt excepted), and the one with
       respect to the prompt, which the caller pulls back through `make_prompt`.
     """
-    zeros = partial(jax.tree.map, jnp.zeros_like)
+    static, zeros = plan.static, partial(jax.tree.map, jnp.zeros_like)
 
     def block(state, each):
         cache, sums = state
         positions, exit_step, noisy, x0, wanted = each
-
-        def exit_x0(params: Transformer, prompt: PromptKV) -> Streams:
-            return _exit(params, cache, prompt, exit_step, noisy, positions, static, remat)
-
-        _, pull = jax.vjp(exit_x0, params, prompt)
+        at = _At(cache, positions, exit_step)
+        _, pull = jax.vjp(lambda p, text: _exit(p, text, at, noisy, static, plan.remat), params, prompt)
         sums = jax.tree.map(jnp.add, sums, pull(wanted))
-        return (_commit(params, cache, prompt, x0, draw, positions, static), sums), None
+        return (_commit(params, prompt, at, x0, draws.noise, static), sums), None
 
     batch = made.x0.first.video.shape[0]
     state = (rollout.make_cache(static, batch), zeros((params, prompt)))
-    state, _ = block(state, (positions.first, exits[0], made.noisy.first, made.x0.first, cotangent.first))
-    later = (positions.later, exits[1:], made.noisy.later, made.x0.later, cotangent.later)
-    (_, sums), _ = jax.lax.scan(block, state, later)
+    first = (plan.positions.first, draws.exits[0], made.noisy.first, made.x0.first, cotangent.first)
+    later = (plan.positions.later, draws.exits[1:], made.noisy.later, made.x0.later, cotangent.later)
+    (_, sums), _ = jax.lax.scan(block, block(state, first)[0], later)
     return sums
 
 
 def two_pass_gradient(
     params: Transformer,
     contexts: TextContexts,
-    score: Callable[[Streams], tuple[Streams, Any]],
-    exits: Int[Array, " K"],
-    draw: Draw,
-    positions: ClipTables,
-    blocks: tuple[Block, ...],
-    static: StaticConfig,
-    *,
-    text_gradient: bool = True,
-    remat: Callable | None = None,
-) -> tuple[Transformer, Streams, Any]:
+    score: Callable[[Streams], tuple[Streams, M]],
+    draws: Draws,
+    plan: RolloutPlan,
+) -> tuple[Transformer, Streams, M]:
     """Roll out, score, pull back.
 
     Args:
       params: the student's.
       contexts: text features of the prompts.
       score: takes the clip [B, T, C] and [B, A, E] and gives the gradient with respect to it, and anything else.
-      exits: exit step of every block.
-      draw: where noise comes from.
-      positions: of the clip.
-      blocks: block table of the clip.
-      static: what is static.
-      text_gradient: whether gradients go through text keys and values to the caption projections and the text
-        attentions; off is the reference's reading.
-      remat: wraps the scan over layers of what is differentiated.
+      draws: exit steps and noise.
+      plan: see RolloutPlan.
 
     Returns:
       The gradient of the parameters, the clip, and what else `score` gave.
     """
-    prompt, pull_text = jax.vjp(lambda p: _prompt(p, contexts, static), params)
-    made = roll_out(params, prompt, exits, draw, positions, static, contexts.video.shape[0])
+    prompt, pull_text = jax.vjp(lambda p: _prompt(p, contexts, plan.static), params)
+    made = roll_out(params, prompt, draws, plan, contexts.video.shape[0])
     clip = made.x0.joined()
-    cotangent, extra = score(clip)
-    wanted = split_blocks(cotangent, blocks)
-    gradient, of_prompt = pull_back(params, prompt, made, wanted, exits, draw, positions, static, remat=remat)
-    if text_gradient:
+    cotangent, more = score(clip)
+    gradient, of_prompt = pull_back(params, prompt, made, split_blocks(cotangent, plan.blocks), draws, plan)
+    if plan.text_gradient:
         gradient = jax.tree.map(jnp.add, gradient, pull_text(of_prompt)[0])
-    return gradient, clip, extra
+    return gradient, clip, more
 
 
-def single_graph(
-    params: Transformer,
-    contexts: TextContexts,
-    exits: Int[Array, " K"],
-    draw: Draw,
-    static: StaticConfig,
-    *,
-    text_gradient: bool = True,
-) -> Streams:
+def single_graph(params: Transformer, contexts: TextContexts, draws: Draws, plan: RolloutPlan) -> Streams:
     """Roll a clip out as one differentiable function of the parameters: the oracle, slow and plain.
 
     Arguments as `two_pass_gradient`; returns the clip.
     """
-    prompt = _prompt(params, contexts, static)
-    if not text_gradient:
+    static, prompt = plan.static, _prompt(params, contexts, plan.static)
+    if not plan.text_gradient:
         prompt = jax.lax.stop_gradient(prompt)
     held = jax.lax.stop_gradient((params, prompt))
     cache, made = rollout.make_cache(static, contexts.video.shape[0]), []
-    for k in range(len(exits)):
-        positions = rollout.block_positions(static, k)
-        noisy, _ = jax.lax.stop_gradient(_to_exit(held[0], cache, held[1], exits[k], draw, positions, static))
-        x0 = _exit(params, cache, prompt, exits[k], noisy, positions, static)
-        made.append(x0)
-        kept = jax.lax.stop_gradient(x0)
-        cache = jax.lax.stop_gradient(_commit(held[0], cache, held[1], kept, draw, positions, static))
-    return Streams(*(jnp.concatenate(pieces, axis=1) for pieces in zip(*made, strict=True)))
+    for k in range(len(plan.blocks)):
+        at = _At(cache, rollout.block_positions(static, k), draws.exits[k])
+        noisy, _ = jax.lax.stop_gradient(_to_exit(*held, at, draws.noise, static))
+        made.append(_exit(params, prompt, at, noisy, static))
+        kept = jax.lax.stop_gradient(made[-1])
+        cache = jax.lax.stop_gradient(_commit(*held, at, kept, draws.noise, static))
+    return jax.tree.map(lambda *pieces: jnp.concatenate(pieces, axis=1), *made)
 
 
 def _prompt(params: Transformer, contexts: TextContexts, static: StaticConfig) -> PromptKV:
@@ -263,56 +266,38 @@ def _prompt(params: Transformer, contexts: TextContexts, static: StaticConfig) -
 
 
 def _to_exit(
-    params: Transformer,
-    cache: Cache,
-    prompt: PromptKV,
-    exit_step: Int[Array, ""],
-    draw: Draw,
-    positions: BlockPositions,
-    static: StaticConfig,
+    params: Transformer, prompt: PromptKV, at: _At, draw: DrawNoise, static: StaticConfig
 ) -> tuple[Streams, Streams]:
     """Denoise up to the exit step; returns its noisy input and its clean estimate."""
     sigmas, shares = rollout.levels(static)
 
     def one(step: Array, state: tuple[Streams, rollout.CleanEstimate]) -> tuple[Streams, rollout.CleanEstimate]:
-        fresh = draw(cache.blocks_done, step, positions)
+        fresh = draw(at.cache.blocks_done, step, at.positions)
         noisy = rollout.renoise(state[1], fresh, sigmas[step], shares[step], static)
         text = _text_at(prompt, step)
-        return noisy, rollout.denoise_step(params, cache, text, noisy, sigmas[step], positions, static)
+        return noisy, rollout.denoise_step(params, at.cache, text, noisy, sigmas[step], at.positions, static)
 
-    start = rollout.first_estimate(draw(cache.blocks_done, 0, positions))
-    noisy, last = jax.lax.fori_loop(0, exit_step + 1, one, (start.noise, start))
+    start = rollout.first_estimate(draw(at.cache.blocks_done, 0, at.positions))
+    noisy, last = jax.lax.fori_loop(0, at.exit_step + 1, one, (start.noise, start))
     return noisy, last.x0
 
 
 def _exit(
-    params: Transformer,
-    cache: Cache,
-    prompt: PromptKV,
-    exit_step: Int[Array, ""],
-    noisy: Streams,
-    positions: BlockPositions,
-    static: StaticConfig,
-    remat: Callable | None = None,
+    params: Transformer, prompt: PromptKV, at: _At, noisy: Streams, static: StaticConfig, remat: Callable | None = None
 ) -> Streams:
-    sigma = rollout.levels(static)[0][exit_step]
-    text = _text_at(prompt, exit_step)
-    return rollout.denoise_step(params, cache, text, noisy, sigma, positions, static, remat=remat).x0
+    """Make the clean estimate of the exit step: what is differentiated."""
+    sigma, text = rollout.levels(static)[0][at.exit_step], _text_at(prompt, at.exit_step)
+    return rollout.denoise_step(params, at.cache, text, noisy, sigma, at.positions, static, remat=remat).x0
 
 
 def _commit(
-    params: Transformer,
-    cache: Cache,
-    prompt: PromptKV,
-    x0: Streams,
-    draw: Draw,
-    positions: BlockPositions,
-    static: StaticConfig,
+    params: Transformer, prompt: PromptKV, at: _At, x0: Streams, draw: DrawNoise, static: StaticConfig
 ) -> Cache:
+    """Run the clean pass and commit the block."""
     noise = None
     if static.sampler.context_noise:
-        noise = draw(cache.blocks_done, static.sampler.steps, positions)
-    return rollout.clean_pass(params, cache, prompt, x0, noise, positions, static)
+        noise = draw(at.cache.blocks_done, static.sampler.steps, at.positions)
+    return rollout.clean_pass(params, at.cache, prompt, x0, noise, at.positions, static)
 
 
 def _text_at(prompt: PromptKV, step: Int[Array, ""]) -> Text:

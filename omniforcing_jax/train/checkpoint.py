@@ -1,23 +1,25 @@
-"""Saving all that a resumed run needs, by Orbax; restoring all of it or nothing.
+"""Save all that a resumed run needs, by Orbax; restore all of it or nothing.
 
-A checkpoint is the trainer's state, the data position, and what is known of the run: its configuration and the
-metrics that are not yet written. Orbax copies the state to the host, writes it in the background to a temporary
-folder and renames that, so an interrupted save leaves the older checkpoint in place.
+A checkpoint holds the trainer's state, the data position, the run's configuration, and the metrics that are not yet
+written. Orbax copies the state to the host, writes it in the background to a temporary folder, and renames that. An
+interrupted save leaves the older checkpoint in place.
 """
 
 import dataclasses
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import jax
 
 from omniforcing_jax.parallel.spec import path_name
 from omniforcing_jax.train.compare import differences, refuse
 
+S = TypeVar("S")
+
 
 @dataclasses.dataclass(frozen=True)
-class Saved:
+class Saved(Generic[S]):
     """What a checkpoint holds.
 
     Attributes:
@@ -27,7 +29,7 @@ class Saved:
       config: the run's resolved configuration as JSON has it, or None where it was not given.
     """
 
-    state: Any
+    state: S
     position: Any
     pending: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     config: dict | None = None
@@ -68,7 +70,7 @@ def save(manager: Any, saved: Saved) -> None:
     manager.save(int(saved.state.step), args=items, force=True)
 
 
-def restore(manager: Any, like: Any, config: dict | None = None) -> Saved | None:
+def restore(manager: Any, like: S, config: dict | None = None) -> Saved[S] | None:
     """Read the newest checkpoint, or None where there is none.
 
     Args:

@@ -1,7 +1,7 @@
 """Text contexts by prompt, made once by a large text encoder and read by every stage.
 
-A store (store.py) of kind "text_contexts". Stages 1 and 3 draw from it directly, since they need prompts only; stage 2
-looks the prompts of its pairs up in it.
+They are a store (store.py) of kind "text_contexts". Stages 1 and 3 draw from it directly, because they need prompts
+only. Stage 2 looks the prompts of its pairs up in it.
 """
 
 from pathlib import Path

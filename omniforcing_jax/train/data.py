@@ -1,7 +1,7 @@
 """Endless shuffled batches whose position is part of a checkpoint.
 
-A source is anything with `__len__` and `__getitem__` (a renderer, an array in memory, an
-ArrayRecord reader); Grain shuffles it, repeats it and counts.
+A source is anything with `__len__` and `__getitem__`: a renderer, an array in memory, an ArrayRecord reader. Grain
+shuffles it, repeats it and counts.
 """
 
 from typing import Any, Protocol, runtime_checkable

@@ -1,87 +1,64 @@
 """How one update of one network is found: a value, what to log of it, and a gradient.
 
-A gradient is a function, so a trainer does not ask whether it came from a scalar loss (`of_loss`) or from passes
-that make it by hand, block by block. What is not trained here, such as a frozen teacher or the other network of a
-pair, is an argument of it and never a constant: constants are compiled into a program.
+Trainings of one network have a loss, of which `of_loss` and `of_carrying_loss` make a gradient. Trainings of two have
+an object with two gradients (`DistillMethod` in step.py). What is not trained, such as a frozen teacher, is an argument
+of these and never a constant: constants are compiled into a program.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from omniforcing_jax.parallel.spec import path_name
 
+P = TypeVar("P")  # parameters
+E = TypeVar("E")  # what a loss carries from step to step
+Metrics = dict[str, jax.Array]  # float32 scalars by name
+
 
 class Graded(NamedTuple):
-    """What a gradient function gives.
+    """What is found for an update.
 
     Attributes:
       value: the loss, a float32 scalar.
       metrics: float32 scalars by name.
-      extra: what is carried to the next update, or None; the same tree as came in.
       grads: the same tree as the parameters.
+      extra: what is carried to the next update, or None.
     """
 
     value: jax.Array
-    metrics: dict[str, jax.Array]
-    extra: Any
+    metrics: Metrics
     grads: Any
+    extra: Any = None
 
 
-# (params, batch, key, extra, *beside) -> Graded, pure; `beside` is what stands beside the parameters, untrained.
-Gradient = Callable[..., Graded]
-# (params, batch, key, extra, *beside) -> (scalar, (metrics, extra)), pure.
-Loss = Callable[..., tuple[jax.Array, tuple[dict[str, jax.Array], Any]]]
+Gradient = Callable[[P, Any, jax.Array, Any], Graded]  # (params, batch, key, extra), pure
+Loss = Callable[[P, Any, jax.Array], tuple[jax.Array, Metrics]]  # (params, batch, key) -> (scalar, metrics), pure
+CarryingLoss = Callable[[P, Any, jax.Array, E], tuple[jax.Array, tuple[Metrics, E]]]  # (params, batch, key, extra)
 
 
-def of_loss(loss: Loss) -> Gradient:
-    """Make the gradient of `(params, batch, key, extra, *beside) -> (scalar, (metrics, extra))` by its params."""
+def of_loss(loss: Loss[P]) -> Gradient[P]:
+    """Differentiate a loss by its parameters; it carries nothing."""
     differentiate = jax.value_and_grad(loss, has_aux=True)
 
-    def gradient(params: Any, batch: Any, key: jax.Array, extra: Any, *beside: Any) -> Graded:
-        (value, (metrics, extra)), grads = differentiate(params, batch, key, extra, *beside)
-        return Graded(value, metrics, extra, grads)
+    def gradient(params: P, batch: Any, key: jax.Array, extra: Any) -> Graded:
+        (value, metrics), grads = differentiate(params, batch, key)
+        return Graded(value, metrics, grads, extra)
 
     return gradient
 
 
-def accumulated(gradient: Gradient, parts: int) -> Gradient:
-    """Take a batch in `parts` equal parts, one after the other: the memory of one part, the mean over all.
+def of_carrying_loss(loss: CarryingLoss[P, E]) -> Gradient[P]:
+    """Differentiate a loss by its parameters that carries something from step to step, such as running statistics."""
+    differentiate = jax.value_and_grad(loss, has_aux=True)
 
-    Value, metrics and gradient are means over the parts; `extra` goes from part to part. Part i takes the rows
-    i, i + parts, ..., so that on several devices each keeps the rows that it has. Keys differ by part, so random draws
-    are not those of the whole batch.
+    def gradient(params: P, batch: Any, key: jax.Array, extra: Any) -> Graded:
+        (value, (metrics, extra)), grads = differentiate(params, batch, key, extra)
+        return Graded(value, metrics, grads, extra)
 
-    Raises:
-      ValueError: when traced, if the batch cannot be cut into `parts`.
-    """
-    if parts < 1:
-        raise ValueError(f"parts={parts}: must be at least 1")
-
-    def cut(rows: jax.Array) -> jax.Array:
-        if rows.shape[0] % parts:
-            raise ValueError(f"parts={parts}: a batch of {rows.shape[0]} cannot be cut into so many")
-        return rows.reshape(-1, parts, *rows.shape[1:]).swapaxes(0, 1)
-
-    def by_parts(params: Any, batch: Any, key: jax.Array, extra: Any, *beside: Any) -> Graded:
-        def add(carry: tuple[Any, Any], part: tuple[Any, jax.Array]):
-            extra, total = carry
-            rows, number = part
-            graded = gradient(params, rows, jax.random.fold_in(key, number), extra, *beside)
-            total = jax.tree.map(jnp.add, total, (graded.value, graded.metrics, graded.grads))
-            return (graded.extra, total), None
-
-        rows = jax.tree.map(cut, batch)
-        shapes = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], rows), key, extra, *beside)
-        nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (shapes.value, shapes.metrics, shapes.grads))
-        (extra, total), _ = jax.lax.scan(add, (extra, nothing), (rows, jnp.arange(parts)))
-        value, metrics, grads = jax.tree.map(lambda x: x / parts, total)
-        return Graded(value, metrics, extra, grads)
-
-    return gradient if parts == 1 else by_parts
+    return gradient
 
 
 def network_site(name: str) -> str:
@@ -96,7 +73,7 @@ def network_site(name: str) -> str:
     return "/".join(parts[: 3 if parts[1] in ("video", "audio") else 2])
 
 
-def norms(grads: Any, site_of: Callable[[str], str]) -> dict[str, jax.Array]:
+def norms(grads: Any, site_of: Callable[[str], str]) -> Metrics:
     """Measure the gradient by site, over all layers together: `grad_norm/SITE`, float32 scalars."""
     sites: dict[str, list[jax.Array]] = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(grads)[0]:

@@ -1,6 +1,6 @@
 """Contexts that the command `contexts` wrote, copied into a store that trainings read.
 
-A stream looks a few prompts up in one safetensors file (text/store.py); a training draws rows at random, from several
+A stream looks a few prompts up in one safetensors file (text/store.py). A training draws rows at random, from several
 processes, and resumes. The values are the same.
 """
 

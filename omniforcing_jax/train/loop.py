@@ -1,4 +1,4 @@
-"""The loop: batches in, checkpoints and metrics out; the only place of training that does I/O."""
+"""The loop: batches in, checkpoints and metrics out; the only part of training that does I/O."""
 
 import contextlib
 import dataclasses
@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 import numpy as np
@@ -19,10 +19,30 @@ from omniforcing_jax.parallel import distributed
 from omniforcing_jax.train import checkpoint
 from omniforcing_jax.train.compare import plain
 from omniforcing_jax.train.metrics import Recorder
-from omniforcing_jax.train.step import Report, Step
+from omniforcing_jax.train.state import DistillState, TrainState
+from omniforcing_jax.train.step import Report
 
 log = logging.getLogger(__name__)
 NAMED = 6  # tensors that an error names
+
+S = TypeVar("S", TrainState, DistillState)
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """Batches whose position can be saved, such as `data.batches`."""
+
+    def __next__(self) -> Any:
+        """Make the next batch."""
+        ...
+
+    def get_state(self) -> Any:
+        """Return the position."""
+        ...
+
+    def set_state(self, position: Any) -> None:
+        """Go to a position."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,14 +103,13 @@ class NotFiniteError(RuntimeError):
 
 def train(
     config: LoopConfig,
-    state: Any,
-    step: Step,
-    batches: Any,
+    state: S,
+    step: Callable[[S, Any], tuple[S, Report]],
+    batches: Batches,
     *,
-    beside: tuple = (),
     hooks: tuple[Hook, ...] = (),
     describe: dict | None = None,
-) -> Any:
+) -> S:
     """Run `step` until `config.steps`, resuming what `config.folder` holds.
 
     A resumed run equals an unbroken one: state, data position and metrics are saved and restored together.
@@ -100,8 +119,7 @@ def train(
       config: see LoopConfig.
       state: the fresh state, a TrainState or a DistillState; replaced by the newest checkpoint where there is one.
       step: from `make_step` or `make_distill_step`.
-      batches: Grain iterator (`next`, `get_state`, `set_state`).
-      beside: what stands beside the state untrained, such as a frozen teacher: further arguments of the step.
+      batches: see Batches.
       hooks: see Hook.
       describe: the run's resolved configuration: saved with every checkpoint, and a folder whose checkpoint
         has another is refused.
@@ -123,7 +141,7 @@ def train(
         progress = stack.enter_context(_Progress(start, config.steps))
         guard = _Guard(config.folder, manager)
         for done in range(start + 1, config.steps + 1):
-            state, report = step(state, next(batches), *beside)
+            state, report = step(state, next(batches))
             recorder.add(report.metrics)
             guard.take(done, report)
             seconds = time.monotonic() - begun
@@ -149,8 +167,8 @@ def train(
 
 
 def _begin(
-    config: LoopConfig, state: Any, batches: Any, described: dict | None, stack: contextlib.ExitStack
-) -> tuple[Any, Any, Recorder]:
+    config: LoopConfig, state: S, batches: Batches, described: dict | None, stack: contextlib.ExitStack
+) -> tuple[S, Any, Recorder]:
     """Check everything and restore what there is; returns the state, the checkpoints and the metrics."""
     config.folder.mkdir(parents=True, exist_ok=True)
     checkpoint.check_space(config.folder, state, config.keep)

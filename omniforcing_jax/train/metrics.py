@@ -1,8 +1,8 @@
 """Metrics of a run: a line of JSON every so many steps, TensorBoard beside it if asked for.
 
-A value in a line is the mean over the steps since the line before that have it (a step of the critic alone says
-nothing of the generator). A resumed run drops the lines after its checkpoint and writes them again; values that were
-waiting for their line are in the checkpoint, so the file becomes that of an unbroken run, times apart.
+A value in a line is the mean over the steps since the last line that have it: a step of the critic alone has none of
+the generator. A resumed run drops the lines after its checkpoint and writes them again. Values that were waiting for
+their line are in the checkpoint, so the file becomes that of an unbroken run, but for the times.
 """
 
 import json

@@ -1,9 +1,8 @@
 """Optimisers and learning-rate schedules, as data.
 
-Muon is Adam with the momentum of each matrix made orthogonal; on chime's small networks it
-needs fewer steps than Adam for the same loss (experiments/LOG.md). Which axes of a
-weight are its inputs and outputs depends on the layout: core matrices are
-`[..., out, in]`, Flax convolution kernels `[..., in, out]`.
+Muon is Adam with the momentum of each matrix made orthogonal. On chime's small networks it needs fewer steps than Adam
+for the same loss (experiments/LOG.md). Which axes of a weight are its inputs and outputs depends on the layout: core
+matrices are `[..., out, in]`, Flax convolution kernels `[..., in, out]`.
 """
 
 import dataclasses

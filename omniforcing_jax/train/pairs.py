@@ -1,7 +1,7 @@
 """ODE pairs: entries of a teacher's trajectories from noise to clip, by prompt; what stage 2 learns from.
 
-A store (store.py) of kind "ode_pairs". Latents rest as [E, F, H, W, C], whose bytes are those of the tokens
-[E, T, C] that the network takes.
+They are a store (store.py) of kind "ode_pairs". Video latents are [n, F, H, W, C] on disk, whose bytes are those of
+the tokens [n, T, C] that the network takes.
 """
 
 import logging

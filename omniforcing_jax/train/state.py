@@ -1,7 +1,7 @@
 """What a trainer is, as a value: parameters, optimiser state, averages, step and key.
 
-Together with the data position (kept by the iterator, see data.py) this is everything
-that a resumed run needs; checkpoint.py saves it and restores it whole.
+Together with the data position (kept by the iterator, see data.py) this is all that a resumed run needs. checkpoint.py
+saves it and restores it whole.
 """
 
 import dataclasses
@@ -11,6 +11,10 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+
+from omniforcing_jax.parallel.spec import ArrayLeaf
+
+Optimisers = tuple[optax.GradientTransformation, optax.GradientTransformation]  # of generator and critic
 
 
 @struct.dataclass
@@ -26,12 +30,16 @@ class TrainState:
       key: PRNG key; step i uses fold_in(key, i), so a resumed run draws what an unbroken one draws.
     """
 
-    step: Any
+    step: ArrayLeaf
     params: Any
     opt_state: Any
     ema: Any
     extra: Any
-    key: Any
+    key: ArrayLeaf
+
+    def key_of_step(self) -> jax.Array:
+        """The key that the step about to be made spends."""
+        return jax.random.fold_in(jax.random.wrap_key_data(self.key), self.step)
 
 
 @struct.dataclass
@@ -44,7 +52,7 @@ class DistillState:
       critic: without an average.
     """
 
-    step: Any
+    step: ArrayLeaf
     generator: TrainState
     critic: TrainState
 
@@ -63,23 +71,11 @@ def create(
     )
 
 
-def create_pair(
-    generator: Any,
-    critic: Any,
-    generator_optimiser: optax.GradientTransformation,
-    critic_optimiser: optax.GradientTransformation,
-    seed: int,
-    *,
-    generator_extra: Any = None,
-    critic_extra: Any = None,
-) -> DistillState:
+def create_pair(generator: Any, critic: Any, optimisers: Optimisers, seed: int) -> DistillState:
     """Start two trainers from float32 parameters, which may not share buffers; each draws from a key of its own."""
-    players = (
-        create(generator, generator_optimiser, seed, extra=generator_extra),
-        create(critic, critic_optimiser, seed, ema=False, extra=critic_extra),
-    )
+    pair = create(generator, optimisers[0], seed), create(critic, optimisers[1], seed, ema=False)
     keys = jax.random.key_data(jax.random.split(jax.random.key(seed)))
-    first, second = (dataclasses.replace(player, key=key) for player, key in zip(players, keys, strict=True))
+    first, second = (dataclasses.replace(one, key=key) for one, key in zip(pair, keys, strict=True))
     return DistillState(step=jnp.zeros((), jnp.int32), generator=first, critic=second)
 
 

@@ -1,13 +1,13 @@
-"""One step as a pure, compiled function of (state, batch, what stands beside): of one network, or of two.
+"""One step as a pure, compiled function of (state, batch): of one network, or of generator and critic.
 
-Both are made of `_advance`, which is an update of one network. The old state's buffers are donated; what stands
-beside (a frozen teacher) is not.
+Both are made of `_advance`, which is an update of one network. The old state's buffers are donated; what is frozen (a
+teacher) is an argument that stays.
 """
 
 import dataclasses
 from collections.abc import Callable
 from functools import reduce
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +16,14 @@ import optax
 from flax import struct
 
 from omniforcing_jax.parallel.sharding import mesh_in_use
-from omniforcing_jax.parallel.spec import path_name
+from omniforcing_jax.parallel.spec import ArrayLeaf, path_name
+from omniforcing_jax.strict_json import require
 from omniforcing_jax.train import gradient as gradients
-from omniforcing_jax.train.gradient import Gradient
-from omniforcing_jax.train.state import DistillState, TrainState
+from omniforcing_jax.train.gradient import Graded, Gradient, Metrics
+from omniforcing_jax.train.state import DistillState, Optimisers, TrainState
+
+S = TypeVar("S")  # a trainer's state
+SiteOf = Callable[[str], str]
 
 
 @struct.dataclass
@@ -32,14 +36,14 @@ class Report:
       checked: names of the N tensors: the loss, each leaf of the gradient, each parameter after the update.
     """
 
-    metrics: dict[str, jax.Array]
-    finite: Any
+    metrics: Metrics
+    finite: ArrayLeaf
     checked: tuple[str, ...] = struct.field(pytree_node=False)
 
-    def named(self, player: str) -> "Report":
+    def named(self, network: str) -> "Report":
         """Put the name of a network before all names."""
-        metrics = {f"{player}/{name}": value for name, value in self.metrics.items()}
-        return Report(metrics=metrics, finite=self.finite, checked=tuple(f"{player}/{name}" for name in self.checked))
+        metrics = {f"{network}/{name}": value for name, value in self.metrics.items()}
+        return Report(metrics=metrics, finite=self.finite, checked=tuple(f"{network}/{name}" for name in self.checked))
 
 
 def together(first: Report, second: Report) -> Report:
@@ -51,45 +55,80 @@ def together(first: Report, second: Report) -> Report:
     )
 
 
-Step = Callable[..., tuple[Any, Report]]  # (state, batch, *beside)
-SiteOf = Callable[[str], str]
-
-
-class Program:
+class Program(Generic[S]):
     """A step, compiled: the new state lies where the old one lay, on any mesh, and takes its buffers."""
 
-    def __init__(self, step: Step) -> None:
+    def __init__(self, step: Callable[[S, Any, Any], tuple[S, Report]]) -> None:
         self._step = step
         self._compiled: dict[Any, tuple[Any, list[Any]]] = {}
 
-    def __call__(self, state: Any, batch: Any, *beside: Any) -> tuple[Any, Report]:
+    def __call__(self, state: S, batch: Any, frozen: Any = None) -> tuple[S, Report]:
         """Run the step; `state` is gone."""
         program, report = self._on_devices_of(state)
-        leaves, said = program(state, batch, *beside)
+        leaves, said = program(state, batch, frozen)
         return jax.tree.unflatten(jax.tree.structure(state), leaves), jax.tree.unflatten(report[0], said)
 
-    def lower(self, state: Any, batch: Any, *beside: Any) -> jax.stages.Lowered:
+    def lower(self, state: S, batch: Any, frozen: Any = None) -> jax.stages.Lowered:
         """Lower the step for shapes with shardings, without values."""
-        return self._on_devices_of(state)[0].lower(state, batch, *beside)
+        return self._on_devices_of(state)[0].lower(state, batch, frozen)
 
-    def _on_devices_of(self, state: Any) -> tuple[Any, list[Any]]:
+    def _on_devices_of(self, state: S) -> tuple[Any, list[Any]]:
         """Return the program for a state that lies so, and the tree of its report once it was traced."""
-        places = None
+        shardings = None
         if mesh_in_use() is not None:
-            places = [getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(state)]
-        key = places and tuple(places)
+            shardings = [getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(state)]
+        key = shardings and tuple(shardings)
         if key not in self._compiled:
             report: list[Any] = []
 
-            def leaves_of(state: Any, batch: Any, *beside: Any) -> tuple[list[Any], list[Any]]:
-                state, said = self._step(state, batch, *beside)
+            def leaves_of(state: S, batch: Any, frozen: Any) -> tuple[list[Any], list[Any]]:
+                state, said = self._step(state, batch, frozen)
                 leaves, tree = jax.tree.flatten(said)
                 report[:] = [tree]
                 return jax.tree.leaves(state), leaves
 
-            program = jax.jit(leaves_of, donate_argnums=0, out_shardings=(places, None) if places else None)
+            program = jax.jit(leaves_of, donate_argnums=0, out_shardings=(shardings, None) if shardings else None)
             self._compiled[key] = program, report
         return self._compiled[key]
+
+
+@runtime_checkable
+class DistillMethod(Protocol):
+    """How generator and critic learn from each other; distill/generator_critic.py has the methods that there are.
+
+    Both gradients are pure functions that give (loss, metrics, gradient of `params`).
+    """
+
+    def generator(
+        self, params: Any, batch: Any, key: jax.Array, critic: Any, frozen: Any
+    ) -> tuple[jax.Array, Metrics, Any]:
+        """Find the generator's gradient; `frozen` is never trained, such as a teacher."""
+        ...
+
+    def critic(
+        self, params: Any, batch: Any, key: jax.Array, generator: Any, frozen: Any
+    ) -> tuple[jax.Array, Metrics, Any]:
+        """Find the critic's gradient."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DistillSchedule:
+    """How often generator and critic are updated, and the generator's average.
+
+    Attributes:
+      ratio: steps, each with an update of the critic, per update of the generator.
+      ema_decay: average = decay * average + (1 - decay) * parameters, after the generator's updates.
+      ema_from: until so many steps are done the average is a copy of the parameters.
+    """
+
+    ratio: int = 5
+    ema_decay: float = 0.99
+    ema_from: int = 200
+
+    def __post_init__(self):
+        """Check ranges."""
+        require(self.ratio >= 1, "ratio", self.ratio, "must be at least 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,23 +136,20 @@ class DistillStep:
     """A step of two networks: the critic moves; before it the generator, if the step's number is a multiple of `ratio`.
 
     Two programs instead of one for both: the critic's is compiled once, and neither is larger than it must be.
-
-    Attributes:
-      generator, critic: `(DistillState, batch, *frozen) -> (DistillState, Report)`.
-      ratio: steps per update of the generator.
     """
 
-    generator: Program
-    critic: Program
+    generator: Program[DistillState]
+    critic: Program[DistillState]
     ratio: int
+    frozen: Any = None
 
-    def __call__(self, state: DistillState, batch: Any, *frozen: Any) -> tuple[DistillState, Report]:
+    def __call__(self, state: DistillState, batch: Any) -> tuple[DistillState, Report]:
         """Run the programs whose turn it is; `state` is gone."""
         number = int(state.step)  # the host's own number after the first step, so that nothing waits for the device
         reports = []
         for program in (self.critic,) if number % self.ratio else (self.generator, self.critic):
             state = dataclasses.replace(state, step=np.asarray(number, np.int32))
-            state, report = program(state, batch, *frozen)
+            state, report = program(state, batch, self.frozen)
             reports.append(report)
         return dataclasses.replace(state, step=np.asarray(number + 1, np.int32)), reduce(together, reports)
 
@@ -125,8 +161,8 @@ def make_step(
     ema_decay: float = 0.999,
     ema_from: int = 0,
     site_of: SiteOf | None = None,
-) -> Program:
-    """Compile `(TrainState, batch, *beside) -> (TrainState, Report)`.
+) -> Program[TrainState]:
+    """Compile `(TrainState, batch) -> (TrainState, Report)`.
 
     Args:
       gradient: from `gradient.of_loss`, or made by hand.
@@ -143,88 +179,78 @@ def make_step(
         since = jnp.maximum(step - ema_from, 0)
         return jnp.where(step < ema_from, 0.0, jnp.minimum(ema_decay, (1 + since) / (10 + since)))
 
-    def step(state: TrainState, batch: Any, *beside: Any) -> tuple[TrainState, Report]:
-        return _advance(state, batch, beside, gradient, optimiser, decay(state.step), site_of)
+    def step(state: TrainState, batch: Any, frozen: None) -> tuple[TrainState, Report]:
+        graded = gradient(state.params, batch, state.key_of_step(), state.extra)
+        return _advance(state, graded, optimiser, decay(state.step), site_of)
 
     return Program(step)
 
 
 def make_distill_step(
-    generator: Gradient,
-    critic: Gradient,
-    generator_optimiser: optax.GradientTransformation,
-    critic_optimiser: optax.GradientTransformation,
+    method: DistillMethod,
+    optimisers: Optimisers,
+    schedule: DistillSchedule,
+    frozen: Any = None,
     *,
-    ratio: int = 5,
-    ema_decay: float = 0.99,
-    ema_from: int = 200,
     site_of: SiteOf | None = None,
 ) -> DistillStep:
-    """Compile `(DistillState, batch, *frozen) -> (DistillState, Report)`, for two networks.
+    """Compile `(DistillState, batch) -> (DistillState, Report)`, for two networks.
 
-    At every step whose number (from 0) is a multiple of `ratio` the generator is updated first, then the critic is,
-    on the same batch, with keys of its own and against the new generator. Each has its program.
+    At every step whose number (from 0) is a multiple of `schedule.ratio` the generator is updated first. Then the
+    critic is, on the same batch, with keys of its own and against the new generator. Each has its program.
 
     Args:
-      generator: `(generator params, batch, key, extra, critic params, *frozen) -> Graded`.
-      critic: `(critic params, batch, key, extra, generator params, *frozen) -> Graded`.
-      generator_optimiser: counts the generator's updates, so its schedule is `ratio` times slower.
-      critic_optimiser: counts every step.
-      ratio: steps per update of the generator.
-      ema_decay: of the generator's average: average = decay * average + (1 - decay) * parameters, after its updates.
-      ema_from: until so many steps are done the average is a copy of the parameters.
+      method: the gradients of both networks.
+      optimisers: of generator and critic. The generator's counts its own updates, so its schedule is `ratio` times
+        slower.
+      schedule: see DistillSchedule.
+      frozen: what the method needs beside both networks; an argument of the programs.
       site_of: see `make_step`.
 
     Returns:
       The step. Metrics are named `generator/...`, in steps that update it, and `critic/...`.
 
-    Raises:
-      ValueError: if ratio is below 1.
-
-    Source: the loop of specs/omniforcing.md 7.1.
+    Source: OmniForcing, `ltx_distillation/dmd.py` at 50a271f.
     """
-    if ratio < 1:
-        raise ValueError(f"ratio={ratio}: must be at least 1")
 
-    def train_critic(state: DistillState, batch: Any, *frozen: Any) -> tuple[DistillState, Report]:
-        beside = (state.generator.params, *frozen)
-        trained, report = _advance(state.critic, batch, beside, critic, critic_optimiser, None, site_of)
-        return dataclasses.replace(state, critic=trained), report.named("critic")
-
-    def train_generator(state: DistillState, batch: Any, *frozen: Any) -> tuple[DistillState, Report]:
-        beside = (state.critic.params, *frozen)
-        decay = jnp.where(state.step < ema_from, 0.0, ema_decay)
-        trained, report = _advance(state.generator, batch, beside, generator, generator_optimiser, decay, site_of)
+    def train_generator(state: DistillState, batch: Any, frozen: Any) -> tuple[DistillState, Report]:
+        own, critic = state.generator, state.critic.params
+        graded = Graded(*method.generator(own.params, batch, own.key_of_step(), critic, frozen))
+        decay = jnp.where(state.step < schedule.ema_from, 0.0, schedule.ema_decay)
+        trained, report = _advance(own, graded, optimisers[0], decay, site_of)
         return dataclasses.replace(state, generator=trained), report.named("generator")
 
-    return DistillStep(Program(train_generator), Program(train_critic), ratio)
+    def train_critic(state: DistillState, batch: Any, frozen: Any) -> tuple[DistillState, Report]:
+        own, generator = state.critic, state.generator.params
+        graded = Graded(*method.critic(own.params, batch, own.key_of_step(), generator, frozen))
+        trained, report = _advance(own, graded, optimisers[1], None, site_of)
+        return dataclasses.replace(state, critic=trained), report.named("critic")
+
+    return DistillStep(Program(train_generator), Program(train_critic), schedule.ratio, frozen)
 
 
 def _advance(
     state: TrainState,
-    batch: Any,
-    beside: tuple,
-    gradient: Gradient,
+    graded: Graded,
     optimiser: optax.GradientTransformation,
     decay: jax.Array | None,
     site_of: SiteOf | None,
 ) -> tuple[TrainState, Report]:
-    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-    value, metrics, extra, grads = gradient(state.params, batch, key, state.extra, *beside)
-    updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    metrics = {**metrics, "loss": value, "grad_norm": optax.tree.norm(grads)}
+    """Update one network by the gradient that was found."""
+    updates, opt_state = optimiser.update(graded.grads, state.opt_state, state.params)
+    params: Any = optax.apply_updates(state.params, updates)
+    metrics = {**graded.metrics, "loss": graded.value, "grad_norm": optax.tree.norm(graded.grads)}
     if site_of is not None:
-        metrics |= gradients.norms(grads, site_of)
+        metrics |= gradients.norms(graded.grads, site_of)
     ema = state.ema
     if ema is not None and decay is not None:
         ema = optax.incremental_update(params, ema, 1 - decay)
-    checked = {"loss": value, "gradient": grads, "parameter": params}
-    state = dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state, ema=ema, extra=extra)
-    return state, _report(metrics, checked)
+    checked = {"loss": graded.value, "gradient": graded.grads, "parameter": params}
+    moved = {"params": params, "opt_state": opt_state, "ema": ema, "extra": graded.extra}
+    return dataclasses.replace(state, step=state.step + 1, **moved), _report(metrics, checked)
 
 
-def _report(metrics: dict[str, jax.Array], checked: dict[str, Any]) -> Report:
+def _report(metrics: Metrics, checked: dict[str, Any]) -> Report:
     leaves = jax.tree_util.tree_flatten_with_path(checked)[0]
     finite = jnp.stack([jnp.all(jnp.isfinite(leaf)) for _, leaf in leaves])
     return Report(metrics=metrics, finite=finite, checked=tuple(path_name(path) for path, _ in leaves))

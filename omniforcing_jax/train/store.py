@@ -1,7 +1,7 @@
 """Rows of a prompt and equally shaped arrays on disk: ArrayRecord shards under one header.
 
-Who writes what follows from the header alone: row i lies in one shard, a shard belongs to one process. A row is
-on disk as soon as it is put, so a writer that was killed goes on with the row that it was at. docs/pairs.md has the
+Who writes what follows from the header alone: row i belongs to one shard, a shard belongs to one process. A row is on
+disk as soon as it is put, so a writer that was killed goes on with the row that it was at. docs/pairs.md has the
 format; pairs.py and contexts.py say what the rows are.
 """
 

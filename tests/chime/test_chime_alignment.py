@@ -6,8 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from experiments.chime import alignment, world
-from experiments.chime.detect import Event
+from experiments.chime import alignment
+from experiments.chime.world import physics
+from omniforcing_jax.chime.detect import Event
 from omniforcing_jax.layout import PREFIX, latent_frames
 
 BY_NAME = {found.name: found for found in alignment.ALIGNMENTS}
@@ -40,8 +41,8 @@ def test_sound_of_single_latents_gains_one_latent_a_second():
 
 def _events():
     """Impacts of two worlds, as seen."""
-    scenes = [world.sample_world([8, i], colours=("red", "blue")) for i in range(2)]
-    return [[Event(time=i.time, colour=i.colour, strength=1.0) for i in world.impacts(s, 20.0)] for s in scenes]
+    scenes = [physics.sample_world([8, i], colours=("red", "blue")) for i in range(2)]
+    return [[Event(time=i.time, colour=i.colour, strength=1.0) for i in physics.impacts(s, 20.0)] for s in scenes]
 
 
 @pytest.mark.parametrize("ahead", [0.0, 0.04, 0.72])

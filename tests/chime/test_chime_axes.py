@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.chime import codecs
+from experiments.chime import export_codecs
 from omniforcing_jax.codecs.video_vae import VideoVAE
 from omniforcing_jax.pipeline.presets import TINY_STREAM
 
@@ -17,7 +17,7 @@ def raw():
 
 
 def test_channels_are_uncorrelated_and_half_whitened(raw):
-    axes, means, scales = (np.asarray(x) for x in codecs.principal_axes(raw))
+    axes, means, scales = (np.asarray(x) for x in export_codecs.principal_axes(raw))
     flat = np.asarray(raw.reshape(-1, 8), np.float64)
     covariance = np.cov(((flat @ axes - means) / scales).T)
     before = np.sort(np.linalg.eigvalsh(np.cov(flat.T)))[::-1]
@@ -31,8 +31,8 @@ def test_a_turned_codec_is_the_same_codec_in_other_axes(raw):
     vae = VideoVAE(TINY_STREAM.video_vae)
     pixels = jax.random.uniform(jax.random.key(0), (1, 9, 64, 64, 3), minval=-1.0)
     variables = vae.init(jax.random.key(1), pixels)
-    axes, _, _ = codecs.principal_axes(raw)
-    turned = {**variables, "params": codecs.turn(variables["params"], axes)}
+    axes, _, _ = export_codecs.principal_axes(raw)
+    turned = {**variables, "params": export_codecs.turn(variables["params"], axes)}
     moments = jax.jit(lambda v: vae.apply(v, pixels, method="moments")[0])
     before, after = moments(variables), moments(turned)
     np.testing.assert_allclose(before @ axes, after, atol=1e-5)

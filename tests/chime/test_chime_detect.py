@@ -4,26 +4,27 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from experiments.chime import detect, world
-from experiments.chime.track import watch
+from experiments.chime.world import physics, render
+from omniforcing_jax.chime import box, detect
+from omniforcing_jax.chime.track import watch
 
 SECONDS, FRAMES = 4, 97
-WORLDS = [world.sample_world([990, i], balls=1 + i % 3) for i in range(6)]
+WORLDS = [physics.sample_world([990, i], balls=1 + i % 3) for i in range(6)]
 
 
 @pytest.fixture(scope="module")
 def tracks():
-    return [watch(world.render_video(scene, FRAMES)) for scene in WORLDS]
+    return [watch(render.render_video(scene, FRAMES)) for scene in WORLDS]
 
 
 @pytest.fixture(scope="module")
 def onsets():
-    return [detect.onsets(world.render_audio(scene, FRAMES * 1000), 24_000) for scene in WORLDS]
+    return [detect.onsets(render.render_audio(scene, FRAMES * 1000), 24_000) for scene in WORLDS]
 
 
 def _gaps(scene, events):
     """Milliseconds from each impact well inside the clip to the nearest event of its colour, corners left out."""
-    exact = world.impacts(scene, FRAMES / 24)
+    exact = physics.impacts(scene, FRAMES / 24)
     lonely = [a for a in exact if all(a is b or a.ball != b.ball or abs(a.time - b.time) > 0.1 for b in exact)]
     inside = [impact for impact in lonely if 0.15 < impact.time < FRAMES / 24 - 0.15]
     same = [[e.time - i.time for e in events if e.colour == i.colour] for i in inside]
@@ -37,7 +38,7 @@ def _spoil(video, blur, noise):
 
 def test_centres_are_right_to_a_fraction_of_a_pixel_even_when_half_hidden(tracks):
     for scene, seen in zip(WORLDS, tracks, strict=True):
-        exact = world.positions(scene, np.arange(FRAMES) / 24)
+        exact = physics.positions(scene, np.arange(FRAMES) / 24)
         miss = 64 * np.abs(seen.centres[:, scene.colour] - exact)
         visible = seen.visible[:, scene.colour]
         assert np.nanmax(miss[visible > 0.9], initial=0) < 0.15
@@ -53,26 +54,26 @@ def test_the_right_colours_are_seen_and_nothing_else(tracks):
 
 
 def test_a_larger_picture_is_seen_as_well():
-    scene = world.sample_world([990, 9], balls=2)
-    seen = watch(world.render_video(scene, 24, size=96))
-    exact = world.positions(scene, np.arange(24) / 24)
+    scene = physics.sample_world([990, 9], balls=2)
+    seen = watch(render.render_video(scene, 24, size=96))
+    exact = physics.positions(scene, np.arange(24) / 24)
     assert np.nanmax(np.abs(seen.centres[:, scene.colour] - exact)) * 96 < 0.3
 
 
 def test_a_true_colour_has_no_error_and_a_faded_one_has():
-    video = world.render_video(world.sample_world(1, colours=["red"]), 6)
+    video = render.render_video(physics.sample_world(1, colours=["red"]), 6)
     faded = (video * 0.8).astype(np.uint8)
     assert np.nanmean(watch(video).colour_error) < 1
     assert np.nanmean(watch(faded).colour_error) > 20
 
 
 def test_a_second_ball_of_the_same_colour_counts():
-    one, two = (world.render_video(world.sample_world(seed, colours=["green"]), 48) for seed in (1, 2))
+    one, two = (render.render_video(physics.sample_world(seed, colours=["green"]), 48) for seed in (1, 2))
     assert watch(np.maximum(one, two)).count() == 2
 
 
 def test_a_ball_of_no_known_colour_counts_as_a_ball_but_is_no_colour():
-    video = world.render_video(world.sample_world(1, colours=["red"]), 24)
+    video = render.render_video(physics.sample_world(1, colours=["red"]), 24)
     video[:, 20:34, 4:18] = (250, 250, 250)
     seen = watch(video)
     assert seen.colours() == (0,)
@@ -80,7 +81,7 @@ def test_a_ball_of_no_known_colour_counts_as_a_ball_but_is_no_colour():
 
 
 def test_an_empty_box_has_no_balls():
-    seen = watch(np.broadcast_to(world.backdrop(64), (8, 64, 64, 3)))
+    seen = watch(np.broadcast_to(box.backdrop(64), (8, 64, 64, 3)))
     assert seen.count() == 0
     assert seen.colours() == ()
     assert detect.impacts(seen) == []
@@ -96,7 +97,7 @@ def test_impacts_seen_are_exact_to_a_few_milliseconds(tracks):
 
 def test_no_impact_is_seen_that_did_not_happen(tracks):
     for scene, seen in zip(WORLDS, tracks, strict=True):
-        exact = world.impacts(scene, 5)
+        exact = physics.impacts(scene, 5)
         for event in detect.impacts(seen):
             assert min(abs(event.time - i.time) for i in exact if i.colour == event.colour) < 0.05
 
@@ -110,14 +111,14 @@ def test_onsets_heard_are_exact_to_a_millisecond(onsets):
 
 def test_no_onset_is_heard_that_did_not_ring(onsets):
     for scene, heard in zip(WORLDS, onsets, strict=True):
-        exact = world.impacts(scene, 5)
+        exact = physics.impacts(scene, 5)
         for event in (e for e in heard if e.time < SECONDS - 0.05):
             assert min(abs(event.time - i.time) for i in exact if i.colour == event.colour) < 0.05
 
 
 def test_blur_and_noise_in_the_picture_move_impacts_by_milliseconds_only():
     scene = WORLDS[2]
-    spoiled = _spoil(world.render_video(scene, FRAMES), 1.5, 8)
+    spoiled = _spoil(render.render_video(scene, FRAMES), 1.5, 8)
     gaps = _gaps(scene, detect.impacts(watch(spoiled)))
     assert np.median(gaps) < 3
     assert (gaps < 20).mean() > 0.9
@@ -126,7 +127,7 @@ def test_blur_and_noise_in_the_picture_move_impacts_by_milliseconds_only():
 @pytest.mark.parametrize("rate", [16_000, 24_000])
 def test_noise_in_the_sound_moves_onsets_by_milliseconds_only(rate):
     scene = WORLDS[2]
-    sound = world.render_audio(scene, FRAMES * rate // 24, rate)
+    sound = render.render_audio(scene, FRAMES * rate // 24, rate)
     noisy = sound + np.random.default_rng(0).normal(0, 0.01, sound.shape).astype(np.float32)
     gaps = _gaps(scene, detect.onsets(noisy, rate))
     assert np.median(gaps) < 1
@@ -134,13 +135,13 @@ def test_noise_in_the_sound_moves_onsets_by_milliseconds_only(rate):
 
 
 def test_a_corner_is_one_event():
-    fall, drift = np.sqrt(2 * world.GRAVITY * 0.5), 0.4
-    period = 2 * fall / world.GRAVITY
-    phase, start = period - 1.0, world.SPAN - 1.01 * drift  # floor at 1.00 s, right wall at 1.01 s
+    fall, drift = np.sqrt(2 * box.GRAVITY * 0.5), 0.4
+    period = 2 * fall / box.GRAVITY
+    phase, start = period - 1.0, physics.SPAN - 1.01 * drift  # floor at 1.00 s, right wall at 1.01 s
     one = {"bounce_speed": fall, "bounce_phase": phase, "start": start, "drift": drift}
-    scene = world.World(colour=np.array([0]), **{name: np.array([value]) for name, value in one.items()})
-    assert [i.surface for i in world.impacts(scene, 1.2)] == ["floor", "right"]
-    seen = detect.impacts(watch(world.render_video(scene, 37)))
+    scene = physics.World(colour=np.array([0]), **{name: np.array([value]) for name, value in one.items()})
+    assert [i.surface for i in physics.impacts(scene, 1.2)] == ["floor", "right"]
+    seen = detect.impacts(watch(render.render_video(scene, 37)))
     assert len(seen) == 1
     assert seen[0].time == pytest.approx(1.0, abs=0.005)
 

@@ -20,7 +20,7 @@ def _options(step, *more) -> dict:
     module = importlib.import_module(f"experiments.chime.{step.module}")
     taken = []
 
-    @functools.wraps(getattr(module, "Arguments", module.main), updated=())
+    @functools.wraps(module.Arguments, updated=())
     def stand_in(*args, **options):
         taken.append(options)
 
@@ -56,7 +56,7 @@ def test_what_a_step_reads_an_earlier_step_has_written(steps, tmp_path):
         for flag in reads.split():
             if flag in options:
                 assert options[flag] in written, f"{step.name}: {flag} {options[flag]}"
-        if step.module == "export":
+        if step.module == "export_networks":
             written.add(f"{options['--out']}/{options['--part']}")
         written |= {options[flag] for flag in ("--folder", "--out") if flag in options}
 

@@ -8,9 +8,13 @@ import pytest
 import tyro
 from test_chime_metrics import KEYS
 
-import omniforcing_jax.stream
-from experiments.chime import evaluate, sheet, world
-from experiments.chime.prompts import sample_prompts
+from experiments.chime import evaluate
+from experiments.chime.judge import sources
+from experiments.chime.world import physics, render
+from omniforcing_jax.chime.contact_sheet import write_contact_sheet
+from omniforcing_jax.chime.film import Film, read_film
+from omniforcing_jax.chime.metrics import perceive
+from omniforcing_jax.chime.prompts import sample_prompts
 from omniforcing_jax.stream.chunk import Chunk
 from omniforcing_jax.stream.mp4 import Mp4Writer
 
@@ -24,7 +28,7 @@ def _evaluate(tmp_path, *flags):
 def _chunks(scene, seconds, lag=0.0):
     """Cut a rendered world into chunks of one second, the sound late by `lag` seconds as a vocoder makes it."""
     frames = seconds * 24 + 1
-    video, sound = world.render_video(scene, frames), world.render_audio(scene, frames * 1000)
+    video, sound = render.render_video(scene, frames), render.render_audio(scene, frames * 1000)
     skipped = round(lag * 24_000)
     for index in range(seconds + 1):
         audio = sound[skipped:][index * 24_000 : (index + 1) * 24_000]
@@ -92,7 +96,7 @@ def test_codecs_leave_what_is_judged(tmp_path):
 
 
 def test_a_file_is_judged_like_the_clip_it_was_written_from(tmp_path):
-    scene = world.sample_world([992, 1], colours=["red", "blue"])
+    scene = physics.sample_world([992, 1], colours=["red", "blue"])
     film, prompt = tmp_path / "film.mp4", tmp_path / "prompt.txt"
     with Mp4Writer(film, height=64, width=64, frame_rate=24, sample_rate=24_000) as writer:
         for chunk in _chunks(scene, 4):
@@ -107,15 +111,15 @@ def test_a_file_is_judged_like_the_clip_it_was_written_from(tmp_path):
 
 
 def test_a_file_keeps_its_colours_and_the_time_of_its_sound(tmp_path):
-    scene = world.sample_world([992, 2], colours=["yellow"])
+    scene = physics.sample_world([992, 2], colours=["yellow"])
     film = tmp_path / "film.mp4"
     with Mp4Writer(film, height=64, width=64, frame_rate=24, sample_rate=24_000) as writer:
         for chunk in _chunks(scene, 2):
             writer.write(chunk)
-    video, audio, rate = evaluate.read_file(film)
+    video, audio, rate = read_film(film)
     assert rate == 24_000
-    assert np.abs(video.astype(int) - world.render_video(scene, 49)).mean() < 4
-    sound = world.render_audio(scene, 48_000)
+    assert np.abs(video.astype(int) - render.render_video(scene, 49)).mean() < 4
+    sound = render.render_audio(scene, 48_000)
     shifts = [np.dot(audio[5000 + s : 45_000 + s].sum(1), sound[5000:45_000].sum(1)) for s in range(-50, 51)]
     assert abs(int(np.argmax(shifts)) - 50) <= 2
 
@@ -126,10 +130,10 @@ def test_the_student_is_judged_by_its_chunks(tmp_path, monkeypatch, lag):
 
     def open_stream(weights, *, prompt, seconds, seed):
         asked.append((prompt, seed))
-        colours = evaluate.read_request(prompt).colours
-        return _chunks(world.sample_world([992, seed], colours=colours), seconds, lag)
+        colours = sources.read_request(prompt).colours
+        return _chunks(physics.sample_world([992, seed], colours=colours), seconds, lag)
 
-    monkeypatch.setattr(omniforcing_jax.stream, "open_stream", open_stream, raising=False)
+    monkeypatch.setattr(sources, "open_stream", open_stream)
     figures = _evaluate(
         tmp_path, "--source", "student", "--weights", tmp_path, "--prompts", 2, "--seconds", 4, "--seed", 7
     )
@@ -145,21 +149,21 @@ def test_the_teacher_is_asked_in_batches_and_judged_by_its_clips(tmp_path, monke
     def sample_clip(weights, *, prompts, seconds, seed, steps):
         sizes.append((len(prompts), steps))
         scenes = [
-            world.sample_world([992, seed, i], colours=evaluate.read_request(p).colours) for i, p in enumerate(prompts)
+            physics.sample_world([992, seed, i], colours=sources.read_request(p).colours) for i, p in enumerate(prompts)
         ]
         return [
             Chunk(
                 index=0,
-                video=world.render_video(scene, 49),
+                video=render.render_video(scene, 49),
                 video_start_s=0.0,
-                audio=world.render_audio(scene, 49_000),
+                audio=render.render_audio(scene, 49_000),
                 audio_start_s=0.0,
                 sample_rate=24_000,
             )
             for scene in scenes
         ]
 
-    monkeypatch.setattr(omniforcing_jax.stream, "sample_clip", sample_clip, raising=False)
+    monkeypatch.setattr(sources, "sample_clip", sample_clip)
     flags = ["--source", "teacher", "--weights", tmp_path, "--prompts", 10, "--seconds", 2, "--steps", 9]
     assert _evaluate(tmp_path, *flags)["count_accuracy"] == 1
     assert sizes == [(8, 9), (2, 9)]
@@ -175,7 +179,7 @@ def test_the_teacher_is_asked_in_batches_and_judged_by_its_clips(tmp_path, monke
         (["--source", "truth", "--prompts", "EMPTY"], "no prompt"),
         (["--source", "truth", "--seconds", "0"], "--seconds 0"),
         (["--source", "truth", "--prompts", "1", "--swap-sound"], "two prompts"),
-        (["--source", "truth", "--json", "no/such/folder/x.json"], "no/such/folder"),
+        (["--source", "truth", "--json", "EMPTY/x.json"], "cannot write EMPTY"),
         (["--source", "student", "--weights", "no/such/weights"], "no/such/weights"),
         (["--file", "missing.mp4"], "missing.mp4"),
         (["--file", "EMPTY"], "cannot read"),
@@ -188,7 +192,7 @@ def test_bad_input_is_one_line_and_exit_code_two(tmp_path, capsys, monkeypatch, 
     for name, text in texts.items():
         (tmp_path / name).write_text(text)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(world, "render_video", lambda *_: pytest.fail("work was begun"))
+    monkeypatch.setattr(render, "render_video", lambda *_: pytest.fail("work was begun"))
     with pytest.raises(SystemExit) as caught:
         evaluate.main(tyro.cli(evaluate.Arguments, args=flags))
     assert caught.value.code == 2
@@ -199,14 +203,13 @@ def test_bad_input_is_one_line_and_exit_code_two(tmp_path, capsys, monkeypatch, 
 
 
 def test_the_contact_sheet_is_a_picture_that_grows_with_the_clip(tmp_path):
-    scene = world.sample_world([992, 3], colours=["red", "green"])
+    scene = physics.sample_world([992, 3], colours=["red", "green"])
     sizes = []
     for seconds in (4, 8):
         frames = seconds * 24 + 1
         path = tmp_path / f"{seconds}.png"
-        sheet.write_sheet(
-            path, world.render_video(scene, frames), world.render_audio(scene, frames * 1000), 24_000, "two"
-        )
+        film = Film(render.render_video(scene, frames), render.render_audio(scene, frames * 1000), 24_000)
+        write_contact_sheet(path, film, perceive(film), "two")
         image = path.read_bytes()
         assert image.startswith(b"\x89PNG")
         sizes.append([int.from_bytes(image[i : i + 4], "big") for i in (16, 20)])

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from experiments.chime import metrics, world
-from experiments.chime.detect import Event
-from experiments.chime.prompts import Request
-from experiments.chime.track import Tracks
+from experiments.chime.world import physics, render
+from omniforcing_jax.chime import metrics
+from omniforcing_jax.chime.detect import Event
+from omniforcing_jax.chime.prompts import Request
+from omniforcing_jax.chime.track import Tracks
 
 KEYS = {
     "sync_ms_p50",
@@ -22,7 +23,7 @@ KEYS = {
 
 
 def _events(*times, colour=0):
-    return [Event(time=t, colour=colour, strength=1.0) for t in times]
+    return [Event(time=float(t), colour=colour, strength=1.0) for t in times]
 
 
 def _tracks(frames, colours):
@@ -39,10 +40,10 @@ def _tracks(frames, colours):
 
 
 def _clip(impacts, onsets, seconds=5.0, colours=(0,), request=None):
-    picture = metrics.Picture(seconds=seconds, tracks=_tracks(round(24 * seconds), colours), impacts=impacts)
+    picture = metrics.Seen(seconds=seconds, tracks=_tracks(round(24 * seconds), colours), impacts=impacts)
     moments = round(seconds / metrics.MOMENT)
-    sound = metrics.Sound(onsets=onsets, power=np.full(moments, 0.01), noise=np.full(moments, 1e-6))
-    return metrics.Clip(picture=picture, sound=sound, request=request)
+    sound = metrics.Heard(onsets=onsets, power=np.full(moments, 0.01), noise=np.full(moments, 1e-6))
+    return metrics.Perceived(picture=picture, sound=sound, request=request)
 
 
 def test_matching_is_one_to_one_and_prefers_the_nearest():
@@ -57,7 +58,7 @@ def test_only_the_same_colour_within_the_tolerance_matches():
 
 
 def test_recall_is_over_impacts_and_precision_over_onsets():
-    figures = metrics.judge([_clip(_events(1, 2, 3, 4), _events(1.01, 2.03, 2.5, 3.5, 3.6))])
+    figures = metrics.judge_clips([_clip(_events(1, 2, 3, 4), _events(1.01, 2.03, 2.5, 3.5, 3.6))])
     assert figures["sync_recall"] == pytest.approx(2 / 4)
     assert figures["sync_precision"] == pytest.approx(2 / 5)
     assert figures["sync_ms_p50"] == pytest.approx(20)
@@ -66,14 +67,14 @@ def test_recall_is_over_impacts_and_precision_over_onsets():
 
 def test_events_are_pooled_over_clips():
     clips = [_clip(_events(1, 2, 3), _events(1, 2, 3)), _clip(_events(1), [])]
-    assert metrics.judge(clips)["sync_recall"] == pytest.approx(3 / 4)
+    assert metrics.judge_clips(clips)["sync_recall"] == pytest.approx(3 / 4)
 
 
 def test_an_unmatched_event_at_an_end_of_the_clip_does_not_count_but_a_matched_one_does():
-    figures = metrics.judge([_clip(_events(0.05, 2), _events(2.5, 4.95))])
+    figures = metrics.judge_clips([_clip(_events(0.05, 2), _events(2.5, 4.95))])
     assert figures["sync_recall"] == 0
     assert figures["sync_precision"] == 0
-    figures = metrics.judge([_clip(_events(0.05, 2, 4.95), _events(0.06, 2))])
+    figures = metrics.judge_clips([_clip(_events(0.05, 2, 4.95), _events(0.06, 2))])
     assert figures["sync_recall"] == 1
     assert figures["sync_precision"] == 1
 
@@ -94,7 +95,7 @@ def test_clips_are_judged_apart_by_the_number_of_balls_asked_for():
 
 
 def test_a_clip_without_events_scores_nothing():
-    figures = metrics.judge([_clip([], [])])
+    figures = metrics.judge_clips([_clip([], [])])
     assert figures["sync_recall"] == figures["sync_precision"] == 0
     assert figures["sync_ms_p50"] is None
 
@@ -107,7 +108,7 @@ def test_accuracies_are_shares_of_clips_that_fulfil_their_request_exactly():
         _clip([], _events(1, 2, colour=1), colours=(2,), request=red),
         _clip([], _events(1, 2, colour=3), colours=(0, 1), request=both),
     ]
-    figures = metrics.judge(clips)
+    figures = metrics.judge_clips(clips)
     assert figures["count_accuracy"] == pytest.approx(3 / 4)
     assert figures["colour_accuracy"] == pytest.approx(2 / 4)
     assert figures["pitch_accuracy"] == pytest.approx(2 / 4)
@@ -120,22 +121,22 @@ def test_a_stray_onset_is_not_a_pitch_heard():
 
 
 def test_without_requests_nothing_is_said_about_the_prompt():
-    figures = metrics.judge([_clip(_events(1), _events(1))])
+    figures = metrics.judge_clips([_clip(_events(1), _events(1))])
     assert set(figures) == KEYS
     assert figures["count_accuracy"] is None
     assert figures["adherence"] is None
 
 
 def test_a_short_clip_has_no_drift_and_a_long_one_has_windows_of_five_seconds_or_more():
-    assert metrics.judge([_clip([], [], seconds=9.0)])["drift"] is None
-    assert metrics.judge([_clip([], [], seconds=12.0)])["drift"]["window_s"] == 5.0
-    assert metrics.judge([_clip([], [], seconds=100.0)])["drift"]["window_s"] == pytest.approx(15.0)
+    assert metrics.judge_clips([_clip([], [], seconds=9.0)])["drift"] is None
+    assert metrics.judge_clips([_clip([], [], seconds=12.0)])["drift"]["window_s"] == 5.0
+    assert metrics.judge_clips([_clip([], [], seconds=100.0)])["drift"]["window_s"] == pytest.approx(15.0)
 
 
 def test_drift_compares_the_windows_and_not_what_lies_between():
     impacts = _events(1, 2, 3, 7, 8, 9, 16, 17, 18)
     onsets = _events(1, 2, 3, 16.01, 17.01)
-    drift = metrics.judge([_clip(impacts, onsets, seconds=20.0)])["drift"]
+    drift = metrics.judge_clips([_clip(impacts, onsets, seconds=20.0)])["drift"]
     assert set(drift) == {"window_s", "first", "last"}
     assert drift["first"]["sync_recall"] == 1
     assert drift["last"]["sync_recall"] == pytest.approx(2 / 3)
@@ -146,16 +147,18 @@ def test_drift_compares_the_windows_and_not_what_lies_between():
 
 
 def test_fading_colours_falling_loudness_and_rising_noise_show_as_drift():
-    scene = world.sample_world([991, 0], colours=["red", "green"])
-    video, audio = world.render_video(scene, 24 * 11), world.render_audio(scene, 24_000 * 11)
+    scene = physics.sample_world([991, 0], colours=["red", "green"])
+    video, audio = render.render_video(scene, 24 * 11), render.render_audio(scene, 24_000 * 11)
     half = 24 * 11 // 2
     video[half:] = video[half:] * 0.85
     noise = np.random.default_rng(0).normal(0, 1e-3, audio.shape)
     noise[: len(noise) // 2] *= 0.1
     audio[len(audio) // 2 :] *= 0.5
     sound = metrics.hear((audio + noise).astype(np.float32), 24_000)
-    clip = metrics.Clip(picture=metrics.see(video), sound=sound, request=Request(count=2, colours=("red", "green")))
-    drift = metrics.judge([clip])["drift"]
+    clip = metrics.Perceived(
+        picture=metrics.see(video), sound=sound, request=Request(count=2, colours=("red", "green"))
+    )
+    drift = metrics.judge_clips([clip])["drift"]
     first, last = drift["first"], drift["last"]
     assert last["colour_error"] > first["colour_error"] + 15
     assert -9 < last["loudness_db"] - first["loudness_db"] < -3

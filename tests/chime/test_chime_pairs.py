@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from experiments.chime import latents, pairs, train_student
-from experiments.chime.clips import TRAIN_SEED
+from experiments.chime.world import latents, pairs, recipe, trajectories
+from experiments.chime.world.clips import TRAIN_SEED
 
 PARAMS = {"w": np.ones(3, np.float32)}
 
@@ -12,7 +12,7 @@ PARAMS = {"w": np.ones(3, np.float32)}
 @pytest.fixture(autouse=True)
 def quick_teacher(monkeypatch):
     """A teacher whose trajectory is its seed, at every entry and place."""
-    entries = len(pairs.student_sigmas())
+    entries = len(recipe.STUDENT_SIGMAS)
 
     def make_trajectory(model, places, vectors):
         def trajectory(params, ids, seeds):
@@ -50,8 +50,8 @@ def test_pairs_written_in_two_goes_are_those_written_in_one(tmp_path, monkeypatc
 
 def test_the_students_trainer_reads_them_entries_first(tmp_path):
     pairs.write(tmp_path, PARAMS, 3, batch=3, shards=1)
-    trajectory = train_student.recorded(pairs.read(tmp_path), pairs.student_sigmas(), None)
-    entries = len(pairs.student_sigmas())
+    trajectory = trajectories.recorded(pairs.read(tmp_path), recipe.STUDENT_SIGMAS, None)
+    entries = len(recipe.STUDENT_SIGMAS)
     assert trajectory.video.shape == (entries, 3, 256, 32)
     np.testing.assert_array_equal(trajectory.audio[0, :, 0, 0], np.arange(3))
 

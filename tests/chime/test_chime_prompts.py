@@ -6,7 +6,8 @@ import re
 import numpy as np
 import pytest
 
-from experiments.chime import prompts
+from omniforcing_jax.chime import prompts
+from omniforcing_jax.pipeline.presets import CHIME_WORDS
 from omniforcing_jax.text.words import WordsConfig, tokenise
 
 ALL = [colours for n in (1, 2, 3) for colours in itertools.permutations(prompts.COLOURS, n)]
@@ -19,13 +20,13 @@ def test_every_phrasing_of_every_request_is_read_back():
 
 
 def test_every_phrasing_is_made_of_the_vocabulary_and_fits_the_encoder():
-    config = WordsConfig(vocabulary=prompts.VOCABULARY)
+    config = WordsConfig(vocabulary=CHIME_WORDS)
     used = set()
     for colours in ALL:
         for text in prompts.phrasings(colours):
             tokenise(config, text)
             used |= set(re.findall("[a-z]+", text))
-    assert used == set(prompts.VOCABULARY)
+    assert used == set(CHIME_WORDS)
 
 
 @pytest.mark.parametrize(

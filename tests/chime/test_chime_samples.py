@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import tiny_stream
 
-from experiments.chime import samples
-from experiments.chime.evaluate import read_file
+from experiments.chime.judge import samples
+from omniforcing_jax.chime.film import read_film
 from omniforcing_jax.stream.chunk import Chunk
 from omniforcing_jax.train import state
 
@@ -38,5 +38,5 @@ def test_the_hook_streams_the_weights_in_training_into_clips_and_sheets_named_by
     names = sorted(path.name for path in (tmp_path / "samples").iterdir())
     assert names == ["step_000040_0.mp4", "step_000040_0.png", "step_000040_1.mp4", "step_000040_1.png"]
     assert asked == [(prompt, 1, 3, tiny_stream.student().config.name) for prompt in ("a", "b")]
-    frames, _, _ = read_file(tmp_path / "samples" / "step_000040_0.mp4")
+    frames = read_film(tmp_path / "samples" / "step_000040_0.mp4").video
     assert abs(float(frames.mean()) - 180) < 4  # H.264 is not exact

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import tyro
 
 from experiments.chime import study
 
@@ -107,5 +108,5 @@ def test_what_cannot_be_made_is_refused_before_the_first_cell(asked, capsys, tmp
 
 def test_an_unknown_part_is_refused_by_the_command():
     with pytest.raises(SystemExit) as caught:
-        study.tyro.cli(study.Arguments, args=["--parts", "windos"])
+        tyro.cli(study.Arguments, args=["--parts", "windos"])
     assert caught.value.code == 2

@@ -3,19 +3,22 @@
 Such a sample has another clip's past up to a border and its own clip from there on.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.chime import pairs, train_student, train_teacher
-from omniforcing_jax.distill.ode import Context
+from experiments.chime import train_student
+from experiments.chime.world import recipe, trajectories
 from omniforcing_jax.layout import block_of_frames
 from omniforcing_jax.model.transformer import transformer_spec
 from omniforcing_jax.parallel import spec
+from omniforcing_jax.text import words
 
-SIGMAS = jnp.array(pairs.student_sigmas(), jnp.float32)
-FRAMES_V, FRAMES_A = block_of_frames(train_student.BLOCKS)
+SIGMAS = jnp.array(recipe.STUDENT_SIGMAS, jnp.float32)
+FRAMES_V, FRAMES_A = block_of_frames(trajectories.BLOCKS)
 
 
 def _clips(count, tokens=4, width_v=3, width_a=4):
@@ -36,11 +39,11 @@ def _recorded_rows(count, tokens=4, width_v=3, width_a=4):
 
 
 def _straight(count):
-    return train_student.straight(_clips(count), SIGMAS, jax.random.key(1))
+    return trajectories.straight(_clips(count), SIGMAS, jax.random.key(1))
 
 
 def _recorded(count):
-    return train_student.recorded(_recorded_rows(count), SIGMAS, jax.random.key(1))
+    return trajectories.recorded(_recorded_rows(count), SIGMAS, jax.random.key(1))
 
 
 @pytest.fixture(params=[_straight, _recorded])
@@ -59,16 +62,17 @@ def test_both_kinds_of_entries_have_one_form_and_end_in_the_clip(make):
 
 def test_no_share_changes_nothing(make):
     trajectory = make(3)
-    changed, since = train_student.change_pasts(trajectory, jax.random.key(0), 0.0)
-    assert not since.any()
-    jax.tree.map(np.testing.assert_array_equal, changed, trajectory)
+    changed = trajectories.change_pasts(trajectory, jax.random.key(0), 0.0)
+    assert not changed.since.any()
+    jax.tree.map(np.testing.assert_array_equal, changed.replace(since=None), trajectory)
 
 
 def test_both_streams_change_at_the_same_border_in_every_entry(make):
     count = 64
     trajectory = make(count)
-    changed, since = train_student.change_pasts(trajectory, jax.random.key(0), 1.0)
-    assert set(np.unique(since)) == set(range(1, len(train_student.BLOCKS)))
+    changed = trajectories.change_pasts(trajectory, jax.random.key(0), 1.0)
+    since = changed.since
+    assert set(np.unique(since)) == set(range(1, len(trajectories.BLOCKS)))
     for name, blocks in (("video", FRAMES_V), ("audio", FRAMES_A)):
         before, after = (np.asarray(getattr(x, name)) for x in (trajectory, changed))
         blocks = np.repeat(blocks, before.shape[2] // len(blocks))
@@ -80,21 +84,21 @@ def test_both_streams_change_at_the_same_border_in_every_entry(make):
 
 @pytest.mark.parametrize(("entries", "rows"), [("data", _clips), ("teacher", _recorded_rows)])
 def test_the_loss_takes_both_kinds_of_entries(entries, rows):
-    config = train_student.CONFIG
+    config = dataclasses.replace(train_student.CONFIG, entries=entries)
     assert config.changes
-    assert config.guidance != 1
+    assert config.ode.guidance != 1
     widths = config.model.video.latent_channels, config.model.audio.latent_channels
     batch = {**rows(2, 16, *widths), "ids": jnp.zeros((2, 16), jnp.int32)}
-    loss = train_student.make_loss(config, train_teacher.word_vectors(), Context.CLEAN, entries)
+    loss = train_student.make_loss(config, recipe.word_vectors())
     params = spec.abstract(transformer_spec(config.model))
-    value, _ = jax.eval_shape(loss, params, batch, jax.random.key(0), None)
+    value, _ = jax.eval_shape(loss, params, batch, jax.random.key(0))
     assert value.shape == ()
 
 
 def test_clips_of_many_balls_come_more_often():
-    vocabulary = train_teacher.latents.WORDS_CONFIG
+    vocabulary = recipe.WORDS_CONFIG
     prompts = ("a red ball", "three bouncing balls: red, cyan and blue", "a green ball and a red ball")
-    ids = np.stack([train_teacher.words.tokenise(vocabulary, prompt)[0] for prompt in prompts])
-    rows = train_teacher.by_balls({"ids": ids, "video": np.arange(3)})
+    ids = np.stack([words.tokenise(vocabulary, prompt)[0] for prompt in prompts])
+    rows = recipe.by_balls({"ids": ids, "video": np.arange(3)})
     np.testing.assert_array_equal(rows["video"], [0, 1, 1, 1, 2, 2])
     np.testing.assert_array_equal(rows["ids"], ids[[0, 1, 1, 1, 2, 2]])

@@ -9,11 +9,13 @@ import pytest
 import tiny
 
 from omniforcing_jax.distill import flow, ode
+from omniforcing_jax.distill.clip_network import clip_network
 from omniforcing_jax.layout import PREFIX, block_of_frames
-from omniforcing_jax.model.positions import clip_block, make_positions, rotaries
+from omniforcing_jax.model.positions import clip_block, make_positions
 from omniforcing_jax.model.transformer import Prediction, text_kv
 from omniforcing_jax.nn.attention import NO_PAST
 from omniforcing_jax.pipeline.presets import TINY
+from omniforcing_jax.streams import Streams
 
 STUDENT = dataclasses.replace(TINY, sinks=2)
 GRID = (2, 2)
@@ -36,16 +38,16 @@ def scene():
     return params, context, trajectory
 
 
-def loss_of(params, context, trajectory, mode, key):
-    rotation = rotaries(STUDENT, make_positions(STUDENT, clip_block(7, 51), GRID))
-    text = text_kv(params, context, context)
-    return ode.ode_loss(params, STUDENT, trajectory, text, rotation, BLOCKS, key, context=mode)
+def loss_of(params, features, trajectory, key, empty=None, **values):
+    network = clip_network(STUDENT, make_positions(STUDENT, clip_block(7, 51), GRID))
+    text = ode.Prompts(text_kv(params, features, features), None if empty is None else text_kv(params, empty, empty))
+    return ode.ode_loss(params, trajectory, text, key, BLOCKS, network, ode.OdeConfig(**values))
 
 
 @pytest.mark.parametrize("mode", list(ode.Context))
 def test_every_weight_gets_a_gradient_in_stage_2(scene, mode):
     params, context, trajectory = scene
-    loss = jax.grad(lambda p: loss_of(p, context, trajectory, mode, jax.random.key(1))[0])
+    loss = jax.grad(lambda p: loss_of(p, context, trajectory, jax.random.key(1), context=mode)[0])
     gradient = jax.jit(loss, compiler_options={"xla_backend_optimization_level": 0})(params)
     silent = [jax.tree_util.keystr(path) for path, g in jax.tree_util.tree_leaves_with_path(gradient) if not jnp.any(g)]
     assert silent == []
@@ -57,49 +59,40 @@ def test_a_clean_context_never_draws_the_clean_entry_and_a_noisy_one_does():
     assert set(np.unique(drawn[True])) == {0, 1, 2}
 
 
-def test_a_share_of_samples_has_one_stream_given_and_never_both():
-    picture, sound = ode.draw_given(jax.random.key(0), 4000, 0.3)
+def test_a_share_of_samples_has_one_conditioning_stream_and_never_both():
+    picture, sound = ode.draw_conditioned(jax.random.key(0), 4000, 0.3)
     assert not jnp.any(picture & sound)
     assert jnp.mean(picture) == pytest.approx(0.15, abs=0.03)
     assert jnp.mean(sound) == pytest.approx(0.15, abs=0.03)
 
 
-def test_a_given_stream_is_not_regressed_on(scene):
+def test_a_conditioning_stream_is_not_regressed_on(scene):
     params, context, trajectory = scene
-    rotation = rotaries(STUDENT, make_positions(STUDENT, clip_block(7, 51), GRID))
-    text = text_kv(params, context[:1], context[:1])
     one = ode.Trajectory(video=trajectory.video[:, :1], audio=trajectory.audio[:, :1], sigmas=trajectory.sigmas)
 
-    def losses(key, given):
-        return ode.ode_loss(params, STUDENT, one, text, rotation, BLOCKS, key, context=ode.Context.CLEAN, given=given)[
-            1
-        ]
+    def losses(key, share):
+        return loss_of(params, context[:1], one, key, context=ode.Context.CLEAN, conditioned=share)[1]
 
-    losses = jax.jit(losses, static_argnames="given")
-    given = [losses(jax.random.key(i), given=1.0) for i in range(8)]
-    assert all((parts["video"] == 0) != (parts["audio"] == 0) for parts in given)
-    assert {bool(parts["video"] == 0) for parts in given} == {True, False}
-    assert all(loss > 0 for loss in losses(jax.random.key(0), given=0.0).values())
+    losses = jax.jit(losses, static_argnames="share")
+    conditioned = [losses(jax.random.key(i), share=1.0) for i in range(8)]
+    assert all((parts["video"] == 0) != (parts["audio"] == 0) for parts in conditioned)
+    assert {bool(parts["video"] == 0) for parts in conditioned} == {True, False}
+    assert all(loss > 0 for loss in losses(jax.random.key(0), share=0.0).values())
 
 
 def test_what_comes_before_a_change_is_context_only(scene):
     params, context, trajectory = scene
-    rotation = rotaries(STUDENT, make_positions(STUDENT, clip_block(7, 51), GRID))
-    text, none, last = text_kv(params, context, context), jnp.zeros(BATCH, int), jnp.full(BATCH, len(BLOCKS) - 1)
+    none, last = jnp.zeros(BATCH, int), jnp.full(BATCH, len(BLOCKS) - 1)
     draws = (jax.random.split(jax.random.key(i), 3)[0] for i in range(100))
     entries = [ode.draw_entries(key, BATCH, len(BLOCKS), 3, clean_too=True) for key in draws]
     seed = next(i for i, drawn in enumerate(entries) if not jnp.any(drawn == 2))  # no target serves as context
 
     @jax.jit
     def losses(since, trajectory):
-        return ode.ode_loss(
-            *(params, STUDENT, trajectory, text, rotation, BLOCKS, jax.random.key(seed)),
-            context=ode.Context.NOISY,
-            since=since,
-        )[1]
+        return loss_of(params, context, trajectory.replace(since=since), jax.random.key(seed))[1]
 
     early = trajectory.video.at[-1, :, : 4 * 4].add(1.0)
-    other = ode.Trajectory(video=early, audio=trajectory.audio, sigmas=trajectory.sigmas)
+    other = trajectory.replace(video=early)
     assert losses(none, trajectory) == losses(None, trajectory)
     assert all(loss == 0 for loss in losses(last + 1, trajectory).values())
     assert losses(none, trajectory)["video"] != losses(none, other)["video"]
@@ -113,22 +106,22 @@ def asked(scene, monkeypatch):
     Of each forward: both streams as they came in, and the noise levels that go with their tokens, sinks left out.
     """
     params, context, trajectory = scene
-    rotation = rotaries(STUDENT, make_positions(STUDENT, clip_block(7, 51), GRID))
-    text, questions = text_kv(params, context, context), []
+    questions = []
 
-    def answer(params, config, video, audio, view, text, **options):
+    def answer(params, config, noisy, view, text, **options):
+        video, audio = noisy
+
         def of_tokens(times, count):
             return np.repeat(times.main, count // times.main.shape[1], axis=1)
 
         levels_a = of_tokens(view.audio, STUDENT.sinks + audio.shape[1])[:, STUDENT.sinks :]
         questions.append(((video, of_tokens(view.video, video.shape[1])), (audio, levels_a)))
-        return Prediction(video=video / 2, audio=audio / 2, fresh=NO_PAST)
+        return Prediction(Streams(video / 2, audio / 2), fresh=NO_PAST)
 
-    monkeypatch.setattr(ode, "predict", answer)
+    monkeypatch.setattr(ode.transformer, "predict", answer)
 
     def run(mode, **options):
-        key = jax.random.key(4)
-        loss, parts = ode.ode_loss(params, STUDENT, trajectory, text, rotation, BLOCKS, key, context=mode, **options)
+        loss, parts = loss_of(params, context, trajectory, jax.random.key(4), context=mode, **options)
         return float(loss), parts, questions
 
     return run
@@ -199,10 +192,10 @@ def test_velocity_error_is_x0_error_over_sigma_squared():
     rng = np.random.default_rng(1)
     velocity, noisy, target = (jnp.asarray(rng.normal(size=(2, 3, 4)), jnp.float32) for _ in range(3))
     sigma = jnp.array([[0.5, 0.5, 0.0], [0.5, 0.0, 0.5]])
-    of_x0, of_velocity = (float(ode._loss(velocity, noisy, target, sigma, error)) for error in ode.Error)
+    of_x0, of_velocity = (float(ode.stream_loss(velocity, noisy, target, sigma, error)) for error in ode.Error)
     assert of_velocity == pytest.approx(4 * of_x0, rel=1e-6)
     true = (noisy - target) / 0.5
-    assert float(ode._loss(true, noisy, target, sigma, ode.Error.VELOCITY)) < 1e-12
+    assert float(ode.stream_loss(true, noisy, target, sigma, ode.Error.VELOCITY)) < 1e-12
 
 
 def test_guidance_is_at_rest_where_a_sampler_with_that_scale_would_be():
@@ -216,30 +209,31 @@ def test_guidance_is_at_rest_where_a_sampler_with_that_scale_would_be():
 @pytest.mark.parametrize("mode", list(ode.Context))
 def test_guidance_moves_what_the_prompt_changes_and_nothing_else(scene, mode):
     params, context, trajectory = scene
-    rotation = rotaries(STUDENT, make_positions(STUDENT, clip_block(7, 51), GRID))
-    text, other = (text_kv(params, c, c) for c in (context, -context))
 
-    def loss(guided):
-        return ode.ode_loss(
-            params, STUDENT, trajectory, text, rotation, BLOCKS, jax.random.key(1), context=mode, guided=guided
-        )[0]
+    def loss(empty, guidance):
+        key = jax.random.key(1)
+        return float(loss_of(params, context, trajectory, key, empty, context=mode, guidance=guidance)[0])
 
-    assert loss(ode.Guided(empty=text, strength=3.0)) == pytest.approx(float(loss(None)), rel=1e-6)
-    assert loss(ode.Guided(empty=other, strength=3.0)) != pytest.approx(float(loss(None)), rel=1e-3)
+    plain = loss(None, 1.0)
+    assert loss(context, 3.0) == pytest.approx(plain, rel=1e-6)
+    assert loss(-context, 3.0) != pytest.approx(plain, rel=1e-3)
 
 
 def test_flow_loss_is_zero_for_the_true_velocity_only():
-    video, audio = jnp.zeros((4, 6, 8)), jnp.zeros((4, 5, 8))
+    clip = Streams(jnp.zeros((4, 6, 8)), jnp.zeros((4, 5, 8)))
 
-    def true_velocity(noisy_v, noisy_a, sigma):
-        return noisy_v / sigma[:, None, None], noisy_a / sigma[:, None, None]
+    def true_velocity(noisy, sigma):
+        return jax.tree.map(lambda x: x / sigma[:, None, None], noisy)
 
-    right, _ = flow.flow_loss(true_velocity, video, audio, jax.random.key(0))
-    wrong, parts = flow.flow_loss(lambda v, a, s: (v * 0, a * 0), video, audio, jax.random.key(0))
+    def none(noisy, sigma):
+        return jax.tree.map(jnp.zeros_like, noisy)
+
+    right, _ = flow.flow_loss(true_velocity, clip, jax.random.key(0))
+    wrong, parts = flow.flow_loss(none, clip, jax.random.key(0))
     assert right < 1e-9
     assert parts["video"] == pytest.approx(1.0, abs=0.35)  # 192 unit normals: the odds of missing are below 1e-3
     assert wrong == pytest.approx(parts["video"] + parts["audio"])
-    weighted, same = flow.flow_loss(lambda v, a, s: (v * 0, a * 0), video, audio, jax.random.key(0), weights=(0.5, 3.0))
+    weighted, same = flow.flow_loss(none, clip, jax.random.key(0), weights=(0.5, 3.0))
     assert weighted == pytest.approx(0.5 * parts["video"] + 3.0 * parts["audio"])
     assert same == parts
 

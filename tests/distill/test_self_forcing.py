@@ -70,31 +70,17 @@ def test_two_passes_give_the_gradient_of_one_graph(name):
     scene = SCENES[name]
     static, contexts = setting_of(scene), contexts_of(scene.config)
     params = tiny.random_params(scene.config)
-    blocks = tuple(scene.sampler.layout.block(k) for k in range(len(scene.exits)))
-    positions = self_forcing.clip_positions(static, len(blocks))
-    draw, exits = self_forcing.noise_from_keys(KEYS, static), jnp.asarray(scene.exits)
+    options = {"text_gradient": scene.text_gradient, "remat": scene.remat}
+    plan = self_forcing.plan_rollout(static, len(scene.exits), **options)
+    draws = self_forcing.Draws(jnp.asarray(scene.exits), self_forcing.noise_from_keys(KEYS, static))
 
     @jax.jit
     def two_passes(params):
-        return self_forcing.two_pass_gradient(
-            params,
-            contexts,
-            lambda clip: (wish(clip), None),
-            exits,
-            draw,
-            positions,
-            blocks,
-            static,
-            text_gradient=scene.text_gradient,
-            remat=scene.remat,
-        )
+        return self_forcing.two_pass_gradient(params, contexts, lambda clip: (wish(clip), None), draws, plan)
 
     @jax.jit
     def one_graph(params):
-        def make(params):
-            return self_forcing.single_graph(params, contexts, exits, draw, static, text_gradient=scene.text_gradient)
-
-        clip, pull = jax.vjp(make, params)
+        clip, pull = jax.vjp(lambda params: self_forcing.single_graph(params, contexts, draws, plan), params)
         return pull(wish(clip))[0], clip
 
     gradient, clip, _ = two_passes(params)
@@ -115,14 +101,10 @@ def test_a_clip_is_what_a_stream_of_the_same_keys_makes():
     params = tiny.random_params(scene.config)
     prompt = make_prompt_kv(params, *contexts, static=static)
     last = jnp.full(4, static.sampler.steps - 1)
-    made = jax.jit(self_forcing.roll_out, static_argnums=(3, 5, 6))(
-        params,
-        prompt,
-        last,
-        self_forcing.noise_from_keys(KEYS, static),
-        self_forcing.clip_positions(static, 4),
-        static,
-        tiny.BATCH,
+    draws = self_forcing.Draws(last, self_forcing.noise_from_keys(KEYS, static))
+    plan = self_forcing.plan_rollout(static, 4)
+    made = jax.jit(lambda params, prompt: self_forcing.roll_out(params, prompt, draws, plan, tiny.BATCH))(
+        params, prompt
     )
     streamed = rollout(params, prompt, KEYS, 4, static=static)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), made.x0.joined(), streamed)
@@ -177,4 +159,4 @@ def test_exits_are_drawn_for_all_blocks_at_once_or_for_each():
 
 def test_one_block_is_no_clip():
     with pytest.raises(ValueError, match="blocks=1"):
-        self_forcing.clip_positions(setting_of(Scene(SINKS, sampler(), ())), 1)
+        self_forcing.plan_rollout(setting_of(Scene(SINKS, sampler(), ())), 1)

@@ -15,9 +15,8 @@ from omniforcing_jax.distill import dmd, flow, ode
 from omniforcing_jax.layout import block_of_frames
 from omniforcing_jax.schedule import to_velocity
 from omniforcing_jax.streams import Streams
-from omniforcing_jax.train.gradient import Graded
 from omniforcing_jax.train.state import DistillState, create
-from omniforcing_jax.train.step import make_distill_step
+from omniforcing_jax.train.step import DistillSchedule, make_distill_step
 
 pytestmark = [needs_golden]
 NAME, TABLES = "g_dmd_math", "e_tables_v2"
@@ -115,17 +114,19 @@ def test_the_average_moves_as_the_reference_s(case):
     moves = jnp.asarray(np.diff(weights, axis=0))
     as_told = optax.GradientTransformation(lambda params: (), lambda updates, state, params: (updates, state))
 
-    def generator(params, batch, key, extra, critic) -> Graded:
-        return Graded(jnp.zeros(()), {}, extra + 1, moves[extra])
+    class AsRecorded:
+        def generator(self, params, batch, key, critic, frozen):
+            return jnp.zeros(()), {}, moves[batch]
 
-    def critic(params, batch, key, extra, generator) -> Graded:
-        return Graded(jnp.zeros(()), {}, extra, jnp.zeros_like(params))
+        def critic(self, params, batch, key, generator, frozen):
+            return jnp.zeros(()), {}, jnp.zeros_like(params)
 
-    step = make_distill_step(generator, critic, as_told, as_told, ratio=1, ema_decay=decay, ema_from=0)
-    first = create(jnp.asarray(weights[0]), as_told, 0, extra=jnp.int32(0))
+    schedule = DistillSchedule(ratio=1, ema_decay=decay, ema_from=0)
+    step = make_distill_step(AsRecorded(), (as_told, as_told), schedule)
+    first = create(jnp.asarray(weights[0]), as_told, 0)
     state = DistillState(step=0, generator=first, critic=create(jnp.zeros(1), as_told, 1, ema=False))
-    for name in sorted(case.names("ema.out.*")):
-        state, _ = step(state, None)
+    for number, name in enumerate(sorted(case.names("ema.out.*"))):
+        state, _ = step(state, jnp.int32(number))
         case.compare(name, state.generator.ema)
 
 

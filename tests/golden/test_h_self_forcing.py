@@ -22,19 +22,19 @@ REFERENCES = {"same": "same", "perblock": "perblock", "text_grad": "same"}  # wh
 
 
 @struct.dataclass
-class Draws:
+class Noise:
     """The recorded noise of a run as the rollout asks for it; never drawn steps are zeros."""
 
     first: Streams  # [M + 1, B, ...]
     later: Streams  # [K - 1, M + 1, B, ...]
 
-    def __call__(self, block, step, positions) -> Streams:
-        is_first = len(positions.tokens.audio_time.cos) == self.first.audio.shape[2]
+    def __call__(self, block, step, tables) -> Streams:
+        is_first = len(tables.places.audio_time.cos) == self.first.audio.shape[2]
         at = self.first if is_first else jax.tree.map(lambda x: x[block - 1], self.later)
         return jax.tree.map(lambda x: x[step], at)
 
 
-def read_draws(case: Case, run: str, steps: int) -> Draws:
+def read_draws(case: Case, run: str, steps: int) -> Noise:
     """Deal the flat list of draws out to blocks and steps: denoise steps up to the exit, then the context's."""
     options = case.config["runs"][run]
     names = iter(sorted(case.names(f"{run}.draw*")))
@@ -47,7 +47,7 @@ def read_draws(case: Case, run: str, steps: int) -> Draws:
         full = [pairs.get(step, tuple(np.zeros_like(x) for x in some)) for step in range(steps + 1)]
         made.append(Streams(*(jnp.asarray(np.stack(each)) for each in zip(*full, strict=True))))
     later = jax.tree.map(lambda *leaves: jnp.stack(leaves), *made[1:])
-    return Draws(first=made[0], later=later)
+    return Noise(first=made[0], later=later)
 
 
 @pytest.mark.parametrize("of", REFERENCES)
@@ -79,12 +79,11 @@ def test_a_whole_generator_step_is_the_reference_s(of):
         return dmd.clip_cotangent(gradient, blocks, how), (gradient, dmd.generator_loss(clip, gradient, blocks, how)[0])
 
     @jax.jit
-    def step(params, contexts, draws, exits):
-        return self_forcing.two_pass_gradient(
-            params, contexts, score, exits, draws, positions, blocks, static, text_gradient=of == "text_grad"
-        )
+    def step(params, contexts, noise, exits):
+        draws = self_forcing.Draws(exits, noise)
+        return self_forcing.two_pass_gradient(params, contexts, score, draws, plan)
 
-    positions = self_forcing.clip_positions(static, len(blocks))
+    plan = self_forcing.plan_rollout(static, len(blocks), text_gradient=of == "text_grad")
     params = load_params(case.config["weights"], config)
     arguments = (params, contexts, read_draws(case, run, sampler.steps), jnp.asarray(options["exit"], jnp.int32))
     gradient, clip, (kl_gradient, loss) = step(*arguments)

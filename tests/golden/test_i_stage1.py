@@ -8,6 +8,7 @@ from golden_case import Case, needs_golden
 from golden_network import as_latents, as_tokens, config_of, load_params, own_rotaries
 
 from omniforcing_jax.distill import backward_simulation
+from omniforcing_jax.distill.clip_network import ClipNetwork
 from omniforcing_jax.schedule import ltx2_schedule, snap
 from omniforcing_jax.streams import Streams
 from omniforcing_jax.text.contexts import TextContexts
@@ -35,8 +36,9 @@ def test_trajectory_and_prediction_are_the_reference_s():
 
     @jax.jit
     def run(params, noise, entry):
-        trajectory = backward_simulation.simulate(params, config, noise, sigmas, contexts, tables)
-        return trajectory, backward_simulation.predict_from(params, config, trajectory, entry, sigmas, contexts, tables)
+        network = ClipNetwork(rotaries=tables, model=config)
+        trajectory = backward_simulation.simulate(params, noise, sigmas, contexts, network)
+        return trajectory, backward_simulation.predict_from(params, trajectory, entry, sigmas, contexts, network)
 
     entry = jnp.asarray(case["in.index"], jnp.int32)
     trajectory, predicted = run(params, noise, entry)

@@ -7,7 +7,7 @@ import av
 import numpy as np
 
 from experiments import judge_controls
-from experiments.chime import world
+from experiments.chime.world import physics, render
 from omniforcing_jax.judge import report
 from omniforcing_jax.judge.media import Media
 from omniforcing_jax.judge.picture import Watcher
@@ -21,8 +21,8 @@ SECONDS = 13
 @functools.cache
 def truth(seed=0):
     """Return 13 s and a frame of a world with two balls: picture, and sound at 16 kHz."""
-    balls, frames = world.sample_world(seed, balls=2), SECONDS * FRAME_RATE + 1
-    return world.render_video(balls, frames), world.render_audio(balls, frames * RATE // FRAME_RATE, RATE)
+    balls, frames = physics.sample_world(seed, balls=2), SECONDS * FRAME_RATE + 1
+    return render.render_video(balls, frames), render.render_audio(balls, frames * RATE // FRAME_RATE, RATE)
 
 
 def watch(video, rate=FRAME_RATE):

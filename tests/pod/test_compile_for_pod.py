@@ -9,9 +9,10 @@ from pathlib import Path
 import jax
 import pytest
 
-from experiments import compile_for_pod, pod_plan, pod_programs
-from experiments.compile_for_pod import Config
-from experiments.pod_plan import CHIPS, Program, Slice, rank
+from experiments import compile_for_pod
+from experiments.compile_for_pod import Arguments
+from experiments.pod import plan, programs
+from experiments.pod.plan import CHIPS, Program, Slice, rank
 from omniforcing_jax.parallel.mesh import MeshConfig, make_mesh
 from omniforcing_jax.pipeline.presets import LTX2_19B_STREAM, TINY_STREAM
 
@@ -58,7 +59,7 @@ def test_gathering_over_all_chips_of_a_deep_slice_is_slower():
 
 def test_a_block_of_a_stream_is_five_forwards():
     model, sampler = LTX2_19B_STREAM.model, LTX2_19B_STREAM.sampler
-    flops = pod_plan.program_flops(Program.STREAM, model, sampler, PER_FRAME, TEXT)
+    flops = plan.program_flops(Program.STREAM, model, sampler, PER_FRAME, TEXT)
     assert flops == pytest.approx(182e12, rel=5e-3)
 
 
@@ -75,7 +76,7 @@ def test_a_block_of_a_stream_is_five_forwards():
 )
 def test_bad_input_is_one_line(wrong, said, monkeypatch, capsys):
     monkeypatch.setattr(compile_for_pod, "topology_devices", lambda name: jax.devices()[:4])
-    config = Config(**{"topology": "v5e:2x2", "program": "stream", "preset": "tiny", **wrong})
+    config = Arguments(**{"topology": "v5e:2x2", "program": "stream", "preset": "tiny", **wrong})
     with pytest.raises(SystemExit) as end:
         compile_for_pod.main(config)
     error = capsys.readouterr().err
@@ -88,13 +89,13 @@ def test_a_stream_of_a_mesh_is_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(compile_for_pod, "topology_devices", lambda name: jax.devices()[:4])
     file = tmp_path / "stream.json"
     told = {"topology": "v5e:2x2", "program": "stream", "preset": "tiny", "kernel": "plain"}
-    compile_for_pod.main(Config(**told, mesh="2,1,2", layers=1, text=8, json=file))
+    compile_for_pod.main(Arguments(**told, mesh="2,1,2", layers=1, text=8, json=file))
     figures = json.loads(file.read_text())
     assert set(figures) >= FIELDS
     assert figures["batch"] == 2
-    subject = pod_programs.Subject(preset=pod_programs.shortened(TINY_STREAM, 1), batch=1, text=8)
+    subject = programs.Subject(preset=programs.shortened(TINY_STREAM, 1), batch=1, text=8)
     per_frame = subject.static.grid[0] * subject.static.grid[1]
-    wanted = pod_plan.program_flops(Program.STREAM, subject.preset.model, subject.sampler, per_frame, 8) / 2
+    wanted = plan.program_flops(Program.STREAM, subject.preset.model, subject.sampler, per_frame, 8) / 2
     # Of a single layer the clean pass needs no more than keys and values; time embeddings stand against that.
     assert figures["flops"] == pytest.approx(wanted, rel=0.1)
     sums = [one for one in figures["collectives"] if one["kind"] == "all-reduce"]
@@ -106,9 +107,9 @@ def test_a_stream_of_a_mesh_is_measured(tmp_path, monkeypatch):
 def lowered_stage2():
     """The text of a small stage 2 for four devices, before XLA cuts it."""
     mesh = make_mesh(MeshConfig(fsdp=2, tensor=2), jax.devices()[:4])
-    subject = pod_programs.Subject(preset=pod_programs.shortened(TINY_STREAM, 1), batch=2, text=8)
+    subject = programs.Subject(preset=programs.shortened(TINY_STREAM, 1), batch=2, text=8)
     with jax.set_mesh(mesh):
-        return pod_programs.lower(Program.STAGE2, subject, mesh).as_text()
+        return programs.lower(Program.STAGE2, subject, mesh).as_text()
 
 
 def test_a_step_is_lowered_with_its_state_donated_and_cut(lowered_stage2):

@@ -5,11 +5,11 @@ import collections
 import jax
 import pytest
 
-from experiments import hlo
-from experiments.bench.gathers import Config, compile_mlps
+from experiments.bench.gathers import Arguments, compile_mlps
+from experiments.pod import hlo
 from omniforcing_jax.parallel.mesh import MeshConfig, make_mesh
 
-SMALL = Config(width=64, layers=3, tokens=16)
+SMALL = Arguments(width=64, layers=3, tokens=16)
 WEIGHTS = SMALL.layers * 8 * SMALL.width**2
 
 

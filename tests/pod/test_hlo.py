@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments import hlo, pod_plan
-from experiments.hlo import read_cost
+from experiments.pod import hlo, plan
+from experiments.pod.hlo import read_cost
 from omniforcing_jax.config import ModelConfig, StreamConfig
 from omniforcing_jax.model.positions import clip_block, make_positions, rotaries
 from omniforcing_jax.model.transformer import predict, text_kv, transformer_spec
@@ -123,6 +123,12 @@ def test_text_without_a_program_is_refused():
         hlo.parse("HloModule nothing")
 
 
+def text_flops(model, text):
+    """FLOPs of a prompt's keys and values of all layers, for one sample."""
+    widths, captions = (model.video.width, model.audio.width), model.caption_channels
+    return sum(2.0 * text * (captions * width + width**2 + model.layers * 2 * width**2) for width in widths)
+
+
 def test_flops_of_a_forward_are_those_of_the_closed_formula():
     model = ModelConfig(
         layers=3,
@@ -140,15 +146,15 @@ def test_flops_of_a_forward_are_those_of_the_closed_formula():
         return predict(params, model, Streams(video, audio), view, text_kv(params, *contexts)).velocity
 
     found = cost(forward, spec.abstract(transformer_spec(model)), *inputs).flops
-    tokens = pod_plan.Tokens(video=frames * 48, audio=sounds)
-    wanted = pod_plan.forward_flops(model, tokens, text) + pod_plan.text_flops(model, text)
+    tokens = plan.Tokens(video=frames * 48, audio=sounds)
+    wanted = plan.forward_flops(model, tokens, text) + text_flops(model, text)
     assert abs(found / wanted - 1) < 0.02
 
 
 def test_the_closed_formula_is_that_of_the_published_sizes():
     """194.5 TFLOP for a clip, 36.5 for a block that sees 16 latent frames, 385.9 million weights in a layer."""
-    clip = pod_plan.forward_flops(LTX2_19B, pod_plan.Tokens(video=6144, audio=126), 1024)
-    late = pod_plan.Tokens(video=1152, audio=25, past_video=13 * 384, past_audio=101)
+    clip = plan.forward_flops(LTX2_19B, plan.Tokens(video=6144, audio=126), 1024)
+    late = plan.Tokens(video=1152, audio=25, past_video=13 * 384, past_audio=101)
     assert clip == pytest.approx(194.5e12, rel=2e-3)
-    assert pod_plan.forward_flops(LTX2_19B, late, 1024) == pytest.approx(36.5e12, rel=2e-3)
-    assert pod_plan.parameter_count(LTX2_19B) / 48 == pytest.approx(385.9e6, rel=1e-3)
+    assert plan.forward_flops(LTX2_19B, late, 1024) == pytest.approx(36.5e12, rel=2e-3)
+    assert plan.parameter_count(LTX2_19B) / 48 == pytest.approx(385.9e6, rel=1e-3)

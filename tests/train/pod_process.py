@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,10 +15,10 @@ import jax
 import numpy as np
 import test_training_on_a_mesh as small
 import tiny
+from one_loss import one_loss
 
-from experiments import full_size
 from omniforcing_jax.config import SamplerConfig
-from omniforcing_jax.distill.generator_critic import SelfForcing, SelfForcingConfig
+from omniforcing_jax.distill.generator_critic import Frozen, SelfForcingConfig, contexts_of, self_forcing_of
 from omniforcing_jax.io import weights
 from omniforcing_jax.model.transformer import transformer_spec
 from omniforcing_jax.parallel import distributed
@@ -27,24 +26,25 @@ from omniforcing_jax.parallel import mesh as meshes
 from omniforcing_jax.parallel.mesh import MeshConfig
 from omniforcing_jax.rollout import StaticConfig
 from omniforcing_jax.text.contexts import TextContexts
-from omniforcing_jax.train import data, gradient, loop, optimiser, state, step
+from omniforcing_jax.train import data, loop
+from omniforcing_jax.train.distil import DistillConfig, Networks, distil
+from omniforcing_jax.train.optimiser import OptimiserConfig
 
 STUDENT, TEACHER = tiny.SINKS, tiny.TINY
 SAMPLER = SamplerConfig(sigmas=(1.0, 0.6, 0.0), horizon_seconds=2, context_noise=0.1)
-PLAYERS = SelfForcing(StaticConfig(STUDENT, SAMPLER, (1, 2)), TEACHER, SelfForcingConfig(seconds=2))
-ADAM = optimiser.OptimiserConfig(kind="adam", learning_rate=1e-4, last_rate=1e-4, steps=1, warmup=0, clip=1.0)
-RULE = optimiser.optimiser(ADAM)
+STAGE_3 = self_forcing_of(StaticConfig(STUDENT, SAMPLER, (1, 2)), TEACHER, SelfForcingConfig(seconds=2))
+ADAM = OptimiserConfig(kind="adam", learning_rate=1e-4, last_rate=1e-4, steps=1, warmup=0, clip=1.0)
+CONFIG = DistillConfig(generator=ADAM, critic=ADAM, ratio=5, ema_decay=0.9, ema_from=4)
+SEED = 3
 
 
 class Training(NamedTuple):
     """What is trained on what."""
 
-    networks: tuple
-    specs: Any
-    gradients: tuple
+    method: Any
+    networks: Networks
     rows: dict
     batch: int
-    beside: tuple
 
 
 def write_networks(folder: Path) -> None:
@@ -62,27 +62,17 @@ def stage_3(folder: Path, mesh) -> Training:
     def network(name, config):
         return weights.load_component(folder / name, "transformer", meshes.abstract(transformer_spec(config), mesh))
 
-    negative = meshes.replicate(TextContexts(*(x[:1] for x in full_size.contexts_of(features(1)))), mesh)
-    return Training(
-        networks=(network("student", STUDENT), network("teacher", TEACHER)),
-        specs=transformer_spec(STUDENT),
-        gradients=full_size.gradients(PLAYERS),
-        rows=features(6),
-        batch=2,
-        beside=(network("teacher", TEACHER), negative),
-    )
+    negative = meshes.replicate(TextContexts(*(x[:1] for x in contexts_of(features(1)))), mesh)
+    frozen = Frozen(network("teacher", TEACHER), negative)
+    networks = network("student", STUDENT), network("teacher", TEACHER)
+    return Training(STAGE_3, Networks(*networks, frozen, transformer_spec(STUDENT), SEED, mesh), features(6), 2)
 
 
 def two_layers(folder: Path, mesh) -> Training:
     x, y = np.random.default_rng(0).normal(size=(2, 40, 8)).astype(np.float32)
-    return Training(
-        networks=tuple(meshes.init(small.SPECS, jax.random.key(i), mesh) for i in range(2)),
-        specs=small.SPECS,
-        gradients=(gradient.of_loss(small.match),) * 2,
-        rows={"x": x, "y": y, "row": np.arange(40, dtype=np.float32)},
-        batch=small.BATCH,
-        beside=(),
-    )
+    rows = {"x": x, "y": y, "row": np.arange(40, dtype=np.float32)}
+    networks = (meshes.init(small.SPECS, jax.random.key(i), mesh) for i in range(2))
+    return Training(one_loss(small.match), Networks(*networks, None, small.SPECS, SEED, mesh), rows, small.BATCH)
 
 
 TRAININGS = {"stage_3": stage_3, "two_layers": two_layers}
@@ -94,15 +84,9 @@ def run(training: Training, folder: Path, mesh, steps: int, die_after: int):
             time.sleep(2)  # the checkpoint before has its name by now
             os.kill(os.getpid(), signal.SIGKILL)
 
-    pair = partial(state.create_pair, generator_optimiser=RULE, critic_optimiser=RULE, seed=3)
-    return loop.train(
-        loop.LoopConfig(folder=folder / "run", steps=steps, log_every=4, save_every=8, patience=120.0),
-        meshes.make_beside(pair, *training.networks, specs=training.specs, mesh=mesh),
-        step.make_distill_step(*training.gradients, RULE, RULE, ratio=5, ema_decay=0.9, ema_from=4),
-        data.PlacedBatches(data.ArraySource(training.rows), training.batch, 0, mesh),
-        beside=training.beside,
-        hooks=(loop.Hook(1, die),),
-    )
+    batches = data.PlacedBatches(data.ArraySource(training.rows), training.batch, 0, mesh)
+    config = loop.LoopConfig(folder=folder / "run", steps=steps, log_every=4, save_every=8, patience=120.0)
+    return distil(training.method, CONFIG, training.networks, batches, config, hooks=(loop.Hook(1, die),))
 
 
 if __name__ == "__main__":

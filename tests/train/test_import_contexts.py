@@ -32,7 +32,7 @@ def save(path, prompts=PROMPTS, **changes):
 
 
 def call(*arguments):
-    tyro.cli(command.main, args=[str(argument) for argument in arguments])
+    command.main(tyro.cli(command.Arguments, args=[str(argument) for argument in arguments]))
 
 
 @pytest.mark.parametrize("changes", [{}, {"dtype": jnp.float32, "mask": False}])

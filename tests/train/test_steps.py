@@ -8,40 +8,42 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from one_loss import one_loss
 
 from omniforcing_jax.train import gradient, state, step
 
 RATE = 0.1
 
 
-def pull(params, batch, key, extra, *beside):
-    """A parabola around the batch's mean, moved by a draw and by what stands beside."""
-    target = jnp.mean(batch) + jax.random.normal(key, (3,), jnp.float32) + sum(jnp.mean(b["w"]) for b in beside)
-    return jnp.sum((params["w"] - target) ** 2), ({"seen": jnp.mean(batch)}, extra)
+def pull(params, batch, key, *others):
+    """A parabola around the batch's mean, moved by a draw and by other networks."""
+    target = jnp.mean(batch) + jax.random.normal(key, (3,), jnp.float32) + sum(jnp.mean(b["w"]) for b in others)
+    return jnp.sum((params["w"] - target) ** 2), {"seen": jnp.mean(batch)}
 
 
 def weights(value):
     return {"w": jnp.full((3,), value, jnp.float32)}
 
 
-def pair(generator=pull, critic=pull, seed=7, **options):
-    rule = optax.sgd(RATE)
-    start = state.create_pair(weights(1.0), weights(2.0), rule, rule, seed, generator_extra=jnp.zeros(()))
-    update = step.make_distill_step(gradient.of_loss(generator), gradient.of_loss(critic), rule, rule, **options)
-    return start, update
+def pair(method=None, frozen=0.5, seed=7, **schedule):
+    rules = optax.sgd(RATE), optax.sgd(RATE)
+    start = state.create_pair(weights(1.0), weights(2.0), rules, seed)
+    return start, step.make_distill_step(
+        method or one_loss(pull), rules, step.DistillSchedule(**schedule), weights(frozen)
+    )
 
 
-def run(start, update, steps, *frozen):
+def run(start, update, steps):
     states, reports = [jax.device_get(start)], []
     for number in range(steps):
-        start, report = update(start, jnp.full((4,), number, jnp.float32), *frozen)
+        start, report = update(start, jnp.full((4,), number, jnp.float32))
         states.append(jax.device_get(start))
         reports.append(report)
     return states, reports
 
 
 def test_the_generator_moves_at_every_ratio_th_step_and_the_critic_always():
-    states, reports = run(*pair(ratio=3), 7, weights(0.5))
+    states, reports = run(*pair(ratio=3), 7)
     moved = [
         not np.array_equal(a.generator.params["w"], b.generator.params["w"]) for a, b in itertools.pairwise(states)
     ]
@@ -52,50 +54,38 @@ def test_the_generator_moves_at_every_ratio_th_step_and_the_critic_always():
     assert (int(states[-1].step), int(states[-1].generator.step), int(states[-1].critic.step)) == (7, 3, 7)
 
 
-def test_each_player_sees_the_other_and_what_is_frozen():
-    def only_beside(params, batch, key, extra, other, frozen):
-        return jnp.sum((params["w"] - other["w"] - frozen["w"]) ** 2), ({}, extra)
+def test_each_network_sees_the_other_and_what_is_frozen():
+    def only_others(params, batch, key, other, frozen):
+        return jnp.sum((params["w"] - other["w"] - frozen["w"]) ** 2), {}
 
-    states, _ = run(*pair(only_beside, only_beside, ratio=1), 1, weights(4.0))
+    states, _ = run(*pair(one_loss(only_others), 4.0, ratio=1), 1)
     generator = 1.0 - RATE * 2 * (1.0 - 2.0 - 4.0)
     np.testing.assert_allclose(states[1].generator.params["w"], generator, rtol=1e-6)
     critic = 2.0 - RATE * 2 * (2.0 - generator - 4.0)  # against the generator as it has become
     np.testing.assert_allclose(states[1].critic.params["w"], critic, rtol=1e-6)
 
 
-def test_the_players_draw_from_different_keys():
+def test_both_networks_draw_from_different_keys():
     start, _ = pair()
     assert not np.array_equal(start.generator.key, start.critic.key)
 
 
-def draws_by_number(key, updates):
-    """What updates 0, 1, ... must draw: each from the trainer's key and its own number, and from nothing else."""
-    return [float(jax.random.normal(jax.random.fold_in(jax.random.wrap_key_data(key), i))) for i in range(updates)]
+def test_every_step_draws_from_a_key_of_its_own():
+    drawn = []
 
+    def draws(params, batch, key, other, frozen):
+        return jnp.sum(params["w"]), {"drawn": jax.random.uniform(key)}
 
-def drawing(params, batch, key, extra, *beside):
-    return jnp.sum(params["w"] ** 2), ({"drawn": jax.random.normal(key)}, extra)
-
-
-def test_a_trainer_draws_anew_at_every_step():
-    rule = optax.sgd(RATE)
-    states, reports = run(state.create(weights(1.0), rule, 3), step.make_step(gradient.of_loss(drawing), rule), 4)
-    expected = draws_by_number(states[0].key, 4)
-    assert len(set(expected)) == 4
-    np.testing.assert_allclose([report.metrics["drawn"] for report in reports], expected, rtol=1e-6)
-
-
-def test_each_player_draws_anew_at_every_update_of_its_own():
-    states, reports = run(*pair(drawing, drawing, ratio=2), 5)
-    for player, updates in (("generator", 3), ("critic", 5)):
-        found = [r.metrics[f"{player}/drawn"] for r in reports if f"{player}/drawn" in r.metrics]
-        expected = draws_by_number(getattr(states[0], player).key, updates)
-        assert len(set(expected)) == updates
-        np.testing.assert_allclose(found, expected, rtol=1e-6)
+    _, reports = run(*pair(one_loss(draws), ratio=2), 4)
+    drawn = [float(value) for report in reports for name, value in report.metrics.items() if name.endswith("/drawn")]
+    assert len(set(drawn)) == len(drawn) == 6
+    keys = [jax.random.fold_in(jax.random.wrap_key_data(pair()[0].critic.key), i) for i in range(4)]
+    found = [float(report.metrics["critic/drawn"]) for report in reports]
+    np.testing.assert_allclose(found, [jax.random.uniform(key) for key in keys], rtol=1e-6)
 
 
 def test_the_average_is_a_copy_until_ema_from_and_then_follows_the_generators_updates_only():
-    states, _ = run(*pair(ratio=2, ema_decay=0.75, ema_from=3), 7, weights(0.5))
+    states, _ = run(*pair(ratio=2, ema_decay=0.75, ema_from=3), 7)
     params, averages = ([getattr(s.generator, name)["w"] for s in states] for name in ("params", "ema"))
     for done in range(4):
         np.testing.assert_array_equal(averages[done], params[done])
@@ -113,10 +103,10 @@ def test_a_pair_compiles_two_programs_and_keeps_what_is_frozen():
         traced.append(1)
         return pull(*arguments)
 
-    frozen = weights(0.5)
-    run(*pair(counted, counted, ratio=2), 5, frozen)
+    start, update = pair(one_loss(counted), 0.5, ratio=2)
+    run(start, update, 5)
     assert len(traced) == 2  # one each
-    np.testing.assert_array_equal(frozen["w"], 0.5)  # not donated
+    np.testing.assert_array_equal(update.frozen["w"], 0.5)  # not donated
 
 
 def test_a_ratio_below_one_is_refused():
@@ -125,10 +115,9 @@ def test_a_ratio_below_one_is_refused():
 
 
 def test_a_gradient_made_by_hand_trains_as_the_loss_it_belongs_to():
-    def by_hand(params, batch, key, extra, *beside):
-        value, (metrics, extra) = pull(params, batch, key, extra, *beside)
+    def by_hand(params, batch, key, extra):
         target = jnp.mean(batch) + jax.random.normal(key, (3,), jnp.float32)
-        return gradient.Graded(value, metrics, extra, {"w": 2 * (params["w"] - target)})
+        return gradient.Graded(*pull(params, batch, key), {"w": 2 * (params["w"] - target)})
 
     rule = optax.adam(RATE)
     ends = []
@@ -145,42 +134,6 @@ def test_the_average_of_one_network_begins_where_it_is_told_to():
         np.testing.assert_array_equal(states[done].ema["w"], states[done].params["w"])
     expected = states[2].ema["w"] / 10 + states[3].params["w"] * 9 / 10
     np.testing.assert_allclose(states[3].ema["w"], expected, rtol=1e-6)
-
-
-def regression(params, batch, key, extra):
-    error = batch["x"] @ params["w"] - batch["y"]
-    return jnp.mean(error**2), ({"largest": jnp.max(batch["y"])}, extra + 1)
-
-
-def test_accumulated_parts_give_the_gradient_of_the_whole_batch():
-    rng = np.random.default_rng(0)
-    batch = {name: jnp.asarray(rng.normal(size=(12, 3)), jnp.float32) for name in ("x", "y")}
-    params = {"w": jnp.asarray(rng.normal(size=(3, 3)), jnp.float32)}
-    arguments = (params, batch, jax.random.key(0), jnp.zeros(()))
-    whole = gradient.of_loss(regression)(*arguments)
-    parts = jax.jit(gradient.accumulated(gradient.of_loss(regression), 4))(*arguments)
-    np.testing.assert_allclose(parts.grads["w"], whole.grads["w"], rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(parts.value, whole.value, rtol=1e-6)
-    largest = np.mean([np.max(batch["y"][i::4]) for i in range(4)])
-    np.testing.assert_allclose(parts.metrics["largest"], largest, rtol=1e-6)
-    assert parts.extra == 4
-
-
-def test_accumulated_parts_draw_from_different_keys():
-    def draw(params, batch, key, extra):
-        noise = jax.random.normal(key, (2,))
-        return jnp.sum(params["w"] * noise), ({}, extra + noise)
-
-    params, batch = {"w": jnp.ones((2,))}, jnp.zeros((4,))
-    graded = gradient.accumulated(gradient.of_loss(draw), 2)(params, batch, jax.random.key(0), jnp.zeros((2,)))
-    draws = [jax.random.normal(jax.random.fold_in(jax.random.key(0), i), (2,)) for i in range(2)]
-    np.testing.assert_allclose(graded.extra, draws[0] + draws[1], rtol=1e-6)
-
-
-def test_a_batch_that_cannot_be_cut_is_refused():
-    parts = gradient.accumulated(gradient.of_loss(pull), 3)
-    with pytest.raises(ValueError, match="parts=3: a batch of 4"):
-        parts(weights(1.0), jnp.zeros((4,)), jax.random.key(0), None)
 
 
 @dataclasses.dataclass
@@ -215,8 +168,8 @@ def test_gradient_norms_by_site_make_up_the_whole_norm():
 
 
 def test_a_report_names_what_is_not_finite():
-    def broken(params, batch, key, extra):
-        return params["good"].sum() + jnp.sqrt(params["bad"].sum()), ({}, extra)
+    def broken(params, batch, key):
+        return params["good"].sum() + jnp.sqrt(params["bad"].sum()), {}
 
     rule = optax.sgd(RATE)
     params = {"good": jnp.ones((2,)), "bad": jnp.zeros((2,))}

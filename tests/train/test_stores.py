@@ -293,7 +293,7 @@ def test_lmdb_is_asked_for_and_missing(tmp_path, monkeypatch):
 def test_the_command_answers_what_it_cannot_read_in_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "lmdb", None)
     with pytest.raises(SystemExit) as caught:
-        import_pairs_command.main(lmdb=tmp_path, out=tmp_path / "store", teacher="dev")
+        import_pairs_command.main(import_pairs_command.Arguments(lmdb=tmp_path, out=tmp_path / "store", teacher="dev"))
     assert caught.value.code == 2
     assert capsys.readouterr().err.startswith("error: lmdb is not installed")
     assert not (tmp_path / "store").exists()

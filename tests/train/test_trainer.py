@@ -20,6 +20,11 @@ def noisy_regression(params, batch, key, extra):
     return jnp.mean(error**2), ({"seen": extra}, extra + 1.0)
 
 
+def rows():
+    """Batches of ones."""
+    return data.batches(data.ArraySource({"x": np.ones((4, 1), np.float32)}), 2, seed=0)
+
+
 @pytest.fixture
 def problem():
     rng = np.random.default_rng(0)
@@ -34,7 +39,10 @@ def problem():
     def run(folder, steps):
         config = loop.LoopConfig(folder=folder, steps=steps, log_every=1, save_every=3)
         return loop.train(
-            config, fresh(), step.make_step(gradient.of_loss(noisy_regression), rule), data.batches(source, 4, seed=5)
+            config,
+            fresh(),
+            step.make_step(gradient.of_carrying_loss(noisy_regression), rule),
+            data.batches(source, 4, seed=5),
         )
 
     return run
@@ -63,19 +71,18 @@ def test_a_checkpoint_of_another_shape_is_refused(problem, tmp_path):
     )
     config = loop.LoopConfig(folder=tmp_path, steps=4)
     with pytest.raises(ValueError, match=r"another configuration: ema/w=float32\[8, 8\], expected float32\[5, 8\]"):
-        loop.train(config, other, lambda *_: None, None)
+        loop.train(config, other, lambda *_: None, rows())
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_it(problem, tmp_path):
     rule = optimiser.optimiser(optimiser.OptimiserConfig(learning_rate=0.01, steps=9, warmup=2))
-    bad = step.make_step(gradient.of_loss(lambda p, batch, key, extra: (p["w"].sum() / 0.0, ({}, extra))), rule)
-    batches = data.batches(data.ArraySource({"x": np.ones((4, 1), np.float32)}), 2, seed=0)
+    bad = step.make_step(gradient.of_loss(lambda p, batch, key: (p["w"].sum() / 0.0, {})), rule)
     with pytest.raises(loop.NotFiniteError, match=r"step 1: not finite: gradient/w, loss, .*the last checkpoint none"):
         loop.train(
             loop.LoopConfig(folder=tmp_path, steps=2, log_every=1),
             state.create({"w": jnp.ones((8, 8))}, rule, 0),
             bad,
-            batches,
+            rows(),
         )
 
 
@@ -117,9 +124,9 @@ def test_the_learning_rate_of_the_reference_is_constant_or_ends_above_zero():
 def idle():
     """A trainer of one weight that learns nothing, its step and its batches."""
     rule = optimiser.optimiser(optimiser.OptimiserConfig(learning_rate=0.01, steps=9, warmup=2))
-    update = step.make_step(gradient.of_loss(lambda p, batch, key, extra: (p["w"].sum(), ({}, extra))), rule)
+    update = step.make_step(gradient.of_loss(lambda p, batch, key: (p["w"].sum(), {})), rule)
     start = state.create({"w": jnp.ones((2, 2))}, rule, 0)
-    return start, update, lambda: data.batches(data.ArraySource({"x": np.ones((4, 1), np.float32)}), 2, seed=0)
+    return start, update, rows
 
 
 def test_a_run_of_another_configuration_is_refused_by_the_fields_that_differ(idle, tmp_path):
@@ -142,7 +149,7 @@ def refuse_to_step(*arguments):
 def test_a_full_disk_is_an_error_before_the_first_step(idle, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 100})())
     with pytest.raises(ValueError, match=rf"{tmp_path}: checkpoints need .* GB of disk, 1e-07 GB are free"):
-        loop.train(loop.LoopConfig(folder=tmp_path, steps=1), idle[0], refuse_to_step, None)
+        loop.train(loop.LoopConfig(folder=tmp_path, steps=1), idle[0], refuse_to_step, idle[2]())
 
 
 def test_a_damaged_checkpoint_is_refused_by_its_folder(idle, tmp_path):
@@ -176,7 +183,7 @@ def test_a_gradient_that_breaks_later_names_itself_the_last_good_step_and_the_ch
     def breaks_at_step_4(params, batch, key, extra):
         return jnp.sum(jnp.sqrt(jnp.where(extra < 3, 1.0, 0.0) * params["w"])), ({}, extra + 1)
 
-    update = step.make_step(gradient.of_loss(breaks_at_step_4), rule)
+    update = step.make_step(gradient.of_carrying_loss(breaks_at_step_4), rule)
     config = loop.LoopConfig(folder=tmp_path, steps=9, save_every=2)
     start = state.create(start.params, rule, 0, extra=jnp.zeros(()))
     expected = r"step 4: not finite: gradient/w, parameter/w; the last good step is 3, the last checkpoint step 2"

@@ -6,29 +6,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from one_loss import one_loss
 
 from omniforcing_jax.nn.linear import linear_spec, project
 from omniforcing_jax.parallel import mesh as meshes
 from omniforcing_jax.parallel.mesh import MeshConfig, make_mesh
 from omniforcing_jax.parallel.sharding import constrain, gather
 from omniforcing_jax.parallel.spec import init
-from omniforcing_jax.train import data, gradient, loop, optimiser, state, step
+from omniforcing_jax.train import data, loop, optimiser, state, step
 
 SPECS = {"up": linear_spec(8, 16, ("mlp", "embed")), "down": linear_spec(16, 8, ("embed", "mlp"))}
 BATCH, SEED = 8, 5
-RULES = [
+RULES = tuple(
     optimiser.optimiser(optimiser.OptimiserConfig(kind="adam", learning_rate=rate, steps=50, warmup=2))
     for rate in (0.01, 0.02)
-]
+)
 
 
-def match(params, batch, key, extra, other):
+def match(params, batch, key, other, frozen):
     """Two layers fitted to noisy targets and drawn to the other network."""
     x = constrain(batch["x"], "batch", None) + 0.1 * jax.random.normal(key, batch["x"].shape, jnp.float32)
     p = gather(params, SPECS)
     error = project(p["down"], jnp.tanh(project(p["up"], x))) - batch["y"]
     lean = sum(jnp.mean((a - b) ** 2) for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(other), strict=True))
-    return jnp.mean(error**2) + lean, ({"rows": jnp.mean(batch["row"] * jnp.arange(BATCH))}, extra)
+    return jnp.mean(error**2) + lean, {"rows": jnp.mean(batch["row"] * jnp.arange(BATCH))}
 
 
 def train(folder, text, steps):
@@ -39,8 +40,8 @@ def train(folder, text, steps):
     networks = [init(SPECS, jax.random.key(i)) for i in range(2)]
     if mesh is not None:
         networks = [jax.device_put(params, meshes.param_shardings(SPECS, mesh)) for params in networks]
-    pair = partial(state.create_pair, generator_optimiser=RULES[0], critic_optimiser=RULES[1], seed=SEED)
-    update = step.make_distill_step(*[gradient.of_loss(match)] * 2, *RULES, ratio=3, ema_decay=0.9, ema_from=4)
+    pair = partial(state.create_pair, optimisers=RULES, seed=SEED)
+    update = step.make_distill_step(one_loss(match), RULES, step.DistillSchedule(ratio=3, ema_decay=0.9, ema_from=4))
     config = loop.LoopConfig(folder=folder, steps=steps, log_every=4, save_every=100)
     with jax.set_mesh(mesh) if mesh is not None else jax.default_device(jax.devices()[0]):
         start = meshes.make_beside(pair, *networks, specs=SPECS, mesh=mesh)

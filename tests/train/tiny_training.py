@@ -11,26 +11,27 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from one_loss import one_loss
 
-from omniforcing_jax.train import data, gradient, loop, optimiser, state, step
+from omniforcing_jax.train import data, loop, optimiser, state, step
 
 ROWS, STEPS, SAVE_EVERY = 14, 80, 10
 SEED = 5
-RULES = [
+RULES = tuple(
     optimiser.optimiser(optimiser.OptimiserConfig(kind="adam", learning_rate=rate, steps=STEPS, warmup=2))
     for rate in (0.01, 0.02)
-]
+)
 
 
-def match(params, batch, key, extra, other):
-    """Fit noisy targets and lean towards the other network; `order` names the rows exactly."""
+def match(params, batch, key, other, frozen):
+    """Fit noisy targets and lean towards the other network; the metric `order` names the rows exactly."""
     noise = jax.random.normal(key, batch["x"].shape, jnp.float32)
     error = (batch["x"] + 0.1 * noise) @ params["w"] - batch["y"] + 0.1 * (params["w"] - other["w"]).sum()
     order = batch["row"][0, 0] * 100.0 + batch["row"][1, 0]
-    return jnp.mean(error**2), ({"order": order, "carried": extra}, extra + jnp.mean(noise))
+    return jnp.mean(error**2), {"order": order, "drawn": jnp.mean(noise)}
 
 
-UPDATE = step.make_distill_step(*[gradient.of_loss(match)] * 2, *RULES, ratio=3, ema_decay=0.9, ema_from=10)
+UPDATE = step.make_distill_step(one_loss(match), RULES, step.DistillSchedule(ratio=3, ema_decay=0.9, ema_from=10))
 
 
 def source() -> data.ArraySource:
@@ -41,7 +42,7 @@ def source() -> data.ArraySource:
 
 def fresh() -> state.DistillState:
     weights = [{"w": jnp.asarray(np.random.default_rng(i).normal(size=(4, 4)), jnp.float32)} for i in (1, 2)]
-    return state.create_pair(*weights, *RULES, SEED, generator_extra=jnp.zeros(()), critic_extra=jnp.zeros(()))
+    return state.create_pair(*weights, RULES, SEED)
 
 
 def run(folder: Path, hooks: tuple[loop.Hook, ...] = ()) -> state.DistillState:

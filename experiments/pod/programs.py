@@ -1,0 +1,178 @@
+"""The programs of a training and of a stream, lowered for a mesh whose devices need not be there.
+
+Shapes, types and shardings replace weights, states and batches, so nothing here holds a weight. Recipes are those of
+stage2_ode.py and stage3_self_forcing.py.
+"""
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import PyTree
+
+from experiments import stage2_ode, stage3_self_forcing
+from experiments.pod.plan import Program
+from omniforcing_jax import rollout
+from omniforcing_jax.config import ModelConfig, SamplerConfig
+from omniforcing_jax.distill.generator_critic import Frozen, self_forcing_of
+from omniforcing_jax.layout import latent_frames
+from omniforcing_jax.model.transformer import keep_projections, transformer_spec
+from omniforcing_jax.parallel import mesh as meshes
+from omniforcing_jax.parallel.sharding import activation_spec
+from omniforcing_jax.pipeline.pipeline import PipelineConfig
+from omniforcing_jax.rollout import StaticConfig
+from omniforcing_jax.text.contexts import TextContexts
+from omniforcing_jax.train import gradient, optimiser, state, step
+
+DTYPE = jnp.dtype(jnp.bfloat16)
+OF_CACHES = (None, "batch", None, "heads", None)  # axes of keys and values [L, B, S, N, H]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What is lowered.
+
+    Attributes:
+      preset: sizes of network and pictures, and what makes the network a student.
+      batch: rows in all.
+      text: tokens of a prompt.
+    """
+
+    preset: PipelineConfig
+    batch: int
+    text: int
+
+    @property
+    def sampler(self) -> SamplerConfig:
+        """What makes the network a student.
+
+        Raises:
+          ValueError: if it is none.
+        """
+        if self.preset.sampler is None:
+            raise ValueError(f"--preset {self.preset.name}: holds no student, which every program here wants")
+        return self.preset.sampler
+
+    @property
+    def static(self) -> StaticConfig:
+        """What is static in the programs of the student."""
+        return StaticConfig(self.preset.model, self.sampler, self.preset.grid(*self.preset.resolution), DTYPE)
+
+
+def lower(program: Program, subject: Subject, mesh: Mesh) -> jax.stages.Lowered:
+    """Lower a program for a mesh, which must be the one in use (`jax.set_mesh`)."""
+    if program is Program.STREAM:
+        return _stream_block(subject, mesh)
+    return _stage2(subject, mesh) if program is Program.STAGE2 else _stage3(program, subject, mesh)
+
+
+def _stage2(subject: Subject, mesh: Mesh) -> jax.stages.Lowered:
+    config = stage2_ode.Config(seconds=subject.sampler.horizon_seconds, sigmas=subject.sampler.sigmas)
+    model, rule = subject.preset.model, optimiser.optimiser(config.optimiser)
+    specs = transformer_spec(model)
+    trainer = jax.eval_shape(lambda params: state.create(params, rule, 0, ema=False), meshes.abstract(specs, mesh))
+    loss = gradient.of_loss(stage2_ode.make_loss(config, subject.preset, subject.sampler, DTYPE))
+    update = step.make_step(loss, rule, site_of=gradient.network_site)
+    return update.lower(meshes.abstract_beside(trainer, specs, mesh), _batch(subject, mesh, pairs=True))
+
+
+def _stage3(program: Program, subject: Subject, mesh: Mesh) -> jax.stages.Lowered:
+    recipe, model = stage3_self_forcing.Config(), subject.preset.model
+    config = dataclasses.replace(recipe.self_forcing, seconds=subject.sampler.horizon_seconds)
+    scorer = dataclasses.replace(model, sinks=0)
+    method = self_forcing_of(subject.static, scorer, config, remat=keep_projections)
+    optimisers = recipe.optimisers()
+    update = step.make_distill_step(method, optimisers, recipe, site_of=gradient.network_site)
+    specs, of_scorer = transformer_spec(model), transformer_spec(scorer)
+    networks = meshes.abstract(specs, mesh), meshes.abstract(of_scorer, mesh)
+    trainer = jax.eval_shape(lambda g, c: state.create_pair(g, c, optimisers, 0), *networks)
+    frozen = Frozen(meshes.abstract(of_scorer, mesh, DTYPE), _contexts(subject, 1, mesh))
+    # Both networks are declared alike but for the sinks, which are whole on every device.
+    chosen = update.generator if program is Program.STAGE3 else update.critic
+    return chosen.lower(meshes.abstract_beside(trainer, specs, mesh), _batch(subject, mesh, pairs=False), frozen)
+
+
+def _stream_block(subject: Subject, mesh: Mesh) -> jax.stages.Lowered:
+    """A late block: every denoise step, then the clean pass that is committed into the donated cache."""
+    static, batch = subject.static, subject.batch
+    params = meshes.abstract(transformer_spec(static.model), mesh, DTYPE)
+    video, audio, mask = _contexts(subject, batch, mesh)
+    prompt = jax.eval_shape(partial(rollout.make_prompt_kv, static=static), params, video, audio, mask)
+    cache = jax.eval_shape(lambda: rollout.make_cache(static, batch))
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch))
+    positions = rollout.block_positions(static, static.sampler.past_blocks + 1)
+
+    def block(cache: Any, params: Any, prompt: Any, keys: Any, positions: Any):
+        latents = rollout.denoise_block(params, cache, prompt, keys, positions, static=static)
+        return rollout.commit_block(params, cache, prompt, keys, latents, positions, static=static), latents
+
+    whole_positions = (
+        _of_cache(cache, mesh),
+        params,
+        _of_cache(prompt, mesh),
+        _whole(keys, mesh),
+        _whole(positions, mesh),
+    )
+    return jax.jit(block, donate_argnums=0).lower(*whole_positions)
+
+
+def _of_cache(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Cut keys and values by rows and heads, as the network constrains them; the rest is whole."""
+
+    def place(leaf: Any) -> jax.ShapeDtypeStruct:
+        if len(leaf.shape) != len(OF_CACHES):
+            return _whole(leaf, mesh)
+        axes = activation_spec(leaf.shape, OF_CACHES, mesh.abstract_mesh)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, axes))
+
+    return jax.tree.map(place, tree)
+
+
+def _whole(tree: PyTree, mesh: Mesh) -> PyTree:
+    def place(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=meshes.replicated(mesh))
+
+    return jax.tree.map(place, tree)
+
+
+def _contexts(subject: Subject, rows: int, mesh: Mesh) -> TextContexts:
+    """Text features: of a batch cut by its rows, of one prompt whole."""
+    place = meshes.batch_sharding(mesh) if rows % meshes.config_of(mesh).rows == 0 else meshes.replicated(mesh)
+    channels = subject.preset.context_widths
+    video, audio = (_array((rows, subject.text, width), "bfloat16", place) for width in channels)
+    return TextContexts(video, audio, _array((rows, subject.text), "int32", place))
+
+
+def _batch(subject: Subject, mesh: Mesh, *, pairs: bool) -> dict[str, jax.ShapeDtypeStruct]:
+    """A batch as the stores of contexts and of pairs give it."""
+    place, rows = meshes.batch_sharding(mesh), subject.batch
+    contexts = _contexts(subject, rows, mesh)
+    batch = {
+        "context_video": contexts.video,
+        "context_audio": contexts.audio,
+        "context_mask": _array((rows, subject.text), "bool", place),
+    }
+    if not pairs:
+        return batch
+    model, sampler = subject.preset.model, subject.sampler
+    clip = sampler.layout.blocks(latent_frames(sampler.layout.frames_for(sampler.horizon_seconds)))[-1]
+    per_frame = subject.static.grid[0] * subject.static.grid[1]
+    entries = rows, len(sampler.sigmas)
+    video = (*entries, clip.video_end * per_frame, model.video.latent_channels)
+    audio = (*entries, clip.audio_end, model.audio.latent_channels)
+    return {**batch, "video": _array(video, "float16", place), "audio": _array(audio, "float16", place)}
+
+
+def _array(shape: tuple[int, ...], dtype: str, sharding: NamedSharding) -> Any:
+    return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=sharding)
+
+
+def shortened(preset: PipelineConfig, layers: int | None) -> PipelineConfig:
+    """Return a preset with fewer layers, for trying; None leaves all."""
+    if layers is None:
+        return preset
+    model: ModelConfig = dataclasses.replace(preset.model, layers=layers)
+    return dataclasses.replace(preset, model=model)

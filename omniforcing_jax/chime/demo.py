@@ -1,0 +1,173 @@
+"""The demo: stream a prompt of chime, look at what came out and listen to it, and say how good it is.
+
+It needs a stream's packages only. The contact sheet wants matplotlib and is left out where that is missing. JAX is
+imported only when work begins, so that `--help` is quick.
+"""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from omniforcing_jax.chime.film import Film
+    from omniforcing_jax.chime.metrics import Perceived
+    from omniforcing_jax.stream.chunk import Chunk
+
+SHOWN_S = 5  # seconds of the animation
+EVERY, SCALE = 2, 3  # it shows every second frame, three times as wide and high
+GOOD = 0.7  # share of the impacts that ring, and of the tones that are seen, from which a clip counts as in sync
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Demo:
+    """Stream chime for some seconds, draw what came out, and say how good it is."""
+
+    prompt: str = "a red ball and a blue ball"
+    """What to show: one to three balls of distinct colours."""
+    seconds: int = 13
+    """Length of the stream."""
+    seed: int = 0
+    """Random seed."""
+    out: Path = Path("out")
+    """Folder for demo.mp4, demo.webp and demo.png; made if it is missing."""
+
+
+def main(demo: Demo) -> int:
+    """Stream, draw and judge; returns the exit code: 0, or 2 for a request that cannot be met."""
+    from omniforcing_jax.chime import prompts
+    from omniforcing_jax.io import machine
+
+    machine.use_compilation_cache()
+    machine.use_one_heap()
+    try:
+        prompts.parse(demo.prompt)
+        demo.out.mkdir(parents=True, exist_ok=True)
+        lines = [*make_clip(demo), *judge(demo)]
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    margin = max(len(name) for name, _ in lines)
+    print("\n".join(f"{name:<{margin}}  {text}" for name, text in lines))
+    return 0
+
+
+def make_clip(demo: Demo) -> list[tuple[str, str]]:
+    """Stream into out/demo.mp4 and its first seconds into out/demo.webp; returns what to say of both and of the pace.
+
+    Raises:
+        ValueError: in one line, if the request cannot be met.
+    """
+    from omniforcing_jax.chime.assets import SHIPPED
+    from omniforcing_jax.io.atomic_write import check_writable
+    from omniforcing_jax.layout import FRAME_RATE
+    from omniforcing_jax.stream.mp4 import Mp4Writer, Overlapped
+    from omniforcing_jax.stream.start import open_stream
+
+    path = demo.out / "demo.mp4"
+    check_writable(path)
+    print("loading and compiling: half a minute the first time, seconds from then on", file=sys.stderr, flush=True)
+    begun = time.monotonic()
+    stream = open_stream(SHIPPED / "student", demo.prompt, demo.seconds, demo.seed)
+    height, width = stream.picture_size
+    writer = Mp4Writer(path, height=height, width=width, frame_rate=FRAME_RATE, sample_rate=stream.sample_rate)
+    times, frames = [], []
+    with writer, Overlapped(writer.write) as write:
+        for chunk in _watched(stream, demo.seconds + 1):
+            write(chunk)
+            times.append(time.monotonic())
+            frames.append(len(chunk.video))
+    lines = [
+        (str(path), f"{sum(frames) / FRAME_RATE:.1f} s, {width}x{height} pixels, {stream.sample_rate / 1000:.0f} kHz")
+    ]
+    if len(times) > 2:
+        pace = sum(frames[2:]) / (times[-1] - times[1])  # from the second block on nothing is compiled
+        lines.append(("speed", f"{_two(pace)} frames/s, {_two(pace / FRAME_RATE)} times real time"))
+        lines.append(("first picture", f"{_two(times[0] - begun)} s after the start, weights and compilation included"))
+    return lines
+
+
+def judge(demo: Demo) -> list[tuple[str, str]]:
+    """Judge the file that was written, and draw it; returns what to say of it."""
+    from omniforcing_jax.chime import metrics, prompts
+    from omniforcing_jax.chime.film import read_film
+
+    film = read_film(demo.out / "demo.mp4")
+    clip = metrics.perceive(film, prompts.parse(demo.prompt))
+    return [*draw(demo, film, clip), *describe(clip)]
+
+
+def draw(demo: Demo, film: "Film", clip: "Perceived") -> list[tuple[str, str]]:
+    """Draw the animation and, where matplotlib is installed, the contact sheet; returns what to say of both."""
+    from omniforcing_jax.chime import contact_sheet
+    from omniforcing_jax.chime.animation import write_webp
+    from omniforcing_jax.layout import FRAME_RATE
+
+    animation, sheet = demo.out / "demo.webp", demo.out / "demo.png"
+    lines = []
+    try:
+        write_webp(animation, film.video[: SHOWN_S * FRAME_RATE], frame_rate=FRAME_RATE, every=EVERY, scale=SCALE)
+        lines.append(
+            (
+                str(animation),
+                f"its first {min(SHOWN_S, demo.seconds)} s, {_two(animation.stat().st_size / 1000)} kB, without sound",
+            )
+        )
+    except ValueError as error:
+        print(error, file=sys.stderr)
+    if contact_sheet.is_possible():
+        contact_sheet.write_contact_sheet(sheet, film, clip, demo.prompt)
+        lines.append((str(sheet), "contact sheet; triangles are impacts seen, lines are onsets heard"))
+    else:
+        lines.append((str(sheet), "not drawn: pip install 'omniforcing_jax[judge]' brings matplotlib, which draws it"))
+    return lines
+
+
+def describe(clip: "Perceived") -> list[tuple[str, str]]:
+    """Say what was seen and heard, in figures with units, and a verdict in words."""
+    from omniforcing_jax.chime import metrics
+    from omniforcing_jax.chime.prompts import COLOURS
+
+    def name(colours: Iterable[int]) -> str:
+        return ", ".join(COLOURS[colour] for colour in colours) or "none"
+
+    figures, seen, heard = metrics.judge_clips([clip]), clip.picture, clip.sound
+    lines = [
+        ("seen", f"{seen.tracks.count()} balls: {name(seen.tracks.colours())}"),
+        ("heard", f"tones of {name(metrics.pitches_heard(heard.onsets))}"),
+        ("impacts", f"{len(seen.impacts)} seen, {_two(100 * figures['sync_recall'])} % of them ring"),
+        ("tones", f"{len(heard.onsets)} heard, {_two(100 * figures['sync_precision'])} % of them with an impact"),
+    ]
+    if figures["sync_ms_p50"] is not None:
+        gaps = [_two(figures[f"sync_ms_p{q}"]) for q in (50, 95)]
+        lines.append(("synchrony", f"half of the pairs within {gaps[0]} ms, 95 % within {gaps[1]} ms"))
+    return [*lines, ("verdict", verdict(figures))]
+
+
+def verdict(figures: dict[str, Any]) -> str:
+    """Say in words whether a clip is what its prompt asked for, and whether it is in sync."""
+    right = {"number of balls": "count_accuracy", "colours": "colour_accuracy", "tones": "pitch_accuracy"}
+    wrong = [name for name, figure in right.items() if figures[figure] != 1]
+    asked = f"wrong {' and '.join(wrong)}" if wrong else "number, colours and tones as asked"
+    least = min(figures["sync_recall"], figures["sync_precision"])
+    sync = "in sync" if least >= GOOD else "partly in sync" if least >= GOOD / 2 else "out of sync"
+    return f"{'good' if not wrong and least >= GOOD else 'fair' if least >= GOOD / 2 else 'poor'}: {asked}; {sync}"
+
+
+def _watched(chunks: "Iterable[Chunk]", blocks: int) -> "Iterator[Chunk]":
+    """Pass chunks on under a progress bar, which a terminal alone shows."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    yield from track(chunks, "streaming", total=blocks, console=console, disable=not console.is_terminal)
+
+
+def _two(value: float) -> str:
+    """Write a number with two significant digits, without an exponent."""
+    digits = f"{value:.2g}"
+    return digits if "e" not in digits else f"{float(digits):.0f}"

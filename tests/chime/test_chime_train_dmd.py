@@ -1,0 +1,68 @@
+"""Chime's trainings with a critic: the gradients are those of the networks that are trained, on the right clips."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.chime import train_causal_dmd, train_self_forcing
+from experiments.chime.world import latents, recipe, train_dmd
+from omniforcing_jax.distill.generator_critic import Frozen, clips_of, contexts_of
+from omniforcing_jax.model.transformer import transformer_spec
+from omniforcing_jax.parallel import spec
+from omniforcing_jax.pipeline import presets
+from omniforcing_jax.text import words
+
+BATCH = 2
+EMPTY = words.tokenise(recipe.WORDS_CONFIG, "")[0][None]
+CLIPS = {
+    "video": jax.ShapeDtypeStruct((BATCH, 1, 16 * (1 + 3 * recipe.SECONDS), 32), jnp.float16),
+    "audio": jax.ShapeDtypeStruct((BATCH, 1, 1 + 25 * recipe.SECONDS, 64), jnp.float16),
+}
+
+
+@pytest.mark.parametrize("method", [train_self_forcing, train_causal_dmd], ids=["self_forcing", "causal_dmd"])
+def test_both_networks_are_differentiated_by_their_own_parameters(method):
+    found = method.make_method(method.CONFIG)
+    student, teacher = (spec.abstract(transformer_spec(model)) for model in (presets.CHIME, presets.CHIME_TEACHER))
+    features = train_dmd.with_contexts(np.stack([latents.prompt_ids(seed) for seed in range(BATCH)]))
+    batch = {**features, **(CLIPS if method is train_causal_dmd else {})}
+    key, frozen = (
+        jax.eval_shape(lambda: jax.random.key(0)),
+        Frozen(teacher, contexts_of(train_dmd.with_contexts(EMPTY))),
+    )
+    _, _, grads = jax.eval_shape(found.generator, student, batch, key, teacher, frozen)
+    assert jax.tree.map(jnp.shape, grads) == jax.tree.map(jnp.shape, student)
+    _, _, grads = jax.eval_shape(found.critic, teacher, batch, key, student, frozen)
+    assert jax.tree.map(jnp.shape, grads) == jax.tree.map(jnp.shape, teacher)
+    assert len(found.blocks) == 1 + recipe.SECONDS
+
+
+def test_a_prompt_has_the_features_that_its_words_have():
+    ids = latents.prompt_ids(3)[None]
+    expected = words.contexts(recipe.word_vectors(), jnp.asarray(ids))
+    for found, value in zip(contexts_of(train_dmd.with_contexts(ids)), expected, strict=True):
+        np.testing.assert_array_equal(found, value)
+
+
+def test_clips_are_as_long_as_what_the_teacher_was_trained_on():
+    rng = np.random.default_rng(0)
+    shapes = {"video": (BATCH, 2 + 3 * recipe.SECONDS, 4, 4, 32), "audio": (BATCH, 26 + 25 * recipe.SECONDS, 64)}
+    rows = {name: rng.standard_normal(shape).astype(np.float16) for name, shape in shapes.items()}
+    clips = clips_of(train_causal_dmd.clips({"ids": np.zeros((BATCH, 16), int), **rows}))
+    assert clips.video.shape[1:] == (16 * (1 + 3 * recipe.SECONDS), 32)
+    assert clips.audio.shape[1:] == (1 + 25 * recipe.SECONDS, 64)
+    np.testing.assert_array_equal(clips.video[1, 16:32], rows["video"][1, 1].reshape(16, 32).astype(np.float32))
+
+
+def test_a_folder_without_checkpoints_is_named(tmp_path):
+    with pytest.raises(ValueError, match="no checkpoint of a training"):
+        train_dmd.trained(tmp_path / "nothing")
+
+
+def test_four_levels_are_the_reference_s():
+    four = train_self_forcing.FOUR
+    assert len(four.sampler.sigmas) == 5
+    assert dataclasses.replace(four, sampler=train_dmd.Config().sampler) == train_dmd.Config()
