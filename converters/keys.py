@@ -57,7 +57,7 @@ class Form:
     Attributes:
         kind: JSON type of the key, or one type for each of several keys; `object` is any type.
         to_native: Returns the setting (a tuple for several settings) of the value (a tuple for several keys). Raises a
-            ValueError that says what the value must be.
+            ValueError that says what the value must be, and which one of several.
         to_source: The inverse, with ABSENT for a key that is not to be written. Raises a ValueError that says what the
             format can express.
     """
@@ -129,8 +129,8 @@ class Key(Entry):
         try:
             settings = form.to_native(value)
         except ValueError as error:
-            name, last = (source, value) if isinstance(source, str) else (source[-1], value[-1])
-            raise ValueError(f"{section.where}.{name}={last!r}: {error}") from None
+            key = f".{source}={value!r}" if isinstance(source, str) else ""
+            raise ValueError(f"{section.where}{key}: {error}") from None
         native |= {self.native: settings} if isinstance(self.native, str) else zip(self.native, settings, strict=True)
 
     def write(self, config: Any) -> dict[str, Any]:

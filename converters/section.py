@@ -62,17 +62,6 @@ class Section:
             raise ValueError(f"{self.where}.{key}={value!r}: must be of type {kind.__name__}")
         return value
 
-    def take_counts(self, key: str, default: list[int]) -> list[int]:
-        """Take a list of whole numbers from 1 up, at least one of them.
-
-        Raises:
-            ValueError: It is something else.
-        """
-        values = self.take(key, list, default)
-        if not values or any(type(value) is not int or value < 1 for value in values):
-            raise ValueError(f"{self.where}.{key}={values!r}: must be a list of whole numbers from 1 up")
-        return values
-
     def close(self, unread: Iterable[str]) -> None:
         """Check that all keys were read, but for those that match a regular expression of `unread`.
 

@@ -8,8 +8,8 @@ error here; keys that would change the numbers are checked.
 Source: transformers 5.23, Gemma3TextConfig.
 """
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from omniforcing_jax.parallel.spec import abstract
@@ -17,7 +17,7 @@ from omniforcing_jax.strict_json import require
 from omniforcing_jax.text.gemma import GemmaConfig, gemma_spec
 
 from ..component import HUGGING_FACE, Component, Naming
-from ..config_table import AnyTable, ConfigTable
+from ..config_table import ConfigTable
 from ..keys import ABSENT, Fixed, Form, Key, Repeated
 from ..rules import Rule
 
@@ -84,13 +84,13 @@ def _read_kinds(kinds: list[Any]) -> tuple[bool, ...]:
 def _read_stretch(values: tuple[str, float]) -> float:
     kind, factor = values
     if kind not in ("default", "linear"):
-        raise ValueError(f"rope_type='{kind}' is not supported, must be 'default' or 'linear'")
+        raise ValueError(f"rope_type={kind!r}: must be 'default' or 'linear'")
     return factor if kind == "linear" else 1.0
 
 
-def _read_local_stretch(values: tuple[str, float]) -> tuple[()]:
-    if _read_stretch(values) != 1:
-        raise ValueError("must be 1")
+def _refuse_stretch(values: tuple[str, float]) -> tuple[()]:
+    if (stretch := _read_stretch(values)) != 1:
+        raise ValueError(f"rope_parameters.{SLIDING}.factor={stretch}: must be 1")
     return ()
 
 
@@ -105,42 +105,41 @@ STRETCH = Form(  # of `rope_type` and `factor`
     to_native=_read_stretch,
     to_source=lambda stretch: ("default", ABSENT) if stretch == 1 else ("linear", stretch),
 )
-NO_STRETCH = Form(kind=(str, float), to_native=_read_local_stretch, to_source=lambda _: ("default", ABSENT))
+NO_STRETCH = Form(kind=(str, float), to_native=_refuse_stretch, to_source=lambda _: ("default", ABSENT))
 
-TEXT = ConfigTable(
-    config=GemmaConfig,
-    where="config.json",
-    entries=(
-        Repeated("model_type", lambda config: "gemma3_text", checked=False),
-        Fixed({"hidden_activation": "gelu_pytorch_tanh", "attention_bias": False, "rms_norm_eps": 1e-6}),
-        Fixed({"use_bidirectional_attention": False}),
-        Fixed({"attn_logit_softcapping": None}, written=False),
-        Fixed({f"{rope}partial_rotary_factor": 1.0 for rope in (LOCAL_ROPE, GLOBAL_ROPE)}, written=False),
-        Key("vocabulary", "vocab_size", int, 262_208),
-        Key("width", "hidden_size", int, 2304),
-        Key("mlp_width", "intermediate_size", int, 9216),
-        Repeated("num_hidden_layers", "layers", 26, ", the length of layer_types"),
-        Key("heads", "num_attention_heads", int, 8),
-        Key("kv_heads", "num_key_value_heads", int, 4),
-        Key("head_size", "head_dim", int, 256),
-        Key("query_scale", "query_pre_attn_scalar", NUMBER, 256.0),
-        Key("window", "sliding_window", int, 4096),
-        Key("is_global", "layer_types", KINDS),
-        Key((), (f"{LOCAL_ROPE}rope_type", f"{LOCAL_ROPE}factor"), NO_STRETCH, ("default", 1.0)),
-        Key("local_theta", f"{LOCAL_ROPE}rope_theta", float, 10_000.0, older="rope_local_base_freq"),
-        Key("global_stretch", (f"{GLOBAL_ROPE}rope_type", f"{GLOBAL_ROPE}factor"), STRETCH, ("default", 1.0)),
-        Key("global_theta", f"{GLOBAL_ROPE}rope_theta", float, 1_000_000.0, older="rope_theta"),
-    ),
-    unread=(r"(?!rope_parameters\.).*",),
+ENTRIES = (
+    Repeated("model_type", lambda config: "gemma3_text", checked=False),
+    Fixed({"hidden_activation": "gelu_pytorch_tanh", "attention_bias": False, "rms_norm_eps": 1e-6}),
+    Fixed({"use_bidirectional_attention": False}),
+    Fixed({"attn_logit_softcapping": None}, written=False),
+    Fixed({f"{rope}partial_rotary_factor": 1.0 for rope in (LOCAL_ROPE, GLOBAL_ROPE)}, written=False),
+    Key("vocabulary", "vocab_size", int, 262_208),
+    Key("width", "hidden_size", int, 2304),
+    Key("mlp_width", "intermediate_size", int, 9216),
+    Repeated("num_hidden_layers", "layers", 26, ", the length of layer_types"),
+    Key("heads", "num_attention_heads", int, 8),
+    Key("kv_heads", "num_key_value_heads", int, 4),
+    Key("head_size", "head_dim", int, 256),
+    Key("query_scale", "query_pre_attn_scalar", NUMBER, 256.0),
+    Key("window", "sliding_window", int, 4096),
+    Key("is_global", "layer_types", KINDS),
+    Key((), (f"{LOCAL_ROPE}rope_type", f"{LOCAL_ROPE}factor"), NO_STRETCH, ("default", 1.0)),
+    Key("local_theta", f"{LOCAL_ROPE}rope_theta", float, 10_000.0, older="rope_local_base_freq"),
+    Key("global_stretch", (f"{GLOBAL_ROPE}rope_type", f"{GLOBAL_ROPE}factor"), STRETCH, ("default", 1.0)),
+    Key("global_theta", f"{GLOBAL_ROPE}rope_theta", float, 1_000_000.0, older="rope_theta"),
 )
 
 
-def modernise(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Bring a text model's config of any version of transformers into today's form.
+def open_config(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the text model's config in today's form, of a text-only or multimodal model and any version.
 
     Older configs have `rope_scaling` of global layers only, and a pattern instead of the kind of each layer.
     """
-    values = {key: value for key, value in values.items() if value is not None}
+    kind = values.get("model_type")
+    require(kind in ("gemma3", "gemma3_text"), "model_type", kind, "must be 'gemma3' or 'gemma3_text'")
+    text = values.get("text_config") if kind == "gemma3" else values
+    require(isinstance(text, Mapping), "config.json.text_config", text, "must be an object")
+    values = {key: value for key, value in dict(text or {}).items() if value is not None}
     scaling = values.pop("rope_scaling", {})
     require(isinstance(scaling, Mapping), "rope_scaling", scaling, "must be an object")
     if "type" in scaling:
@@ -155,31 +154,22 @@ def modernise(values: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-@dataclass(frozen=True)
-class GemmaTable(AnyTable):
-    """The config of a text-only model, or of a multimodal one. Either form is read, of any version of transformers."""
-
-    is_multimodal: bool
-
-    def read(self, values: Mapping[str, Any]) -> GemmaConfig:
-        """Read the native config; see `AnyTable.read`."""
-        kind = values.get("model_type")
-        require(kind in ("gemma3", "gemma3_text"), "model_type", kind, "must be 'gemma3' or 'gemma3_text'")
-        text = values.get("text_config") if kind == "gemma3" else values
-        if not isinstance(text, Mapping):
-            raise ValueError(f"config.json.text_config={text!r}: must be an object")
-        return TEXT.read(modernise(text))
-
-    def write(self, config: GemmaConfig) -> dict[str, Any]:
-        """Write a native config; a multimodal one has no vision part then."""
-        text = TEXT.write(config)
-        if not self.is_multimodal:
-            return {"architectures": ["Gemma3ForCausalLM"], **text}
-        return {
-            "architectures": ["Gemma3ForConditionalGeneration"],
-            "model_type": "gemma3",
-            "text_config": text,
-        }
+TEXT_CONFIG = ConfigTable(
+    config=GemmaConfig,
+    where="config.json",
+    entries=ENTRIES,
+    unread=(r"(?!rope_parameters\.).*",),
+    open=open_config,
+    wrap=lambda text: {"architectures": ["Gemma3ForCausalLM"], **text},
+)
+MULTIMODAL_CONFIG = dataclasses.replace(  # it has no vision part
+    TEXT_CONFIG,
+    wrap=lambda text: {
+        "architectures": ["Gemma3ForConditionalGeneration"],
+        "model_type": "gemma3",
+        "text_config": text,
+    },
+)
 
 
 def _naming(name: str) -> Naming:
@@ -187,7 +177,7 @@ def _naming(name: str) -> Naming:
     return Naming(
         prefixes=("",),
         rules=lambda config: rules,
-        table=GemmaTable(is_multimodal=name != TEXT_ONLY),
+        table=TEXT_CONFIG if name == TEXT_ONLY else MULTIMODAL_CONFIG,
         passed=PASSED[name],
         folder="text_encoder",
     )

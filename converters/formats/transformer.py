@@ -102,53 +102,24 @@ def _rename(original: str) -> str:
 ORIGINAL_RULES = check_rules(Rule(rule.native, PREFIX + rule.source, rule.axes) for rule in _rules())
 DIFFUSERS_RULES = check_rules(Rule(rule.native, _rename(rule.source), rule.axes) for rule in _rules())
 
-LTX2_FIXED = {  # what ltx-core's loader checks, and what this network takes for granted
-    "dropout": 0.0,
-    "attention_bias": True,
-    "num_vector_embeds": None,
-    "activation_fn": "gelu-approximate",
-    "num_embeds_ada_norm": 1000,
-    "use_linear_projection": False,
-    "only_cross_attention": False,
-    "cross_attention_norm": True,
-    "double_self_attention": False,
-    "upcast_attention": False,
-    "standardization_norm": "rms_norm",
-    "norm_elementwise_affine": False,
-    "qk_norm": "rms_norm",
-    "positional_embedding_type": "rope",
-    "use_audio_video_cross_attention": True,
-    "share_ff": False,
-    "av_cross_ada_norm": True,
-    "use_middle_indices_grid": True,
-    "norm_eps": 1e-6,
-    "timestep_scale_multiplier": 1000,
-}
-DIFFUSERS_FIXED = {
-    "patch_size": 1,
-    "patch_size_t": 1,
-    "audio_patch_size": 1,
-    "audio_patch_size_t": 1,
-    "audio_scale_factor": 4,
-    "audio_sampling_rate": 16000,
-    "audio_hop_length": 160,
-    "activation_fn": "gelu-approximate",
-    "qk_norm": "rms_norm_across_heads",
-    "norm_elementwise_affine": False,
-    "norm_eps": 1e-6,
-    "attention_bias": True,
-    "attention_out_bias": True,
-    "causal_offset": 1,
-    "timestep_scale_multiplier": 1000,
-}
-GUARDS = Fixed(  # keys of later generations, with the value that means this one
-    {
-        "ff_bias": True,
-        "audio_ff_bias": True,
-        "use_prompt_adaln_single": True,
-        "use_keyframes_abs_pos_embedding": False,
-    },
-    written=False,
+LTX2_FIXED = (  # what ltx-core's loader checks, and what this network takes for granted
+    Fixed({"activation_fn": "gelu-approximate", "dropout": 0.0, "share_ff": False, "double_self_attention": False}),
+    Fixed({"qk_norm": "rms_norm", "standardization_norm": "rms_norm", "norm_elementwise_affine": False}),
+    Fixed({"norm_eps": 1e-6, "num_vector_embeds": None, "num_embeds_ada_norm": 1000, "use_linear_projection": False}),
+    Fixed({"attention_bias": True, "upcast_attention": False, "only_cross_attention": False}),
+    Fixed({"cross_attention_norm": True, "use_audio_video_cross_attention": True, "av_cross_ada_norm": True}),
+    Fixed({"positional_embedding_type": "rope", "use_middle_indices_grid": True, "timestep_scale_multiplier": 1000}),
+)
+DIFFUSERS_FIXED = (
+    Fixed({"patch_size": 1, "patch_size_t": 1, "audio_patch_size": 1, "audio_patch_size_t": 1, "causal_offset": 1}),
+    Fixed({"audio_scale_factor": 4, "audio_sampling_rate": 16000, "audio_hop_length": 160}),
+    Fixed({"activation_fn": "gelu-approximate", "attention_bias": True, "attention_out_bias": True}),
+    Fixed({"qk_norm": "rms_norm_across_heads", "norm_elementwise_affine": False, "norm_eps": 1e-6}),
+    Fixed({"timestep_scale_multiplier": 1000}),
+)
+GUARDS = (  # keys of later generations, with the value that means this one
+    Fixed({"ff_bias": True, "audio_ff_bias": True, "use_prompt_adaln_single": True}, written=False),
+    Fixed({"use_keyframes_abs_pos_embedding": False}, written=False),
 )
 CONNECTORS = re.compile(r"(audio_)?connector_\w+")  # keys of another component in the same section
 
@@ -222,8 +193,8 @@ HEADER = ConfigTable(
     entries=(
         *_refusals("LTX-2's header"),
         Repeated("_class_name", lambda config: "AVTransformer3DModel", checked=False),
-        Fixed(LTX2_FIXED),
-        GUARDS,
+        *LTX2_FIXED,
+        *GUARDS,
         *_stream("video", ""),
         *_stream("audio", "audio_"),
         Repeated("cross_attention_dim", "video.width", checked=False),
@@ -252,8 +223,8 @@ MODEL_CONFIG = ConfigTable(
     entries=(
         *_refusals("diffusers' transformer"),
         Repeated("_class_name", lambda config: "LTX2VideoTransformer3DModel", checked=False),
-        Fixed(DIFFUSERS_FIXED),
-        GUARDS,
+        *DIFFUSERS_FIXED,
+        *GUARDS,
         *_stream("video", ""),
         *_stream("audio", "audio_"),
         Repeated("cross_attention_dim", "video.width"),

@@ -99,17 +99,6 @@ def diffusers_rules(config: VideoVAEConfig) -> tuple[Rule, ...]:
     return tuple(make_rules(config, _diffusers_place, "resnets", "latents_mean", "latents_std"))
 
 
-FIXED = {
-    "dims": 3,
-    "in_channels": 3,
-    "out_channels": 3,
-    "norm_layer": "pixel_norm",
-    "latent_log_var": "uniform",
-    "use_quant_conv": False,
-    "scaling_factor": 1.0,
-}
-
-
 def _read_block(entry: Any, half: str) -> dict[str, Any]:
     """Read `[name, {...}]` or `[name, layers]`."""
     if not (isinstance(entry, list | tuple) and len(entry) == 2 and isinstance(entry[0], str)):
@@ -155,14 +144,14 @@ def _block_list(half: str) -> Form:
     )
 
 
-def _read_padding(value: str | None) -> tuple[SpatialPadding, SpatialPadding]:
-    if value is None:
+def _read_padding(value: Any) -> tuple[SpatialPadding, SpatialPadding]:
+    if value is ABSENT:
         return SpatialPadding.ZEROS, SpatialPadding.REFLECT
     return 2 * (choice(SpatialPadding).to_native(value),)
 
 
 def _write_padding(paddings: tuple[SpatialPadding, SpatialPadding]) -> Any:
-    if paddings == _read_padding(None):
+    if paddings == _read_padding(ABSENT):
         return ABSENT
     if paddings[0] is not paddings[1]:
         raise ValueError("LTX-2's header has one padding for both halves")
@@ -179,7 +168,8 @@ HEADER = ConfigTable(
     section="vae",
     entries=(
         Repeated("_class_name", lambda config: "CausalVideoAutoencoder", checked=False),
-        Fixed(FIXED),
+        Fixed({"dims": 3, "in_channels": 3, "out_channels": 3, "norm_layer": "pixel_norm"}),
+        Fixed({"latent_log_var": "uniform", "use_quant_conv": False, "scaling_factor": 1.0}),
         Fixed({"timestep_conditioning": False}, required=True),
         Key(("latent_channels", "encoder_base_channels"), "latent_channels", TWICE, 128),
         Repeated("encoder_base_channels", "latent_channels", rule=", as latent_channels"),
@@ -188,7 +178,7 @@ HEADER = ConfigTable(
         Key("causal_decoder", "causal_decoder", bool, False),
         Key("encoder_blocks", "encoder_blocks", _block_list("encoder")),
         Key("decoder_blocks", "decoder_blocks", _block_list("decoder")),
-        Key(("encoder_padding", "decoder_padding"), "spatial_padding_mode", PADDING, None),
+        Key(("encoder_padding", "decoder_padding"), "spatial_padding_mode", PADDING, ABSENT),
     ),
     refuse=lambda config: refuse_base(config, "LTX-2"),
 )

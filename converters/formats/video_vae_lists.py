@@ -14,7 +14,7 @@ from omniforcing_jax.codecs.video_config import BlockKind, VAEBlock, VideoVAECon
 from omniforcing_jax.strict_json import require
 
 from ..config_table import ConfigTable
-from ..keys import Entry, Fixed, Key, Repeated, choice
+from ..keys import Entry, Fixed, Form, Key, Repeated, choice
 from ..section import Section
 
 RES = BlockKind.RES
@@ -35,99 +35,94 @@ def require_alternation(config: VideoVAEConfig) -> None:
         require(is_stage == [i % 2 == 0 for i in range(len(blocks))] and is_stage[-1], name, spelled, rule)
 
 
-def _read_kinds(section: Section, key: str, default: list[str]) -> list[BlockKind]:
-    names = section.take(key, list, default)
-    try:
-        return [RESAMPLINGS.to_native(name) for name in names]
-    except ValueError as error:
-        raise ValueError(f"{section.where}.{key}={names!r}: {error}") from None
+def _require_counts(**lists: list[Any]) -> None:
+    for name, values in lists.items():
+        is_right = len(values) > 0 and all(type(value) is int and value >= 1 for value in values)
+        require(is_right, name, values, "must be a list of whole numbers from 1 up")
 
 
-def _require_entries(section: Section, key: str, values: Sequence[Any], kinds: Sequence[Any]) -> None:
-    rule = f"must have an entry for each of the {len(kinds)} resamplings"
-    require(len(values) >= len(kinds), f"{section.where}.{key}", values, rule)
+def _join(layers: list[int], kinds: list[Any], factors: list[int], residual: list[Any]) -> tuple[dict[str, Any], ...]:
+    """Make blocks of residual stages, of so many layers each, around and between resamplings."""
+    count = len(kinds)
+    rule = f"must have one entry more than the {count} resamplings"
+    require(len(layers) == count + 1, "layers per block", layers, rule)
+    for values in (factors, residual):  # the defaults of diffusers' class may be longer than needed
+        require(len(values) >= count, "resamplings", values, f"must have an entry for each of {count}")
+    stages = [{"kind": RES, "layers": each} for each in layers]
+    resamplings = [
+        {"kind": RESAMPLINGS.to_native(kind), "multiplier": factor, "residual": flag}
+        for kind, factor, flag in zip(kinds, factors, residual, strict=False)
+    ]
+    return (*(block for pair in zip(stages, resamplings, strict=False) for block in pair), stages[-1])
 
 
-def _alternate(section: Section, key: str, default: list[int], resamplings: list[dict[str, Any]]) -> list[Any]:
-    """Put residual stages, of so many layers each, around and between the resamplings."""
-    layers = section.take_counts(key, default)
-    rule = f"must have one entry more than the {len(resamplings)} resamplings"
-    require(len(layers) == len(resamplings) + 1, f"{section.where}.{key}", layers, rule)
-    stages = [{"kind": RES, "layers": count} for count in layers]
-    return [*(block for pair in zip(stages, resamplings, strict=False) for block in pair), stages[-1]]
+def _split(blocks: Sequence[VAEBlock]) -> tuple[list[int], list[str], list[int], list[bool]]:
+    """Invert `_join`."""
+    resamplings = [block for block in blocks if block.kind is not RES]
+    return (
+        [block.layers for block in blocks if block.kind is RES],
+        [RESAMPLINGS.to_source(block.kind) for block in resamplings],
+        [block.multiplier for block in resamplings],
+        [block.residual for block in resamplings],
+    )
 
 
-def _split(blocks: Sequence[VAEBlock]) -> tuple[list[int], list[VAEBlock]]:
-    """Return the layers of the residual stages, and the resamplings."""
-    return [block.layers for block in blocks if block.kind is RES], [block for block in blocks if block.kind is not RES]
+def _read_encoder(values: tuple[int, list[int], list[str], list[int]]) -> tuple[int, int, Any]:
+    channels, layers, kinds, widths = values
+    _require_counts(latent_channels=[channels], layers_per_block=layers, block_out_channels=widths)
+    factors = [after // before for before, after in itertools.pairwise([channels, *widths])]
+    expected = _encoder_widths(channels, factors[: len(kinds)])
+    require(widths == expected, "block_out_channels", widths, f"must be {expected}")
+    return channels, channels, _join(layers, kinds, factors, [True] * len(kinds))
 
 
-class EncoderLists(Entry):
-    """diffusers' keys of the encoder: a list for each property of its blocks, from pixels to latents."""
-
-    def read(self, section: Section, native: dict[str, Any]) -> None:
-        """Take the lists."""
-        channels = section.take("latent_channels", int, 128)
-        require(channels >= 1, f"{section.where}.latent_channels", channels, "must be at least 1")
-        kinds = _read_kinds(section, "downsample_type", ["spatial", "temporal", "spatiotemporal", "spatiotemporal"])
-        widths = [channels, *section.take_counts("block_out_channels", [256, 512, 1024, 2048])]
-        factors = [after // before for before, after in itertools.pairwise(widths)][: len(kinds)]
-        _require_entries(section, "block_out_channels", factors, kinds)
-        expected = list(itertools.accumulate(factors, operator.mul, initial=channels))
-        require(widths == expected, f"{section.where}.block_out_channels", widths[1:], f"must be {expected[1:]}")
-        blocks = [{"kind": kind, "multiplier": n, "residual": True} for kind, n in zip(kinds, factors, strict=True)]
-        native |= {"latent_channels": channels, "encoder_base_channels": channels}
-        native["encoder_blocks"] = _alternate(section, "layers_per_block", [4, 6, 6, 2, 2], blocks)
-
-    def write(self, config: VideoVAEConfig) -> dict[str, Any]:
-        """Return the lists."""
-        layers, blocks = _split(config.encoder_blocks)
-        widths = itertools.accumulate((b.multiplier for b in blocks), operator.mul, initial=config.latent_channels)
-        return {
-            "latent_channels": config.latent_channels,
-            "layers_per_block": layers,
-            "downsample_type": [RESAMPLINGS.to_source(block.kind) for block in blocks],
-            "block_out_channels": list(widths)[1:],
-        }
+def _write_encoder(settings: tuple[int, int, tuple[VAEBlock, ...]]) -> tuple[int, list[int], list[str], list[int]]:
+    channels, _, blocks = settings
+    layers, kinds, factors, _ = _split(blocks)
+    return channels, layers, kinds, _encoder_widths(channels, factors)
 
 
-class DecoderLists(Entry):
-    """diffusers' keys of the decoder: from pixels to latents as well, but for the kinds of resamplings."""
-
-    def read(self, section: Section, native: dict[str, Any]) -> None:
-        """Take the lists."""
-        kinds = _read_kinds(section, "upsample_type", ["spatiotemporal"] * 3)[::-1]
-        factors = section.take_counts("upsample_factor", [2, 2, 2])
-        residual = section.take("upsample_residual", list, [True] * 3)
-        widths = section.take_counts("decoder_block_out_channels", [256, 512, 1024])
-        base = widths[-1] // 8
-        _require_entries(section, "upsample_factor", factors, kinds)
-        _require_entries(section, "upsample_residual", residual, kinds)
-        expected = _decoder_widths(8 * base, factors[: len(kinds)])
-        require(widths == expected, f"{section.where}.decoder_block_out_channels", widths, f"must be {expected}")
-        blocks = [  # the defaults of diffusers' class have an entry for each of three, more than some decoders need
-            {"kind": kind, "multiplier": factor, "residual": flag}
-            for kind, factor, flag in zip(kinds, factors, residual, strict=False)
-        ]
-        native["decoder_base_channels"] = base
-        native["decoder_blocks"] = _alternate(section, "decoder_layers_per_block", [5, 5, 5, 5], blocks)
-
-    def write(self, config: VideoVAEConfig) -> dict[str, Any]:
-        """Return the lists."""
-        layers, blocks = _split(config.decoder_blocks)
-        return {
-            "decoder_layers_per_block": layers,
-            "upsample_type": [RESAMPLINGS.to_source(block.kind) for block in reversed(blocks)],
-            "upsample_factor": [block.multiplier for block in blocks],
-            "upsample_residual": [block.residual for block in blocks],
-            "decoder_block_out_channels": _decoder_widths(config.decoder_width, [b.multiplier for b in blocks]),
-        }
+def _encoder_widths(channels: int, factors: Sequence[int]) -> list[int]:
+    """Return the width after each resampling, from pixels to latents."""
+    return list(itertools.accumulate(factors, operator.mul, initial=channels))[1:]
 
 
-def _decoder_widths(width: int, factors: Sequence[int]) -> list[int]:
+def _read_decoder(values: tuple[list[int], list[str], list[int], list[bool], list[int]]) -> tuple[int, Any]:
+    layers, kinds, factors, residual, widths = values
+    _require_counts(layers_per_block=layers, upsample_factor=factors, decoder_block_out_channels=widths)
+    base = widths[-1] // 8
+    expected = _decoder_widths(base, factors[: len(kinds)])
+    require(widths == expected, "decoder_block_out_channels", widths, f"must be {expected}")
+    return base, _join(layers, kinds[::-1], factors, residual)
+
+
+def _write_decoder(settings: tuple[int, tuple[VAEBlock, ...]]) -> tuple[list[Any], ...]:
+    base, blocks = settings
+    layers, kinds, factors, residual = _split(blocks)
+    return layers, kinds[::-1], factors, residual, _decoder_widths(base, factors)
+
+
+def _decoder_widths(base: int, factors: Sequence[int]) -> list[int]:
     """Return the width at the latent side of each resampling, from pixels to latents."""
-    widths = itertools.accumulate(reversed(factors[1:]), operator.floordiv, initial=width)
-    return list(widths)[::-1]
+    return list(itertools.accumulate(reversed(factors[1:]), operator.floordiv, initial=8 * base))[::-1]
+
+
+# From pixels to latents, but for the kinds of the decoder's resamplings.
+ENCODER = Key(
+    ("latent_channels", "encoder_base_channels", "encoder_blocks"),
+    ("latent_channels", "layers_per_block", "downsample_type", "block_out_channels"),
+    Form(kind=(int, list, list, list), to_native=_read_encoder, to_source=_write_encoder),
+    (128, [4, 6, 6, 2, 2], ["spatial", "temporal", "spatiotemporal", "spatiotemporal"], [256, 512, 1024, 2048]),
+)
+DECODER = Key(
+    ("decoder_base_channels", "decoder_blocks"),
+    (
+        *("decoder_layers_per_block", "upsample_type", "upsample_factor", "upsample_residual"),
+        "decoder_block_out_channels",
+    ),
+    Form(kind=(list, list, list, list, list), to_native=_read_decoder, to_source=_write_decoder),
+    ([5, 5, 5, 5], ["spatiotemporal"] * 3, [2, 2, 2], [True] * 3, [256, 512, 1024]),
+)
 
 
 @dataclass(frozen=True)
@@ -169,8 +164,8 @@ MODEL_CONFIG = ConfigTable(
         Repeated("_class_name", lambda config: "AutoencoderKLLTX2Video", checked=False),
         Fixed({"in_channels": 3, "out_channels": 3, "patch_size_t": 1, "scaling_factor": 1.0}),
         Fixed({"timestep_conditioning": False, "encoder_causal": True}),
-        EncoderLists(),
-        DecoderLists(),
+        ENCODER,
+        DECODER,
         AllEqual("spatio_temporal_scaling", True, _downs),
         AllEqual("decoder_spatio_temporal_scaling", True, _ups),
         AllEqual("decoder_inject_noise", False, lambda config: _ups(config) + 1),

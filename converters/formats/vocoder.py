@@ -93,16 +93,11 @@ def original_rules(config: VocoderConfig) -> tuple[Rule, ...]:
     return tuple(Rule(rule.native, PREFIX + rule.source, rule.axes) for rule in make_rules(config, ORIGINAL))
 
 
-def diffusers_rules(config: VocoderConfig) -> tuple[Rule, ...]:
-    """List diffusers' keys."""
-    return make_rules(config, OTHER)
-
-
 def _halve(values: tuple[int, list[int]]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the widths, halved at each stage, and the upsampling factors of the stages."""
     first, rates = values
     if any(type(rate) is not int or rate < 1 for rate in rates):
-        raise ValueError("must be a list of whole numbers from 1 up")
+        raise ValueError(f"upsampling factors={rates}: must be whole numbers from 1 up")
     return tuple(first // 2**i for i in range(len(rates) + 1)), tuple(rates)
 
 
@@ -236,7 +231,6 @@ def _other_generator(
     )
 
 
-SNAKE = Activation.SNAKE
 # diffusers leaves out a clamp between the generators (null, as published) that the weights were trained with.
 LIMITS = choice({None: Final.CLAMP, "clamp": Final.CLAMP, "tanh": Final.TANH})
 
@@ -257,8 +251,8 @@ MODEL_CONFIG_2_3 = ConfigTable(
     where="vocoder/config.json",
     entries=(
         Fixed({"_class_name": CLASSES[1]}, required=True),
-        *_other_generator("", "", SNAKE, 1536, [5, 2, 2, 2, 2, 2], [11, 4, 4, 4, 4, 4]),
-        *_other_generator("extension.generator.", "bwe_", SNAKE, 512, [6, 5, 2, 2, 2], [12, 11, 4, 4, 4]),
+        *_other_generator("", "", Activation.SNAKE, 1536, [5, 2, 2, 2, 2, 2], [11, 4, 4, 4, 4, 4]),
+        *_other_generator("extension.generator.", "bwe_", Activation.SNAKE, 512, [6, 5, 2, 2, 2], [12, 11, 4, 4, 4]),
         Key("final", "final_act_fn", LIMITS, None),
         Fixed({"bwe_final_act_fn": None}),
         SampleRate("input_sampling_rate", 16000),
@@ -299,7 +293,11 @@ COMPONENT = Component(
     namings={
         LTX2: Naming(prefixes=(PREFIX,), rules=original_rules, table=HEADER, passed=(PREFIX + UNUSED,)),
         DIFFUSERS: Naming(
-            prefixes=("",), rules=diffusers_rules, table=MODEL_CONFIG, passed=(UNUSED,), folder="vocoder"
+            prefixes=("",),
+            rules=lambda config: make_rules(config, OTHER),
+            table=MODEL_CONFIG,
+            passed=(UNUSED,),
+            folder="vocoder",
         ),
     },
 )

@@ -172,7 +172,7 @@ TABLES = {
     "connectors of LTX-2 2.3": (connectors.HEADER_2_3, text_paths(FeatureNorm.PER_TOKEN, True)),
     "connectors of diffusers 2.0": (connectors.MODEL_CONFIG_2_0, text_paths(FeatureNorm.PER_PROMPT, False)),
     "connectors of diffusers 2.3": (connectors.MODEL_CONFIG_2_3, text_paths(FeatureNorm.PER_TOKEN, False)),
-    "text model": (gemma.TEXT, text_models()),
+    "text model": (dataclasses.replace(gemma.TEXT_CONFIG, open=dict, wrap=dict), text_models()),
     "video VAE of LTX-2": (video_vae.HEADER, video_vaes(is_header=True)),
     "video VAE of diffusers": (video_vae_lists.MODEL_CONFIG, video_vaes(is_header=False)),
     "audio VAE of LTX-2": (audio_vae.HEADER, audio_vaes()),
