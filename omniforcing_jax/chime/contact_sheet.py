@@ -14,6 +14,7 @@ from omniforcing_jax.chime import metrics
 from omniforcing_jax.chime.box import PALETTE
 from omniforcing_jax.chime.detect import Event
 from omniforcing_jax.chime.film import Film
+from omniforcing_jax.io.extras import need
 from omniforcing_jax.layout import FRAME_RATE
 
 if TYPE_CHECKING:
@@ -92,15 +93,6 @@ def _subtitle(clip: metrics.Perceived) -> str:
     return f"▼ {len(clip.picture.impacts)} impacts seen      | {len(clip.sound.onsets)} onsets heard      {apart}"
 
 
-def is_possible() -> bool:
-    """Say whether matplotlib is installed."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
 def write_contact_sheet(path: Path, film: Film, clip: metrics.Perceived, title: str) -> None:
     """Write the contact sheet of a clip as PNG (or whatever the name ends in).
 
@@ -111,8 +103,9 @@ def write_contact_sheet(path: Path, film: Film, clip: metrics.Perceived, title: 
         title: for instance the prompt.
 
     Raises:
-        ImportError: where matplotlib is not installed.
+        MissingExtraError: Matplotlib is not installed.
     """
+    need("matplotlib", extra="judge")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -105,6 +105,7 @@ def draw(demo: Demo, film: "Film", clip: "Perceived") -> list[tuple[str, str]]:
     """Draw the animation and, where matplotlib is installed, the contact sheet; returns what to say of both."""
     from omniforcing_jax.chime import contact_sheet
     from omniforcing_jax.chime.animation import write_webp
+    from omniforcing_jax.io.extras import is_installed
     from omniforcing_jax.layout import FRAME_RATE
 
     animation, sheet = demo.out / "demo.webp", demo.out / "demo.png"
@@ -119,7 +120,7 @@ def draw(demo: Demo, film: "Film", clip: "Perceived") -> list[tuple[str, str]]:
         )
     except ValueError as error:
         print(error, file=sys.stderr)
-    if contact_sheet.is_possible():
+    if is_installed("matplotlib"):
         contact_sheet.write_contact_sheet(sheet, film, clip, demo.prompt)
         lines.append((str(sheet), "contact sheet; triangles are impacts seen, lines are onsets heard"))
     else:

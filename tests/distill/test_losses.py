@@ -114,8 +114,8 @@ def asked(scene, monkeypatch):
         def of_tokens(times, count):
             return np.repeat(times.main, count // times.main.shape[1], axis=1)
 
-        levels_a = of_tokens(view.audio, STUDENT.sinks + audio.shape[1])[:, STUDENT.sinks :]
-        questions.append(((video, of_tokens(view.video, video.shape[1])), (audio, levels_a)))
+        levels_a = of_tokens(view.times.audio, STUDENT.sinks + audio.shape[1])[:, STUDENT.sinks :]
+        questions.append(((video, of_tokens(view.times.video, video.shape[1])), (audio, levels_a)))
         return Prediction(Streams(video / 2, audio / 2), fresh=NO_PAST)
 
     monkeypatch.setattr(ode.transformer, "predict", answer)
@@ -241,11 +241,11 @@ def test_flow_loss_is_zero_for_the_true_velocity_only():
 def test_video_and_audio_are_noised_by_noise_of_their_own():
     seen = []
 
-    def predict(noisy_v, noisy_a, sigma):
-        seen.extend(x / sigma[:, None, None] for x in (noisy_v, noisy_a))
-        return noisy_v, noisy_a
+    def predict(noisy, sigma):
+        seen.extend(x / sigma[:, None, None] for x in noisy)
+        return noisy
 
-    flow.flow_loss(predict, jnp.zeros((4, 6, 8)), jnp.zeros((4, 5, 8)), jax.random.key(0))
+    flow.flow_loss(predict, Streams(jnp.zeros((4, 6, 8)), jnp.zeros((4, 5, 8))), jax.random.key(0))
     video, audio = (np.round(np.asarray(x), 4) for x in seen)
     assert np.isin(video, audio).mean() < 0.1  # by chance one of 200 rounded normals is among 160 others
 
