@@ -14,6 +14,8 @@ from typing import Any, Literal
 import jax.numpy as jnp
 import numpy as np
 
+from omniforcing_jax.io.extras import need
+
 from .lazy_tensor import LazyTensor
 
 WhichState = Literal["ema", "trained"]
@@ -48,10 +50,9 @@ def open_torch_checkpoint(path: Path, state: WhichState | None) -> tuple[dict[st
 
 
 def _load(path: Path) -> Any:
-    try:
-        import torch
-    except ImportError:
-        raise ValueError(f"{path}: reading it needs PyTorch, which is not installed; pip install torch") from None
+    need("torch", extra="convert")
+    import torch
+
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     if not zipfile.is_zipfile(path):

@@ -17,16 +17,9 @@ from .options import (
     InspectOptions,
 )
 
-USAGE = f"""Convert weights from and to PyTorch checkpoints.
+USAGE = """Convert weights from and to PyTorch checkpoints.
 
-    {PROGRAM} convert --from PATH [--from PATH ...] --out DIR
-    {PROGRAM} export --from DIR --to ltx2|diffusers|omniforcing --out PATH
-    {PROGRAM} inspect PATH
-    {PROGRAM} diff PATH PATH
-    {PROGRAM} check --weights DIR --case PATH/NAME
-    {PROGRAM} bench [--layers L] [--json FILE]
-
-`{PROGRAM} COMMAND --help` lists the flags of a command. In a checkout, `python -m converters` takes the same commands.
+The program `omniforcing` has these commands too, except for bench, which `python -m converters` runs in a checkout.
 """
 COMMANDS: Mapping[str, tuple[type, Callable[[Any], commands.Work]]] = {
     "convert": (ConvertOptions, commands.prepare_convert),

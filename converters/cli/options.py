@@ -167,7 +167,7 @@ class BenchOptions:
     """Measure a conversion against a plain copy of the same synthetic checkpoint, at LTX-2.3's full widths.
 
     Examples:
-        omniforcing bench --layers 4 --json out/conversion.json
+        python -m converters bench --layers 4 --json out/conversion.json
     """
 
     layers: int = 4

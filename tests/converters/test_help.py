@@ -35,8 +35,9 @@ def test_examples_in_the_help_can_be_pasted(name, capsys):
     assert examples
     for example in examples:
         assert example in told
-        program, *words = shlex.split(example)
-        assert (program, words[0]) == (PROGRAM, name)
+        program, _, rest = example.partition(f" {name} ")
+        assert program == ("python -m converters" if name == "bench" else PROGRAM)
+        words = [name, *shlex.split(rest)]
         assert isinstance(read_command(PROGRAM, USAGE, KINDS, words), KINDS[name])
 
 
@@ -61,15 +62,14 @@ def test_every_flag_is_explained_by_a_sentence(name, capsys):
 
 def test_flags_of_a_conversion_are_in_groups(capsys):
     told = help_of(capsys, "convert")
-    for group in ("source", "network", "student", "resolution"):
-        assert f"{group} options" in told
+    for title in ("How to read the sources:", "Resolution that the weights were trained at:"):
+        assert f"\n{title}\n" in told
 
 
 def test_the_help_of_all_lists_every_command(capsys):
     told = help_of(capsys)
     for name in COMMANDS:
-        assert f"    {PROGRAM} {name} " in told
-        assert f"\n{name}: " in told
+        assert re.search(rf"\n  {name} +[A-Z]", told)
 
 
 def test_commands_in_the_guide_can_be_pasted():
@@ -79,11 +79,3 @@ def test_commands_in_the_guide_can_be_pasted():
     assert {words[0] for words in examples} == set(COMMANDS) - {"bench"}
     for words in examples:
         assert isinstance(read_command(PROGRAM, USAGE, KINDS, words), KINDS[words[0]])
-
-
-@pytest.mark.parametrize("words", [["--version"], ["convert", "--version"]])
-def test_the_version_is_told(words, capsys):
-    with pytest.raises(SystemExit) as ended:
-        main(words)
-    assert not ended.value.code
-    assert capsys.readouterr().out.startswith(f"{PROGRAM} ")
