@@ -225,7 +225,7 @@ def write_tensors(
 
     Args:
         path: The file; written in place (callers rename).
-        layout: dtype and shape by name, in the order of the file.
+        layout: Dtype and shape by name, in the order of the file.
         get: Returns the tensor of a name, in that dtype and shape.
         metadata: Free text of the file.
 

@@ -41,7 +41,9 @@ class PipelineConfig:
         model: The network.
         sampler: Sampling config of a causal student; None for a bidirectional teacher.
         resolution: Height and width, in pixels, that the weights were trained at.
-        video_vae, audio_vae, vocoder: The codecs.
+        video_vae: The video codec.
+        audio_vae: The audio codec.
+        vocoder: Log-mel to sound.
         words: The text encoder of a small world; None if there is none.
         encoder: Gemma and the connectors, if the folder has them; then there are no words.
 

@@ -40,7 +40,8 @@ class ClipPlan(NamedTuple):
         frames: Video latent frames.
         sigmas: Noise levels from 1 to 0.
         shares: Fresh share of the noise at each level, see `schedule.fresh_shares`; None draws no fresh noise.
-        contexts, negative_contexts: Text contexts, or files of them, instead of the weights' own text encoder.
+        contexts: Text contexts, or a file of them, instead of the weights' own text encoder.
+        negative_contexts: The same for the negative prompt.
     """
 
     config: PipelineConfig

@@ -48,7 +48,8 @@ class ConditioningTracks:
     """Conditioning latents of both streams.
 
     Attributes:
-        video, audio: Tracks, or None.
+        video: The picture's track, or None.
+        audio: The sound's track, or None.
         dropped: Number of first blocks, all of them given, whose chunks are left out.
     """
 
