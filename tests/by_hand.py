@@ -124,19 +124,19 @@ def velocities(params, config, latents, contexts, mask, levels, crossing, gates,
     turns, seen = rotations(config, latents[0].shape[1] // (grid[0] * grid[1]), latents[1].shape[1], grid), mask != 0
     for i in range(config.layers):
         layer = jax.tree.map(lambda leaf, i=i: leaf[i], p.layers)
-        x = _layer(layer, x, [rows for _, rows in own], cross, text, seen[:, None, None], turns)
-    heads = [_head(end, tokens, vector) for end, tokens, (vector, _) in zip(ends, x, own, strict=True)]
+        x = layer_of(layer, x, [rows for _, rows in own], cross, text, seen[:, None, None], turns)
+    heads = [head(end, tokens, vector) for end, tokens, (vector, _) in zip(ends, x, own, strict=True)]
     return heads[0], heads[1][:, config.sinks :]
 
 
-def _layer(p, x, own, cross, text, seen, turns):
+def layer_of(p, x, own, cross, text, seen, turns):
     (own_v, cross_v, cross_a), x = turns, list(x)
     streams = (p.video, p.audio)
     for i, (stream, turn) in enumerate(zip(streams, (own_v, cross_a), strict=True)):
         shift, scale, gate, *_ = rows_of(stream.table, own[i])
         h = norm(x[i]) * (1 + scale) + shift
         x[i] = x[i] + gate * attention(stream.self_attn, h, h, turn, turn)
-        x[i] = x[i] + _text(stream, x[i], own[i], *text[i], seen)
+        x[i] = x[i] + read_text(stream, x[i], own[i], *text[i], seen)
     tables = (p.cross_table_video, p.cross_table_audio)
     parts = [rows_of(table, rows) for table, rows in zip(tables, cross, strict=True)]
     before = [norm(tokens) for tokens in x]
@@ -149,7 +149,7 @@ def _layer(p, x, own, cross, text, seen, turns):
     return x
 
 
-def _text(stream, x, own, context, prompt_rows, seen):
+def read_text(stream, x, own, context, prompt_rows, seen):
     if prompt_rows is None:
         return attention(stream.text_attn, norm(x), context, seen=seen)
     shift, scale, gate = rows_of(stream.table, own)[6:]
@@ -158,7 +158,7 @@ def _text(stream, x, own, context, prompt_rows, seen):
     return gate * attention(stream.text_attn, norm(x) * (1 + scale) + shift, context, seen=seen)
 
 
-def _head(p, x, vector):
+def head(p, x, vector):
     centred = x - x.mean(-1, keepdims=True)
     shift, scale = p.head_table[0] + vector, p.head_table[1] + vector
     return linear(p.head, centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6) * (1 + scale) + shift)

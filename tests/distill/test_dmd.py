@@ -1,7 +1,7 @@
 """Distribution matching against its definition, written out in NumPy sample by sample.
 
-Source: DMD2 (arXiv 2405.14867), equations 1 to 3, with the normaliser of DMD (arXiv 2311.18828), equation 8, as
-OmniForcing (arXiv 2603.11647) has them: one noise level per sample for both streams, a normaliser for each stream.
+Source: DMD2 (arXiv 2405.14867) with the normaliser of DMD (arXiv 2311.18828), as OmniForcing (arXiv 2603.11647) has
+them: one noise level per sample for both streams, a normaliser for each stream.
 """
 
 import dataclasses
@@ -111,13 +111,13 @@ def test_the_cotangent_of_a_clip_is_the_slope_of_the_loss():
     rng, step = np.random.default_rng(0), 1e-3
     for stream, (x, slope) in enumerate(zip(x0, found, strict=True)):
         for sample in range(BATCH):
-            for place_ in [(sample, 0, 0), *((sample, *rng.integers(x.shape[1:])) for _ in range(4))]:
+            for spot in [(sample, 0, 0), *((sample, *rng.integers(x.shape[1:])) for _ in range(4))]:
                 values = []
                 for side in (step, -step):
                     moved = [np.asarray(y, np.float64).copy() for y in x0]
-                    moved[stream][place_] += side
+                    moved[stream][spot] += side
                     values.append(defined_loss(moved, target, CONFIG))
-                assert slope[place_] == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-4)
+                assert slope[spot] == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-4)
 
 
 def test_the_generators_loss_is_its_definition_and_holds_its_target_fixed():

@@ -59,6 +59,13 @@ def test_a_clean_context_never_draws_the_clean_entry_and_a_noisy_one_does():
     assert set(np.unique(drawn[True])) == {0, 1, 2}
 
 
+def test_every_block_of_every_sample_draws_an_entry_of_its_own():
+    """Two neighbours of 3000 draw the same of three entries with odds of a third; 6 spreads are 0.07."""
+    drawn = np.asarray(ode.draw_entries(jax.random.key(0), 1500, 3, 3, clean_too=True))
+    assert np.mean(drawn[:, 1:] == drawn[:, :-1]) == pytest.approx(1 / 3, abs=0.07)
+    assert np.mean(drawn[1:] == drawn[:-1]) == pytest.approx(1 / 3, abs=0.07)
+
+
 def test_a_share_of_samples_has_one_conditioning_stream_and_never_both():
     picture, sound = ode.draw_conditioned(jax.random.key(0), 4000, 0.3)
     assert not jnp.any(picture & sound)

@@ -113,7 +113,7 @@ def test_a_clip_is_what_a_stream_of_the_same_keys_makes():
 def test_a_clip_that_stops_at_a_step_is_what_a_student_with_that_many_steps_makes():
     """After the second step of three, with text keys that depend on the step and noise of which a share is fresh."""
     config = dataclasses.replace(tiny.MODERN, sinks=2, layers=1)
-    static = StaticConfig(config, sampler(renewal=1.0), (1, 2))
+    static = StaticConfig(config, sampler(renewal=0.5), (1, 2))
     few = dataclasses.replace(static.sampler, sigmas=(*SIGMAS[:2], 0.0))
     params, contexts = tiny.random_params(config), contexts_of(config)
     made = roll(static, params, contexts, jnp.full(3, 1))

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from omniforcing_jax.config import CrossTimestep
+from omniforcing_jax.model import transformer
 from omniforcing_jax.model.positions import clip_block, make_positions, rotaries
 from omniforcing_jax.model.transformer import predict, text_kv
 from omniforcing_jax.model.view import Sigmas, bidirectional
 from omniforcing_jax.model.whole_clip import predict_x0
 from omniforcing_jax.streams import Streams
 from omniforcing_jax.text.contexts import TextContexts
-from tests.by_hand import velocities
+from tests.by_hand import head, velocities, wide
 from tests.tiny import BATCH, GRID, MODERN, SINKS, TINY, TOKENS, random_latents, random_params
 
 FRAMES, AUDIO = 2, 9
@@ -87,3 +88,10 @@ def test_a_clean_estimate_takes_each_samples_own_level_off_its_noise():
     found = jax.jit(predict_x0, static_argnums=1)(params, TINY, latents, jnp.float32(sigma), texts, turned)
     velocity = velocities(params, TINY, latents, contexts, MASK, levels, levels, levels, GRID)
     assert_close(found, [x - sigma[:, None, None] * v for x, v in zip(latents, velocity, strict=True)])
+
+
+def test_the_head_normalises_modulates_and_projects_in_float32_whatever_the_states_are():
+    rng, p = np.random.default_rng(0), random_params(TINY).video
+    states, vector = jnp.asarray(rng.normal(size=(2, 6, 64)), jnp.bfloat16), rng.normal(size=(2, 1, 64))
+    found = transformer._head(p, states, jnp.asarray(vector, jnp.float32))
+    np.testing.assert_allclose(found, head(*wide((p, states)), vector), atol=1e-4)

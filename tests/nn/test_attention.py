@@ -95,6 +95,7 @@ def test_a_scale_multiplies_the_queries(strict):
 @pytest.mark.parametrize("gated", [False, True])
 def test_an_attention_is_its_formula_with_rotations_and_a_past(gated, strict):
     p, x_q, x_kv = weights(gated), draw(6, 2, 5, 12), draw(7, 2, 7, 10)
+    p = dataclasses.replace(p, q_norm=1 + 0.3 * draw(10, 12), k_norm=1 + 0.3 * draw(11, 12))
     past, seen = KV(draw(3, 2, 4, 3, 4), draw(4, 2, 4, 3, 4)), slice(1, 4)
     angles = [np.random.default_rng(i).uniform(-3, 3, (1, tokens, 3, 2)) for i, tokens in enumerate((5, 7))]
     rotaries = [Rotary(*(jnp.asarray(f(a), jnp.float32) for f in (np.cos, np.sin)), RotaryKind.SPLIT) for a in angles]

@@ -24,6 +24,7 @@ from omniforcing_jax.stream.prompt_change.schedule import (
     plan_prompt_schedule,
 )
 from omniforcing_jax.stream.start import open_stream
+from omniforcing_jax.text.contexts import TextContexts
 
 NEW = "a green ball"
 STREAM = open_stream(student(), PROMPT)
@@ -261,6 +262,18 @@ def test_a_fade_goes_over_in_equal_parts():
         np.testing.assert_allclose(part, begin + share * (goal - begin), atol=1e-6)
     np.testing.assert_array_equal(parts[3], goal)
     assert stream.state.transition.left == 0
+
+
+def test_a_token_that_only_one_prompt_has_fades_in_from_or_out_to_zero():
+    rng = np.random.default_rng(0)
+    masks = np.array([[1, 1, 0, 0]]), np.array([[1, 0, 1, 0]])
+    videos, audios = ([rng.normal(size=(1, 4, width)).astype(np.float32) for _ in masks] for width in (6, 3))
+    now, goal = (TextContexts(*map(jnp.asarray, parts)) for parts in zip(videos, audios, masks, strict=True))
+    mixed = transition._mix(now, goal, 0.25)
+    np.testing.assert_array_equal(mixed.mask, [[1, 1, 1, 0]])
+    for found, (one, other) in ((mixed.video, videos), (mixed.audio, audios)):
+        expected = 0.75 * one * masks[0][..., None] + 0.25 * other * masks[1][..., None]
+        np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_a_change_that_waits_is_part_of_the_state():
