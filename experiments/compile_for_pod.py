@@ -96,7 +96,7 @@ def topology_devices(name: str) -> Sequence[jax.Device]:
       ValueError: if libtpu is not installed, or does not know the topology.
     """
     if importlib.util.find_spec("libtpu") is None:
-        raise ValueError("libtpu: not found; `make libtpu`, then PYTHONPATH=.venv/libtpu")
+        raise ValueError("libtpu is not installed: run `make libtpu`, then this command with PYTHONPATH=.venv/libtpu")
     for variable, value in TPU_SETTINGS.items():
         os.environ.setdefault(variable, value)
     from jax.experimental import topologies
@@ -156,7 +156,7 @@ def measure(compiled: jax.stages.Compiled, chip: Chip, *, unknown_trips: float) 
     """Read memory, work and bounds of a compiled program, all of one chip."""
     memory, cost = compiled.memory_analysis(), hlo.read_cost(compiled.as_text() or "", unknown_trips)
     if memory is None:
-        raise ValueError("the compiler: says nothing of memory")
+        raise ValueError("the compiler does not say how much memory the program needs")
     given, made = memory.argument_size_in_bytes, memory.output_size_in_bytes
     peak = given + made - memory.alias_size_in_bytes + memory.temp_size_in_bytes
     seconds = {

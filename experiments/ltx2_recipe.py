@@ -227,7 +227,10 @@ def open_pairs(folder: Path, student: PipelineConfig, sampler: SamplerConfig) ->
     """
     model = student.model
     if model.text_adaln:
-        raise ValueError("--student: text_adaln=True: a masked clip has no one noise level for its text")
+        raise ValueError(
+            f"--student {student.name}: networks with text AdaLN (LTX-2.3) cannot be trained on masked clips, because "
+            "their text needs a single noise level per clip; stage3_self_forcing can train them"
+        )
     channels = model.video.latent_channels, model.audio.latent_channels
     pairs = Pairs(folder, sigmas=sampler.sigmas, layout=sampler.layout, channels=channels)
     found = dict(zip(("frames", "rows", "columns"), read_header(folder).arrays["video"][1][1:4], strict=True))
@@ -302,7 +305,7 @@ def save_weights(folder: Path, config: PipelineConfig, params: Transformer, begu
 
 
 def describe(arguments: Arguments, config: Any, student: PipelineConfig) -> dict[str, Any]:
-    """Say what makes a run the run that it is; not where it lies, nor how long it is."""
+    """Describe a run for its checkpoints: all of its values but its folder and its length."""
     unsaid = ("student", "teacher", "contexts", "pairs", "folder", "steps", "mesh")
     told = {name: value for name, value in dataclasses.asdict(arguments).items() if name not in unsaid}
     sampler = None if student.sampler is None else student.sampler.to_dict()
@@ -311,7 +314,7 @@ def describe(arguments: Arguments, config: Any, student: PipelineConfig) -> dict
 
 
 def open_dmd(arguments: DmdArguments, student: PipelineConfig) -> Opened:
-    """Open what stands beside a generator, and hold it against the student.
+    """Open the teacher and the contexts of a training with a critic, and check them against the student.
 
     Raises:
       ValueError: if the teacher's folder or the store does not fit, or the negative prompt has no context.
@@ -328,7 +331,7 @@ def distil(
 
     Args:
       run: how long and where.
-      arguments: what the recipe was told.
+      arguments: the recipe's flags.
       config: its values.
       opened: student, teacher and negative prompt.
       source: of batches.
@@ -350,5 +353,5 @@ def distil(
 
 
 def layout_of(name: LayoutName) -> tuple[Layout, int]:
-    """Return a layout, and the sinks that it wants."""
+    """Return a layout, and its number of sinks."""
     return LAYOUTS[name], SINKS[name]

@@ -51,7 +51,7 @@ def plan(arguments: Arguments) -> tuple[Sequence[str], Sequence[Request | None],
         ValueError: whatever is wrong with the arguments, in one line.
     """
     if (arguments.source is None) == (arguments.file is None):
-        raise ValueError("give one of --source and --file")
+        raise ValueError("give one of --source and --file, not both or none")
     if arguments.seconds < 1:
         raise ValueError(f"--seconds {arguments.seconds}: must be at least 1")
     if arguments.file is not None:
@@ -61,7 +61,7 @@ def plan(arguments: Arguments) -> tuple[Sequence[str], Sequence[Request | None],
             raise ValueError("--swap-sound: a single file has no other sound to swap with")
         prompts = [] if arguments.prompts is None else read_prompts(arguments.prompts, arguments.seed)
         if len(prompts) > 1 or (arguments.prompts or "").isdecimal():
-            raise ValueError(f"--prompts {arguments.prompts}: with --file, a text file with its one prompt")
+            raise ValueError(f"--prompts {arguments.prompts}: with --file it must be a text file with one prompt")
         requests = [read_request(prompt) for prompt in prompts] or [None]
         return prompts or [str(arguments.file)], requests, iter([read_film(arguments.file)])
     prompts = read_prompts(arguments.prompts or "32", arguments.seed)

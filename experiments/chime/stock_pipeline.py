@@ -122,7 +122,7 @@ def open_stock(folder: Path, codecs: Codecs) -> Any:
     transformer, report = load(folder, subfolder="transformer", low_cpu_mem_usage=False, output_loading_info=True)
     wrong = {name: keys for name, keys in report.items() if keys}
     if wrong:
-        raise ValueError(f"{folder}: diffusers does not read all of it: {wrong}")
+        raise ValueError(f"{folder}: diffusers finds missing or unknown keys: {wrong}")
     places: dict[str, Any] = {
         "scheduler": FlowMatchEulerDiscreteScheduler(),
         "transformer": transformer.eval(),

@@ -1,4 +1,4 @@
-"""What the method's claims come to on chime: a table of cells, each a JSON file that is not made again.
+"""The method's claims, tested on chime: a table of cells, each a JSON file that is not made again.
 
   sinks     0, 1, 4 or 16 sinks x layout, three seeds: loss and gradient norm over the first 300 steps after the switch
             from the bidirectional to the causal network (noisy context, as the reference trains)

@@ -59,7 +59,7 @@ def read(folder: Path, having: str) -> Groups:
         try:
             cell = json.loads(path.read_text())
         except ValueError:
-            raise ValueError(f"{path}: is no JSON") from None
+            raise ValueError(f"{path}: is not JSON") from None
         if having in cell:
             groups.setdefault(re.sub(r"-seed\d+$", "", path.stem), []).append(cell)
     return groups

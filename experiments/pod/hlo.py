@@ -208,7 +208,7 @@ def _step(body: dict[str, Instruction], index: int) -> int:
 
 
 def _element(made: Instruction | None, index: int, there: dict[str, Instruction]) -> Instruction | None:
-    """Return what stands at a place of a tuple, copies aside."""
+    """Return the instruction at an index of a tuple, through copies."""
     found = there.get(made.operands[index]) if made is not None and made.opcode == "tuple" else None
     while found is not None and found.opcode in ("copy", "bitcast"):
         found = there.get(found.operands[0])

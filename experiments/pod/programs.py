@@ -53,7 +53,7 @@ class Subject:
           ValueError: if it is none.
         """
         if self.preset.sampler is None:
-            raise ValueError(f"--preset {self.preset.name}: holds no student, which every program here wants")
+            raise ValueError(f"--preset {self.preset.name}: is not a causal student, which every program here needs")
         return self.preset.sampler
 
     @property

@@ -34,7 +34,7 @@ Graded = tuple[Array, dict[str, Array], Transformer]  # a loss, metrics, and the
 
 
 class Frozen(NamedTuple):
-    """What stands beside generator and critic and is never trained.
+    """What a method needs beside generator and critic, never trained.
 
     Attributes:
       teacher: the network whose clips are to be matched.
@@ -117,7 +117,7 @@ class GeneratorCritic:
         return loss, metrics, gradient
 
     def network(self, model: ModelConfig) -> ClipNetwork:
-        """Describe a network on the clips, where its rotations may be traced."""
+        """Return the scorer's network on the clips; call it where its rotations may be traced."""
         return clip_network(model, self.positions(model), dtype=self.dtype, remat=self.remat)
 
     def positions(self, model: ModelConfig) -> Positions:
@@ -137,7 +137,7 @@ class GeneratorCritic:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SelfForcingConfig(Config):
-    """What stage 3 is made of, beside its networks.
+    """Settings of stage 3.
 
     Attributes:
       seconds: length of the clips that are rolled out.

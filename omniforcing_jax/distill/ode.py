@@ -40,7 +40,7 @@ class Context(enum.StrEnum):
 
 
 class Error(enum.StrEnum):
-    """What is squared.
+    """Which error is squared.
 
     Of x0, as the reference has it: it suits a student that jumps to x0 and is re-noised. Of the velocity, the same
     divided by sigma squared: it suits one that walks by Euler steps, of which the late ones set what is seen.

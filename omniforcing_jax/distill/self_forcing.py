@@ -76,7 +76,7 @@ class Draws(NamedTuple):
 
 @struct.dataclass
 class ClipTables:
-    """Where the blocks of a clip stand: block 0, and all later ones stacked on a leading axis."""
+    """Positions of a clip's blocks: block 0, and all later ones stacked on a leading axis."""
 
     first: BlockPositions
     later: BlockPositions
@@ -89,7 +89,7 @@ class RolloutPlan:
     Attributes:
       static: the student's network, sampler and latent grid.
       blocks: block table of the clip.
-      positions: where the blocks stand, host arrays.
+      positions: positions of the blocks, host arrays.
       text_gradient: whether gradients go through text keys and values to the caption projections and the text
         attentions; off is the reference's reading.
       remat: wraps the scan over layers of what is differentiated.
@@ -103,7 +103,7 @@ class RolloutPlan:
 
 
 class _At(NamedTuple):
-    """A block about to be made: the cache before it, where it stands, and its exit step."""
+    """A block about to be made: the cache before it, its positions, and its exit step."""
 
     cache: Cache
     positions: BlockPositions
@@ -138,7 +138,7 @@ def draw_exits(key: Key[Array, ""], blocks: int, static: StaticConfig, *, shared
 
 
 def noise_from_keys(keys: Key[Array, " B"], static: StaticConfig) -> DrawNoise:
-    """Draw noise just as a stream of these keys does."""
+    """Draw noise as a stream with these keys does."""
     return lambda block, step, positions: rollout.draw_noise(keys, block, step, static, positions)
 
 

@@ -37,7 +37,7 @@ def noise_of_seeds(seeds: Int[Array, " B"], model: ModelConfig, tokens: tuple[in
 def trajectory_entries(
     predict: Callable[[Any, Array], Streams], noise: Streams, sigmas: Float[Array, " K"], indices: Sequence[int]
 ) -> Streams:
-    """Follow Euler steps from noise to clips and keep some of what lies between.
+    """Take Euler steps from noise to clips and keep some of the entries.
 
     Args:
       predict: (noisy clip, noise level) -> clean clip, such as `ClipNetwork.guided_x0` of the teacher.

@@ -33,7 +33,7 @@ def open_lmdb(path: Path) -> Iterator[Get]:
     try:
         environment = lmdb.open(str(path), readonly=True, lock=False, readahead=False, subdir=path.is_dir())
     except lmdb.Error as error:
-        raise ValueError(f"{path}: no LMDB: {error}") from None
+        raise ValueError(f"{path}: is not an LMDB: {error}") from None
     with environment, environment.begin() as transaction:
         yield transaction.get
 

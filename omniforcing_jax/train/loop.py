@@ -125,8 +125,8 @@ def train(
         has another is refused.
 
     Raises:
-      NotFinite: at the first step whose loss, gradient or parameters are not finite; names them, the last good step
-        and the last checkpoint.
+      NotFiniteError: at the first step whose loss, gradient or parameters are not finite; names them, the last good
+        step and the last checkpoint.
       Lost: if another process dies or hangs; see parallel/distributed.py.
       ValueError: before the first step, when the folder holds a checkpoint of another configuration, when the disk is
         too full, or when `minutes` is given on many hosts, whose clocks would not agree.
@@ -203,7 +203,7 @@ class _Guard:
         """Check what was taken last; waits for the device.
 
         Raises:
-          NotFinite: see `train`.
+          NotFiniteError: see `train`.
         """
         if self._unread is None:
             return

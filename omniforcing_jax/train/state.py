@@ -1,4 +1,4 @@
-"""What a trainer is, as a value: parameters, optimiser state, averages, step and key.
+"""A trainer's state as a value: parameters, optimiser state, averages, step and key.
 
 Together with the data position (kept by the iterator, see data.py) this is all that a resumed run needs. checkpoint.py
 saves it and restores it whole.

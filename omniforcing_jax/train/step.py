@@ -28,7 +28,7 @@ SiteOf = Callable[[str], str]
 
 @struct.dataclass
 class Report:
-    """What a step says of itself.
+    """What a step reports beside the new state.
 
     Attributes:
       metrics: float32 scalars by name, on the device.
@@ -47,7 +47,7 @@ class Report:
 
 
 def together(first: Report, second: Report) -> Report:
-    """Join what two updates say."""
+    """Join the reports of two updates."""
     return Report(
         metrics={**first.metrics, **second.metrics},
         finite=jnp.concatenate([first.finite, second.finite]),
@@ -56,14 +56,14 @@ def together(first: Report, second: Report) -> Report:
 
 
 class Program(Generic[S]):
-    """A step, compiled: the new state lies where the old one lay, on any mesh, and takes its buffers."""
+    """A compiled step: the new state has the old one's sharding, on any mesh, and takes its buffers."""
 
     def __init__(self, step: Callable[[S, Any, Any], tuple[S, Report]]) -> None:
         self._step = step
         self._compiled: dict[Any, tuple[Any, list[Any]]] = {}
 
     def __call__(self, state: S, batch: Any, frozen: Any = None) -> tuple[S, Report]:
-        """Run the step; `state` is gone."""
+        """Run the step, which takes over the buffers of `state`."""
         program, report = self._on_devices_of(state)
         leaves, said = program(state, batch, frozen)
         return jax.tree.unflatten(jax.tree.structure(state), leaves), jax.tree.unflatten(report[0], said)
@@ -133,7 +133,7 @@ class DistillSchedule:
 
 @dataclasses.dataclass(frozen=True)
 class DistillStep:
-    """A step of two networks: the critic moves; before it the generator, if the step's number is a multiple of `ratio`.
+    """A step of two networks: the generator first, if the step's number is a multiple of `ratio`, then the critic.
 
     Two programs instead of one for both: the critic's is compiled once, and neither is larger than it must be.
     """
@@ -144,7 +144,7 @@ class DistillStep:
     frozen: Any = None
 
     def __call__(self, state: DistillState, batch: Any) -> tuple[DistillState, Report]:
-        """Run the programs whose turn it is; `state` is gone."""
+        """Run the programs of this step; they take over the buffers of `state`."""
         number = int(state.step)  # the host's own number after the first step, so that nothing waits for the device
         reports = []
         for program in (self.critic,) if number % self.ratio else (self.generator, self.critic):
@@ -236,7 +236,7 @@ def _advance(
     decay: jax.Array | None,
     site_of: SiteOf | None,
 ) -> tuple[TrainState, Report]:
-    """Update one network by the gradient that was found."""
+    """Update one network by its gradient."""
     updates, opt_state = optimiser.update(graded.grads, state.opt_state, state.params)
     params: Any = optax.apply_updates(state.params, updates)
     metrics = {**graded.metrics, "loss": graded.value, "grad_norm": optax.tree.norm(graded.grads)}

@@ -79,7 +79,7 @@ def read_header(folder: Path) -> Header:
     """Read a store's header.
 
     Raises:
-      ValueError: if there is none, or it is none of ours; names the file.
+      ValueError: if there is none, or it has another format; names the file.
     """
     path = folder / HEADER
     try:

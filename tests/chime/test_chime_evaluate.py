@@ -47,7 +47,7 @@ def truth(tmp_path_factory):
     return _evaluate(tmp_path_factory.mktemp("truth"), "--source", "truth", "--prompts", 8, "--seconds", 4)
 
 
-def test_truth_has_the_issue_s_keys(truth):
+def test_truth_has_every_key(truth):
     assert set(truth) == KEYS
     assert truth["drift"] is None
 

@@ -92,7 +92,7 @@ def test_a_plot_without_cells_is_refused(folder, tmp_path, capsys):
 
 def test_a_folder_without_cells_or_with_a_broken_one_is_refused(folder, tmp_path, capsys):
     (folder / "steps-2.json").write_text("{")
-    for where, named in ((folder, "steps-2.json: is no JSON"), (tmp_path / "none", "no cells")):
+    for where, named in ((folder, "steps-2.json: is not JSON"), (tmp_path / "none", "no cells")):
         with pytest.raises(SystemExit) as caught:
             study_report.main(study_report.Arguments(folder=where))
         assert caught.value.code == 2

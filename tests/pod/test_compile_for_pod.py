@@ -71,7 +71,7 @@ def test_a_block_of_a_stream_is_five_forwards():
         ({"preset": "ltx9"}, "--preset ltx9: must be one of"),
         ({"mesh": "1,3,1"}, "--mesh 1,3,1"),
         ({"mesh": "1,2,1"}, "has 2 places"),
-        ({"preset": "tiny-teacher"}, "holds no student"),
+        ({"preset": "tiny-teacher"}, "is not a causal student"),
     ],
 )
 def test_bad_input_is_one_line(wrong, said, monkeypatch, capsys):

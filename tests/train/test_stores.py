@@ -307,5 +307,5 @@ def test_a_real_lmdb_is_imported(tmp_path):
     with open_lmdb(tmp_path / "lmdb") as get:
         import_pairs(get, tmp_path / "store", shards=2, teacher="dev")
     assert_imported(tmp_path / "store")
-    with pytest.raises(ValueError, match="no LMDB"), open_lmdb(tmp_path / "nothing"):
+    with pytest.raises(ValueError, match="is not an LMDB"), open_lmdb(tmp_path / "nothing"):
         pass
