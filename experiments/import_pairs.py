@@ -2,7 +2,7 @@
 
 Several processes may copy side by side, with --process P --processes N. A rerun goes on where the last one stopped.
 
-Source: OmniForcing, `ltx_distillation/ode/create_lmdb.py` at 50a271f.
+Source: OmniForcing@50a271f:ltx_distillation/ode/create_lmdb.py.
 Hardware: a disk with as much room again.
 Expect: the number of rows copied.
 

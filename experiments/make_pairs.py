@@ -3,7 +3,7 @@
 Each process makes whole shards on its own devices and waits for nobody. A rerun goes on where the last one stopped.
 Row i is prompt i of the store, the negative one not counted, and begins with the noise of seed i.
 
-Source: OmniForcing (arXiv 2603.11647), stage 2; `ltx_distillation/ode/generate_ode_pairs.py` at 50a271f. The sound's
+Source: arXiv 2603.11647, stage 2; OmniForcing@50a271f:ltx_distillation/ode/generate_ode_pairs.py. The sound's
 guidance is that of its read-me.
 Deviations: guidance is rescaled by each sample's own standard deviation. A perturbed layer passes its values through,
 as ltx-core has it since 1.0, where OmniForcing's copy drops the residual.

@@ -4,7 +4,7 @@ The few-step sampler runs from noise without gradient. The generator then predic
 its steps, drawn per sample. The entry at sigma 0 is never drawn: there the prediction is its input and carries no
 gradient, which the reference overlooks.
 
-Source: OmniForcing (arXiv 2603.11647), stage 1; `ltx_distillation/dmd.py` at 9c25f15.
+Source: OmniForcing (arXiv 2603.11647), stage 1; OmniForcing@9c25f15:ltx_distillation/dmd.py.
 """
 
 import jax

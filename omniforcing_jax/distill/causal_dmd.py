@@ -3,7 +3,7 @@
 Blocks see their past at whatever level was drawn there, so a student trained so never sees its own errors. It is the
 cheap alternative that self-forcing is compared with. As in stage 1 the entry at sigma 0 is not drawn.
 
-Source: OmniForcing, branch `causal-dmd` (9efe837), `ltx_distillation/dmd.py`.
+Source: OmniForcing@9efe837:ltx_distillation/dmd.py (branch causal-dmd).
 """
 
 import jax

@@ -4,7 +4,7 @@ A frozen teacher says where clips like its own lie. A critic, which is trained o
 those lie. The difference of both at one noise level is the way to go. Both are bidirectional and see the whole clip,
 whatever the generator is.
 
-Source: DMD2 as in OmniForcing (arXiv 2603.11647); `ltx_distillation/dmd.py` at 50a271f.
+Source: DMD2 as in OmniForcing (arXiv 2603.11647); OmniForcing@50a271f:ltx_distillation/dmd.py.
 """
 
 import dataclasses

@@ -5,7 +5,7 @@ block (stage 3). `BackwardSimulation` (stage 1) and `CausalDmd` (without a rollo
 parameters. What a clip is and how it is scored is in self_forcing.py, backward_simulation.py, causal_dmd.py and dmd.py;
 here are the random keys, and who sees what.
 
-Source: OmniForcing (arXiv 2603.11647); `ltx_distillation/dmd.py` at 50a271f (stage 3) and 9c25f15 (stage 1).
+Source: OmniForcing (arXiv 2603.11647); OmniForcing@50a271f:ltx_distillation/dmd.py (stage 3) and 9c25f15 (stage 1).
 """
 
 import dataclasses

@@ -6,7 +6,7 @@ is what a stream will see. Both are the same loss over another view.
 
 Three steps: `draw_example` draws levels and conditioning, `predict` asks the network, `regression_loss` compares.
 
-Source: OmniForcing (arXiv 2603.11647), stage 2; `ltx_distillation/ode/ode_regression.py` at 50a271f. The clean context,
+Source: arXiv 2603.11647, stage 2; OmniForcing@50a271f:ltx_distillation/ode/ode_regression.py. The clean context,
 guidance and conditioning are ours.
 """
 

@@ -10,7 +10,7 @@ No gradient crosses a block's border: history is a constant, and only the exit s
 values, is differentiated. Text keys and values belong to the graph. The reference cuts them out, so its caption
 projections and parts of its text attentions are never trained.
 
-Source: OmniForcing (arXiv 2603.11647), stage 3; `ltx_distillation/dmd.py` at 50a271f.
+Source: OmniForcing (arXiv 2603.11647), stage 3; OmniForcing@50a271f:ltx_distillation/dmd.py.
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """A teacher's trajectories from noise to clips: what ODE pairs are made of.
 
-Source: OmniForcing (arXiv 2603.11647), stage 2; `ltx_distillation/ode/generate_ode_pairs.py` at 50a271f.
+Source: OmniForcing (arXiv 2603.11647), stage 2; OmniForcing@50a271f:ltx_distillation/ode/generate_ode_pairs.py.
 """
 
 from collections.abc import Callable, Sequence

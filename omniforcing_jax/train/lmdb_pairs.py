@@ -4,7 +4,7 @@ Keys of the reference: `video_latents_shape` "N E F C H W", `audio_latents_shape
 `video_latents_i_data` and `audio_latents_i_data` (float16), `sigmas_i_data` (float32) and `prompts_i_data` (UTF-8).
 Older files have no sigmas.
 
-Source: OmniForcing, `ltx_distillation/ode/create_lmdb.py` at 50a271f.
+Source: OmniForcing@50a271f:ltx_distillation/ode/create_lmdb.py.
 """
 
 from collections.abc import Callable, Iterator

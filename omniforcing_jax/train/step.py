@@ -210,7 +210,7 @@ def make_distill_step(
     Returns:
       The step. Metrics are named `generator/...`, in steps that update it, and `critic/...`.
 
-    Source: OmniForcing, `ltx_distillation/dmd.py` at 50a271f.
+    Source: OmniForcing@50a271f:ltx_distillation/train_distillation.py, Trainer.train_one_step.
     """
 
     def train_generator(state: DistillState, batch: Any, frozen: Any) -> tuple[DistillState, Report]:
