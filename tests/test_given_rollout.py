@@ -120,15 +120,15 @@ def test_each_stream_reads_the_text_of_its_own_level(stream):
 
     own, fresh = (r.draw_noise(KEYS, jnp.int32(0), step, static, positions) for step in (static.sampler.steps, 0))
     levels = [SAMPLER.context_noise if j == i else 1.0 for j in range(2)]
-    noisy = [add_noise(known[j], own[j], levels[j]) if j == i else fresh[j] for j in range(2)]
+    noisy = fresh._replace(**{stream: add_noise(known[i], own[i], levels[i])})
     first = jax.tree.map(lambda x: x[0], prompt.denoise)
-    texts = [getattr(prompt.clean if j == i else first, name) for j, name in enumerate(STREAMS)]
+    texts = first.kv._replace(**{stream: getattr(prompt.clean.kv, stream)})
 
     @jax.jit
     def oracle(params, noisy, levels, texts):
         sigmas = Sigmas(*(level[None, None] for level in levels))
         view = bidirectional(MODERN, rotaries(MODERN, positions.tokens), sigmas)
-        return predict(params, MODERN, *noisy, view, Text(*texts, site=first.site))
+        return predict(params, MODERN, noisy, view, Text(kv=texts, site=first.site)).velocity
 
     velocity = oracle(params, noisy, [jnp.float32(level) for level in levels], texts)[1 - i]
     np.testing.assert_allclose(made[1 - i], fresh[1 - i] - velocity, atol=2e-5)

@@ -163,7 +163,7 @@ def test_every_pass_asks_about_a_sample_at_that_samples_own_level():
     passes = predict_passes(Network(), LATENTS, levels, PROMPT, NEGATIVE, BOTH, LAYERS)
     for i in range(2):
         one = slice(i, i + 1)
-        latents = (LATENTS[0][one], LATENTS[1][one])
+        latents = Streams(LATENTS.video[one], LATENTS.audio[one])
         prompt, negative = ({"context": text["context"][one]} for text in (PROMPT, NEGATIVE))
         alone = predict_passes(Network(), latents, levels[i], prompt, negative, BOTH, LAYERS)
         for which, streams in passes.items():

@@ -195,9 +195,9 @@ def test_the_clean_pass_reads_the_text_of_the_context_noise():
     @jax.jit
     def fresh(noisy, text):
         view = streaming(MODERN, rotaries(MODERN, positions.tokens), one_sigma(jnp.full(2, c)), None)
-        return predict(params, MODERN, *noisy, view, text).fresh
+        return predict(params, MODERN, noisy, view, text).fresh
 
-    expected = fresh([(1 - c) * x + c * n for x, n in zip(latents, noise, strict=True)], prompt.clean)
+    expected = fresh(jax.tree.map(lambda x, n: (1 - c) * x + c * n, latents, noise), prompt.clean)
     for name in ("video_self", "audio_self", "a2v", "v2a"):
         own = getattr(expected, name).k
         np.testing.assert_allclose(getattr(made.past, name).k[:, :, : own.shape[2]], own, atol=2e-5, err_msg=name)
