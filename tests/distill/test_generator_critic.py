@@ -115,7 +115,7 @@ def test_a_critic_that_is_the_teacher_pulls_nowhere_but_where_guidance_does(netw
 
     @jax.jit
     def push(teacher, negative):
-        network = clip_network(TEACHER, STAGE_3.places(TEACHER))
+        network = clip_network(TEACHER, STAGE_3.positions(TEACHER))
         scorer = dmd.Scorer(teacher=teacher, critic=teacher, network=network)
         prompt = contexts_of(PROMPTS)
         return dmd.dmd_gradient(clip, scorer, prompt, negative, jax.random.key(3), dmd.DmdConfig())[0]

@@ -25,11 +25,11 @@ REFERENCES = {"same": "same", "perblock": "perblock", "text_grad": "same"}  # wh
 class Noise:
     """The recorded noise of a run as the rollout asks for it; never drawn steps are zeros."""
 
-    first: Streams  # [M + 1, B, ...]
-    later: Streams  # [K - 1, M + 1, B, ...]
+    first: Streams  # [J, B, ...]
+    later: Streams  # [K - 1, J, B, ...]
 
-    def __call__(self, block, step, tables) -> Streams:
-        is_first = len(tables.places.audio_time.cos) == self.first.audio.shape[2]
+    def __call__(self, block, step, positions) -> Streams:
+        is_first = len(positions.tokens.audio_time.cos) == self.first.audio.shape[2]
         at = self.first if is_first else jax.tree.map(lambda x: x[block - 1], self.later)
         return jax.tree.map(lambda x: x[step], at)
 
