@@ -14,9 +14,11 @@ import pytest
 import tiny
 
 from omniforcing_jax.distill import dmd
+from omniforcing_jax.distill.clip_network import clip_network
+from omniforcing_jax.distill.flow import noise_like
 from omniforcing_jax.guidance import GuidanceConfig, StreamGuidance
 from omniforcing_jax.layout import PREFIX
-from omniforcing_jax.model.positions import clip_block, make_positions, rotaries
+from omniforcing_jax.model.positions import clip_block, make_positions
 from omniforcing_jax.streams import Streams
 from omniforcing_jax.text.contexts import TextContexts
 
@@ -142,17 +144,15 @@ class Scene:
             TextContexts(*(jnp.asarray(rng.normal(size=(BATCH, 4, 24)), jnp.float32) for _ in "va"), None) for _ in "pn"
         )
         positions = make_positions(tiny.TINY, clip_block(FRAMES, 26), tiny.GRID)
-        self.scorer = dmd.Scorer(
-            teacher=teacher, critic=critic, rotaries=rotaries(tiny.TINY, positions), model=tiny.TINY
-        )
+        self.scorer = dmd.Scorer(teacher=teacher, critic=critic, network=clip_network(tiny.TINY, positions))
         self.asked = []
-        monkeypatch.setattr(dmd, "predict_x0", self.ask)
+        monkeypatch.setattr("omniforcing_jax.distill.clip_network.predict_x0", self.ask)
         self.clip = scaled(draw(0), 1.0, 4.0)
         self.gradient, self.metrics = dmd.dmd_gradient(
             self.clip, self.scorer, self.prompt, self.negative, jax.random.key(3), CONFIG
         )
 
-    def ask(self, params, model, noisy, sigma, contexts, rotaries, perturbation, *, dtype):
+    def ask(self, params, model, noisy, sigma, contexts, *rest, **options):
         self.asked.append((params.video.head.b, noisy, sigma))
         return answer(params, noisy, contexts)
 
@@ -166,7 +166,8 @@ def answer(params, noisy, contexts):
     """A clean estimate that depends on the network, on the noisy clip and on the text."""
     own = params.video.head.b[0], params.audio.head.b[0]
     said = contexts.video.mean(axis=(1, 2)), contexts.audio.mean(axis=(1, 2))
-    return tuple((1 + strength) * x + word[:, None, None] for strength, x, word in zip(own, noisy, said, strict=True))
+    estimates = ((1 + strength) * x + word[:, None, None] for strength, x, word in zip(own, noisy, said, strict=True))
+    return Streams(*estimates)
 
 
 @pytest.fixture
@@ -205,7 +206,7 @@ def test_no_gradient_flows_through_a_score(scene):
 
 
 def test_video_and_audio_of_a_clip_have_noise_of_their_own():
-    video, audio = dmd.draw_noise(jax.random.key(0), draw(0))
+    video, audio = noise_like(jax.random.split(jax.random.key(0)), draw(0))
     assert not np.intersect1d(video, audio).size
 
 
@@ -213,17 +214,17 @@ class Critic:
     """The critic's loss with its network replaced by a formula, which remembers what it was asked."""
 
     def __init__(self, monkeypatch):
-        monkeypatch.setattr(dmd, "predict_velocity", self.ask)
+        monkeypatch.setattr("omniforcing_jax.distill.clip_network.predict_velocity", self.ask)
         positions, rng = make_positions(tiny.TINY, clip_block(FRAMES, 26), tiny.GRID), np.random.default_rng(7)
         self.contexts = TextContexts(*(jnp.asarray(rng.normal(size=(BATCH, 4, 24)), jnp.float32) for _ in "va"), None)
-        self.params, self.rotaries = tiny.random_params(tiny.TINY, 1), rotaries(tiny.TINY, positions)
+        self.params, self.network = tiny.random_params(tiny.TINY, 1), clip_network(tiny.TINY, positions)
 
     def ask(self, params, model, noisy, sigma, *rest, **options):
         self.asked = [*noisy, sigma]
-        return tuple(0.3 * x + 0.1 for x in noisy)
+        return jax.tree.map(lambda x: 0.3 * x + 0.1, noisy)
 
     def loss(self, clip):
-        return dmd.critic_loss(self.params, tiny.TINY, clip, self.contexts, self.rotaries, jax.random.key(2), CONFIG)
+        return dmd.critic_loss(self.params, self.network, clip, self.contexts, jax.random.key(2), CONFIG)
 
 
 @pytest.fixture

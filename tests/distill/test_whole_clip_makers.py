@@ -9,8 +9,9 @@ import pytest
 import tiny
 
 from omniforcing_jax.distill import backward_simulation, causal_dmd
+from omniforcing_jax.distill.clip_network import clip_network
 from omniforcing_jax.layout import PREFIX
-from omniforcing_jax.model.positions import clip_block, make_positions, rotaries
+from omniforcing_jax.model.positions import clip_block, make_positions
 from omniforcing_jax.model.transformer import Prediction
 from omniforcing_jax.nn.attention import NO_PAST
 from omniforcing_jax.streams import Streams
@@ -19,7 +20,7 @@ from omniforcing_jax.text.contexts import TextContexts
 FRAMES, AUDIO = 4, 26
 BLOCKS = PREFIX.blocks(FRAMES)
 SIGMAS = (1.0, 0.75, 0.5, 0.0)
-ROTARIES = rotaries(tiny.TINY, make_positions(tiny.TINY, clip_block(FRAMES, AUDIO), tiny.GRID))
+NETWORK = clip_network(tiny.TINY, make_positions(tiny.TINY, clip_block(FRAMES, AUDIO), tiny.GRID))
 CONTEXTS = TextContexts(*(jnp.ones((tiny.BATCH, 4, 24)) for _ in "va"), None)
 PARAMS = tiny.random_params(tiny.TINY)
 STRENGTH = float(PARAMS.video.head.b[0])
@@ -38,15 +39,15 @@ def simulation(monkeypatch):
     """Stage 1 with a network whose clean estimate is strength * noisy + sigma."""
 
     def answer(params, model, noisy, sigma, *rest, **options):
-        return tuple(params.video.head.b[0] * x + sigma[:, None, None] for x in noisy)
+        return Streams(*(params.video.head.b[0] * x + sigma[:, None, None] for x in noisy))
 
-    monkeypatch.setattr(backward_simulation, "predict_x0", answer)
+    monkeypatch.setattr("omniforcing_jax.distill.clip_network.predict_x0", answer)
     return backward_simulation
 
 
 def test_the_simulated_inputs_are_those_of_the_few_step_sampler(simulation):
     noise = [draw(i) for i in range(3)]
-    found = simulation.simulate(PARAMS, tiny.TINY, stacked(noise), jnp.asarray(SIGMAS), CONTEXTS, ROTARIES)
+    found = simulation.simulate(PARAMS, stacked(noise), jnp.asarray(SIGMAS), CONTEXTS, NETWORK)
     for stream in range(2):
         x0 = np.zeros(noise[0][stream].shape)
         for i, sigma in enumerate(SIGMAS[:-1]):
@@ -58,8 +59,8 @@ def test_the_simulated_inputs_are_those_of_the_few_step_sampler(simulation):
 
 def test_a_clip_is_predicted_from_each_samples_own_entry_at_the_level_of_that_entry(simulation):
     trajectory, entry = [draw(i) for i in range(4)], [2, 0]
-    arguments = (jnp.asarray(entry), jnp.asarray(SIGMAS), CONTEXTS, ROTARIES)
-    found = simulation.predict_from(PARAMS, tiny.TINY, stacked(trajectory), *arguments)
+    arguments = (jnp.asarray(entry), jnp.asarray(SIGMAS), CONTEXTS, NETWORK)
+    found = simulation.predict_from(PARAMS, stacked(trajectory), *arguments)
     for stream, (sample, chosen) in itertools.product(range(2), enumerate(entry)):
         expected = STRENGTH * np.asarray(trajectory[chosen][stream][sample]) + SIGMAS[chosen]
         np.testing.assert_allclose(found[stream][sample], expected, atol=1e-6)
@@ -69,18 +70,16 @@ def test_no_gradient_flows_through_the_simulation(simulation):
     noise = stacked([draw(i) for i in range(3)])
 
     def total(params):
-        return sum(
-            x.sum() for x in simulation.simulate(params, tiny.TINY, noise, jnp.asarray(SIGMAS), CONTEXTS, ROTARIES)
-        )
+        return sum(x.sum() for x in simulation.simulate(params, noise, jnp.asarray(SIGMAS), CONTEXTS, NETWORK))
 
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(jax.grad(total)(PARAMS)))
 
 
 def test_a_prediction_pulls_on_the_parameters_and_not_on_what_it_starts_from(simulation):
-    trajectory, entry, rest = stacked([draw(i) for i in range(4)]), [2, 1], (jnp.asarray(SIGMAS), CONTEXTS, ROTARIES)
+    trajectory, entry, rest = stacked([draw(i) for i in range(4)]), [2, 1], (jnp.asarray(SIGMAS), CONTEXTS, NETWORK)
 
     def total(params, trajectory):
-        made = simulation.predict_from(params, tiny.TINY, trajectory, jnp.asarray(entry), *rest)
+        made = simulation.predict_from(params, trajectory, jnp.asarray(entry), *rest)
         return sum(x.sum() for x in made)
 
     of_params, of_trajectory = jax.grad(total, argnums=(0, 1))(PARAMS, trajectory)
@@ -107,14 +106,14 @@ def masked(monkeypatch):
     """Causal DMD with a network whose velocity is half of what it sees, and the views that it was asked under."""
     views = []
 
-    def answer(params, model, video, audio, view, text, **options):
+    def answer(params, model, noisy, view, text, **options):
         views.append(view)
-        return Prediction(video=video / 2, audio=audio / 2, fresh=NO_PAST)
+        return Prediction(jax.tree.map(lambda x: x / 2, noisy), fresh=NO_PAST)
 
     monkeypatch.setattr(causal_dmd, "predict", answer)
 
     def run(clean, noise, levels):
-        return causal_dmd.predict_masked(PARAMS, tiny.TINY, clean, noise, levels, CONTEXTS, ROTARIES, BLOCKS)
+        return causal_dmd.predict_masked(PARAMS, clean, noise, levels, CONTEXTS, BLOCKS, NETWORK)
 
     return run, views
 
@@ -125,7 +124,7 @@ LEVELS = np.array([[0.5, 1.0], [0.75, 0.25]])
 def test_in_causal_dmd_the_network_is_told_the_level_of_each_frames_block(masked):
     run, views = masked
     run(draw(0), draw(1), jnp.asarray(LEVELS, jnp.float32))
-    for times, first, later in ((views[0].video, 1, 3), (views[0].audio, 1, 25)):
+    for times, first, later in ((views[0].times.video, 1, 3), (views[0].times.audio, 1, 25)):
         np.testing.assert_array_equal(times.main, np.repeat(LEVELS, [first, later], axis=1))
 
 
