@@ -81,7 +81,7 @@ def test_a_stream_that_cannot_be_is_refused(capsys, tmp_path, no_work, more, nam
         (["--contexts", "nowhere.safetensors"], ["nowhere.safetensors"]),
         (["--mesh", "1,1"], ["--mesh 1,1:", "replica,fsdp,tensor"]),
         (["--mesh", "1,0,8"], ["fsdp=0", "at least 1"]),
-        (["--mesh", "1,1,2"], ["--mesh 1,1,2:", "2 places", "8 devices"]),
+        (["--mesh", "1,1,2"], ["--mesh 1,1,2:", "needs 2 devices", "there are 8"]),
         (["--mesh", "1,1,8"], ["--mesh 1,1,8:", "tensor=8 does not divide video's heads, 4"]),
     ],
 )

@@ -13,14 +13,14 @@ def write_webp(path: Path, video: UInt8[np.ndarray, "F H W 3"], *, frame_rate: i
     """Write frames as an animation that repeats for ever.
 
     Args:
-        path: the file.
+        path: The file.
         video: RGB frames.
-        frame_rate: of `video`, frames per second.
-        every: show one frame in so many.
-        scale: enlarge both sides of the picture by this factor.
+        frame_rate: Of `video`, frames per second.
+        every: Show one frame in so many.
+        scale: Enlarge both sides of the picture by this factor.
 
     Raises:
-        ValueError: if this build of PyAV has no WebP encoder.
+        ValueError: This build of PyAV has no WebP encoder.
     """
     import av
     from av.codec.codec import UnknownCodecError

@@ -97,10 +97,10 @@ def write_contact_sheet(path: Path, film: Film, clip: metrics.Perceived, title: 
     """Write the contact sheet of a clip as PNG (or whatever the name ends in).
 
     Args:
-        path: the file; its folder must exist.
-        film: the clip.
-        clip: what was seen and heard in it.
-        title: for instance the prompt.
+        path: The file; its folder must exist.
+        film: The clip.
+        clip: What was seen and heard in it.
+        title: For instance the prompt.
 
     Raises:
         MissingExtraError: Matplotlib is not installed.

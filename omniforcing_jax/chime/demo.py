@@ -60,7 +60,7 @@ def make_clip(demo: Demo) -> list[tuple[str, str]]:
     """Stream into out/demo.mp4 and its first seconds into out/demo.webp; returns what to say of both and of the pace.
 
     Raises:
-        ValueError: in one line, if the request cannot be met.
+        ValueError: In one line, if the request cannot be met.
     """
     from omniforcing_jax.chime.assets import SHIPPED
     from omniforcing_jax.io.atomic_write import check_writable

@@ -15,9 +15,9 @@ class Film(NamedTuple):
     """Picture and sound of a clip.
 
     Attributes:
-        video: uint8 [F, S, S, 3], RGB, at 24 frames per second.
-        audio: float32 [samples, 2] in [-1, 1].
-        sample_rate: samples per second.
+        video: Uint8 [F, S, S, 3], RGB, at 24 frames per second.
+        audio: Float32 [samples, 2] in [-1, 1].
+        sample_rate: Samples per second.
     """
 
     video: np.ndarray
@@ -37,7 +37,7 @@ def read_film(path: Path) -> Film:
     """Decode a video file by PyAV; sound is aligned to the picture by their time stamps.
 
     Raises:
-        ValueError: it cannot be decoded, is not square at 24 frames per second, or lacks picture or stereo sound.
+        ValueError: It cannot be decoded, is not square at 24 frames per second, or lacks picture or stereo sound.
     """
     import av
 

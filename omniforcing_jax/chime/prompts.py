@@ -80,7 +80,7 @@ def parse(prompt: str) -> Request:
     """Read a prompt; case and punctuation do not matter.
 
     Raises:
-        ValueError: the prompt is not one of the known forms, repeats a colour, or states a number that its colours
+        ValueError: The prompt is not one of the known forms, repeats a colour, or states a number that its colours
             contradict. The message names the prompt and what is wrong.
     """
     text = " ".join(re.findall(r"[a-z]+", prompt.lower()))

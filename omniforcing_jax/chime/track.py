@@ -166,7 +166,7 @@ def watch(video: UInt8[np.ndarray, "F H W 3"]) -> Tracks:
     """Find the balls in every frame of a clip.
 
     Raises:
-        ValueError: there is no frame, or the pictures are not square.
+        ValueError: There is no frame, or the pictures are not square.
     """
     if not len(video) or video.shape[1] != video.shape[2]:
         raise ValueError(f"a clip of shape {video.shape}: needs frames, and square ones")
