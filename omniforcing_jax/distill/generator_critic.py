@@ -8,6 +8,7 @@ here are the random keys, and who sees what.
 Source: OmniForcing (arXiv 2603.11647); OmniForcing@50a271f:ltx_distillation/dmd.py (stage 3) and 9c25f15 (stage 1).
 """
 
+import abc
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -63,7 +64,7 @@ def clips_of(batch: Batch) -> Streams:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class GeneratorCritic:
+class GeneratorCritic(abc.ABC):
     """What all methods share: how a clip is scored, and what the critic learns from one.
 
     Holds host arrays and static values only.
@@ -84,6 +85,7 @@ class GeneratorCritic:
     dtype: DTypeLike = jnp.float32
     remat: Callable | None = None
 
+    @abc.abstractmethod
     def generator(self, params: Transformer, batch: Batch, key: Array, critic: Transformer, frozen: Frozen) -> Graded:
         """Make a clip, score it, and carry the score back to the generator's parameters.
 
@@ -97,11 +99,10 @@ class GeneratorCritic:
         Returns:
           The loss (half the mean of the gradient on the clip squared), metrics, and the parameters' gradient.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def sample(self, params: Transformer, batch: Batch, key: Array) -> tuple[Streams, Array]:
         """Make a clip for the critic; returns it, and the key that is left."""
-        raise NotImplementedError
 
     def critic(
         self, params: Transformer, batch: Batch, key: Array, generator: Transformer, frozen: Frozen | None = None
@@ -230,9 +231,9 @@ class OneGraph(GeneratorCritic):
     model: ModelConfig
     sigmas: tuple[float, ...]
 
+    @abc.abstractmethod
     def make_clip(self, params: Transformer, batch: Batch, key: Array) -> Streams:
         """Make a clip, differentiable by the parameters."""
-        raise NotImplementedError
 
     def generator(self, params: Transformer, batch: Batch, key: Array, critic: Transformer, frozen: Frozen) -> Graded:
         """Make a clip, score it, and carry the score back."""
