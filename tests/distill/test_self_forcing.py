@@ -96,18 +96,11 @@ def test_two_passes_give_the_gradient_of_one_graph(name):
 
 
 def test_a_clip_is_what_a_stream_of_the_same_keys_makes():
-    scene = Scene(SINKS, sampler(), ())
-    static, contexts = setting_of(scene), contexts_of(scene.config)
-    params = tiny.random_params(scene.config)
-    prompt = make_prompt_kv(params, *contexts, static=static)
-    last = jnp.full(4, static.sampler.steps - 1)
-    draws = self_forcing.Draws(last, self_forcing.noise_from_keys(KEYS, static))
-    plan = self_forcing.plan_rollout(static, 4)
-    made = jax.jit(lambda params, prompt: self_forcing.roll_out(params, prompt, draws, plan, tiny.BATCH))(
-        params, prompt
-    )
-    streamed = rollout(params, prompt, KEYS, 4, static=static)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), made.x0.joined(), streamed)
+    static, contexts = setting_of(Scene(SINKS, sampler(), ())), contexts_of(SINKS)
+    params = tiny.random_params(SINKS)
+    made = roll(static, params, contexts, jnp.full(4, static.sampler.steps - 1))
+    streamed = rollout(params, make_prompt_kv(params, *contexts, static=static), KEYS, 4, static=static)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), made, streamed)
 
 
 def test_a_clip_that_stops_at_a_step_is_what_a_student_with_that_many_steps_makes():
@@ -133,10 +126,11 @@ def test_the_context_of_a_clip_has_the_noise_of_a_stream_of_the_same_keys():
 
 def roll(static, params, contexts, exits) -> Streams:
     """The first pass of self-forcing, as a clip."""
-    prompt, draw = make_prompt_kv(params, *contexts, static=static), self_forcing.noise_from_keys(KEYS, static)
-    positions = self_forcing.clip_positions(static, len(exits))
-    first_pass = jax.jit(self_forcing.roll_out, static_argnums=(3, 5, 6))
-    return first_pass(params, prompt, exits, draw, positions, static, tiny.BATCH).x0.joined()
+    prompt = make_prompt_kv(params, *contexts, static=static)
+    draws = self_forcing.Draws(exits, self_forcing.noise_from_keys(KEYS, static))
+    plan = self_forcing.plan_rollout(static, len(exits))
+    roll_out = jax.jit(lambda params, prompt: self_forcing.roll_out(params, prompt, draws, plan, tiny.BATCH))
+    return roll_out(params, prompt).x0.joined()
 
 
 def test_cutting_a_clip_into_blocks_and_joining_them_changes_nothing():
