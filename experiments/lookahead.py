@@ -22,7 +22,6 @@ import numpy as np
 from experiments.chime.judge.sources import load
 from experiments.cli_errors import keep_figures, refusing
 from experiments.script import read_flags, start_logging
-from omniforcing_jax.chime.assets import SHIPPED
 from omniforcing_jax.cli import bench_decode
 from omniforcing_jax.codecs.audio_vae import AudioVAE, AudioVAEConfig
 from omniforcing_jax.codecs.bandwidth import fourier_basis
@@ -33,6 +32,7 @@ from omniforcing_jax.codecs.vocoder import LTX2_VOCODER, LTX23_VOCODER, Vocoder,
 from omniforcing_jax.io.weights import fill_tree, name_leaves
 from omniforcing_jax.layout import PREFIX
 from omniforcing_jax.pipeline.pipeline import Codecs
+from omniforcing_jax.pipeline.shipped import CHIME_WEIGHTS
 
 AUDIO = AudioVAEConfig(base_channels=16, z_channels=2, res_blocks=1)
 WIDTHS = {"latent_channels": 8, "encoder_base_channels": 8, "decoder_base_channels": 4}
@@ -107,7 +107,7 @@ def make_codecs(arguments: Arguments) -> tuple[Codecs, tuple[int, int]]:
         published = {"2.0": (LTX2_VIDEO_VAE, LTX2_VOCODER), "2.3": (LTX23_VIDEO_VAE, LTX23_VOCODER)}[arguments.case]
         video = dataclasses.replace(published[0], **WIDTHS)
         return random_codecs(video, narrow(published[1]), arguments.seed), arguments.grid
-    pipeline = load(SHIPPED / "student")
+    pipeline = load(CHIME_WEIGHTS / "student")
     codecs, chime = pipeline.codecs, pipeline.config
     if arguments.case == "chime both ways":
         codecs = dataclasses.replace(

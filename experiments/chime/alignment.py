@@ -31,12 +31,12 @@ from experiments.chime.world import encoders
 from experiments.cli_errors import keep_figures, refusing
 from experiments.script import read_flags
 from omniforcing_jax.chime import metrics
-from omniforcing_jax.chime.assets import SHIPPED
 from omniforcing_jax.chime.detect import Event
 from omniforcing_jax.chime.prompts import sample_prompts
 from omniforcing_jax.io import machine
 from omniforcing_jax.layout import AUDIO_RATE, FRAME_RATE, VIDEO_RATE, pixel_frames
 from omniforcing_jax.pipeline.pipeline import Codecs
+from omniforcing_jax.pipeline.shipped import CHIME_WEIGHTS
 from omniforcing_jax.stream.decode import decode_audio, flush_audio
 
 SPAN = 2  # seconds of picture over which an offset is measured
@@ -145,7 +145,7 @@ def sound_out(decoder: Codecs, latents: jax.Array) -> np.ndarray:
 
 def measure(arguments: Arguments) -> dict[str, dict[str, Any]]:
     """Cut the sound of rendered worlds as each alignment does, and find the offset of every span of picture."""
-    decoder, encode = load(SHIPPED / "teacher").codecs, encoders.load_encoders().encode_sound
+    decoder, encode = load(CHIME_WEIGHTS / "teacher").codecs, encoders.load_encoders().encode_sound
     rate = decoder.vocoder_config.sample_rate
     pictures: list[metrics.Seen] = []
     sounds: list[jax.Array] = []

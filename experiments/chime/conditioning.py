@@ -24,7 +24,6 @@ from experiments.chime.judge.sources import load, render_film, render_for_codecs
 from experiments.cli_errors import keep_figures, refusing
 from experiments.script import read_flags
 from omniforcing_jax.chime import metrics
-from omniforcing_jax.chime.assets import SHIPPED
 from omniforcing_jax.chime.box import GRAVITY, RADIUS
 from omniforcing_jax.chime.film import join_film
 from omniforcing_jax.chime.prompts import parse, sample_prompts
@@ -32,6 +31,7 @@ from omniforcing_jax.chime.track import Tracks
 from omniforcing_jax.io import machine
 from omniforcing_jax.layout import FRAME_RATE
 from omniforcing_jax.pipeline.pipeline import Pipeline
+from omniforcing_jax.pipeline.shipped import CHIME_WEIGHTS
 from omniforcing_jax.stream.conditioning.condition import Condition
 from omniforcing_jax.stream.start import open_stream
 
@@ -47,7 +47,7 @@ class Arguments:
 
     count: int = 16
     """Streams of each kind."""
-    weights: Path = SHIPPED / "student"
+    weights: Path = CHIME_WEIGHTS / "student"
     """Weights folder of the student."""
     seed: int = 0
     """Random seed of prompts, worlds and noise."""

@@ -22,12 +22,12 @@ from experiments.chime.judge.sources import load
 from experiments.cli_errors import keep_figures, refusing
 from experiments.script import read_flags
 from omniforcing_jax.chime import metrics
-from omniforcing_jax.chime.assets import SHIPPED
 from omniforcing_jax.chime.film import join_film
 from omniforcing_jax.chime.prompts import parse
 from omniforcing_jax.io import machine
 from omniforcing_jax.pipeline.checks import student_sampler
 from omniforcing_jax.pipeline.pipeline import Pipeline
+from omniforcing_jax.pipeline.shipped import CHIME_WEIGHTS
 from omniforcing_jax.stream.start import open_stream
 
 MINUTE = 60
@@ -50,7 +50,7 @@ class Arguments:
     """Blocks that a block may see, itself included; 0 fills the horizon."""
     prompts: tuple[str, ...] = ("a red ball and a blue ball",)
     """What to show; the prompts are the rows of one batch."""
-    weights: Path = SHIPPED / "student"
+    weights: Path = CHIME_WEIGHTS / "student"
     """Weights folder of the student."""
     seed: int = 0
     """Random seed of the noise."""

@@ -17,12 +17,12 @@ from experiments.chime import train_student, train_teacher
 from experiments.chime.world import recipe, train_dmd
 from experiments.cli_errors import refusing
 from experiments.script import read_flags, start_logging
-from omniforcing_jax.chime.assets import SHIPPED
 from omniforcing_jax.io import weights
 from omniforcing_jax.model.transformer import Transformer
 from omniforcing_jax.pipeline import presets
 from omniforcing_jax.pipeline.pipeline import PipelineConfig, assemble
 from omniforcing_jax.pipeline.presets import CHIME_CLIP
+from omniforcing_jax.pipeline.shipped import CHIME_WEIGHTS
 from omniforcing_jax.pipeline.weights_folder import save_pipeline
 from omniforcing_jax.strict_json import require
 
@@ -37,7 +37,7 @@ class Arguments:
     """What to export: the teacher, the student (stage 3), or the student of stage 2."""
     run: Path | None = None
     """Folder of the run; by default teacher_third, self_forcing or student below runs/chime."""
-    out: Path = SHIPPED
+    out: Path = CHIME_WEIGHTS
     """Folder to write; the part gets a folder of its name in it."""
     levels: recipe.Levels = "sixteen"
     """Noise levels that the student streams with by default."""

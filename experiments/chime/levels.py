@@ -23,11 +23,11 @@ from experiments.chime.world.clips import HELD_OUT_SEED
 from experiments.cli_errors import refusing
 from experiments.script import read_flags
 from omniforcing_jax.chime import metrics
-from omniforcing_jax.chime.assets import SHIPPED
 from omniforcing_jax.chime.film import join_film
 from omniforcing_jax.chime.prompts import parse
 from omniforcing_jax.io import machine
 from omniforcing_jax.pipeline.pipeline import Pipeline
+from omniforcing_jax.pipeline.shipped import CHIME_WEIGHTS
 from omniforcing_jax.sample import clip
 from omniforcing_jax.sample.request import ClipRequest
 from omniforcing_jax.schedule import add_noise, fresh_shares
@@ -50,7 +50,7 @@ class Arguments:
     """Guidance scale of both streams."""
     renewal: float = 0.0
     """Share of fresh noise in each step: 0 makes Euler steps, 1 those of a diffusion run backwards."""
-    weights: Path = SHIPPED / "teacher"
+    weights: Path = CHIME_WEIGHTS / "teacher"
     """Weights folder of the teacher."""
     seed: int = 0
     """Random seed of the noise."""

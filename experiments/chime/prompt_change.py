@@ -27,7 +27,6 @@ from experiments.chime.judge.sources import load
 from experiments.cli_errors import keep_figures, refusing
 from experiments.script import read_flags
 from omniforcing_jax.chime import metrics
-from omniforcing_jax.chime.assets import SHIPPED
 from omniforcing_jax.chime.film import Film, join_film
 from omniforcing_jax.chime.prompts import COLOURS, parse, phrase
 from omniforcing_jax.io import machine
@@ -36,6 +35,7 @@ from omniforcing_jax.judge.media import read_media
 from omniforcing_jax.layout import FRAME_RATE
 from omniforcing_jax.pipeline.checks import student_sampler
 from omniforcing_jax.pipeline.pipeline import Pipeline
+from omniforcing_jax.pipeline.shipped import CHIME_WEIGHTS
 from omniforcing_jax.stream.mp4 import write_mp4
 from omniforcing_jax.stream.prompt_change.schedule import (
     ScheduledPrompt,
@@ -59,7 +59,7 @@ class Arguments:
     """Length of each stream, in seconds."""
     recompute: tuple[int, ...] = (0, 1, 3, 5)
     """Past blocks that are recomputed under the new prompt, newest first, one or several counts."""
-    weights: Path = SHIPPED / "student"
+    weights: Path = CHIME_WEIGHTS / "student"
     """Weights folder of the student."""
     seed: int = 0
     """Random seed of prompts and noise."""

@@ -27,11 +27,11 @@ from experiments.chime.judge import sources
 from experiments.cli_errors import keep_figures, refusing
 from experiments.script import read_flags
 from omniforcing_jax.chime import metrics
-from omniforcing_jax.chime.assets import SHIPPED
 from omniforcing_jax.chime.film import read_film
 from omniforcing_jax.layout import FRAME_RATE
 from omniforcing_jax.pipeline import text_source
 from omniforcing_jax.pipeline.pipeline import Codecs, Pipeline
+from omniforcing_jax.pipeline.shipped import CHIME_WEIGHTS
 from omniforcing_jax.sample import clip
 from omniforcing_jax.sample.request import ClipRequest
 from omniforcing_jax.stream.chunk import Chunk
@@ -48,7 +48,7 @@ OTHER_GUIDANCE_OFF = {
 class Arguments:
     """Let diffusers play the exported teacher, and compare with our own clips."""
 
-    weights: Path = SHIPPED / "teacher"
+    weights: Path = CHIME_WEIGHTS / "teacher"
     """Weights folder of the teacher."""
     prompts: str = "8"
     """Text file with one prompt per line, or how many to draw."""

@@ -35,7 +35,6 @@ from experiments.chime.world.trajectories import straight
 from experiments.cli_errors import refusing
 from experiments.script import read_flags
 from omniforcing_jax.chime import metrics
-from omniforcing_jax.chime.assets import SHIPPED
 from omniforcing_jax.chime.film import join_film
 from omniforcing_jax.chime.prompts import parse, sample_prompts
 from omniforcing_jax.distill.clip_network import clip_network
@@ -48,6 +47,7 @@ from omniforcing_jax.model.transformer import keep_projections, text_kv, transfo
 from omniforcing_jax.parallel import spec
 from omniforcing_jax.pipeline import presets
 from omniforcing_jax.pipeline.checks import student_sampler
+from omniforcing_jax.pipeline.shipped import CHIME_WEIGHTS
 from omniforcing_jax.schedule import ltx2_schedule, snap
 from omniforcing_jax.stream.start import open_stream
 from omniforcing_jax.text import words
@@ -69,7 +69,7 @@ class Arguments:
     """Parts of the study whose cells are made."""
     folder: Path = Path("runs/study")
     """Folder of the cells, one JSON file each."""
-    student: Path = SHIPPED / "student"
+    student: Path = CHIME_WEIGHTS / "student"
     """Weights folder whose steps and windows are varied."""
     stages: tuple[str, ...] = ()
     """Students to compare, as NAME=FOLDER."""
@@ -181,7 +181,7 @@ def switch(arguments: Arguments, layout: Layout, sinks: int, seed: int) -> dict[
         network = clip_network(model, positions, remat=keep_projections)
         return ode_loss(params, trajectory, text, for_levels, blocks, network, OdeConfig())
 
-    teacher = recipe.read_transformer(SHIPPED / "teacher", presets.CHIME_TEACHER)
+    teacher = recipe.read_transformer(CHIME_WEIGHTS / "teacher", presets.CHIME_TEACHER)
     fresh = spec.init(transformer_spec(model), jax.random.key(seed))
     rule = optimiser.optimiser(
         OptimiserConfig(kind="adam", learning_rate=2e-4, steps=SWITCH_STEPS, warmup=0, decay_from=1.0, b2=0.999)

@@ -26,13 +26,13 @@ from experiments.chime.world import latents, pairs, recipe
 from experiments.chime.world.trajectories import BLOCKS, change_pasts, recorded, straight
 from experiments.script import read_flags, start_logging
 from omniforcing_jax import config as configs
-from omniforcing_jax.chime.assets import SHIPPED
 from omniforcing_jax.distill.clip_network import clip_network
 from omniforcing_jax.distill.ode import Context, Error, OdeConfig, Prompts, ode_loss
 from omniforcing_jax.model.dual_stream import Text
 from omniforcing_jax.model.transformer import Transformer, keep_projections, text_kv, transformer_spec
 from omniforcing_jax.parallel import spec
 from omniforcing_jax.pipeline import presets
+from omniforcing_jax.pipeline.shipped import CHIME_WEIGHTS
 from omniforcing_jax.text import words
 from omniforcing_jax.train import data, gradient, loop, optimiser, state, step
 from omniforcing_jax.train.optimiser import OptimiserConfig
@@ -125,7 +125,7 @@ class Arguments(recipe.RunArguments):
     """What a block sees of its past while it learns."""
     entries: Entries = CONFIG.entries
     """Learn from rendered clips, or from trajectories of the teacher (make_pairs)."""
-    teacher: Path = SHIPPED / "teacher"
+    teacher: Path = CHIME_WEIGHTS / "teacher"
     """Weights folder of the teacher that a new student begins from, with fresh sinks."""
     begin: Path | None = None
     """Weights folder of a student to begin from instead."""

@@ -4,16 +4,24 @@ It needs a stream's packages only. The contact sheet wants matplotlib and is lef
 imported only when work begins, so that `--help` is quick.
 """
 
+import contextlib
 import dataclasses
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from omniforcing_jax.io.arguments import refuse
+from omniforcing_jax.io.extras import is_installed
+from omniforcing_jax.io.progress import Bar, say
 
 if TYPE_CHECKING:
     from omniforcing_jax.chime.film import Film
     from omniforcing_jax.chime.metrics import Perceived
+    from omniforcing_jax.io.startup import Startup
     from omniforcing_jax.stream.chunk import Chunk
 
 SHOWN_S = 5  # seconds of the animation
@@ -23,15 +31,20 @@ GOOD = 0.7  # share of the impacts that ring, and of the tones that are seen, fr
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Demo:
-    """Stream chime for some seconds, draw what came out, and say how good it is."""
+    """Stream the shipped small world, draw what came out, and say how good it is.
 
-    prompt: str = "a red ball and a blue ball"
+    Examples:
+      omniforcing demo
+      omniforcing demo --prompt "three balls: red, green and purple" --seconds 20 --out out
+    """
+
+    prompt: Annotated[str, tyro.conf.arg(metavar="TEXT")] = "a red ball and a blue ball"
     """What to show: one to three balls of distinct colours."""
-    seconds: int = 13
-    """Length of the stream."""
+    seconds: Annotated[int, tyro.conf.arg(metavar="SECONDS")] = 13
+    """Length in whole seconds; the clip has one frame more."""
     seed: int = 0
     """Random seed."""
-    out: Path = Path("out")
+    out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("out")
     """Folder for demo.mp4, demo.webp and demo.png; made if it is missing."""
 
 
@@ -47,8 +60,7 @@ def main(demo: Demo) -> int:
         demo.out.mkdir(parents=True, exist_ok=True)
         lines = [*make_clip(demo), *judge(demo)]
     except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return refuse(error)
     except KeyboardInterrupt:
         return 130
     margin = max(len(name) for name, _ in lines)
@@ -62,25 +74,29 @@ def make_clip(demo: Demo) -> list[tuple[str, str]]:
     Raises:
         ValueError: In one line, if the request cannot be met.
     """
-    from omniforcing_jax.chime.assets import SHIPPED
     from omniforcing_jax.io.atomic_write import check_writable
+    from omniforcing_jax.io.startup import Startup
     from omniforcing_jax.layout import FRAME_RATE
+    from omniforcing_jax.pipeline.loading import load_shown
+    from omniforcing_jax.pipeline.shipped import STUDENT
+    from omniforcing_jax.pipeline.weights_folder import read_pipeline_config
     from omniforcing_jax.stream.mp4 import Mp4Writer, Overlapped
     from omniforcing_jax.stream.start import open_stream
 
     path = demo.out / "demo.mp4"
     check_writable(path)
-    print("loading and compiling: half a minute the first time, seconds from then on", file=sys.stderr, flush=True)
-    begun = time.monotonic()
-    stream = open_stream(SHIPPED / "student", demo.prompt, demo.seconds, demo.seed)
-    height, width = stream.picture_size
-    writer = Mp4Writer(path, height=height, width=width, frame_rate=FRAME_RATE, sample_rate=stream.sample_rate)
-    times, frames = [], []
-    with writer, Overlapped(writer.write) as write:
-        for chunk in _watched(stream, demo.seconds + 1):
-            write(chunk)
-            times.append(time.monotonic())
-            frames.append(len(chunk.video))
+    say("The first start compiles for about half a minute; later ones take seconds.")
+    begun, times, frames = time.monotonic(), [], []
+    with Startup("demo") as startup:
+        pipeline = load_shown(STUDENT, read_pipeline_config(STUDENT), "float32", startup)
+        stream = open_stream(pipeline, demo.prompt, demo.seconds, demo.seed)
+        height, width = stream.picture_size
+        writer = Mp4Writer(path, height=height, width=width, frame_rate=FRAME_RATE, sample_rate=stream.sample_rate)
+        with writer, Overlapped(writer.write) as write:
+            for chunk in _watched(stream, demo.seconds + 1, startup):
+                write(chunk)
+                times.append(time.monotonic())
+                frames.append(len(chunk.video))
     lines = [
         (str(path), f"{sum(frames) / FRAME_RATE:.1f} s, {width}x{height} pixels, {stream.sample_rate / 1000:.0f} kHz")
     ]
@@ -159,13 +175,17 @@ def verdict(figures: dict[str, Any]) -> str:
     return f"{'good' if not wrong and least >= GOOD else 'fair' if least >= GOOD / 2 else 'poor'}: {asked}; {sync}"
 
 
-def _watched(chunks: "Iterable[Chunk]", blocks: int) -> "Iterator[Chunk]":
-    """Pass chunks on under a progress bar, which a terminal alone shows."""
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    yield from track(chunks, "streaming", total=blocks, console=console, disable=not console.is_terminal)
+def _watched(chunks: "Iterable[Chunk]", blocks: int, startup: "Startup") -> "Iterator[Chunk]":
+    """Pass chunks on and show how far the stream is, from the second block on, when all programs are compiled."""
+    with contextlib.ExitStack() as stack:
+        show = None
+        for done, chunk in enumerate(chunks, 1):
+            if done == 2:
+                startup.ready()
+                show = stack.enter_context(Bar("streaming", blocks, "blocks"))
+            if show is not None:
+                show(min(done, blocks))
+            yield chunk
 
 
 def _two(value: float) -> str:

@@ -30,7 +30,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from omniforcing_jax.cli.loading import load_shown
 from omniforcing_jax.cli.options import BenchOptions
 from omniforcing_jax.codecs import video_vae, vocoder
 from omniforcing_jax.codecs.audio_vae import AudioVAE
@@ -41,6 +40,7 @@ from omniforcing_jax.io.progress import Bar
 from omniforcing_jax.io.startup import Startup
 from omniforcing_jax.layout import FRAME_RATE, PIXELS_PER_LATENT, PREFIX, Layout
 from omniforcing_jax.pipeline import checks
+from omniforcing_jax.pipeline.loading import load_shown
 from omniforcing_jax.pipeline.pipeline import Codecs
 from omniforcing_jax.pipeline.shipped import STUDENT, find_weights
 

@@ -43,7 +43,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from omniforcing_jax.cli.loading import announce
 from omniforcing_jax.cli.options import BenchOptions
 from omniforcing_jax.io import machine
 from omniforcing_jax.io.atomic_write import check_writable, write_json
@@ -51,6 +50,7 @@ from omniforcing_jax.io.progress import Bar
 from omniforcing_jax.io.startup import Startup
 from omniforcing_jax.layout import FRAME_RATE
 from omniforcing_jax.pipeline import checks
+from omniforcing_jax.pipeline.loading import announce
 from omniforcing_jax.pipeline.pipeline import Pipeline, PipelineConfig
 from omniforcing_jax.pipeline.presets import PRESETS
 from omniforcing_jax.pipeline.random_weights import random_pipeline

@@ -7,12 +7,12 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from omniforcing_jax.cli.loading import announce_text
 from omniforcing_jax.cli.options import ContextsOptions
 from omniforcing_jax.io.atomic_write import check_writable, make_parents
 from omniforcing_jax.io.progress import Bar
 from omniforcing_jax.io.startup import Startup
 from omniforcing_jax.pipeline.budget import check_free
+from omniforcing_jax.pipeline.loading import announce_text
 from omniforcing_jax.pipeline.shipped import find_weights
 from omniforcing_jax.pipeline.weights_folder import find_text_encoder, load_words
 from omniforcing_jax.strict_json import require

@@ -15,6 +15,8 @@ from types import ModuleType
 from typing import Any
 
 import omniforcing_jax
+from omniforcing_jax.chime import demo
+from omniforcing_jax.chime.demo import Demo
 from omniforcing_jax.cli.options import BenchOptions, ContextsOptions, JudgeOptions, SampleOptions, StreamOptions
 from omniforcing_jax.io.arguments import read_flags, refuse, unknown
 from omniforcing_jax.io.help_page import list_commands
@@ -26,15 +28,15 @@ Stream video with sound from text, block by block: OmniForcing in JAX.
 Try:   omniforcing demo
        omniforcing stream --prompt "a red ball and a blue ball" --seconds 12 --out out/balls.mp4
 """
-Command = StreamOptions | SampleOptions | ContextsOptions | BenchOptions | JudgeOptions
+Command = StreamOptions | SampleOptions | Demo | ContextsOptions | BenchOptions | JudgeOptions
 COMMANDS: dict[str, type] = {
     "stream": StreamOptions,
     "sample": SampleOptions,
+    "demo": Demo,
     "contexts": ContextsOptions,
     "bench": BenchOptions,
     "judge": JudgeOptions,
 }
-DEMO = {"demo": "Stream the shipped small world, draw what came out, and say how good it is."}
 CONVERTERS = {
     "convert": "Convert PyTorch checkpoints into a weights folder.",
     "export": "Write a weights folder in another format.",
@@ -43,7 +45,7 @@ CONVERTERS = {
     "check": "Run a converted network on recorded activations.",
 }
 GROUPS = {
-    "Make": {name: COMMANDS[name] for name in ("stream", "sample")} | DEMO,
+    "Make": {name: COMMANDS[name] for name in ("stream", "sample", "demo")},
     "Measure": {name: COMMANDS[name] for name in ("judge", "bench")},
     "Prepare text": {"contexts": ContextsOptions},
     "Weights from and to PyTorch": CONVERTERS,
@@ -77,11 +79,9 @@ def parse(arguments: Sequence[str]) -> Any:
     name, rest = arguments[0], arguments[1:]
     if name in CONVERTERS:
         return find_converters().parse(arguments)
-    if name in DEMO:
-        return read_flags(f"{PROGRAM} {name}", find_demo().Demo, rest)
     if name in COMMANDS:
         return read_flags(f"{PROGRAM} {name}", COMMANDS[name], rest)
-    raise unknown("command", name, [*COMMANDS, *DEMO, *CONVERTERS])
+    raise unknown("command", name, [*COMMANDS, *CONVERTERS])
 
 
 def prepare(arguments: Sequence[str], stack: contextlib.ExitStack) -> Work:
@@ -102,12 +102,13 @@ def prepare(arguments: Sequence[str], stack: contextlib.ExitStack) -> Work:
         return _print(f"{PROGRAM} {omniforcing_jax.__version__}")
     if name in CONVERTERS:
         return lambda: run_converter(arguments)
-    options = parse(arguments)
-    return (lambda: find_demo().main(options)) if name in DEMO else prepare_command(name, options, stack)
+    return prepare_command(name, parse(arguments), stack)
 
 
 def prepare_command(name: str, command: Command, stack: contextlib.ExitStack) -> Work:
     """Check a request of one of this package's own commands and load what it needs; raises as `prepare`."""
+    if isinstance(command, Demo):
+        return lambda: demo.main(command)
     if isinstance(command, JudgeOptions):  # it runs without JAX
         from omniforcing_jax.cli.judge import prepare_judge
 
@@ -127,12 +128,6 @@ def prepare_command(name: str, command: Command, stack: contextlib.ExitStack) ->
         return _returning_zero(contexts.prepare_contexts(command, startup))
     bench = bench_decode if command.what == "decode" else bench_stream
     return _returning_zero(bench.prepare_bench(command, startup))
-
-
-def find_demo() -> ModuleType:
-    """Import the demo; it has the dataclass of its flags, `Demo`, and `main`."""
-    name = "omniforcing_jax.chime"
-    return importlib.import_module(f"{name if importlib.util.find_spec(name) else 'experiments'}.demo")
 
 
 def find_converters() -> ModuleType:

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from omniforcing_jax.cli.loading import announce_text, load_shown
 from omniforcing_jax.cli.options import SampleOptions
 from omniforcing_jax.guidance import GuidanceConfig, StreamGuidance
 from omniforcing_jax.io import machine
@@ -12,6 +11,7 @@ from omniforcing_jax.io.atomic_write import check_writable, make_parents
 from omniforcing_jax.io.progress import Bar
 from omniforcing_jax.io.startup import Startup
 from omniforcing_jax.layout import FRAME_RATE
+from omniforcing_jax.pipeline.loading import announce_text, load_shown
 from omniforcing_jax.pipeline.pipeline import Pipeline
 from omniforcing_jax.sample.clip import sample_planned
 from omniforcing_jax.sample.plan import ClipPlan, encode_plan_on_disk, plan_clip

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import jax.numpy as jnp
 
-from omniforcing_jax.cli.loading import announce, announce_text, load_shown
 from omniforcing_jax.cli.options import StreamOptions
 from omniforcing_jax.io import machine
 from omniforcing_jax.io.atomic_write import check_folder_writable, check_writable, make_parents
@@ -20,6 +19,7 @@ from omniforcing_jax.io.startup import Startup
 from omniforcing_jax.layout import FRAME_RATE
 from omniforcing_jax.parallel.mesh import MeshConfig, use
 from omniforcing_jax.pipeline import checks, text_source
+from omniforcing_jax.pipeline.loading import announce, announce_text, load_shown
 from omniforcing_jax.stream.chunk import Chunk
 from omniforcing_jax.stream.chunk_stream import ChunkStream
 from omniforcing_jax.stream.conditioning.condition import Condition, continue_file

@@ -13,7 +13,7 @@ CHIME_WEIGHTS = Path(__file__).parent.parent / "assets" / "chime"
 STUDENT, TEACHER = "chime", "chime-teacher"
 """Names that stand for the shipped student, which streams, and the shipped teacher, which samples clips."""
 
-SHIPPED = {STUDENT: CHIME_WEIGHTS / "student", TEACHER: CHIME_WEIGHTS / "teacher"}
+FOLDERS = {STUDENT: CHIME_WEIGHTS / "student", TEACHER: CHIME_WEIGHTS / "teacher"}
 
 
 def find_weights(weights: AnyPath | None, default: str = STUDENT) -> Path:
@@ -25,4 +25,4 @@ def find_weights(weights: AnyPath | None, default: str = STUDENT) -> Path:
         default: Name of the shipped weights that None stands for.
     """
     name = default if weights is None else weights
-    return SHIPPED.get(name, Path(name)) if isinstance(name, str) else Path(name)
+    return FOLDERS.get(name, Path(name)) if isinstance(name, str) else Path(name)

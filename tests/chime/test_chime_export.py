@@ -7,20 +7,20 @@ from tiny import random_params
 
 from experiments.chime import export_networks
 from experiments.chime.world import recipe
-from omniforcing_jax.chime.assets import SHIPPED
 from omniforcing_jax.pipeline import presets
+from omniforcing_jax.pipeline.shipped import CHIME_WEIGHTS
 from omniforcing_jax.pipeline.weights_folder import read_pipeline_config
 
 
 def test_what_ships_streams_as_it_is_exported():
-    shipped = read_pipeline_config(SHIPPED / "student").sampler
+    shipped = read_pipeline_config(CHIME_WEIGHTS / "student").sampler
     assert shipped == recipe.student_config().sampler
     assert len(shipped.sigmas) == 17
     assert recipe.student_config("nine").sampler == recipe.SAMPLER
 
 
 def test_halfway_is_the_mean_of_every_weight():
-    folder = SHIPPED / "student"
+    folder = CHIME_WEIGHTS / "student"
     other, own = recipe.read_transformer(folder, presets.CHIME), random_params(presets.CHIME)
     mean = export_networks.halfway_to(own, folder)
     for found, a, b in zip(*map(jax.tree.leaves, (mean, own, other)), strict=True):
@@ -30,8 +30,8 @@ def test_halfway_is_the_mean_of_every_weight():
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ({"part": "stage2", "halfway": SHIPPED}, "is for --part student, not stage2"),
-        ({"part": "teacher", "halfway": SHIPPED}, "is for --part student, not teacher"),
+        ({"part": "stage2", "halfway": CHIME_WEIGHTS}, "is for --part student, not stage2"),
+        ({"part": "teacher", "halfway": CHIME_WEIGHTS}, "is for --part student, not teacher"),
         ({"part": "teacher", "levels": "nine"}, "levels='nine': is for students"),
     ],
 )
@@ -45,4 +45,4 @@ def test_a_flag_that_means_nothing_for_a_part_is_refused(tmp_path, capsys, flags
 
 def test_a_teacher_is_no_start_to_be_halfway_to():
     with pytest.raises(ValueError, match=r"sinks"):
-        export_networks.halfway_to(random_params(presets.CHIME), SHIPPED / "teacher")
+        export_networks.halfway_to(random_params(presets.CHIME), CHIME_WEIGHTS / "teacher")

@@ -5,13 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from omniforcing_jax.chime.assets import SHIPPED
 from omniforcing_jax.chime.contact_sheet import write_contact_sheet
 from omniforcing_jax.chime.film import join_film
 from omniforcing_jax.chime.metrics import perceive
 from omniforcing_jax.layout import FRAME_RATE
 from omniforcing_jax.model.transformer import Transformer
 from omniforcing_jax.pipeline.pipeline import Pipeline, PipelineConfig
+from omniforcing_jax.pipeline.shipped import CHIME_WEIGHTS
 from omniforcing_jax.pipeline.weights_folder import load_pipeline
 from omniforcing_jax.stream.mp4 import write_mp4
 from omniforcing_jax.stream.start import open_stream
@@ -33,7 +33,7 @@ def hooks(
     """
     if every is None:
         return ()
-    return (Hook(every, sampler(folder / "samples", load_pipeline(SHIPPED / "student", config), params_of)),)
+    return (Hook(every, sampler(folder / "samples", load_pipeline(CHIME_WEIGHTS / "student", config), params_of)),)
 
 
 def sampler(

@@ -12,7 +12,6 @@ import numpy as np
 
 from experiments.chime.world import encoders, physics, render
 from experiments.chime.world.clips import to_float
-from omniforcing_jax.chime.assets import SHIPPED
 from omniforcing_jax.chime.film import Film, join_film
 from omniforcing_jax.chime.prompts import Request, parse, sample_prompts
 from omniforcing_jax.codecs.mel import LTX2_MEL
@@ -20,6 +19,7 @@ from omniforcing_jax.layout import FRAME_RATE
 from omniforcing_jax.pipeline.checks import student_sampler
 from omniforcing_jax.pipeline.pipeline import Pipeline
 from omniforcing_jax.pipeline.presets import CHIME_WORDS
+from omniforcing_jax.pipeline.shipped import CHIME_WEIGHTS
 from omniforcing_jax.pipeline.weights_folder import load_pipeline, read_pipeline_config
 from omniforcing_jax.sample.clip import sample_clip
 from omniforcing_jax.schedule import ltx2_schedule
@@ -112,7 +112,7 @@ def truth_clips(prompts: list[str], options: ClipOptions) -> Iterator[Film]:
 
 def codec_clips(prompts: list[str], options: ClipOptions) -> Iterator[Film]:
     """Render a world for each prompt, encode picture and sound with the shipped encoders, and decode them again."""
-    encode, pipeline = encoders.load_encoders(), load(options.weights or SHIPPED / "teacher")
+    encode, pipeline = encoders.load_encoders(), load(options.weights or CHIME_WEIGHTS / "teacher")
     rate, grid = pipeline.codecs.vocoder_config.sample_rate, pipeline.config.grid(*pipeline.config.resolution)
     for scene in scenes(prompts, options.seed):
         film = render_for_codecs(scene, options.seconds)
@@ -133,7 +133,7 @@ def student_clips(prompts: list[str], options: ClipOptions) -> Iterator[Film]:
 
 def _student(options: ClipOptions) -> Path | Pipeline:
     """Return the student's folder, or its pipeline with other steps or another renewal where they are asked for."""
-    folder = options.weights or SHIPPED / "student"
+    folder = options.weights or CHIME_WEIGHTS / "student"
     if options.steps is None and options.renewal is None:
         return folder
     config = read_pipeline_config(folder)
@@ -150,7 +150,7 @@ def teacher_clips(prompts: list[str], options: ClipOptions) -> Iterator[Film]:
     chosen = {"steps": options.steps, "guidance": options.guidance, "renewal": options.renewal}
     for start in range(0, len(prompts), BATCH):
         chunks = sample_clip(
-            options.weights or SHIPPED / "teacher",
+            options.weights or CHIME_WEIGHTS / "teacher",
             prompts=prompts[start : start + BATCH],
             seconds=options.seconds,
             seed=options.seed + 1000 * start,

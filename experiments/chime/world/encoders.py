@@ -10,14 +10,14 @@ import jax.numpy as jnp
 from experiments.chime.world import physics, render
 from experiments.chime.world.clips import to_float
 from omniforcing_jax import layout
-from omniforcing_jax.chime.assets import SHIPPED
 from omniforcing_jax.codecs.audio_vae import CHIME_AUDIO_VAE, AudioVAE
 from omniforcing_jax.codecs.mel import LTX2_MEL, fit_rows, log_mel
 from omniforcing_jax.codecs.video_config import CHIME_VIDEO_VAE
 from omniforcing_jax.codecs.video_vae import VideoVAE
 from omniforcing_jax.io import weights
+from omniforcing_jax.pipeline.shipped import CHIME_WEIGHTS
 
-FOLDER = SHIPPED / "codecs"
+FOLDER = CHIME_WEIGHTS / "codecs"
 SILENCE = -11.5  # log of the mel's floor, 1e-5
 VIDEO: Any = VideoVAE(CHIME_VIDEO_VAE)
 AUDIO: Any = AudioVAE(CHIME_AUDIO_VAE)

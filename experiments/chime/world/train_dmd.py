@@ -14,7 +14,6 @@ import numpy as np
 from experiments.chime.judge import samples
 from experiments.chime.world import latents, recipe
 from experiments.script import start_logging
-from omniforcing_jax.chime.assets import SHIPPED
 from omniforcing_jax.config import SamplerConfig
 from omniforcing_jax.distill.dmd import DmdConfig
 from omniforcing_jax.distill.generator_critic import Frozen
@@ -23,6 +22,7 @@ from omniforcing_jax.model.transformer import Transformer, transformer_spec
 from omniforcing_jax.parallel import spec
 from omniforcing_jax.pipeline import presets
 from omniforcing_jax.pipeline.presets import CHIME_STREAM
+from omniforcing_jax.pipeline.shipped import CHIME_WEIGHTS
 from omniforcing_jax.text import words
 from omniforcing_jax.train import data, state
 from omniforcing_jax.train.distil import DistillConfig, Networks, distil
@@ -61,7 +61,7 @@ class Config(DistillConfig):
 class Arguments(recipe.RunArguments):
     """What a training with a critic takes."""
 
-    teacher: Path = SHIPPED / "teacher"
+    teacher: Path = CHIME_WEIGHTS / "teacher"
     """Weights folder of the teacher; the critic begins as it."""
     student: Path = recipe.RUNS / "weights" / "stage2"
     """Weights folder of the stage-2 student that the generator begins as."""
