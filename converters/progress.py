@@ -1,13 +1,12 @@
 """Bytes written and their rate: a bar on a terminal, elsewhere a line every few seconds."""
 
-import sys
 import time
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-LINE_EVERY_S = 5.0
+from omniforcing_jax.io.progress import LINE_EVERY_S, is_terminal, say
 
 
 class ByteProgress:
@@ -16,9 +15,8 @@ class ByteProgress:
     def __init__(self, what: str, total: int):
         self.what, self.total, self.done = what, total, 0
         self._begin = self._last = time.monotonic()
-        console = Console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-        self._bar = Progress(*columns, console=console) if console.is_terminal else None
+        self._bar = Progress(*columns, console=Console(stderr=True)) if is_terminal() else None
         self._task = self._bar.add_task(what, total=total) if self._bar else None
 
     def __call__(self, nbytes: int) -> None:
@@ -28,7 +26,7 @@ class ByteProgress:
             self._bar.update(self._task, completed=self.done)
         elif time.monotonic() - self._last > LINE_EVERY_S:
             self._last = time.monotonic()
-            print(f"{self.what}: {self}", file=sys.stderr)
+            say(f"{self.what}: {self}")
 
     def __str__(self) -> str:
         """Return bytes, seconds and rate."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from omniforcing_jax.io.arguments import refuse
 from omniforcing_jax.io.atomic_write import check_writable, write_json
 
 
@@ -27,8 +28,7 @@ def refusing(*outputs: Path | None) -> Iterator[None]:
                 check_writable(path)
         yield
     except ValueError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(refuse(error))
 
 
 def make_folder(folder: Path) -> None:

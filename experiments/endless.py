@@ -25,13 +25,12 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import Float
-from rich.console import Console
-from rich.progress import Progress
 
 from experiments.cli_errors import keep_figures, refusing
 from experiments.script import read_flags
 from omniforcing_jax.cli.bench_stream import EARLY, EDGE, PROMPT, StreamTimings
 from omniforcing_jax.io import machine
+from omniforcing_jax.io.progress import Bar
 from omniforcing_jax.model.positions import Shift, make_positions, shift_rotations
 from omniforcing_jax.nn.rope import Phases, frequencies, rotate
 from omniforcing_jax.pipeline.pipeline import Pipeline
@@ -71,10 +70,9 @@ def stream_long(pipeline: Pipeline, arguments: Arguments) -> dict[str, Any]:
     opened = partial(open_stream, pipeline, PROMPT, seed=arguments.seed, height=arguments.height, width=arguments.width)
     stream = opened(trace=lambda step, block, outputs: made.update({step: outputs}))
     ready, start_s = 0, 0.0
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal) as progress:
+    with Bar("streaming", arguments.blocks, "blocks") as bar:
         chunks = machine.trimmed(stream)
-        for k in progress.track(range(arguments.blocks), description="streaming"):
+        for k in bar.over(range(arguments.blocks)):
             chunk = next(chunks)
             run.note(chunk)
             start_s = chunk.video_start_s

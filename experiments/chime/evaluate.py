@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
-from rich.progress import track
 
-from experiments.chime.judge.sources import BATCH, SOURCES, ClipOptions, read_prompts, read_request
+from experiments.chime.judge.sources import SOURCES, ClipOptions, read_prompts, read_request
 from experiments.cli_errors import keep_figures, refusing
 from experiments.script import read_flags
 from omniforcing_jax.chime import metrics
 from omniforcing_jax.chime.film import Film, read_film
 from omniforcing_jax.chime.prompts import COLOURS, Request
+from omniforcing_jax.io.progress import Bar
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,23 +82,12 @@ def _describe(clip: metrics.Perceived, prompt: str) -> str:
     return f"{prompt!r}: {tracks.count()} seen ({seen}), heard ({heard}), {counts}"
 
 
-def _follow(clips: Iterator[Film], total: int, console: Console) -> Iterator[Film]:
-    """Pass clips on under a progress bar, or with a line per batch where there is no terminal."""
-    if console.is_terminal:
-        yield from track(clips, "judging", total=total, console=console)
-        return
-    for done, clip in enumerate(clips, 1):
-        yield clip
-        if done % BATCH == 0 and done < total:
-            console.print(f"{done} of {total} clips judged", highlight=False)
-
-
 def run(arguments: Arguments, console: Console) -> dict[str, Any]:
     """Make and judge all clips, one in memory at a time."""
     prompts, requests, clips = plan(arguments)
     began = time.monotonic()
-    followed = zip(_follow(clips, len(prompts), console), requests, strict=True)
-    judged = [metrics.perceive(film, request) for film, request in followed]
+    with Bar("judging", len(prompts), "clips") as bar:
+        judged = [metrics.perceive(film, request) for film, request in zip(bar.over(clips), requests, strict=True)]
     if arguments.swap_sound:
         others = judged[1:] + judged[:1]
         judged = [dataclasses.replace(clip, sound=other.sound) for clip, other in zip(judged, others, strict=True)]

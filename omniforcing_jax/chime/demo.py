@@ -121,7 +121,6 @@ def draw(demo: Demo, film: "Film", clip: "Perceived") -> list[tuple[str, str]]:
     """Draw the animation and, where matplotlib is installed, the contact sheet; returns what to say of both."""
     from omniforcing_jax.chime import contact_sheet
     from omniforcing_jax.chime.animation import write_webp
-    from omniforcing_jax.io.extras import is_installed
     from omniforcing_jax.layout import FRAME_RATE
 
     animation, sheet = demo.out / "demo.webp", demo.out / "demo.png"

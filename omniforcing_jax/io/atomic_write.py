@@ -7,6 +7,7 @@ cannot be replaced by a rename, so it is written to directly. A link stays a lin
 import contextlib
 import json
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def replacing(path: AnyPath) -> Iterator[Path]:
         return
     place = Path(os.path.realpath(path))
     place.parent.mkdir(parents=True, exist_ok=True)
-    new = place.with_name(f".{place.name}.{os.getpid()}")
+    new = place.with_name(f".{place.name}.{uuid.uuid4().hex[:12]}")  # several hosts may write to one folder
     try:
         yield new
         os.replace(new, place)

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 
+from omniforcing_jax.io.atomic_write import replacing
 from omniforcing_jax.io.extras import need
 
 FILE = "metrics.jsonl"
@@ -74,9 +75,8 @@ def open_after(path: Path, step: int) -> Any:
             known = False  # killed while writing
         if known:
             kept.append(line + "\n")
-    new = path.with_suffix(".new")
-    new.write_text("".join(kept))
-    new.rename(path)
+    with replacing(path) as new:
+        new.write_text("".join(kept))
     return path.open("a")
 
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from omniforcing_jax.io.atomic_write import replacing, write_json
 from omniforcing_jax.train.compare import differences, refuse
 
 FORMAT = "omniforcing_jax rows 1"
@@ -159,9 +160,7 @@ class Writer:
         if (folder / HEADER).exists():
             refuse(folder, "holds another store", differences(read_header(folder).to_dict(), header.to_dict()))
         else:
-            new = folder / f"{HEADER}.new.{process}"
-            new.write_text(json.dumps(header.to_dict(), indent=2))
-            new.rename(folder / HEADER)
+            write_json(folder / HEADER, header.to_dict())
         for shard in self._shards:
             self._pack_if_whole(shard)
         self._check_space()
@@ -181,9 +180,8 @@ class Writer:
             raise ValueError(f"row {index}: not of this process, which has the shards {list(self._shards)}")
         partial = partial_path(self.folder, self.header, shard)
         partial.mkdir(exist_ok=True)
-        new = partial / f"{index}.new"
-        new.write_bytes(encode(self.header, row))
-        new.rename(partial / str(index))
+        with replacing(partial / str(index)) as new:
+            new.write_bytes(encode(self.header, row))
         self._pack_if_whole(shard)
 
     def _missing_of(self, shard: int) -> list[int]:
@@ -227,19 +225,17 @@ def pack(folder: Path, header: Header, shard: int) -> None:
     from array_record.python.array_record_module import ArrayRecordWriter
 
     path, prompts = shard_path(folder, header, shard), []
-    new = path.with_suffix(".new")
-    writer = ArrayRecordWriter(str(new), "group_size:1,uncompressed")  # latents do not compress
-    for index in header.rows_of(shard):
-        record = (partial_path(folder, header, shard) / str(index)).read_bytes()
-        prompts.append(decode(header, record).prompt)
-        writer.write(record)
-    writer.close()
-    if count_records(new) != len(prompts):
-        raise OSError(f"{new}: {count_records(new)} of {len(prompts)} rows could be read back; is the disk full?")
-    names = prompts_path(folder, header, shard)
-    names.with_suffix(".new").write_text(json.dumps(prompts, ensure_ascii=False))
-    names.with_suffix(".new").rename(names)
-    new.rename(path)
+    with replacing(path) as new:
+        writer = ArrayRecordWriter(str(new), "group_size:1,uncompressed")  # latents do not compress
+        for index in header.rows_of(shard):
+            record = (partial_path(folder, header, shard) / str(index)).read_bytes()
+            prompts.append(decode(header, record).prompt)
+            writer.write(record)
+        writer.close()
+        if count_records(new) != len(prompts):
+            raise OSError(f"{path}: {count_records(new)} of {len(prompts)} rows could be read back; is the disk full?")
+        with replacing(prompts_path(folder, header, shard)) as names:
+            names.write_text(json.dumps(prompts, ensure_ascii=False))
 
 
 def count_records(path: Path) -> int:

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 from experiments.chime.world import encoders, physics
 from experiments.chime.world.clips import TRAIN_SEED
 from experiments.chime.world.recipe import RUNS, WORDS_CONFIG
+from omniforcing_jax.io.atomic_write import replacing
 from omniforcing_jax.text import words
 
 FILE = RUNS / "latents.safetensors"
@@ -33,9 +34,8 @@ def write(path: Path, codecs: encoders.Encoders, count: int, seconds: int, batch
         rows["ids"].append(np.stack([prompt_ids(seed) for seed in seeds]))
         if first % (50 * batch) == 0:
             log.info("%d/%d clips, %.0f s", first, count, time.monotonic() - begun)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: np.concatenate(parts) for name, parts in rows.items()}, path.with_suffix(".new"))
-    path.with_suffix(".new").rename(path)
+    with replacing(path) as new:
+        save_file({name: np.concatenate(parts) for name, parts in rows.items()}, new)
 
 
 def prompt_of(seed: int) -> str:
