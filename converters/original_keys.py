@@ -11,14 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omniforcing_jax.config import (
-    CrossTimestep,
-    GridPrecision,
-    ModelConfig,
-    RotaryConfig,
-    RotaryKind,
-    StreamConfig,
-)
+from omniforcing_jax.config import CrossTimestep, GridPrecision, ModelConfig, RotaryConfig, RotaryKind, StreamConfig
 
 from .component import LTX2
 from .float8 import dequantise

@@ -20,14 +20,7 @@ from jaxtyping import Array, DTypeLike, Float, Int, Key
 from omniforcing_jax.config import ModelConfig, SamplerConfig
 from omniforcing_jax.model.cache import Cache, commit, empty_cache, past_bias
 from omniforcing_jax.model.dual_stream import Text
-from omniforcing_jax.model.positions import (
-    Positions,
-    Shift,
-    make_positions,
-    rotaries,
-    shift_phases,
-    shift_rotations,
-)
+from omniforcing_jax.model.positions import Positions, Shift, make_positions, rotaries, shift_phases, shift_rotations
 from omniforcing_jax.model.transformer import Prediction, Transformer, predict, text_kv
 from omniforcing_jax.model.view import Sigmas, one_sigma, streaming
 from omniforcing_jax.nn.attention import NO_PAST, Sites

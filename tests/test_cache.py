@@ -15,17 +15,7 @@ from omniforcing_jax.model.transformer import predict
 from omniforcing_jax.model.view import one_sigma, streaming
 from omniforcing_jax.nn.attention import KV, Sites
 from tests.phases import moved_later
-from tests.tiny import (
-    AS_USERS_DO,
-    BATCH,
-    GRID,
-    SINKS,
-    TINY,
-    TOKENS,
-    random_latents,
-    random_params,
-    random_text,
-)
+from tests.tiny import AS_USERS_DO, BATCH, GRID, SINKS, TINY, TOKENS, random_latents, random_params, random_text
 
 NAMES = ("video_self", "audio_self", "a2v", "v2a")
 

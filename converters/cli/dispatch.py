@@ -7,15 +7,7 @@ from typing import Any
 from omniforcing_jax.io.arguments import read_command, refuse
 
 from . import commands
-from .options import (
-    PROGRAM,
-    BenchOptions,
-    CheckOptions,
-    ConvertOptions,
-    DiffOptions,
-    ExportOptions,
-    InspectOptions,
-)
+from .options import PROGRAM, BenchOptions, CheckOptions, ConvertOptions, DiffOptions, ExportOptions, InspectOptions
 
 USAGE = """Convert weights from and to PyTorch checkpoints.
 

@@ -16,14 +16,7 @@ from omniforcing_jax.config import CrossTimestep, ModelConfig
 from omniforcing_jax.layout import Block
 from omniforcing_jax.model.positions import Rotaries
 from omniforcing_jax.nn.attention import Site, Sites
-from omniforcing_jax.nn.mask import (
-    AttentionMask,
-    TokenSpan,
-    banded_mask,
-    context_mask,
-    dense_mask,
-    log_ratio_scale,
-)
+from omniforcing_jax.nn.mask import AttentionMask, TokenSpan, banded_mask, context_mask, dense_mask, log_ratio_scale
 from omniforcing_jax.nn.rope import with_identity
 from omniforcing_jax.parallel.spec import ArrayLeaf
 from omniforcing_jax.streams import Streams

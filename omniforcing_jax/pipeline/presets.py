@@ -4,14 +4,7 @@ import dataclasses
 
 from omniforcing_jax.codecs.audio_vae import CHIME_AUDIO_VAE, LTX2_AUDIO_VAE, AudioVAEConfig
 from omniforcing_jax.codecs.conv import SpatialPadding
-from omniforcing_jax.codecs.video_config import (
-    ALL,
-    CHIME_VIDEO_VAE,
-    LTX2_VIDEO_VAE,
-    VideoVAEConfig,
-    compress,
-    res,
-)
+from omniforcing_jax.codecs.video_config import ALL, CHIME_VIDEO_VAE, LTX2_VIDEO_VAE, VideoVAEConfig, compress, res
 from omniforcing_jax.codecs.vocoder import CHIME_VOCODER, LTX2_VOCODER, VocoderConfig
 from omniforcing_jax.config import ModelConfig, SamplerConfig, StreamConfig
 from omniforcing_jax.layout import FUSED, PREFIX

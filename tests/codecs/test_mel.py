@@ -6,15 +6,7 @@ import librosa
 import numpy as np
 import pytest
 
-from omniforcing_jax.codecs.mel import (
-    LTX2_MEL,
-    MelConfig,
-    filterbank,
-    fit_rows,
-    log_mel,
-    resample,
-    stft_magnitude,
-)
+from omniforcing_jax.codecs.mel import LTX2_MEL, MelConfig, filterbank, fit_rows, log_mel, resample, stft_magnitude
 from omniforcing_jax.codecs.mel_filters import mel_edges, mel_filters
 
 RATE = LTX2_MEL.sample_rate

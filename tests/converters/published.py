@@ -11,14 +11,7 @@ from converters.component import DIFFUSERS, LTX2
 from converters.formats import connectors
 from converters.formats.transformer import COMPONENT
 from converters.registry import COMPONENTS
-from omniforcing_jax.config import (
-    CrossTimestep,
-    GridPrecision,
-    ModelConfig,
-    RotaryConfig,
-    RotaryKind,
-    StreamConfig,
-)
+from omniforcing_jax.config import CrossTimestep, GridPrecision, ModelConfig, RotaryConfig, RotaryKind, StreamConfig
 from omniforcing_jax.pipeline.presets import TINY
 from omniforcing_jax.text.connector import ConnectorConfig, ConnectorsConfig
 from omniforcing_jax.text.features import FeatureNorm

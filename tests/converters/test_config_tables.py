@@ -16,14 +16,7 @@ from omniforcing_jax.codecs.conv import SpatialPadding
 from omniforcing_jax.codecs.generator import Activation, Final, GeneratorConfig
 from omniforcing_jax.codecs.video_config import BlockKind, VideoVAEConfig, compress, expand, res
 from omniforcing_jax.codecs.vocoder import VocoderConfig
-from omniforcing_jax.config import (
-    CrossTimestep,
-    GridPrecision,
-    ModelConfig,
-    RotaryConfig,
-    RotaryKind,
-    StreamConfig,
-)
+from omniforcing_jax.config import CrossTimestep, GridPrecision, ModelConfig, RotaryConfig, RotaryKind, StreamConfig
 from omniforcing_jax.text.connector import ConnectorConfig, ConnectorsConfig
 from omniforcing_jax.text.features import FeatureNorm
 from omniforcing_jax.text.gemma import GEMMA_3_12B, GemmaConfig

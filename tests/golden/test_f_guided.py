@@ -8,15 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden_case import Case, needs_golden
-from golden_network import (
-    as_latents,
-    as_tokens,
-    config_of,
-    cut_rotaries,
-    load_params,
-    own_rotaries,
-    recorded_rotary,
-)
+from golden_network import as_latents, as_tokens, config_of, cut_rotaries, load_params, own_rotaries, recorded_rotary
 
 from omniforcing_jax.config import CrossTimestep
 from omniforcing_jax.guidance import (

@@ -7,13 +7,7 @@ import threading
 
 import pytest
 
-from omniforcing_jax.io.atomic_write import (
-    check_folder_writable,
-    check_writable,
-    make_parents,
-    replacing,
-    write_json,
-)
+from omniforcing_jax.io.atomic_write import check_folder_writable, check_writable, make_parents, replacing, write_json
 
 
 def names(folder):

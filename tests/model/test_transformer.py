@@ -11,12 +11,7 @@ from omniforcing_jax.config import CrossTimestep, RotaryConfig
 from omniforcing_jax.layout import PREFIX, Block
 from omniforcing_jax.model.dual_stream import Perturbation
 from omniforcing_jax.model.positions import clip_block, make_positions, rotaries
-from omniforcing_jax.model.transformer import (
-    keep_projections,
-    predict,
-    text_kv,
-    transformer_spec,
-)
+from omniforcing_jax.model.transformer import keep_projections, predict, text_kv, transformer_spec
 from omniforcing_jax.model.view import Sigmas, bidirectional, masked, one_sigma, streaming
 from omniforcing_jax.nn.attention import Sites
 from omniforcing_jax.parallel.spec import abstract, count, path_name

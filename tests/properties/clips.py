@@ -10,13 +10,7 @@ import numpy as np
 from omniforcing_jax.config import SamplerConfig
 from omniforcing_jax.layout import PREFIX, block_of_frames
 from omniforcing_jax.model.cache import commit, empty_cache, past_bias
-from omniforcing_jax.model.positions import (
-    clip_block,
-    make_positions,
-    rotaries,
-    shift_phases,
-    shift_rotations,
-)
+from omniforcing_jax.model.positions import clip_block, make_positions, rotaries, shift_phases, shift_rotations
 from omniforcing_jax.model.transformer import predict
 from omniforcing_jax.model.view import Sigmas, masked, one_sigma, streaming
 from omniforcing_jax.nn.attention import NO_PAST
