@@ -35,9 +35,9 @@ class Naming:
         folder: Subfolder in a diffusers folder.
     """
 
-    prefixes: tuple[str, ...]
     rules: Callable[[Any], tuple[Rule, ...]]
     table: AnyTable
+    prefixes: tuple[str, ...] = ("",)
     passed: tuple[str, ...] = ()
     folder: str = ""
 

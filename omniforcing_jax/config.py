@@ -9,7 +9,7 @@ import enum
 import itertools
 
 from omniforcing_jax.layout import PREFIX, Layout
-from omniforcing_jax.strict_json import Config, require
+from omniforcing_jax.strict_json import Config, require, require_at_least_1
 
 
 class RotaryKind(enum.StrEnum):
@@ -42,22 +42,31 @@ class CrossTimestep(enum.StrEnum):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StreamConfig(Config):
-    """One stream's sizes."""
+class RotatedHeads(Config):
+    """Sizes of attention whose heads are rotated."""
 
-    latent_channels: int
     heads: int
     head_size: int
 
     def __post_init__(self):
-        for field in ("latent_channels", "heads", "head_size"):
-            require(getattr(self, field) >= 1, field, getattr(self, field), "must be at least 1")
+        require_at_least_1(self, "heads", "head_size")
         require(self.head_size % 2 == 0, "head_size", self.head_size, "must be even, rotation pairs channels")
 
     @property
     def width(self) -> int:
-        """Width of the stream: all heads together."""
+        """Channels of all heads together."""
         return self.heads * self.head_size
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StreamConfig(RotatedHeads):
+    """One stream's sizes."""
+
+    latent_channels: int
+
+    def __post_init__(self):
+        require_at_least_1(self, "latent_channels")
+        super().__post_init__()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

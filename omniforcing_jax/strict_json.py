@@ -98,3 +98,9 @@ def require(holds: bool, field: str, value: object, rule: str) -> None:
     """Raise a ValueError that names field, value and rule unless the rule holds."""
     if not holds:
         raise ValueError(f"{field}={value!r}: {rule}")
+
+
+def require_at_least_1(config: "Config", *fields: str) -> None:
+    """Raise a ValueError that names the first of these fields that is below 1."""
+    for field in fields:
+        require(getattr(config, field) >= 1, field, getattr(config, field), "must be at least 1")

@@ -22,6 +22,14 @@ from omniforcing_jax.text.gemma import GemmaConfig, gemma_spec
 WORDS = ("a", "red", "blue", "ball", "and")
 SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>")
 SPACE = "▁"
+VISION = {  # of a Gemma3Config: never read
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 8,
+    "image_size": 28,
+    "patch_size": 14,
+}
 
 
 def build_tokenizer() -> Tokenizer:

@@ -156,6 +156,6 @@ COMPONENT = Component(
             table=HEADER,
             passed=tuple(f"{PREFIX}per_channel_statistics.{name}" for name in ("channel", "mean-of-stds*")),
         ),
-        DIFFUSERS: Naming(prefixes=("",), rules=diffusers_rules, table=MODEL_CONFIG, folder="audio_vae"),
+        DIFFUSERS: Naming(rules=diffusers_rules, table=MODEL_CONFIG, folder="audio_vae"),
     },
 )

@@ -203,6 +203,6 @@ COMPONENT = Component(
             rules=original_rules,
             table=HEADER,
         ),
-        DIFFUSERS: Naming(prefixes=("",), rules=diffusers_rules, table=MODEL_CONFIG, folder="connectors"),
+        DIFFUSERS: Naming(rules=diffusers_rules, table=MODEL_CONFIG, folder="connectors"),
     },
 )

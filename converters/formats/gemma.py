@@ -175,7 +175,6 @@ MULTIMODAL_CONFIG = dataclasses.replace(  # it has no vision part
 def _naming(name: str) -> Naming:
     rules = tuple(_rules(PREFIXES[name]))
     return Naming(
-        prefixes=("",),
         rules=lambda config: rules,
         table=TEXT_CONFIG if name == TEXT_ONLY else MULTIMODAL_CONFIG,
         passed=PASSED[name],

@@ -258,8 +258,6 @@ COMPONENT = Component(
     abstract=lambda config: abstract(transformer_spec(config)),
     namings={
         LTX2: Naming(prefixes=(PREFIX,), rules=lambda config: ORIGINAL_RULES, table=HEADER),
-        DIFFUSERS: Naming(
-            prefixes=("",), rules=lambda config: DIFFUSERS_RULES, table=MODEL_CONFIG, folder="transformer"
-        ),
+        DIFFUSERS: Naming(rules=lambda config: DIFFUSERS_RULES, table=MODEL_CONFIG, folder="transformer"),
     },
 )

@@ -202,6 +202,6 @@ COMPONENT = Component(
             table=HEADER,
             passed=tuple(PREFIX + name for name in UNUSED),
         ),
-        DIFFUSERS: Naming(prefixes=("",), rules=diffusers_rules, table=video_vae_lists.MODEL_CONFIG, folder="vae"),
+        DIFFUSERS: Naming(rules=diffusers_rules, table=video_vae_lists.MODEL_CONFIG, folder="vae"),
     },
 )

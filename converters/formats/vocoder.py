@@ -293,7 +293,6 @@ COMPONENT = Component(
     namings={
         LTX2: Naming(prefixes=(PREFIX,), rules=original_rules, table=HEADER, passed=(PREFIX + UNUSED,)),
         DIFFUSERS: Naming(
-            prefixes=("",),
             rules=lambda config: make_rules(config, OTHER),
             table=MODEL_CONFIG,
             passed=(UNUSED,),

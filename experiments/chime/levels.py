@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.chime.judge import sources
 from experiments.chime.judge.sources import BATCH, load
 from experiments.chime.world import encoders, latents
 from experiments.chime.world.clips import HELD_OUT_SEED
@@ -29,31 +30,25 @@ from omniforcing_jax.io import machine
 from omniforcing_jax.pipeline.pipeline import Pipeline
 from omniforcing_jax.pipeline.shipped import CHIME_WEIGHTS
 from omniforcing_jax.sample import clip
-from omniforcing_jax.sample.request import ClipRequest
 from omniforcing_jax.schedule import add_noise, fresh_shares
 from omniforcing_jax.streams import Streams
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(sources.SampleFlags):
     """Bring noised truth back and judge it."""
 
     sigmas: tuple[float, ...] = (0.5, 0.7, 0.85, 0.95, 1.0)
     """Noise levels to begin at."""
     count: int = 16
     """Clips, a multiple of 8."""
-    seconds: int = 5
-    """Length of each clip, in seconds."""
     steps: int = 20
     """Steps of the whole schedule, of which those below the level are taken."""
     guidance: float = 1.0
-    """Guidance scale of both streams."""
     renewal: float = 0.0
     """Share of fresh noise in each step: 0 makes Euler steps, 1 those of a diffusion run backwards."""
     weights: Path = CHIME_WEIGHTS / "teacher"
     """Weights folder of the teacher."""
-    seed: int = 0
-    """Random seed of the noise."""
 
 
 def truth(count: int, seconds: int) -> tuple[list[str], tuple[np.ndarray, np.ndarray]]:
@@ -73,13 +68,7 @@ def bring_back(
     pipeline: Pipeline, prompts: list[str], clean: tuple[np.ndarray, np.ndarray], sigma: float, arguments: Arguments
 ) -> list[metrics.Perceived]:
     """Noise one batch of clips to a level, denoise, decode and judge."""
-    request = ClipRequest(
-        prompts=prompts,
-        seconds=arguments.seconds,
-        steps=arguments.steps,
-        guidance=arguments.guidance,
-        seed=arguments.seed,
-    )
+    request = sources.clip_request(prompts, arguments)
     plan = clip.plan_clip(pipeline, request)
     levels = (sigma, *(level for level in plan.sigmas if level < sigma - 1e-3))
     shares = tuple(fresh_shares(levels, arguments.renewal).tolist()) if arguments.renewal else None

@@ -33,7 +33,6 @@ from omniforcing_jax.pipeline import text_source
 from omniforcing_jax.pipeline.pipeline import Codecs, Pipeline
 from omniforcing_jax.pipeline.shipped import CHIME_WEIGHTS
 from omniforcing_jax.sample import clip
-from omniforcing_jax.sample.request import ClipRequest
 from omniforcing_jax.stream.chunk import Chunk
 from omniforcing_jax.stream.mp4 import Mp4Writer
 from omniforcing_jax.streams import Streams
@@ -45,21 +44,13 @@ OTHER_GUIDANCE_OFF = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Arguments:
+class Arguments(sources.SampleFlags):
     """Let diffusers play the exported teacher, and compare with our own clips."""
 
     weights: Path = CHIME_WEIGHTS / "teacher"
     """Weights folder of the teacher."""
     prompts: str = "8"
     """Text file with one prompt per line, or how many to draw."""
-    seconds: int = 5
-    """Length of each clip, in seconds."""
-    steps: int = 40
-    """Euler steps."""
-    guidance: float = 3.0
-    """Guidance scale of both streams."""
-    seed: int = 0
-    """Random seed of prompts and noise."""
     folder: Path = Path("out/stock_pipeline")
     """Folder for the clips."""
     json: Path | None = None
@@ -203,13 +194,7 @@ def compare(stock: list[Chunk], own: list[Chunk]) -> dict[str, float]:
 def run(arguments: Arguments) -> dict[str, Any]:
     """Export, play both ways, judge both."""
     prompts = sources.read_prompts(arguments.prompts, arguments.seed)
-    request = ClipRequest(
-        prompts=prompts,
-        seconds=arguments.seconds,
-        steps=arguments.steps,
-        guidance=arguments.guidance,
-        seed=arguments.seed,
-    )
+    request = sources.clip_request(prompts, arguments)
     plan = clip.plan_clip(arguments.weights, request)
     arguments.folder.mkdir(parents=True, exist_ok=True)
     pipeline = sources.load(arguments.weights)

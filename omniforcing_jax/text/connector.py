@@ -14,13 +14,13 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from omniforcing_jax.config import GridPrecision, RotaryConfig, RotaryKind
+from omniforcing_jax.config import GridPrecision, RotaryConfig, RotaryKind, RotatedHeads
 from omniforcing_jax.nn.attention import Attention, Site, attend, attention_spec
 from omniforcing_jax.nn.mlp import Mlp, apply_mlp, mlp_spec
 from omniforcing_jax.nn.norm import rms_norm
 from omniforcing_jax.nn.rope import Rotary, angles, combine, frequencies
 from omniforcing_jax.parallel.spec import Leaf, Spec, array, normal, stacked
-from omniforcing_jax.strict_json import Config, require
+from omniforcing_jax.strict_json import Config, require, require_at_least_1
 from omniforcing_jax.text.contexts import TextContexts
 from omniforcing_jax.text.features import FeatureNorm, Features, extract_features, features_spec
 
@@ -28,30 +28,20 @@ MLP_RATIO = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ConnectorConfig(Config):
+class ConnectorConfig(RotatedHeads):
     """One stream's connector.
 
     Attributes:
         layers: Layers of its transformer.
-        heads: Heads of its transformer.
-        head_size: Channels of a head.
         registers: Learned vectors, whose number must divide the tokens of a context.
     """
 
     layers: int
-    heads: int
-    head_size: int
     registers: int
 
     def __post_init__(self):
-        for field in ("layers", "heads", "head_size", "registers"):
-            require(getattr(self, field) >= 1, field, getattr(self, field), "must be at least 1")
-        require(self.head_size % 2 == 0, "head_size", self.head_size, "must be even, rotation pairs channels")
-
-    @property
-    def width(self) -> int:
-        """Channels of a context."""
-        return self.heads * self.head_size
+        require_at_least_1(self, "layers", "registers")
+        super().__post_init__()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,8 +75,7 @@ class ConnectorsConfig(Config):
     max_position: int = 4096
 
     def __post_init__(self):
-        for field in ("text_width", "text_states", "tokens", "max_position"):
-            require(getattr(self, field) >= 1, field, getattr(self, field), "must be at least 1")
+        require_at_least_1(self, "text_width", "text_states", "tokens", "max_position")
         for name, stream in (("video", self.video), ("audio", self.audio)):
             rule = f"must be a multiple of {name}.registers={stream.registers}"
             require(self.tokens % stream.registers == 0, "tokens", self.tokens, rule)

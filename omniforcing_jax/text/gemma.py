@@ -23,7 +23,7 @@ from omniforcing_jax.nn.mask import mask_bias
 from omniforcing_jax.nn.norm import rms_norm
 from omniforcing_jax.nn.rope import Rotary, rotate
 from omniforcing_jax.parallel.spec import ArrayLeaf, Leaf, Spec, array, normal, stacked, zeros
-from omniforcing_jax.strict_json import Config, require
+from omniforcing_jax.strict_json import Config, require, require_at_least_1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,8 +59,7 @@ class GemmaConfig(Config):
     global_stretch: float = 1.0
 
     def __post_init__(self):
-        for field in ("vocabulary", "width", "mlp_width", "heads", "kv_heads", "head_size", "window"):
-            require(getattr(self, field) >= 1, field, getattr(self, field), "must be at least 1")
+        require_at_least_1(self, "vocabulary", "width", "mlp_width", "heads", "kv_heads", "head_size", "window")
         for field in ("query_scale", "local_theta", "global_theta", "global_stretch"):
             require(getattr(self, field) > 0, field, getattr(self, field), "must be positive")
         require(self.heads % self.kv_heads == 0, "heads", self.heads, f"must be a multiple of kv_heads={self.kv_heads}")

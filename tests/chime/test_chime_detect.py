@@ -95,11 +95,15 @@ def test_impacts_seen_are_exact_to_a_few_milliseconds(tracks):
     assert (gaps < 20).mean() > 0.95
 
 
+def _assert_all_happened(scene, events):
+    exact = physics.impacts(scene, 5)
+    for event in events:
+        assert min(abs(event.time - i.time) for i in exact if i.colour == event.colour) < 0.05
+
+
 def test_no_impact_is_seen_that_did_not_happen(tracks):
     for scene, seen in zip(WORLDS, tracks, strict=True):
-        exact = physics.impacts(scene, 5)
-        for event in detect.impacts(seen):
-            assert min(abs(event.time - i.time) for i in exact if i.colour == event.colour) < 0.05
+        _assert_all_happened(scene, detect.impacts(seen))
 
 
 def test_onsets_heard_are_exact_to_a_millisecond(onsets):
@@ -111,9 +115,7 @@ def test_onsets_heard_are_exact_to_a_millisecond(onsets):
 
 def test_no_onset_is_heard_that_did_not_ring(onsets):
     for scene, heard in zip(WORLDS, onsets, strict=True):
-        exact = physics.impacts(scene, 5)
-        for event in (e for e in heard if e.time < SECONDS - 0.05):
-            assert min(abs(event.time - i.time) for i in exact if i.colour == event.colour) < 0.05
+        _assert_all_happened(scene, [event for event in heard if event.time < SECONDS - 0.05])
 
 
 def test_blur_and_noise_in_the_picture_move_impacts_by_milliseconds_only():

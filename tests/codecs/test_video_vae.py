@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from random_weights import fill_codec
 
 from omniforcing_jax.codecs import conv
 from omniforcing_jax.codecs.folding import fold, patchify, unfold, unpatchify
@@ -38,20 +39,8 @@ CONFIG = VideoVAEConfig(
 FRAMES, LATENTS = 21, 6
 
 
-def random_variables(config):
-    """Draw every weight, biases and statistics included, so that nothing is neutral."""
-    pixels = jnp.zeros((1, 1, 2 * config.spatial_compression, 2 * config.spatial_compression, 3))
-    leaves, tree = jax.tree.flatten(jax.eval_shape(VideoVAE(config).init, jax.random.key(0), pixels))
-    generator = np.random.default_rng(0)
-    drawn = [
-        generator.uniform(0.5, 1.5, leaf.shape) if leaf.ndim == 1
-        else generator.normal(size=leaf.shape) * np.prod(leaf.shape[:-1]) ** -0.5
-        for leaf in leaves
-    ]  # fmt: skip
-    return jax.tree.unflatten(tree, [jnp.asarray(leaf, jnp.float32) for leaf in drawn])
-
-
-VARIABLES = random_variables(CONFIG)
+SIDE = 2 * CONFIG.spatial_compression
+VARIABLES = fill_codec(VideoVAE(CONFIG), jnp.zeros((1, 1, SIDE, SIDE, 3)), (0.5, 1.5))
 PIXELS = jax.random.uniform(jax.random.key(1), (2, FRAMES, 8, 12, 3), minval=-1)
 RAW = jax.random.normal(jax.random.key(2), (2, LATENTS, 2, 3, 3))
 

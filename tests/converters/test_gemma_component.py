@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from tiny_text import VISION
 from transformers import Gemma3Config, Gemma3ForCausalLM, Gemma3ForConditionalGeneration, Gemma3TextConfig
 
 from converters.component import HUGGING_FACE
@@ -30,14 +31,6 @@ PUBLISHED = {
     "torch_dtype": "bfloat16",
     "vision_config": {"hidden_size": 1152, "model_type": "siglip_vision_model"},
 }
-TINY_VISION = {
-    "hidden_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 8,
-    "image_size": 28,
-    "patch_size": 14,
-}
 SMALL = dataclasses.replace(
     GEMMA_3_12B, width=32, heads=4, kv_heads=1, head_size=16, query_scale=24.0, global_stretch=1.0, window=512
 )
@@ -52,7 +45,7 @@ def build(naming, config):
     with torch.device("meta"):
         if naming == TEXT_ONLY:
             return Gemma3ForCausalLM(Gemma3TextConfig(**values)).state_dict()
-        return Gemma3ForConditionalGeneration(Gemma3Config(**values, vision_config=TINY_VISION)).state_dict()
+        return Gemma3ForConditionalGeneration(Gemma3Config(**values, vision_config=VISION)).state_dict()
 
 
 def published(key):

@@ -11,6 +11,7 @@ from converters.component import LTX2, Component, Naming
 from converters.config_table import ConfigTable
 from converters.native_component import rename_tensors, wrap_tree
 from converters.rules import Rule, check_rules, expand_rules
+from converters.section import nest
 
 RULES = (Rule("layers/a/w", "blocks.{i}.a.weight"), Rule("layers/b", "blocks.{i}.b"), Rule("head/w", "head.weight"))
 TRANSPOSED = (Rule("layers/kernel", "blocks.{i}.weight", (2, 3, 1, 0)), Rule("kernel", "weight", (2, 0, 1)))
@@ -23,19 +24,12 @@ def make_component(rules=RULES):
         name="toy",
         config=None,
         abstract=lambda shapes: nested({name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in shapes}),
-        namings={LTX2: Naming(prefixes=("",), rules=lambda shapes: rules, table=table)},
+        namings={LTX2: Naming(rules=lambda shapes: rules, table=table)},
     )
 
 
 def nested(named):
-    tree = {}
-    for name, value in named.items():
-        *path, last = name.split("/")
-        place = tree
-        for step in path:
-            place = place.setdefault(step, {})
-        place[last] = value
-    return tree
+    return nest({name.replace("/", "."): value for name, value in named.items()})
 
 
 def make_named(layers=3, dtype=np.float32):

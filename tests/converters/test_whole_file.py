@@ -8,24 +8,14 @@ import numpy as np
 from published import SMALL, draw_network, text_path
 from run import run
 from safetensors.numpy import save_file
+from tiny_text import ENCODER
 
 from converters.component import HUGGING_FACE, LTX2
 from converters.registry import COMPONENTS, PREFIXES
 from omniforcing_jax.codecs.video_config import ALL, SPACE, TIME, VideoVAEConfig, compress, res
 from omniforcing_jax.pipeline.presets import TINY_STREAM
-from omniforcing_jax.text.gemma import GemmaConfig
 
-TEXT = GemmaConfig(
-    vocabulary=11,
-    width=8,
-    mlp_width=12,
-    heads=2,
-    kv_heads=1,
-    head_size=4,
-    query_scale=4.0,
-    window=4,
-    is_global=(False, True),
-)
+TEXT = dataclasses.replace(ENCODER.gemma, vocabulary=11, width=8, mlp_width=12)
 
 CONFIGS = {
     "transformer": SMALL,

@@ -3,23 +3,12 @@
 import functools
 import re
 
+import golden_network as net
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden_case import Case, list_variants, needs_golden
-from golden_network import (
-    LAYOUTS,
-    as_latents,
-    as_tokens,
-    config_of,
-    cut_rotaries,
-    load_params,
-    masked_rotaries,
-    own_rotaries,
-    run_predict,
-    run_text_kv,
-)
 
 from omniforcing_jax.config import SamplerConfig
 from omniforcing_jax.model.cache import commit, empty_cache, past_bias
@@ -48,25 +37,27 @@ def find_window(case: Case, variant: str) -> tuple[int, bool]:
     return int(past) + 1, kept == "True"
 
 
-def prepare(case: Case, own_tables: bool):
-    config = config_of(case, inputs().config)
+def prepare(case: Case, variant: str, own_tables: bool):
+    """Return config, weights, text, blocks, rotary tables, and the window and whether block 0 is pinned."""
+    config = net.config_of(case, inputs().config)
     frames, audio_frames, grid = (inputs().config[name] for name in ("frames", "audio_frames", "grid"))
-    own = own_rotaries(config, frames, audio_frames, grid)
-    params = load_params(case.config["weights"], config)
-    text = run_text_kv(
+    own = net.own_rotaries(config, frames, audio_frames, grid)
+    params = net.load_params(case.config["weights"], config)
+    text = net.run_text_kv(
         params,
         inputs()["in.video_context"],
         inputs()["in.audio_context"],
         jnp.asarray(inputs()["in.text_mask"], jnp.int32),
     )
-    blocks = LAYOUTS[inputs().config["layout"]].blocks(frames)
+    blocks = net.LAYOUTS[inputs().config["layout"]].blocks(frames)
     np.testing.assert_array_equal(np.array(blocks), case.config["blocks"])
-    return config, params, text, blocks, own if own_tables else masked_rotaries(inputs(), config)
+    tables = own if own_tables else net.masked_rotaries(inputs(), config)
+    return config, params, text, blocks, tables, find_window(case, variant)
 
 
 def compare_velocities(case: Case, variant: str, video, audio, own_tables: bool) -> None:
     name = f"out.{variant}.video_velocity"
-    case.compare(name, as_latents(video, case[name]), own_tables)
+    case.compare(name, net.as_latents(video, case[name]), own_tables)
     case.compare(f"out.{variant}.audio_velocity", audio, own_tables)
     case.assert_all_compared(f"out.{variant}.*")
 
@@ -75,12 +66,11 @@ def compare_velocities(case: Case, variant: str, video, audio, own_tables: bool)
 @VARIANT
 def test_a_banded_mask_is_the_reference_with_fewer_blocks(variant, own_tables):
     case = Case(NAME)
-    config, params, text, blocks, tables = prepare(case, own_tables)
-    window, pinned = find_window(case, variant)
+    config, params, text, blocks, tables, (window, pinned) = prepare(case, variant, own_tables)
     sigmas = Sigmas(jnp.asarray(inputs()["in.video_sigma"]), jnp.asarray(inputs()["in.audio_sigma"]))
     view = masked(config, tables, sigmas, blocks, window=window, pin_prefix=pinned)
-    noisy = Streams(as_tokens(inputs()["in.video_latent"]), inputs()["in.audio_latent"])
-    velocity = run_predict(params, config, noisy, view, text).velocity
+    noisy = Streams(net.as_tokens(inputs()["in.video_latent"]), inputs()["in.audio_latent"])
+    velocity = net.run_predict(params, config, noisy, view, text).velocity
     compare_velocities(case, variant, velocity.video, velocity.audio, own_tables)
 
 
@@ -88,23 +78,22 @@ def test_a_banded_mask_is_the_reference_with_fewer_blocks(variant, own_tables):
 @VARIANT
 def test_the_ring_cache_is_the_reference_with_fewer_blocks(variant, own_tables):
     case = Case(NAME)
-    config, params, text, blocks, tables = prepare(case, own_tables)
-    window, pinned = find_window(case, variant)
-    layout, grid = LAYOUTS[inputs().config["layout"]], tuple(inputs().config["grid"])
+    config, params, text, blocks, tables, (window, pinned) = prepare(case, variant, own_tables)
+    layout, grid = net.LAYOUTS[inputs().config["layout"]], tuple(inputs().config["grid"])
     horizon = layout.start_seconds(len(blocks))
     sampler = SamplerConfig(layout=layout, sigmas=(1.0, 0.0), horizon_seconds=horizon, window=window, pin_prefix=pinned)
-    video, audio = as_tokens(inputs()["in.video_latent"]), inputs()["in.audio_latent"]
+    video, audio = net.as_tokens(inputs()["in.video_latent"]), inputs()["in.audio_latent"]
     cache, made = empty_cache(config, sampler, grid, len(video)), []
     for k, block in enumerate(blocks):
         tokens = slice(*(frame * grid[0] * grid[1] for frame in (block.video_start, block.video_end)))
         latents = slice(block.audio_start, block.audio_end)
-        rotaries = cut_rotaries(tables, tokens, latents)
+        rotaries = net.cut_rotaries(tables, tokens, latents)
         view = streaming(
             config, rotaries, one_sigma(jnp.asarray(inputs()["in.block_sigma"][:, k])), past_bias(cache) if k else None
         )
         past = cache.past if k else NO_PAST
         noisy = Streams(video[:, tokens], audio[:, latents])
-        velocity, fresh = run_predict(params, config, noisy, view, text, past=past)
+        velocity, fresh = net.run_predict(params, config, noisy, view, text, past=past)
         made.append(velocity)
         cache = run_commit(cache, fresh)
     velocity = jax.tree.map(lambda *pieces: jnp.concatenate(pieces, axis=1), *made)
@@ -114,8 +103,7 @@ def test_the_ring_cache_is_the_reference_with_fewer_blocks(variant, own_tables):
 @VARIANT
 def test_the_four_banded_masks_are_the_reference_s(variant):
     case = Case(NAME)
-    config, _, _, blocks, tables = prepare(case, own_tables=True)
-    window, pinned = find_window(case, variant)
+    config, _, _, blocks, tables, (window, pinned) = prepare(case, variant, own_tables=True)
     video, audio = token_spans(config, tables, blocks, pinned)
     sites = {"video_self": (video, video), "audio_self": (audio, audio), "a2v": (video, audio), "v2a": (audio, video)}
     for site, (queries, keys) in sites.items():

@@ -10,16 +10,8 @@ import pytest
 from golden_case import Case, needs_golden
 from golden_network import as_latents, as_tokens, config_of, cut_rotaries, load_params, own_rotaries, recorded_rotary
 
+from omniforcing_jax import guidance
 from omniforcing_jax.config import CrossTimestep
-from omniforcing_jax.guidance import (
-    GuidanceConfig,
-    Pass,
-    Stg,
-    StreamGuidance,
-    euler_trajectory,
-    guided_x0,
-    predict_passes,
-)
 from omniforcing_jax.model.positions import Rotaries
 from omniforcing_jax.model.transformer import predict, text_kv
 from omniforcing_jax.model.view import bidirectional, one_sigma
@@ -28,25 +20,25 @@ from omniforcing_jax.streams import Streams
 
 pytestmark = [needs_golden, pytest.mark.usefixtures("strict")]
 CASES = {
-    "f_guided_core100": (Stg.VALUES, CrossTimestep.CROSS),
-    "f_guided_bundled": (Stg.DROP, CrossTimestep.OWN),
+    "f_guided_core100": (guidance.Stg.VALUES, CrossTimestep.CROSS),
+    "f_guided_bundled": (guidance.Stg.DROP, CrossTimestep.OWN),
 }
 INPUTS_FROM, TABLES_FROM = "f_guided_core100", "a_teacher_core100"
 PARTS = {
-    "cond": Pass.PROMPT,
-    "uncond": Pass.NEGATIVE,
-    "perturbed": Pass.PERTURBED,
-    "isolated": Pass.ISOLATED,
+    "cond": guidance.Pass.PROMPT,
+    "uncond": guidance.Pass.NEGATIVE,
+    "perturbed": guidance.Pass.PERTURBED,
+    "isolated": guidance.Pass.ISOLATED,
 }
 
 
-def make_guidance(words: dict, stg: Stg) -> GuidanceConfig:
-    def strengths(stream: str) -> StreamGuidance:
-        return StreamGuidance(
+def make_guidance(words: dict, stg: guidance.Stg) -> guidance.GuidanceConfig:
+    def strengths(stream: str) -> guidance.StreamGuidance:
+        return guidance.StreamGuidance(
             cfg=words[f"cfg_{stream}"], stg=words["stg"], modality=words["modality"], rescale=words["rescale"]
         )
 
-    return GuidanceConfig(
+    return guidance.GuidanceConfig(
         video=strengths("video"),
         audio=strengths("audio"),
         stg_layers=tuple(words["stg_blocks"]),
@@ -75,7 +67,7 @@ def make_tables(config, case: Case, own_tables: bool) -> Rotaries:
     return cut if jax.tree.map(jnp.shape, cut) == jax.tree.map(jnp.shape, own) else own
 
 
-def make_functions(config, guidance):
+def make_functions(config, strengths):
     """Compile the trajectory and the passes of one step; both take everything that varies as arguments."""
 
     def network(params, tables):
@@ -89,14 +81,16 @@ def make_functions(config, guidance):
 
     def follow(params, tables, noise, sigmas, prompt, negative):
         def step(latents, sigma):
-            return guided_x0(network(params, tables), latents, sigma, prompt, negative, guidance, config.layers)
+            return guidance.guided_x0(
+                network(params, tables), latents, sigma, prompt, negative, strengths, config.layers
+            )
 
-        return euler_trajectory(step, noise, sigmas)
+        return guidance.euler_trajectory(step, noise, sigmas)
 
     def look(params, tables, latents, sigma, prompt, negative):
-        call = (network(params, tables), latents, sigma, prompt, negative, guidance, config.layers)
-        passes = {which.name: streams for which, streams in predict_passes(*call).items()}
-        return passes, guided_x0(*call)
+        call = (network(params, tables), latents, sigma, prompt, negative, strengths, config.layers)
+        passes = {which.name: streams for which, streams in guidance.predict_passes(*call).items()}
+        return passes, guidance.guided_x0(*call)
 
     return jax.jit(follow), jax.jit(look)
 

@@ -27,6 +27,19 @@ LAYERS, HEADS, VIDEO_HEAD, AUDIO_HEAD, CHANNELS, CAPTION = 2, 4, 16, 8, 8, 24
 VIDEO, AUDIO = HEADS * VIDEO_HEAD, HEADS * AUDIO_HEAD
 GRID, FPS, AUDIO_FRAMES, WORDS, BATCH = (3, 2, 4), 24.0, 17, 6, 2
 TOKENS = GRID[0] * GRID[1] * GRID[2]
+SIZES = {
+    "num_layers": LAYERS,
+    "in_channels": CHANNELS,
+    "out_channels": CHANNELS,
+    "num_attention_heads": HEADS,
+    "attention_head_dim": VIDEO_HEAD,
+    "cross_attention_dim": VIDEO,
+    "audio_in_channels": CHANNELS,
+    "audio_out_channels": CHANNELS,
+    "audio_num_attention_heads": HEADS,
+    "audio_attention_head_dim": AUDIO_HEAD,
+    "audio_cross_attention_dim": AUDIO,
+}
 
 # Original names to diffusers', first match wins: written here once more, so that a wrong table is found.
 RENAMES = (
@@ -98,17 +111,7 @@ def build_core(newer: bool, rotary: str, precise_grid: bool = True, small: bool 
         options["caption_projection"] = PixArtAlphaTextProjection(CAPTION, VIDEO)
         options["audio_caption_projection"] = PixArtAlphaTextProjection(CAPTION, AUDIO)
     model = LTXModel(
-        num_attention_heads=HEADS,
-        attention_head_dim=VIDEO_HEAD,
-        in_channels=CHANNELS,
-        out_channels=CHANNELS,
-        num_layers=LAYERS,
-        cross_attention_dim=VIDEO,
-        audio_num_attention_heads=HEADS,
-        audio_attention_head_dim=AUDIO_HEAD,
-        audio_in_channels=CHANNELS,
-        audio_out_channels=CHANNELS,
-        audio_cross_attention_dim=AUDIO,
+        **SIZES,
         av_ca_timestep_scale_multiplier=1000,
         rope_type=LTXRopeType(rotary),
         double_precision_rope=precise_grid,
@@ -175,22 +178,7 @@ def build_diffusers(core: LTXModel, newer: bool, rotary: str) -> LTX2VideoTransf
     """Build diffusers' model with the weights of ltx-core's under their other names."""
     names = ("gated_attn", "cross_attn_mod", "audio_gated_attn", "audio_cross_attn_mod", "perturbed_attn")
     options = dict.fromkeys(names, True) | {"use_prompt_embeddings": False} if newer else {"caption_channels": CAPTION}
-    model = LTX2VideoTransformer3DModel(
-        in_channels=CHANNELS,
-        out_channels=CHANNELS,
-        num_attention_heads=HEADS,
-        attention_head_dim=VIDEO_HEAD,
-        cross_attention_dim=VIDEO,
-        audio_in_channels=CHANNELS,
-        audio_out_channels=CHANNELS,
-        audio_num_attention_heads=HEADS,
-        audio_attention_head_dim=AUDIO_HEAD,
-        audio_cross_attention_dim=AUDIO,
-        num_layers=LAYERS,
-        rope_type=rotary,
-        rope_double_precision=True,
-        **options,
-    ).eval()
+    model = LTX2VideoTransformer3DModel(**SIZES, rope_type=rotary, rope_double_precision=True, **options).eval()
     model.load_state_dict({_rename(name): value for name, value in core.state_dict().items()})
     return model
 

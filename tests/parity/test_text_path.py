@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
-from tiny_text import build_tokenizer
+from tiny_text import VISION, build_tokenizer
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration, PreTrainedTokenizerFast
 
 from converters.cli import main as convert
@@ -24,14 +24,6 @@ GEMMA = {
     "sliding_window": 8,
     "sliding_window_pattern": 2,
     "rope_scaling": {"rope_type": "linear", "factor": 8.0},
-}
-VISION = {
-    "hidden_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 8,
-    "image_size": 28,
-    "patch_size": 14,
 }
 CONNECTORS = {
     "caption_channels": WIDTH,

@@ -10,6 +10,7 @@ import torch
 from codec_peers import to_peer
 from diffusers import AutoencoderKLLTX2Video
 from ltx_core.model.video_vae.model_configurator import VideoDecoderConfigurator, VideoEncoderConfigurator
+from random_weights import fill_codec
 
 from converters.component import DIFFUSERS, LTX2
 from converters.formats.video_vae import COMPONENT
@@ -55,19 +56,6 @@ CASES = {
 }
 
 
-def random_variables(config):
-    """Draw every weight, so that nothing is neutral."""
-    pixels = jnp.zeros((1, 1, 64, 64, 3))
-    leaves, tree = jax.tree.flatten(jax.eval_shape(VideoVAE(config).init, jax.random.key(0), pixels))
-    generator = np.random.default_rng(0)
-    drawn = [
-        generator.uniform(0.3, 0.9, leaf.shape) if leaf.ndim == 1
-        else generator.normal(size=leaf.shape) * np.prod(leaf.shape[:-1]) ** -0.5
-        for leaf in leaves
-    ]  # fmt: skip
-    return jax.tree.unflatten(tree, [np.asarray(leaf, np.float32) for leaf in drawn])
-
-
 def ltx_core(config, variables):
     """Return the reference's encoder and decoder with these weights."""
     header, halves = COMPONENT.namings[LTX2].table.write(config), []
@@ -100,7 +88,8 @@ def from_torch(x):
 def case(request):
     """One configuration: config, variables, both peers, and ours compiled."""
     config = CASES[request.param]
-    variables, vae = random_variables(config), VideoVAE(config)
+    vae = VideoVAE(config)
+    variables = jax.tree.map(np.asarray, fill_codec(vae, jnp.zeros((1, 1, 64, 64, 3)), (0.3, 0.9)))
     run = jax.jit(lambda x, method: vae.apply(variables, x, method=method), static_argnums=1)
     return variables["stats"], ltx_core(config, variables), diffusers(config, variables), run
 

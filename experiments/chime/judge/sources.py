@@ -4,7 +4,7 @@ Each source is an iterator of clips, made one (or one batch) at a time.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from omniforcing_jax.pipeline.presets import CHIME_WORDS
 from omniforcing_jax.pipeline.shipped import CHIME_WEIGHTS
 from omniforcing_jax.pipeline.weights_folder import load_pipeline, read_pipeline_config
 from omniforcing_jax.sample.clip import sample_clip
+from omniforcing_jax.sample.request import ClipRequest
 from omniforcing_jax.schedule import ltx2_schedule
 from omniforcing_jax.stream.decode import decode_clip
 from omniforcing_jax.stream.start import open_stream
@@ -47,6 +48,27 @@ class ClipOptions:
     """The teacher's guidance scale; by default 3."""
     renewal: float | None = None
     """Share of fresh noise in each step; by default 0 for a teacher, a student's own."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SampleFlags:
+    """What every script that samples from a teacher is told."""
+
+    seconds: int = 5
+    """Length of each clip, in seconds."""
+    steps: int = 40
+    """Denoise steps of the whole schedule."""
+    guidance: float = 3.0
+    """Guidance scale of both streams."""
+    seed: int = 0
+    """Random seed of prompts and noise."""
+
+
+def clip_request(prompts: Sequence[str], flags: SampleFlags) -> ClipRequest:
+    """Ask for one clip per prompt."""
+    return ClipRequest(
+        prompts=tuple(prompts), seconds=flags.seconds, steps=flags.steps, guidance=flags.guidance, seed=flags.seed
+    )
 
 
 def load(folder: Path) -> Pipeline:
