@@ -7,6 +7,7 @@ import zlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxlib.version import __version_info__ as jaxlib_version
 
 from omniforcing_jax.config import ModelConfig, RotaryConfig, RotaryKind
 from omniforcing_jax.model.transformer import Transformer, text_kv, transformer_spec
@@ -19,7 +20,8 @@ TOKENS = GRID[0] * GRID[1]
 CAPTION_TOKENS = 5
 BATCH = 2
 
-AS_USERS_DO = {"xla_cpu_use_fusion_emitters": True}  # all of conftest's hurry that can change a program's buffers
+# All of conftest's hurry that can change a program's buffers; later versions do not know the flag.
+AS_USERS_DO = {"xla_cpu_use_fusion_emitters": True} if jaxlib_version < (0, 11, 1) else {}
 
 SINKS = dataclasses.replace(TINY, sinks=3)
 INTERLEAVED = dataclasses.replace(TINY, rotary=RotaryConfig(kind=RotaryKind.INTERLEAVED))

@@ -37,7 +37,7 @@ from omniforcing_jax.pipeline.checks import student_sampler
 from omniforcing_jax.pipeline.pipeline import Pipeline
 from omniforcing_jax.pipeline.shipped import CHIME_WEIGHTS
 from omniforcing_jax.stream.mp4 import write_mp4
-from omniforcing_jax.stream.prompt_change.schedule import ScheduledPrompt, follow_schedule, plan_prompt_schedule
+from omniforcing_jax.stream.prompt_schedule import ScheduledPrompt, follow_schedule, plan_prompt_schedule
 from omniforcing_jax.stream.start import open_stream
 
 AT_ONCE = 2.0  # seconds

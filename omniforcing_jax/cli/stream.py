@@ -26,7 +26,7 @@ from omniforcing_jax.stream.conditioning.condition import Condition, continue_fi
 from omniforcing_jax.stream.mp4 import Mp4Writer, Overlapped
 from omniforcing_jax.stream.plan import plan_stream, resolve_request
 from omniforcing_jax.stream.prompt_change.history import check_recompute
-from omniforcing_jax.stream.prompt_change.schedule import (
+from omniforcing_jax.stream.prompt_schedule import (
     ChangeWatch,
     ScheduledPrompt,
     follow_schedule,

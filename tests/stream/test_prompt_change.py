@@ -18,7 +18,7 @@ from omniforcing_jax.stream.conditioning.tracks import ConditioningTracks, Laten
 from omniforcing_jax.stream.prompt_change import recache, transition
 from omniforcing_jax.stream.prompt_change.history import check_recompute, exact_depth, window_blocks
 from omniforcing_jax.stream.prompt_change.recache import blocks_in_ring, blocks_to_recache
-from omniforcing_jax.stream.prompt_change.schedule import ScheduledPrompt, follow_schedule, plan_prompt_schedule
+from omniforcing_jax.stream.prompt_schedule import ScheduledPrompt, follow_schedule, plan_prompt_schedule
 from omniforcing_jax.stream.start import open_stream
 from omniforcing_jax.text.contexts import TextContexts
 
