@@ -154,6 +154,8 @@ def _resume(command: StreamOptions, folder: Path, startup: Startup) -> tuple[Chu
     defaults = {field.name: field.default for field in dataclasses.fields(StreamOptions)}
     given = [name for name in SAVED_WITH_THE_STATE if getattr(command, name) != defaults[name]]
     saved, request, _ = read_saved(folder)
+    if request.is_batch:
+        raise ValueError(f"{folder}: holds a batch of {len(request.prompts)} streams, one file takes one stream")
     if command.prompt is not None and request.prompts == (command.prompt,):
         given.remove("prompt")
     for name in given:
@@ -174,8 +176,7 @@ def _resume(command: StreamOptions, folder: Path, startup: Startup) -> tuple[Chu
         source = text_source.encode_on_disk(command.weights, plan.config, texts, None, jnp.dtype(saved.weights_dtype))
     announce(startup, plan.config, saved.weights_dtype, "resumed", plan.static.grid)
     stream = resume(folder, command.weights, command.seconds, trace=ChangeWatch())
-    if not isinstance(stream, ChunkStream):
-        raise ValueError(f"{folder}: holds a batch of {stream.rows} streams, one file takes one stream")
+    assert isinstance(stream, ChunkStream)
     startup.compiling()
     return stream, [change._replace(contexts=source) for change in schedule]
 
