@@ -95,6 +95,8 @@ def _check_folder(folder: Path, paths: Sequence[Path]) -> None:
         raise ValueError(f"{folder}: is one of the sources; choose another --out")
     if folder.is_dir() and any(folder.iterdir()) and not is_weights_folder(folder):
         raise ValueError(f"{folder}: is neither empty nor a weights folder; choose another --out")
+    if is_weights_folder(folder):
+        weights_folder.read_top(folder)
 
 
 def _open_all(paths: Sequence[Path], overrides: Overrides) -> tuple[dict[str, SourceComponent], list[str]]:
@@ -167,7 +169,7 @@ def _describe_source(source: SourceComponent) -> dict[str, Any]:
 def _top_config(conversion: Conversion) -> dict[str, Any]:
     """Return the folder's new config: what it says already, and what was converted now."""
     folder, plans = conversion.folder, conversion.plans
-    top = dict(weights.read_config(folder)) if is_weights_folder(folder) else {}
+    top = weights_folder.read_top(folder) if is_weights_folder(folder) else {}
     elsewhere = {name: path for name, path in top.pop("components", {}).items() if name not in plans}
     if "transformer" in plans or not top:
         top |= {"format": weights_folder.FORMAT, "name": conversion.name, "resolution": list(conversion.resolution)}

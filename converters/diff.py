@@ -1,6 +1,5 @@
 """Where two checkpoints of one kind differ: keys, shapes, types, values, configs."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from omniforcing_jax.io.tensor_file import as_bytes
 from .lazy_tensor import LazyTensor
 from .native_component import is_weights_folder, open_weights_folder
 from .open_source import list_components
+from .original_keys import read_header_config
 from .overrides import Overrides
 
 VALUES_AT_ONCE = 1 << 20
@@ -67,8 +67,8 @@ def _read_source(path: Path, overrides: Overrides) -> Contents:
         tensors |= {mark + key: tensor for key, tensor in source.tensors.items()}
         if source.model_config is not None:
             configs[source.name] = source.model_config
-        header = dict(source.metadata)
-        configs["header"] = header | ({"config": json.loads(header["config"])} if "config" in header else {})
+        header = read_header_config(path, source.metadata)
+        configs["header"] = {**source.metadata, **({} if header is None else {"config": header})}
     return Contents(tensors=tensors, configs=configs)
 
 

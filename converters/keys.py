@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from omniforcing_jax.strict_json import require
+from omniforcing_jax.strict_json import require, shorten
 
 from .section import REQUIRED, Section
 
@@ -129,7 +129,7 @@ class Key(Entry):
         try:
             settings = form.to_native(value)
         except ValueError as error:
-            key = f".{source}={value!r}" if isinstance(source, str) else ""
+            key = f".{source}={shorten(value)}" if isinstance(source, str) else ""
             raise ValueError(f"{section.where}{key}: {error}") from None
         native |= {self.native: settings} if isinstance(self.native, str) else zip(self.native, settings, strict=True)
 

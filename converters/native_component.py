@@ -17,12 +17,13 @@ from jaxtyping import PyTree
 
 from omniforcing_jax.io import weights
 from omniforcing_jax.io.tensor_file import open_tensors
+from omniforcing_jax.pipeline.weights_folder import read_top
+from omniforcing_jax.strict_json import read_object
 
 from .component import Component
 from .lazy_tensor import LazyTensor, list_tensors, wrap_array
 from .registry import COMPONENTS, NAMES
 from .rules import Placement
-from .tensor_folder import read_json_object
 
 PASSED = "passed.safetensors"
 SOURCE = "source.json"
@@ -84,12 +85,7 @@ def open_weights_folder(folder: Path) -> dict[str, NativeComponent]:
     Raises:
         ValueError: It is no weights folder, or a component is damaged or does not fit its config; names file and key.
     """
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: no such weights folder")
-    top = weights.read_config(folder)
-    if "format" not in top:
-        raise ValueError(f"{folder / weights.CONFIG}: no format; not a weights folder")
-    elsewhere = top.get("components", {})
+    elsewhere = read_top(folder).get("components", {})
     folders = {name: folder / elsewhere.get(name, name) for name in NAMES}
     found = {name: _open(name, path) for name, path in folders.items() if path.is_dir()}
     if not found:
@@ -98,7 +94,7 @@ def open_weights_folder(folder: Path) -> dict[str, NativeComponent]:
 
 
 def _open(name: str, folder: Path) -> NativeComponent:
-    source = read_json_object(folder / SOURCE) if (folder / SOURCE).is_file() else {}
+    source = read_object(folder / SOURCE) if (folder / SOURCE).is_file() else {}
     passed, tensors = (_list(folder / file) for file in (PASSED, weights.MODEL))
     if tensors is None and passed is None:
         raise ValueError(f"{folder}: holds neither {weights.MODEL} nor {PASSED}")

@@ -14,6 +14,7 @@ from typing import Any
 
 from omniforcing_jax.config import ModelConfig
 from omniforcing_jax.io.tensor_file import open_tensors
+from omniforcing_jax.strict_json import read_object
 from omniforcing_jax.text.tokenizer import what_is_missing
 
 from .component import DIFFUSERS, HUGGING_FACE, Component
@@ -24,7 +25,7 @@ from .original_keys import read_original_keys
 from .overrides import Overrides, apply_overrides
 from .registry import CLASSES, FOLDERS, GEMMA, find_table
 from .source_component import SourceComponent
-from .tensor_folder import open_folder, read_json_object
+from .tensor_folder import open_folder
 from .torch_checkpoint import open_torch_checkpoint
 
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
@@ -52,7 +53,7 @@ def _open_folder(folder: Path, overrides: Overrides) -> list[SourceComponent]:
     if (folder / "model_index.json").is_file():
         return _open_pipeline(folder, overrides)
     if (folder / "config.json").is_file():
-        config = read_json_object(folder / "config.json")
+        config = read_object(folder / "config.json")
         if is_weights_folder(folder):
             raise ValueError(f"{folder}: is a weights folder already; `export` writes it in another format")
         if (name := CLASSES.get(str(config.get("_class_name")))) is not None:
@@ -68,7 +69,7 @@ def _open_pipeline(folder: Path, overrides: Overrides) -> list[SourceComponent]:
     """List the components of a diffusers pipeline; its scheduler and tokenizer have no weights and are left out."""
     sources = []
     for entry in sorted(path for path in folder.iterdir() if (path / "config.json").is_file()):
-        config = read_json_object(entry / "config.json")
+        config = read_object(entry / "config.json")
         if (name := FOLDERS.get(entry.name)) is None:
             raise ValueError(f"{entry}: is none of the components {', '.join(FOLDERS)}")
         naming = HUGGING_FACE if name == "text" else DIFFUSERS

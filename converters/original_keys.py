@@ -6,12 +6,12 @@ network are read off the shapes.
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from omniforcing_jax.config import CrossTimestep, GridPrecision, ModelConfig, RotaryConfig, RotaryKind, StreamConfig
+from omniforcing_jax.strict_json import loads_object
 
 from .component import LTX2
 from .float8 import dequantise
@@ -120,17 +120,11 @@ def read_header_config(path: Path, metadata: Mapping[str, str]) -> Mapping[str, 
     """Read the configs in an LTX-2 header; None where it has none.
 
     Raises:
-        ValueError: They are no JSON object; names the file.
+        ValueError: As `strict_json.loads_object`; names the file.
     """
     if "config" not in metadata:
         return None
-    try:
-        header = json.loads(metadata["config"])
-    except (ValueError, RecursionError):
-        raise ValueError(f"{path}: the config in the header is not JSON") from None
-    if not isinstance(header, dict):
-        raise ValueError(f"{path}: the config in the header must be a JSON object")
-    return header
+    return loads_object(metadata["config"], f"{path}: the config in the header")
 
 
 def _with_prefix(path: Path, tensors: Mapping[str, LazyTensor]) -> Mapping[str, LazyTensor]:

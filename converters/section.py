@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from omniforcing_jax.strict_json import shorten
+
 REQUIRED: Any = object()  # in the place of a default: the key must be there
 
 
@@ -59,7 +61,7 @@ class Section:
         if kind is float and type(value) is int:
             return float(value)
         if kind is not object and type(value) is not kind:
-            raise ValueError(f"{self.where}.{key}={value!r}: must be of type {kind.__name__}")
+            raise ValueError(f"{self.where}.{key}={shorten(value)}: must be of type {kind.__name__}")
         return value
 
     def close(self, unread: Iterable[str]) -> None:

@@ -1,32 +1,14 @@
 """The safetensors files of a folder as one set of tensors: shards with their index, or the only file."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from omniforcing_jax.io.tensor_file import TensorFile, open_tensors
+from omniforcing_jax.strict_json import read_object
 
 from .lazy_tensor import LazyTensor, list_tensors
 
 INDEX = ".safetensors.index.json"
-
-
-def read_json_object(path: Path) -> dict[str, Any]:
-    """Read a JSON file that must hold an object.
-
-    Raises:
-        ValueError: It is missing or holds something else; names the file.
-    """
-    try:
-        values = json.loads(path.read_bytes())
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}") from None
-    except (ValueError, RecursionError):
-        raise ValueError(f"{path}: is not JSON") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: must be a JSON object")
-    return values
 
 
 def open_folder(folder: Path) -> tuple[dict[str, LazyTensor], dict[str, str]]:
@@ -52,7 +34,7 @@ def open_folder(folder: Path) -> tuple[dict[str, LazyTensor], dict[str, str]]:
 
 def open_shards(index: Path) -> tuple[dict[str, LazyTensor], dict[str, str]]:
     """Open the shards that an index lists; see `open_folder`."""
-    places = read_json_object(index).get("weight_map")
+    places = read_object(index).get("weight_map")
     if not isinstance(places, Mapping) or not all(isinstance(name, str) for name in places.values()):
         raise ValueError(f"{index}: must have a weight_map of keys to names of files")
     outside = [name for name in places.values() if Path(name).name != name]

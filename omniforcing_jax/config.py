@@ -7,9 +7,13 @@ are hashable, so they can be static arguments of compiled functions.
 import dataclasses
 import enum
 import itertools
+import math
 
 from omniforcing_jax.layout import PREFIX, Layout
-from omniforcing_jax.strict_json import Config, require, require_at_least_1
+from omniforcing_jax.strict_json import LARGEST_SIZE, MOST_LAYERS, Config, require, require_counts
+
+MOST_SIGMAS = 1025  # of a sampler
+LONGEST_HORIZON_S = 24 * 3600  # of a clip
 
 
 class RotaryKind(enum.StrEnum):
@@ -49,7 +53,7 @@ class RotatedHeads(Config):
     head_size: int
 
     def __post_init__(self):
-        require_at_least_1(self, "heads", "head_size")
+        require_counts(self, LARGEST_SIZE, "heads", "head_size")
         require(self.head_size % 2 == 0, "head_size", self.head_size, "must be even, rotation pairs channels")
 
     @property
@@ -65,7 +69,7 @@ class StreamConfig(RotatedHeads):
     latent_channels: int
 
     def __post_init__(self):
-        require_at_least_1(self, "latent_channels")
+        require_counts(self, LARGEST_SIZE, "latent_channels")
         super().__post_init__()
 
 
@@ -89,7 +93,7 @@ class RotaryConfig(Config):
 
     def __post_init__(self):
         for field in ("theta", "max_seconds", "max_pixels"):
-            require(getattr(self, field) > 0, field, getattr(self, field), "must be positive")
+            require(0 < getattr(self, field) < math.inf, field, getattr(self, field), "must be positive and finite")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,13 +130,13 @@ class ModelConfig(Config):
     spatial_compression: int = 32
 
     def __post_init__(self):
-        require(self.layers >= 1, "layers", self.layers, "must be at least 1")
-        require(self.sinks >= 0, "sinks", self.sinks, "must not be negative")
-        require(self.spatial_compression >= 1, "spatial_compression", self.spatial_compression, "must be at least 1")
+        require_counts(self, MOST_LAYERS, "layers")
+        require_counts(self, LARGEST_SIZE, "spatial_compression")
+        require(0 <= self.sinks <= LARGEST_SIZE, "sinks", self.sinks, f"must be between 0 and {LARGEST_SIZE}")
         same = self.video.heads == self.audio.heads
         require(same, "audio.heads", self.audio.heads, f"must equal video.heads={self.video.heads}")
         if self.caption_channels is not None:
-            require(self.caption_channels >= 1, "caption_channels", self.caption_channels, "must be at least 1")
+            require_counts(self, LARGEST_SIZE, "caption_channels")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -164,13 +168,16 @@ class SamplerConfig(Config):
     renewal: float | None = None
 
     def __post_init__(self):
-        require(len(self.sigmas) >= 2, "sigmas", self.sigmas, "must have at least 2 entries")
+        rule = f"must have at least 2 and at most {MOST_SIGMAS} entries"
+        require(2 <= len(self.sigmas) <= MOST_SIGMAS, "sigmas", self.sigmas, rule)
+        most = f"must be at most {LONGEST_HORIZON_S}"
+        require(self.horizon_seconds <= LONGEST_HORIZON_S, "horizon_seconds", self.horizon_seconds, most)
         require(abs(self.sigmas[0] - 1) <= 1e-6, "sigmas", self.sigmas, "must start at 1")
         require(self.sigmas[-1] == 0, "sigmas", self.sigmas, "must end at 0")
         falls = all(a > b for a, b in itertools.pairwise(self.sigmas))
         require(falls, "sigmas", self.sigmas, "must fall from step to step")
-        rule = "must not be negative; leave it out to draw all noise afresh"
-        require(self.renewal is None or self.renewal >= 0, "renewal", self.renewal, rule)
+        rule = "must be finite and not negative; leave it out to draw all noise afresh"
+        require(self.renewal is None or 0 <= self.renewal < math.inf, "renewal", self.renewal, rule)
         require(0 <= self.context_noise < 1, "context_noise", self.context_noise, "must be in [0, 1)")
         try:
             self.layout.frames_for(self.horizon_seconds)

@@ -9,6 +9,7 @@ Source: ltx-core@1.0.0:components/guiders.py, ltx-core@1.0.0:components/diffusio
 
 import dataclasses
 import enum
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
@@ -60,6 +61,8 @@ class StreamGuidance(Config):
     rescale: float = 0.0
 
     def __post_init__(self):
+        for name in ("cfg", "stg", "modality"):
+            require(math.isfinite(getattr(self, name)), name, getattr(self, name), "must be a finite number")
         require(0 <= self.rescale <= 1, "rescale", self.rescale, "must be in [0, 1]")
 
 

@@ -16,6 +16,7 @@ PIXELS_PER_LATENT = 8  # pixel frames per video latent; the first latent is one 
 AUDIO_RATE = 25  # audio latents per second
 ROW_RATE = 100  # log-mel rows per second
 ROWS_PER_LATENT = 4  # log-mel rows per audio latent; the first latent is one row
+LONGEST_BLOCK_S = 3600  # far more than any network has
 VIDEO_RATE = FRAME_RATE // PIXELS_PER_LATENT  # video latents per second
 
 
@@ -97,6 +98,8 @@ class Layout:
 
     def __post_init__(self):
         first, step = (self.first_v - 1) // VIDEO_RATE, self.step_v // VIDEO_RATE
+        if max(first, step) > LONGEST_BLOCK_S:
+            raise ValueError(f"first_v={self.first_v}, step_v={self.step_v}: blocks of more than {LONGEST_BLOCK_S} s")
         if first < 0 or (self.first_v, self.first_a) != (1 + VIDEO_RATE * first, 1 + AUDIO_RATE * first):
             raise ValueError(
                 f"first_v={self.first_v}, first_a={self.first_a}: must be 1 + 3 s and 1 + 25 s for whole seconds s"

@@ -14,11 +14,24 @@ from typing import Any
 import numpy as np
 
 from omniforcing_jax.io.tensor_file import open_tensors
-from omniforcing_jax.strict_json import require
-
-from ..tensor_folder import read_json_object
+from omniforcing_jax.strict_json import parse, read_object, require
 
 KINDS = ("variants", "runs", "guidance")
+Blocks = tuple[tuple[int, int, int, int], ...]
+SETTINGS: Mapping[str, Any] = {
+    "frames": int,
+    "audio_frames": int,
+    "grid": tuple[int, int],
+    "blocks": Blocks,
+    "partial_blocks": Blocks,
+    "sigmas": tuple[float, ...],
+    "denoising_step_list": tuple[float, ...],
+}
+GUIDANCE: Mapping[str, Any] = {
+    **dict.fromkeys(("cfg_video", "cfg_audio", "stg", "modality", "rescale"), float),
+    "stg_blocks": tuple[int, ...],
+}
+ERRORS = ("atol", "atol_own_tables", "rtol", "rel_to_largest")
 STREAMS = ("video", "audio")
 
 
@@ -84,31 +97,56 @@ class RecordedCase:
         return self[next((name for name in (*names, *draws) if name in self.tensors), names[0])]
 
 
-def open_case(path: Path) -> RecordedCase:
+def open_case(path: Path, sharing: tuple[Path, ...] = ()) -> RecordedCase:
     """Open a case.
 
     Args:
         path: Folder and name, without an ending.
+        sharing: Cases that share the inputs of this one, which may not share theirs.
 
     Raises:
         ValueError: A file is missing or damaged, or is no case that a network can run; names it.
     """
-    meta = read_json_object(path.with_name(f"{path.name}.json"))
-    settings, limits, described = meta.get("config"), meta.get("limits"), meta.get("tensors")
+    meta = read_object(path.with_name(f"{path.name}.json"))
+    settings, limits, described = meta.get("config"), meta.get("limits"), meta.get("tensors", {})
     kinds = isinstance(settings, dict) and [kind for kind in KINDS if isinstance(settings.get(kind), dict)]
     if not isinstance(settings, dict) or not kinds or not isinstance(limits, list):
         raise ValueError(f"{path}.json: not a recorded forward, rollout or guided trajectory with its limits")
+    for name, kind in SETTINGS.items():
+        if name in settings:
+            parse(kind, settings[name], f"{path}.json: config.{name}")
+    for name, kind in GUIDANCE.items() if "guidance" in kinds else ():
+        parse(kind, settings["guidance"].get(name), f"{path}.json: config.guidance.{name}")
+    for name, run in settings["runs"].items() if "runs" in kinds else ():
+        require(isinstance(run, dict), f"{path}.json: config.runs.{name}", run, "must be an object")
+        parse(float, run.get("context_sigma", 0.0), f"{path}.json: config.runs.{name}.context_sigma")
+    for i, limit in enumerate(limits):
+        _check_limit(f"{path}.json: limits[{i}]", limit)
+    require(isinstance(described, dict), f"{path}.json: tensors", described, "must be an object")
+    for name, about in described.items():
+        require(isinstance(about, dict), f"{path}.json: tensors.{name}", about, "must be an object")
     tensors: dict[str, np.ndarray] = {}
     if (other := _shared(settings, path)) is not None:
-        lender = open_case(other)
+        if other in (path, *sharing):
+            raise ValueError(f"{path}.json: config.inputs names {other.name}, whose inputs are those of this case")
+        lender = open_case(other, (path, *sharing))
         tensors |= {name: value for name, value in lender.tensors.items() if name.startswith("in.")}
         words = {name: lender.settings.get("variants", {}).get(name) for name in settings.get("variants", {})}
         settings = {**lender.settings, **settings} | ({"variants": words} if words else {})
     file = open_tensors(path.with_name(f"{path.name}.safetensors"))
     tensors |= {name: file.read(name) for name in file.entries}
-    described = {name: about.get("meaning") for name, about in (described or {}).items()}
+    described = {name: about.get("meaning") for name, about in described.items()}
     meanings = {name: meaning for name, meaning in described.items() if isinstance(meaning, str)}
     return RecordedCase(name=path.name, settings=settings, limits=limits, meanings=meanings, tensors=tensors)
+
+
+def _check_limit(where: str, limit: Any) -> None:
+    """Check one rule of the largest errors."""
+    fits = isinstance(limit, dict) and isinstance(limit.get("match"), str)
+    require(fits, where, limit, "must be an object with a pattern of names as match")
+    for name in ERRORS:
+        if name in limit:
+            parse(float, limit[name], f"{where}.{name}")
 
 
 def _shared(settings: Mapping[str, Any], path: Path) -> Path | None:

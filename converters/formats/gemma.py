@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from omniforcing_jax.parallel.spec import abstract
-from omniforcing_jax.strict_json import require
+from omniforcing_jax.strict_json import MOST_LAYERS, require
 from omniforcing_jax.text.gemma import GemmaConfig, gemma_spec
 
 from ..component import HUGGING_FACE, Component, Naming
@@ -76,7 +76,7 @@ LOCAL_ROPE, GLOBAL_ROPE = f"rope_parameters.{SLIDING}.", f"rope_parameters.{GLOB
 
 
 def _read_kinds(kinds: list[Any]) -> tuple[bool, ...]:
-    if not kinds or not set(kinds) <= {SLIDING, GLOBAL}:
+    if not kinds or not all(kind in (SLIDING, GLOBAL) for kind in kinds):
         raise ValueError(f"must be a list of {SLIDING} and {GLOBAL}")
     return tuple(kind == GLOBAL for kind in kinds)
 
@@ -145,11 +145,13 @@ def open_config(values: Mapping[str, Any]) -> dict[str, Any]:
     if "type" in scaling:
         scaling = {"rope_type": scaling["type"], **{key: each for key, each in scaling.items() if key != "type"}}
     parameters = values.get("rope_parameters") or {GLOBAL: scaling}
+    require(isinstance(parameters, Mapping), "rope_parameters", parameters, "must be an object")
     values["rope_parameters"] = {kind: each for kind, each in parameters.items() if each}
     layers = values.get("num_hidden_layers", 26)
     pattern = values.get("sliding_window_pattern", values.get("_sliding_window_pattern", 6))
     for key, number in (("num_hidden_layers", layers), ("sliding_window_pattern", pattern)):
-        require(type(number) is int and number >= 1, key, number, "must be a whole number, at least 1")
+        fits = type(number) is int and 1 <= number <= MOST_LAYERS
+        require(fits, key, number, f"must be a whole number from 1 to {MOST_LAYERS}")
     values.setdefault("layer_types", [SLIDING if (i + 1) % pattern else GLOBAL for i in range(layers)])
     return values
 

@@ -7,7 +7,7 @@ Source: ltx-core 1.0.0, ltx_core.model.video_vae.model_configurator; diffusers 0
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ from jaxtyping import PyTree
 from omniforcing_jax.codecs.conv import SpatialPadding
 from omniforcing_jax.codecs.video_config import BlockKind, VAEBlock, VideoVAEConfig
 from omniforcing_jax.codecs.video_vae import VideoVAE
+from omniforcing_jax.strict_json import shorten
 
 from ..component import DIFFUSERS, LTX2, Component, Naming
 from ..config_table import ConfigTable
@@ -104,7 +105,10 @@ def _read_block(entry: Any, half: str) -> dict[str, Any]:
     if not (isinstance(entry, list | tuple) and len(entry) == 2 and isinstance(entry[0], str)):
         raise ValueError("must be lists of [name, values]")
     name, values = entry
-    section = Section({"num_layers": values} if type(values) is int else values, name)
+    values = {"num_layers": values} if type(values) is int else values
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{name}={shorten(values)}: must be a number of layers or an object")
+    section = Section(values, name)
     kinds = {kind.value + _suffix(kind, half): kind for kind in BlockKind}
     if name not in kinds:
         raise ValueError(f"'{name}' must be one of {', '.join(kinds)}")

@@ -18,7 +18,7 @@ from jaxtyping import PyTree
 
 from omniforcing_jax.codecs.generator import Activation, Final, GeneratorConfig
 from omniforcing_jax.codecs.vocoder import Vocoder, VocoderConfig
-from omniforcing_jax.strict_json import require
+from omniforcing_jax.strict_json import MOST_PARTS, require
 
 from ..component import DIFFUSERS, LTX2, Component, Naming
 from ..config_table import ConfigTable, Generations
@@ -96,8 +96,8 @@ def original_rules(config: VocoderConfig) -> tuple[Rule, ...]:
 def _halve(values: tuple[int, list[int]]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the widths, halved at each stage, and the upsampling factors of the stages."""
     first, rates = values
-    if any(type(rate) is not int or rate < 1 for rate in rates):
-        raise ValueError(f"upsampling factors={rates}: must be whole numbers from 1 up")
+    fits = len(rates) <= MOST_PARTS and all(type(rate) is int and rate >= 1 for rate in rates)
+    require(fits, "upsampling factors", rates, f"must be up to {MOST_PARTS} whole numbers from 1 up")
     return tuple(first // 2**i for i in range(len(rates) + 1)), tuple(rates)
 
 

@@ -60,12 +60,13 @@ def prepare_bench(command: BenchOptions, startup: Startup) -> Callable[[], None]
     for name in ("preset", "random_weights"):
         if getattr(command, name):
             raise ValueError(f"{name.replace('_', '-')}: `bench decode` measures a weights folder; give --weights")
+    checks.check_seed(command.seed)
     blocks = BLOCKS if command.blocks is None else command.blocks
     if blocks < 3:
         raise ValueError(f"blocks={blocks}: must be at least 3, because later blocks are timed")
     folder = find_weights(command.weights, STUDENT)
     config = checks.pipeline_config(folder)
-    grid = config.grid(command.height or config.resolution[0], command.width or config.resolution[1])
+    grid = checks.check_side(config, command.height, command.width)
     return lambda: _report(command, folder, grid, blocks, startup)
 
 

@@ -156,7 +156,10 @@ def prepare_bench(command: BenchOptions, startup: Startup) -> Callable[[], None]
         raise ValueError("give either --weights or --preset")
     if command.preset is not None and command.preset not in PRESETS:
         raise ValueError(f"preset={command.preset!r}: must be one of {', '.join(PRESETS)}")
-    checks.student_sampler(_config_of(command))
+    checks.check_seed(command.seed)
+    config = _config_of(command)
+    checks.student_sampler(config)
+    checks.check_side(config, command.height, command.width)
     return lambda: _report(command, startup)
 
 

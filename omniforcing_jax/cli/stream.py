@@ -32,6 +32,7 @@ from omniforcing_jax.stream.prompt_schedule import (
     follow_schedule,
     plan_prompt_schedule,
 )
+from omniforcing_jax.stream.prompt_change.transition import LONGEST_FADE
 from omniforcing_jax.stream.request import StreamRequest
 from omniforcing_jax.stream.resume import resume
 from omniforcing_jax.stream.saved import read_saved, save
@@ -80,7 +81,7 @@ def prepare_stream(command: StreamOptions, startup: Startup) -> Callable[[], Non
         ValueError: in one line, whatever is wrong with the request.
     """
     check_writable(command.out)
-    require(command.fade >= 0, "fade", command.fade, "must not be negative")
+    require(0 <= command.fade <= LONGEST_FADE, "fade", command.fade, f"must be between 0 and {LONGEST_FADE}")
     if command.save_state is not None:
         driven = [name for name in ("sound", "picture") if getattr(command, name) is not None]
         require(not driven, "save-state", command.save_state, "a stream that is made to a file cannot be saved")
@@ -153,7 +154,7 @@ def _resume(command: StreamOptions, folder: Path, startup: Startup) -> tuple[Chu
     """Go on with a saved stream; what was saved with it cannot be asked for anew, except for the same prompt."""
     defaults = {field.name: field.default for field in dataclasses.fields(StreamOptions)}
     given = [name for name in SAVED_WITH_THE_STATE if getattr(command, name) != defaults[name]]
-    saved, request, _ = read_saved(folder)
+    saved, request = read_saved(folder)[:2]
     if request.is_batch:
         raise ValueError(f"{folder}: holds a batch of {len(request.prompts)} streams, one file takes one stream")
     if command.prompt is not None and request.prompts == (command.prompt,):

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from omniforcing_jax.codecs.carry import COLLECTION, is_first_call, with_past
 from omniforcing_jax.codecs.conv import pixel_norm
-from omniforcing_jax.strict_json import Config
+from omniforcing_jax.strict_json import LARGEST_SIZE, MOST_PARTS, Config, require, require_counts
 
 EPS = 1e-6
 """Epsilon of every pixel norm; the video VAE's is smaller."""
@@ -45,11 +45,12 @@ class AudioVAEConfig(Config):
     res_blocks: int = 2
 
     def __post_init__(self):
-        for name in ("mel_bins", "audio_channels", "z_channels", "base_channels", "res_blocks"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"AudioVAEConfig.{name} is {getattr(self, name)}, expected at least 1")
-        if not self.multipliers or min(self.multipliers) < 1:
-            raise ValueError(f"AudioVAEConfig.multipliers is {self.multipliers}, expected numbers from 1 up")
+        sizes = ("mel_bins", "audio_channels", "z_channels", "base_channels")
+        require_counts(self, LARGEST_SIZE, *sizes, name="AudioVAEConfig.")
+        require_counts(self, MOST_PARTS, "res_blocks", name="AudioVAEConfig.")
+        fits = 1 <= len(self.multipliers) <= MOST_PARTS and all(1 <= each <= LARGEST_SIZE for each in self.multipliers)
+        rule = f"must be up to {MOST_PARTS} numbers from 1 up"
+        require(fits, "AudioVAEConfig.multipliers", self.multipliers, rule)
         if self.mel_bins % self.rows_per_latent:
             raise ValueError(
                 f"AudioVAEConfig.mel_bins is {self.mel_bins}, expected a multiple of {self.rows_per_latent}"

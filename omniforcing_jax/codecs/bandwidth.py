@@ -21,7 +21,7 @@ from omniforcing_jax.codecs.generator import Generator, GeneratorConfig
 from omniforcing_jax.codecs.mel import MelConfig, filterbank
 from omniforcing_jax.codecs.snake import CONSTANTS
 from omniforcing_jax.codecs.timeline import Delay, SoundPosition
-from omniforcing_jax.strict_json import Config, require
+from omniforcing_jax.strict_json import LARGEST_SIZE, Config, require
 
 FLOOR = 1e-5
 LOBES = 6  # zero crossings of the resampling filter on each side
@@ -51,8 +51,13 @@ class ExtensionConfig(Config):
         samples = self.generator.samples_per_row
         rule = f"must be at least 1 and divide the {samples} samples of a row"
         require(self.hop >= 1 and samples % self.hop == 0, "ExtensionConfig.hop", self.hop, rule)
-        rule = f"must be an even number from hop={self.hop} up"
-        require(self.window >= self.hop and self.window % 2 == 0, "ExtensionConfig.window", self.window, rule)
+        rule = f"must be an even number from hop={self.hop} up to {LARGEST_SIZE}"
+        require(
+            self.hop <= self.window <= LARGEST_SIZE and self.window % 2 == 0,
+            "ExtensionConfig.window",
+            self.window,
+            rule,
+        )
 
     @property
     def ratio(self) -> int:

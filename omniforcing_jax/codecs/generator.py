@@ -7,6 +7,7 @@ mean of a few residual blocks. It looks ahead as far as back; see `GeneratorConf
 import dataclasses
 import enum
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from jaxtyping import Array, Float
 from omniforcing_jax.codecs import snake
 from omniforcing_jax.codecs.snake import Snake
 from omniforcing_jax.codecs.timeline import Conv, Delay, SoundPosition, UpConv
-from omniforcing_jax.strict_json import Config
+from omniforcing_jax.strict_json import LARGEST_SIZE, MOST_PARTS, Config, require, require_counts
 
 SLOPE = 0.1
 LAST_SLOPE = 0.01
@@ -35,6 +36,11 @@ class Final(enum.StrEnum):
     TANH = "tanh"
     CLAMP = "clamp"
     NONE = "none"
+
+
+def _require_sizes(field: str, values: tuple[Any, ...]) -> None:
+    fits = len(values) <= MOST_PARTS and all(1 <= each <= LARGEST_SIZE for each in values if isinstance(each, int))
+    require(fits, field, values, f"must be up to {MOST_PARTS} numbers from 1 to {LARGEST_SIZE}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,6 +75,11 @@ class GeneratorConfig(Config):
 
     def __post_init__(self):
         name = type(self).__name__
+        require_counts(self, LARGEST_SIZE, "mel_bins", "audio_channels", name=f"{name}.")
+        for field in ("channels", "rates", "kernels", "resblock_kernels", "resblock_dilations"):
+            _require_sizes(f"{name}.{field}", getattr(self, field))
+        for dilations in self.resblock_dilations:
+            _require_sizes(f"{name}.resblock_dilations", dilations)
         if not len(self.channels) - 1 == len(self.rates) == len(self.kernels):
             raise ValueError(
                 f"{name} has {len(self.channels)} channels, {len(self.rates)} rates and {len(self.kernels)} "

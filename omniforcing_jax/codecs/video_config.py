@@ -5,7 +5,7 @@ import enum
 import math
 
 from omniforcing_jax.codecs.conv import SpatialPadding
-from omniforcing_jax.strict_json import Config, require
+from omniforcing_jax.strict_json import LARGEST_SIZE, MOST_PARTS, Config, require, require_counts
 
 Stride = tuple[int, int, int]
 
@@ -49,8 +49,9 @@ class VAEBlock(Config):
     def __post_init__(self) -> None:
         """Refuse entries that cannot be built."""
         is_res = self.kind is BlockKind.RES
-        rule = "a res_x has at least one layer, other kinds have none"
-        require(self.layers >= 1 if is_res else self.layers == 0, f"{self.kind}.layers", self.layers, rule)
+        rule = f"a res_x has from 1 to {MOST_PARTS} layers, other kinds have none"
+        fits = 1 <= self.layers <= MOST_PARTS if is_res else self.layers == 0
+        require(fits, f"{self.kind}.layers", self.layers, rule)
         cells = math.prod(self.stride)
         rule = f"must divide the {cells} cells that are folded into one"
         require(self.multiplier >= 1 and cells % self.multiplier == 0, f"{self.kind}.multiplier", self.multiplier, rule)
@@ -92,8 +93,12 @@ class VideoVAEConfig(Config):
 
     def __post_init__(self) -> None:
         """Refuse widths that do not divide, and an encoder and a decoder that do not fit together."""
-        for name in ("latent_channels", "patch_size", "encoder_base_channels", "decoder_base_channels"):
-            require(getattr(self, name) >= 1, f"VideoVAEConfig.{name}", getattr(self, name), "must be at least 1")
+        sizes = ("latent_channels", "encoder_base_channels", "decoder_base_channels")
+        require_counts(self, LARGEST_SIZE, *sizes, name="VideoVAEConfig.")
+        require_counts(self, MOST_PARTS, "patch_size", name="VideoVAEConfig.")
+        for name, blocks in zip(("encoder_blocks", "decoder_blocks"), self._halves, strict=True):
+            rule = f"must be at most {MOST_PARTS}"
+            require(len(blocks) <= MOST_PARTS, f"VideoVAEConfig.{name}", f"{len(blocks)} blocks", rule)
         strides = [tuple(math.prod(b.stride[axis] for b in blocks) for axis in range(3)) for blocks in self._halves]
         rule = f"must expand as much as the encoder compresses, {strides[0]}"
         require(strides[0] == strides[1], "VideoVAEConfig.decoder_blocks", strides[1], rule)

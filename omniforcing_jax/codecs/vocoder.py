@@ -19,7 +19,7 @@ from omniforcing_jax.codecs.carry import COLLECTION
 from omniforcing_jax.codecs.generator import Activation, Final, Generator, GeneratorConfig
 from omniforcing_jax.codecs.timeline import SoundPosition
 from omniforcing_jax.parallel.spec import ArrayLeaf
-from omniforcing_jax.strict_json import require
+from omniforcing_jax.strict_json import LARGEST_SIZE, require, require_counts
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,7 @@ class VocoderConfig(GeneratorConfig):
     def __post_init__(self):
         """Also refuse an extension that does not fit the generator."""
         super().__post_init__()
+        require_counts(self, LARGEST_SIZE, "row_rate", name="VocoderConfig.")
         if self.extension is not None:
             hop, heard = self.extension.hop, self.extension.generator.audio_channels
             samples = super().samples_per_row

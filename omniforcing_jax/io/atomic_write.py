@@ -5,6 +5,7 @@ cannot be replaced by a rename, so it is written to directly. A link stays a lin
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import uuid
@@ -57,6 +58,12 @@ def write_json(path: AnyPath, values: Any) -> None:
     text = json.dumps(values, indent=2, allow_nan=False) + "\n"
     with replacing(path) as new:
         new.write_text(text)
+
+
+def hash_file(path: AnyPath) -> str:
+    """Hash the bytes of a file (sha256, hex), so that a later reader can tell whether they are the same."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def make_parents(path: AnyPath) -> None:

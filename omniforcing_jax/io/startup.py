@@ -5,7 +5,6 @@ command, weights and shapes. A start that finds its programs in the disk cache i
 them, so the two have entries of their own.
 """
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ import jax
 from omniforcing_jax.io import machine
 from omniforcing_jax.io.atomic_write import write_json
 from omniforcing_jax.io.progress import Ticker, words_for
+from omniforcing_jax.strict_json import read_object
 
 FILE = "startup.json"
 KEPT = 200  # entries; the oldest are dropped
@@ -149,7 +149,7 @@ def read_times() -> dict[str, StartTimes]:
     """Read the times of earlier starts; empty without a cache folder, or if the file is damaged."""
     path = _times_path()
     try:
-        entries = {} if path is None else json.loads(path.read_bytes())
+        entries = {} if path is None else read_object(path)
         return {name: StartTimes(float(load), float(rest), int(count)) for name, (load, rest, count) in entries.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}

@@ -24,6 +24,7 @@ import ml_dtypes
 import numpy as np
 
 from omniforcing_jax.io.atomic_write import AnyPath
+from omniforcing_jax.strict_json import LARGEST, loads_object
 
 DTYPES: dict[str, np.dtype] = {
     "F64": np.dtype(np.float64),
@@ -44,7 +45,6 @@ DTYPES: dict[str, np.dtype] = {
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 LARGEST_POPULATED = 1 << 28  # bytes; mapped pages count as memory of the process
-LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors package
 WRITTEN_AT_ONCE = 1 << 16  # bytes; Linux keeps larger writes in larger pages, which can take far longer to find
 
 Index = tuple[slice, ...]
@@ -168,25 +168,9 @@ def open_tensors(path: AnyPath) -> TensorFile:
 def _read_header(read: Callable[[int], bytes], size: int) -> tuple[dict[str, Any], int]:
     """Parse length and JSON. Return the header and the file position of the data."""
     length = int.from_bytes(read(8), "little") if size >= 8 else -1
-    if not 0 <= length <= min(LARGEST_HEADER, size - 8):
+    if not 0 <= length <= min(LARGEST, size - 8):
         raise ValueError(f"not a safetensors file, or cut off in its header ({size} bytes)")
-    try:
-        header = json.loads(read(length), object_pairs_hook=_unique)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
-        raise ValueError("the header is not JSON; the file is damaged") from None
-    if not isinstance(header, dict):
-        raise ValueError("the header is not a JSON object; the file is damaged")
-    return header, 8 + length
-
-
-def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """Build a JSON object; refuse a name that occurs twice."""
-    result: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in result:
-            raise ValueError(f"'{name}' occurs twice")
-        result[name] = value
-    return result
+    return loads_object(read(length), "the header, which may be damaged"), 8 + length
 
 
 def _read_entries(header: Mapping[str, Any], start: int, size: int) -> dict[str, Entry]:
@@ -197,7 +181,7 @@ def _read_entries(header: Mapping[str, Any], start: int, size: int) -> dict[str,
             dtype, shape, (begin, end) = value["dtype"], tuple(value["shape"]), value["data_offsets"]
         except (KeyError, TypeError, ValueError):
             raise ValueError(f"'{name}' lacks dtype, shape or data_offsets; the file is damaged") from None
-        if not all(isinstance(number, int) and number >= 0 for number in (*shape, begin, end)):
+        if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
             raise ValueError(f"'{name}' has a shape or data_offsets that are not counts; the file is damaged")
         if not isinstance(dtype, str) or dtype not in DTYPES:
             raise ValueError(f"'{name}' has dtype {dtype}, which is not one of {', '.join(DTYPES)}")

@@ -12,7 +12,6 @@ before any tensor is read. Each device reads only its own slice. Configs are pla
 import collections
 import functools
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from omniforcing_jax.io.atomic_write import AnyPath, replacing, write_json
 from omniforcing_jax.io.tensor_file import TensorFile, open_tensors
 from omniforcing_jax.parallel import distributed
 from omniforcing_jax.parallel.spec import path_name
+from omniforcing_jax.strict_json import read_object
 
 MODEL = "model.safetensors"
 CONFIG = "config.json"
@@ -209,15 +209,6 @@ def read_config(folder: AnyPath, name: str | None = None) -> dict[str, Any]:
     """Read the config of a component, or the top-level one of the folder.
 
     Raises:
-        ValueError: If the file is missing or not a JSON object; names it.
+        ValueError: As `strict_json.read_object`; names the file.
     """
-    path = Path(folder) / (name or "") / CONFIG
-    try:
-        values = json.loads(path.read_bytes())
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}") from None
-    except ValueError:
-        raise ValueError(f"{path}: not JSON") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: not a JSON object")
-    return values
+    return read_object(Path(folder) / (name or "") / CONFIG)

@@ -5,6 +5,7 @@ Every refusal is a ValueError of one line that names the culprit.
 
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import DTypeLike
 
@@ -13,7 +14,11 @@ from omniforcing_jax.io.atomic_write import AnyPath
 from omniforcing_jax.parallel import mesh as meshes
 from omniforcing_jax.pipeline.pipeline import Pipeline, PipelineConfig
 from omniforcing_jax.pipeline.weights_folder import load_pipeline, read_pipeline_config
-from omniforcing_jax.strict_json import require
+from omniforcing_jax.strict_json import require, shorten
+
+DTYPES = ("float32", "bfloat16", "float16")
+LARGEST_SEED = 2**32 - 1
+LONGEST_SIDE = 16_384  # pixels of a picture's side: twice an 8K picture
 
 Weights = AnyPath | Pipeline
 """A weights folder, the name of shipped weights ("chime", "chime-teacher"), or a loaded pipeline."""
@@ -54,6 +59,44 @@ def refuse_student(config: PipelineConfig) -> None:
             f"{config.name!r} is a causal student (its config has a sampler section), which has no whole-clip form: "
             "use the command `stream`"
         )
+
+
+def check_dtype(dtype: DTypeLike, field: str = "dtype") -> np.dtype:
+    """Return a type to compute or load in.
+
+    Raises:
+        ValueError: If it is none of `DTYPES`; names the field.
+    """
+    try:
+        found = jnp.dtype(dtype)
+    except TypeError:
+        found = None
+    if found is None or found.name not in DTYPES:
+        raise ValueError(f"{field}={shorten(dtype)}: must be one of {', '.join(DTYPES)}")
+    return found
+
+
+def check_seed(*seeds: int) -> None:
+    """Refuse seeds that would give the noise of other seeds.
+
+    Raises:
+        ValueError: If a seed has more than 32 bits, of which JAX would drop the upper ones, or is negative.
+    """
+    for seed in seeds:
+        fits = isinstance(seed, int | np.integer) and 0 <= seed <= LARGEST_SEED
+        require(fits, "seed", seed, f"must be a whole number from 0 to {LARGEST_SEED}")
+
+
+def check_side(config: PipelineConfig, height: int | None, width: int | None) -> tuple[int, int]:
+    """Return latent rows and columns of a requested picture; None is the size that the weights were trained at.
+
+    Raises:
+        ValueError: If a side is no positive multiple of the codec's compression, or beyond `LONGEST_SIDE`.
+    """
+    sides = [own if side is None else side for side, own in zip((height, width), config.resolution, strict=True)]
+    for name, side in zip(("height", "width"), sides, strict=True):
+        require(side <= LONGEST_SIDE, name, side, f"must be at most {LONGEST_SIDE} pixels")
+    return config.grid(*sides)
 
 
 def check_mesh(config: PipelineConfig) -> None:

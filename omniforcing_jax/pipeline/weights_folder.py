@@ -32,7 +32,7 @@ from omniforcing_jax.pipeline.pipeline import (
     to_dict,
 )
 from omniforcing_jax.pipeline.shipped import STUDENT, find_weights
-from omniforcing_jax.strict_json import require
+from omniforcing_jax.strict_json import parse, require
 from omniforcing_jax.text.connector import ConnectorsConfig
 from omniforcing_jax.text.encoder import Encoder, EncoderConfig
 from omniforcing_jax.text.gemma import GemmaConfig
@@ -41,6 +41,7 @@ from omniforcing_jax.text.words import Words, WordsConfig
 FORMAT = 1
 
 KEYS = {"format", "name", "resolution", "sampler", "components"}
+COMPONENTS = ("transformer", "video_vae", "audio_vae", "vocoder", "text", "connectors")
 
 
 def save_pipeline(
@@ -184,21 +185,39 @@ def locate_components(folder: AnyPath) -> dict[str, tuple[Path, str]]:
     return _read_top(folder)[1]
 
 
-def _read_top(folder: AnyPath | None) -> tuple[dict[str, Any], dict[str, tuple[Path, str]]]:
-    """Read the top-level config. Also returns folder and name of every component."""
+def read_top(folder: AnyPath | None) -> dict[str, Any]:
+    """Read the top-level config of a weights folder; whether its `sampler` and `resolution` are right is not checked.
+
+    Raises:
+        ValueError: In one line, if there is no such folder, or its config is damaged, of another format, or has an
+            unknown key or a value of a wrong type; names file and key.
+    """
     folder = find_weights(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such weights folder")
-    top = weights.read_config(folder)
+    top, where = weights.read_config(folder), folder / weights.CONFIG
+    if "format" not in top:
+        raise ValueError(f"{where}: no format; not a weights folder")
     if unknown := sorted(set(top) - KEYS):
-        raise ValueError(f"{folder / weights.CONFIG}: unknown keys {unknown}")
-    if top.get("format") != FORMAT:
-        raise ValueError(f"{folder / weights.CONFIG}: format={top.get('format')!r}: must be {FORMAT}")
+        raise ValueError(f"{where}: unknown keys {unknown}")
+    is_ours = type(top["format"]) is int and top["format"] == FORMAT
+    require(is_ours, f"{where}: format", top["format"], f"must be {FORMAT}")
+    parse(str, top.get("name", ""), f"{where}: name")
     named = top.get("components", {})
-    names = ("transformer", "video_vae", "audio_vae", "vocoder", "text", "connectors")
-    if unknown := sorted(set(named) - set(names)):
-        raise ValueError(f"{folder / weights.CONFIG}: unknown components {unknown}")
-    paths = {name: Path(os.path.normpath(folder / named.get(name, name))) for name in names}
+    require(isinstance(named, dict), f"{where}: components", named, "must be an object of names and paths")
+    if unknown := sorted(set(named) - set(COMPONENTS)):
+        raise ValueError(f"{where}: unknown components {unknown}")
+    for name, path in named.items():
+        is_path = isinstance(path, str) and path != "" and "\0" not in path
+        require(is_path, f"{where}: components.{name}", path, "must be a path relative to the folder")
+    return top
+
+
+def _read_top(folder: AnyPath | None) -> tuple[dict[str, Any], dict[str, tuple[Path, str]]]:
+    """Read the top-level config. Also returns folder and name of every component."""
+    folder, top = find_weights(folder), read_top(folder)
+    named = top.get("components", {})
+    paths = {name: Path(os.path.normpath(folder / named.get(name, name))) for name in COMPONENTS}
     return top, {name: (path.parent, path.name) for name, path in paths.items()}
 
 

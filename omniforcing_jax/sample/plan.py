@@ -85,7 +85,7 @@ def plan_clip(weights: checks.Weights, request: ClipRequest) -> ClipPlan:
         config=config,
         request=request,
         static=ClipStaticConfig(config.model, guidance, jnp.dtype(request.dtype)),
-        grid=config.grid(request.height or config.resolution[0], request.width or config.resolution[1]),
+        grid=checks.check_side(config, request.height, request.width),
         frames=layout.latent_frames(layout.PREFIX.frames_for(request.seconds)),
         sigmas=levels,
         shares=tuple(fresh_shares(levels, request.renewal).tolist()) if request.renewal else None,

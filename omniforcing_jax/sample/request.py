@@ -2,18 +2,21 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Sequence
 
 import jax.numpy as jnp
 from jaxtyping import DTypeLike
 
 from omniforcing_jax.guidance import GuidanceConfig, StreamGuidance
+from omniforcing_jax.pipeline.checks import check_dtype, check_seed
 from omniforcing_jax.pipeline.text_source import TextSource
 from omniforcing_jax.schedule import ltx2_schedule
 from omniforcing_jax.strict_json import require
 
 SECONDS = 5  # the clips that the teachers were trained on
 STEPS = 40
+MOST_STEPS = 10_000
 GUIDANCE = 3.0
 
 
@@ -62,7 +65,13 @@ class ClipRequest:
             raise ValueError(f"prompts={self.prompts!r}: must be a sequence of prompts, one per clip")
         object.__setattr__(self, "prompts", tuple(self.prompts))
         require(len(self.prompts) > 0, "prompts", self.prompts, "must be at least one prompt")
-        require(self.renewal >= 0, "renewal", self.renewal, "must not be negative")
+        require(math.isfinite(self.seconds), "seconds", self.seconds, "must be a finite number")
+        check_seed(self.seed)
+        check_dtype(self.dtype)
+        rule = "must be finite and not negative"
+        require(0 <= self.renewal < math.inf, "renewal", self.renewal, rule)
+        require(1 <= self.steps <= MOST_STEPS, "steps", self.steps, f"must be between 1 and {MOST_STEPS}")
+        _ = self.strengths  # refuses a number that is not finite
         falls = all(a > b for a, b in itertools.pairwise(self.levels))
         ends = self.levels[0] <= 1 and self.levels[-1] == 0
         require(falls and ends, "sigmas", self.levels, "must fall from at most 1 to 0")

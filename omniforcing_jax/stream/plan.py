@@ -68,7 +68,7 @@ def resolve_request(config: PipelineConfig, request: StreamRequest) -> StreamPla
     """
     sampler = checks.adjust_sampler(checks.student_sampler(config), request.window, request.steps)
     checks.check_mesh(config)
-    grid = config.grid(request.height or config.resolution[0], request.width or config.resolution[1])
+    grid = checks.check_side(config, request.height, request.width)
     static = StaticConfig(config.model, sampler, grid, jnp.dtype(request.dtype))
     kept = exact_depth(static) if request.history == EXACT else request.history or 0
     return StreamPlan(

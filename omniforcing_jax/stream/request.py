@@ -7,12 +7,16 @@ from typing import Any, Literal
 import jax.numpy as jnp
 from jaxtyping import DTypeLike
 
+from omniforcing_jax.pipeline.checks import check_dtype, check_seed
 from omniforcing_jax.pipeline.text_source import TextSource
 from omniforcing_jax.stream.conditioning.condition import NO_CONDITION, Condition
 from omniforcing_jax.strict_json import parse, require
 
 NOT_SAVED = ("contexts", "start", "drive")
 """Fields that a saved state leaves out: it holds the text and the latents that were made of them."""
+
+LONGEST_HISTORY = 1_000_000  # blocks
+LONGEST_LOOKAHEAD = 300  # latent frames: a hundred seconds
 
 EXACT: Literal["exact"] = "exact"
 """The `history` with which a change of prompt is exact."""
@@ -72,8 +76,11 @@ class StreamRequest:
         require(len(self.seeds) == len(self.prompts), "seed", self.seed, rule)
         finite = self.seconds is None or math.isfinite(self.seconds)
         require(finite, "seconds", self.seconds, "must be a finite number; leave it out for an endless stream")
+        check_seed(*self.seeds)
+        check_dtype(self.dtype)
         _check_history(self.history)
-        require(self.lookahead is None or self.lookahead >= 0, "lookahead", self.lookahead, "must not be negative")
+        fits = self.lookahead is None or 0 <= self.lookahead <= LONGEST_LOOKAHEAD
+        require(fits, "lookahead", self.lookahead, f"must be between 0 and {LONGEST_LOOKAHEAD}")
 
     @property
     def is_batch(self) -> bool:
@@ -116,4 +123,5 @@ def _check_history(history: int | str | None) -> None:
     if isinstance(history, str):
         require(history == EXACT, "history", history, f"must be a number of blocks, {EXACT!r} or None")
     else:
-        require(history is None or history >= 0, "history", history, "must not be negative")
+        fits = history is None or 0 <= history <= LONGEST_HISTORY
+        require(fits, "history", history, f"must be between 0 and {LONGEST_HISTORY}")

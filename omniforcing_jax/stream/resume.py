@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from omniforcing_jax.io.atomic_write import AnyPath
+from omniforcing_jax.io.atomic_write import AnyPath, hash_file
 from omniforcing_jax.io.tensor_file import TensorFile, open_tensors
 from omniforcing_jax.io.weights import compare_shapes, fill_tree
 from omniforcing_jax.model.cache import put_cache
@@ -25,6 +25,7 @@ from omniforcing_jax.stream.batch import BatchStream
 from omniforcing_jax.stream.chunk_stream import ChunkStream, Trace, no_trace
 from omniforcing_jax.stream.decode import PictureCarry, SoundCarry, decode_audio, decode_video
 from omniforcing_jax.stream.plan import StreamPlan, check_stream_memory, resolve_request
+from omniforcing_jax.stream.prompt_change.history import check_recompute
 from omniforcing_jax.stream.prompt_change.transition import PromptTransition
 from omniforcing_jax.stream.saved import (
     COUNTS,
@@ -76,7 +77,8 @@ def resume(
     plan = resolve_request(config, saved.request)
     end = header.blocks if seconds is None else header.block + _count_more(plan, header, seconds)
     plan = plan._replace(blocks=end)
-    file, abstract = _open_state(Path(folder), header, plan)
+    check_recompute(plan.static.sampler, plan.history, header.recompute)
+    file, abstract = _open_state(Path(folder), saved, plan)
     dtype = jnp.dtype(header.weights_dtype)
     check_stream_memory(plan, dtype, isinstance(weights, Pipeline))
     pipeline = checks.load(weights, config, dtype)
@@ -124,12 +126,13 @@ def _count_more(plan: StreamPlan, header: SavedHeader, seconds: int | float) -> 
     return int(rest // step) + (header.block == 0)
 
 
-def _open_state(folder: Path, header: SavedHeader, plan: StreamPlan) -> tuple[TensorFile, StreamState]:
-    """Check that the tensor file holds the state of this request; reads its header and one number only.
+def _open_state(folder: Path, saved: SavedStream, plan: StreamPlan) -> tuple[TensorFile, StreamState]:
+    """Check that the tensor file holds the state of this request, and that its bytes are those that were saved.
 
     Returns:
         The file, and the state in shapes.
     """
+    header = saved.header
     file = open_tensors(folder / header.tensors)
     text = file.shapes.get(TEXT_KEYS, ())
     require(len(text) == 5, f"{file.path}: {TEXT_KEYS}", text, "must be [layers, rows, tokens, heads, size]")
@@ -139,6 +142,8 @@ def _open_state(folder: Path, header: SavedHeader, plan: StreamPlan) -> tuple[Te
     for name, leaf in expected.items():
         dtype = file.entries[name].dtype
         require(dtype == leaf.dtype, f"{file.path}: {name}", dtype, f"expected {leaf.dtype}")
+    if hash_file(file.path) != saved.checksum:
+        raise ValueError(f"{file.path}: its bytes are not those that were saved: copy the state again")
     committed = int(file.read(BLOCKS_DONE))
     require(committed == header.block, f"{folder}: block", header.block, f"the cache has {committed} committed blocks")
     return file, abstract

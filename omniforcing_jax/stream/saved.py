@@ -1,7 +1,8 @@
 """A stream on disk: the folder of a saved state, how it is written and how its header is read.
 
     state/
-      state.json                  which weights and request the stream belongs to, how far it is, and its tensor file
+      state.json                  which weights and request the stream belongs to, how far it is, its tensor file and
+                                  the hash of that
       state-<digits>.safetensors  cache, text, keys and carries
 
 The JSON is the state. It names its tensor file, which never changes once it has been written, and one rename replaces
@@ -10,8 +11,8 @@ the next save removes. `resume.py` turns a folder back into a stream.
 """
 
 import dataclasses
-import json
 import os
+import re
 import uuid
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,17 +21,19 @@ import jax
 import numpy as np
 
 from omniforcing_jax.io import tensor_file
-from omniforcing_jax.io.atomic_write import AnyPath, check_folder_writable, write_json
+from omniforcing_jax.io.atomic_write import AnyPath, check_folder_writable, hash_file, write_json
 from omniforcing_jax.io.weights import name_leaves
+from omniforcing_jax.pipeline.checks import check_dtype
 from omniforcing_jax.pipeline.pipeline import Pipeline, PipelineConfig, component_configs
 from omniforcing_jax.stream.batch import BatchStream
 from omniforcing_jax.stream.chunk_stream import ChunkStream
 from omniforcing_jax.stream.request import StreamRequest
 from omniforcing_jax.stream.state import StreamState, check_block_count
-from omniforcing_jax.strict_json import Config, require
+from omniforcing_jax.strict_json import Config, read_object, require
 
-FORMAT = 3
+FORMAT = 4
 STATE = "state.json"
+CHECKSUM = "sha256"  # key of the tensor file's hash
 TENSORS = "state-{}.safetensors"
 COUNTS = {"block": "block", "transition/left": "left", "transition/recompute": "recompute"}
 """Integers of a state that the host counts with, and their names in the JSON."""
@@ -63,6 +66,16 @@ class SavedHeader(Config):
     key_kind: str
     left: int
     recompute: int
+
+    def __post_init__(self) -> None:
+        rule = "must be the name of a file in the same folder, as `save` writes it"
+        require(re.fullmatch(TENSORS.format(r"\w{1,64}"), self.tensors) is not None, "tensors", self.tensors, rule)
+        check_dtype(self.weights_dtype, "weights_dtype")
+        for name in ("block", "left", "recompute"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
+        own = str(jax.random.key_impl(jax.random.key(0)))
+        rule = f"this process makes keys of the kind {own!r}; see jax_default_prng_impl"
+        require(self.key_kind == own, "key_kind", self.key_kind, rule)
 
 
 def save(stream: ChunkStream | BatchStream, folder: AnyPath) -> None:
@@ -128,7 +141,7 @@ def weights_dtype(pipeline: Pipeline) -> str:
 
 
 def write_state(folder: Path, state: StreamState, values: dict[str, Any]) -> None:
-    """Write the tensors, then the JSON that names them (`values`), then remove stray files."""
+    """Write the tensors, then the JSON that names them (`values`) and their hash, then remove stray files."""
     leaves = _storable(state)
     new = folder / values["tensors"]
     layout = {name: (np.dtype(leaf.dtype), tuple(leaf.shape)) for name, leaf in leaves.items()}
@@ -136,7 +149,7 @@ def write_state(folder: Path, state: StreamState, values: dict[str, Any]) -> Non
         tensor_file.write_tensors(new, layout, lambda name: np.asarray(leaves[name]))
         with new.open("rb") as file:
             os.fsync(file.fileno())
-        write_json(folder / STATE, values)
+        write_json(folder / STATE, {**values, CHECKSUM: hash_file(new)})
     except BaseException:
         new.unlink(missing_ok=True)
         raise
@@ -156,11 +169,12 @@ def tensors_of(state: StreamState) -> dict[str, Any]:
 
 
 class SavedStream(NamedTuple):
-    """The content of `state.json`: header, request, and the configs of the weights by component."""
+    """The content of `state.json`: header, request, the configs of the weights by component, the tensor file's hash."""
 
     header: SavedHeader
     request: StreamRequest
     weights: dict[str, Any]
+    checksum: str
 
 
 def read_saved(folder: AnyPath) -> SavedStream:
@@ -170,28 +184,20 @@ def read_saved(folder: AnyPath) -> SavedStream:
         ValueError: In one line, if there is no state, or none that this version reads.
     """
     path = Path(folder) / STATE
-    values = _read_json(path)
-    sections = {name: values.pop(name, None) for name in ("request", "weights")}
-    for name, section in sections.items():
-        require(isinstance(section, dict), f"{path}: {name}", section, "must be an object")
-    try:
-        request = StreamRequest.from_dict(sections["request"])
-        return SavedStream(SavedHeader.from_dict(values), request, sections["weights"])
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_bytes())
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}; expected a folder that a stream was saved to") from None
-    except ValueError:
-        raise ValueError(f"{path}: not JSON") from None
-    if not isinstance(values, dict) or type(values.get("format")) is not int:
-        raise ValueError(f"{path}: not a saved stream: expected a JSON object with format={FORMAT}")
+    values = read_object(path, "; expected a folder that a stream was saved to")
+    if type(values.get("format")) is not int:
+        raise ValueError(f"{path}: not a saved stream: expected format={FORMAT}")
     if values["format"] != FORMAT:
         raise ValueError(
             f"{path}: saved in format {values['format']}, this version reads format {FORMAT}: start the stream anew"
         )
-    return values
+    sections = {name: values.pop(name, None) for name in ("request", "weights")}
+    for name, section in sections.items():
+        require(isinstance(section, dict), f"{path}: {name}", section, "must be an object")
+    checksum = values.pop(CHECKSUM, None)
+    require(isinstance(checksum, str), f"{path}: {CHECKSUM}", checksum, "must be the hash of the tensor file")
+    try:
+        request = StreamRequest.from_dict(sections["request"])
+        return SavedStream(SavedHeader.from_dict(values), request, sections["weights"], checksum)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None

@@ -20,7 +20,7 @@ from omniforcing_jax.nn.mlp import Mlp, apply_mlp, mlp_spec
 from omniforcing_jax.nn.norm import rms_norm
 from omniforcing_jax.nn.rope import Rotary, angles, combine, frequencies
 from omniforcing_jax.parallel.spec import Leaf, Spec, array, normal, stacked
-from omniforcing_jax.strict_json import Config, require, require_at_least_1
+from omniforcing_jax.strict_json import LARGEST_SIZE, MOST_LAYERS, Config, require, require_counts
 from omniforcing_jax.text.contexts import TextContexts
 from omniforcing_jax.text.features import FeatureNorm, Features, extract_features, features_spec
 
@@ -40,7 +40,8 @@ class ConnectorConfig(RotatedHeads):
     registers: int
 
     def __post_init__(self):
-        require_at_least_1(self, "layers", "registers")
+        require_counts(self, MOST_LAYERS, "layers")
+        require_counts(self, LARGEST_SIZE, "registers")
         super().__post_init__()
 
 
@@ -75,7 +76,7 @@ class ConnectorsConfig(Config):
     max_position: int = 4096
 
     def __post_init__(self):
-        require_at_least_1(self, "text_width", "text_states", "tokens", "max_position")
+        require_counts(self, LARGEST_SIZE, "text_width", "text_states", "tokens", "max_position")
         for name, stream in (("video", self.video), ("audio", self.audio)):
             rule = f"must be a multiple of {name}.registers={stream.registers}"
             require(self.tokens % stream.registers == 0, "tokens", self.tokens, rule)

@@ -23,7 +23,9 @@ from omniforcing_jax.nn.mask import mask_bias
 from omniforcing_jax.nn.norm import rms_norm
 from omniforcing_jax.nn.rope import Rotary, rotate
 from omniforcing_jax.parallel.spec import ArrayLeaf, Leaf, Spec, array, normal, stacked, zeros
-from omniforcing_jax.strict_json import Config, require, require_at_least_1
+from omniforcing_jax.strict_json import LARGEST_SIZE, MOST_LAYERS, Config, require, require_counts
+
+MOST_TOKENS = 2**24  # of a vocabulary or a window: far more than any model has
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,12 +61,14 @@ class GemmaConfig(Config):
     global_stretch: float = 1.0
 
     def __post_init__(self):
-        require_at_least_1(self, "vocabulary", "width", "mlp_width", "heads", "kv_heads", "head_size", "window")
+        require_counts(self, MOST_TOKENS, "vocabulary", "window")
+        require_counts(self, LARGEST_SIZE, "width", "mlp_width", "heads", "kv_heads", "head_size")
         for field in ("query_scale", "local_theta", "global_theta", "global_stretch"):
             require(getattr(self, field) > 0, field, getattr(self, field), "must be positive")
         require(self.heads % self.kv_heads == 0, "heads", self.heads, f"must be a multiple of kv_heads={self.kv_heads}")
         require(self.head_size % 2 == 0, "head_size", self.head_size, "must be even, rotation pairs channels")
         require(len(self.is_global) >= 1, "is_global", self.is_global, "must have an entry for each layer")
+        require_counts(self, MOST_LAYERS, "layers")
 
     @property
     def layers(self) -> int:

@@ -22,6 +22,7 @@ import numpy as np
 
 from omniforcing_jax.io.atomic_write import AnyPath, replacing
 from omniforcing_jax.io.tensor_file import TensorFile, open_tensors, write_tensors
+from omniforcing_jax.strict_json import as_texts, loads_object, require
 from omniforcing_jax.text.contexts import TextContexts
 
 FORMAT, METADATA = 1, "contexts"
@@ -106,14 +107,11 @@ def open_store(path: AnyPath) -> ContextStore:
     file = open_tensors(path)
     if not is_store(file):
         raise ValueError(f"{file.path}: not a store of contexts: its metadata have no {METADATA!r}")
-    try:
-        about = json.loads(file.metadata[METADATA])
-        form, prompts = about.pop("format"), about.pop("prompts")
-    except (ValueError, KeyError, AttributeError, TypeError):
-        raise ValueError(f"{file.path}: metadata {METADATA!r} must be a JSON object with format and prompts") from None
-    if form != FORMAT:
-        raise ValueError(f"{file.path}: format={form!r}: must be {FORMAT}")
-    if not isinstance(prompts, list) or not prompts or len(set(map(str, prompts))) != len(prompts):
+    about = loads_object(file.metadata[METADATA], f"{file.path}: metadata {METADATA!r}")
+    form, found = about.pop("format", None), about.pop("prompts", None)
+    require(type(form) is int and form == FORMAT, f"{file.path}: format", form, f"must be {FORMAT}")
+    prompts = as_texts(found, str(file.path))
+    if not prompts or len(set(prompts)) != len(prompts):
         raise ValueError(f"{file.path}: prompts must be a list of distinct strings, at least one")
 
     def read_row(row: int) -> TextContexts:
@@ -123,7 +121,7 @@ def open_store(path: AnyPath) -> ContextStore:
 
     return ContextStore(
         where=str(file.path),
-        prompts=tuple(map(str, prompts)),
+        prompts=prompts,
         read_row=read_row,
         widths=_check_rows(file, len(prompts)),
         about=about,

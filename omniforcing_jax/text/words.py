@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from omniforcing_jax.parallel.spec import Leaf, array
+from omniforcing_jax.strict_json import LARGEST_SIZE, parse, require, require_counts
 from omniforcing_jax.text.contexts import TextContexts
 
 PAD, START, FIRST_WORD = 0, 1, 2  # token ids; the vocabulary's words follow
@@ -31,10 +32,9 @@ class WordsConfig:
 
     def __post_init__(self):
         bad = [word for word in self.vocabulary if not re.fullmatch(r"[a-z]+", word)]
-        if bad or len(set(self.vocabulary)) != len(self.vocabulary):
-            raise ValueError(f"vocabulary={self.vocabulary}: words must be distinct and of lower-case letters only")
-        if self.tokens < 1 or self.channels < 1:
-            raise ValueError(f"tokens={self.tokens}, channels={self.channels}: both must be positive")
+        fits = not bad and len(set(self.vocabulary)) == len(self.vocabulary)
+        require(fits, "vocabulary", self.vocabulary, "words must be distinct and of lower-case letters only")
+        require_counts(self, LARGEST_SIZE, "tokens", "channels")
 
     @property
     def rows(self) -> int:
@@ -55,7 +55,7 @@ class WordsConfig:
         known = {field.name for field in dataclasses.fields(cls)}
         if wrong := known.symmetric_difference(values):
             raise ValueError(f"words config: unknown or missing keys {sorted(wrong)}, expected exactly {sorted(known)}")
-        return cls(**{**values, "vocabulary": tuple(values["vocabulary"])})
+        return parse(cls, dict(values), "words config")
 
 
 @flax.struct.dataclass

@@ -52,7 +52,7 @@ class Contexts:
         found = [header.arrays[name][1][1] for name in ("context_video", "context_audio")]
         refuse(folder, "other contexts", differences({"channels": found}, {"channels": [*channels]}))
         if encoder is not None:
-            refuse(folder, "other contexts", differences({"encoder": header.facts["encoder"]}, {"encoder": encoder}))
+            refuse(folder, "other contexts", differences({"encoder": header.fact("encoder")}, {"encoder": encoder}))
         self.folder, self.prompts = folder, self._store.prompts
         self._rows = {prompt: row for row, prompt in enumerate(self.prompts)}
 

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from omniforcing_jax.layout import Layout, audio_latents
+from omniforcing_jax.strict_json import parse
 from omniforcing_jax.train.compare import differences, refuse
 from omniforcing_jax.train.store import Header, Row, Store, Writer
 
@@ -114,9 +115,9 @@ class Pairs:
         """
         self._store = Store(folder, KIND)
         header = self._store.header
-        found = header.facts["sigmas"]
+        found = parse(tuple[float, ...], header.fact("sigmas"), f"{folder}: facts.sigmas")
         if len(found) != len(sigmas) or not np.allclose(found, sigmas, rtol=0, atol=1e-6):
-            raise ValueError(f"{folder}: entries at sigmas {found}, expected {list(sigmas)}")
+            raise ValueError(f"{folder}: entries at sigmas {list(found)}, expected {list(sigmas)}")
         video, audio = (header.arrays[name][1] for name in ("video", "audio"))
         try:
             layout.check_clip(video[1], audio[1])
@@ -127,7 +128,7 @@ class Pairs:
                 folder, "other latents", differences({"channels": [video[-1], audio[-1]]}, {"channels": [*channels]})
             )
         if teacher is not None:
-            refuse(folder, "other pairs", differences({"teacher": header.facts["teacher"]}, {"teacher": teacher}))
+            refuse(folder, "other pairs", differences({"teacher": header.fact("teacher")}, {"teacher": teacher}))
         self.prompts = self._store.prompts
 
     def __len__(self) -> int:

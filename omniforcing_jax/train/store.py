@@ -18,11 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from omniforcing_jax.io.atomic_write import replacing, write_json
+from omniforcing_jax.strict_json import as_texts, parse, read_list, read_object, require, shorten
 from omniforcing_jax.train.compare import differences, refuse
 
 FORMAT = "omniforcing_jax rows 1"
 HEADER = "header.json"
+HEADER_KEYS = {"kind", "count", "shards", "arrays", "facts"}
 LENGTH_BYTES = 4
+MOST_SHARDS = 100_000  # their names have five digits
 
 
 class Row(NamedTuple):
@@ -52,11 +55,14 @@ class Header:
 
     def __post_init__(self):
         """Check ranges."""
-        if not 1 <= self.shards <= self.count:
-            raise ValueError(f"shards={self.shards}: must lie between 1 and count={self.count}")
+        require(1 <= self.shards <= self.count, "shards", self.shards, f"must lie between 1 and count={self.count}")
+        require(self.shards <= MOST_SHARDS, "shards", self.shards, f"must be at most {MOST_SHARDS}")
         for name, (dtype, _) in self.arrays.items():
-            if jnp.dtype(dtype).itemsize == 0:
-                raise ValueError(f"arrays.{name}: {dtype} has no fixed size")
+            try:
+                has_size = jnp.dtype(dtype).itemsize > 0
+            except TypeError:
+                has_size = False
+            require(has_size, f"arrays.{name}", dtype, "must be a type of numbers that have a size")
 
     def rows_of(self, shard: int) -> range:
         """Rows of a shard."""
@@ -65,6 +71,16 @@ class Header:
     def name_of(self, shard: int) -> str:
         """File name of a shard, without its ending."""
         return f"part-{shard:05}-of-{self.shards:05}"
+
+    def fact(self, name: str) -> Any:
+        """Return one of the facts.
+
+        Raises:
+          ValueError: if the header has none of that name.
+        """
+        if name not in self.facts:
+            raise ValueError(f"the header's facts have no '{name}': made by another version?")
+        return self.facts[name]
 
     @property
     def row_bytes(self) -> int:
@@ -83,16 +99,33 @@ def read_header(folder: Path) -> Header:
       ValueError: if there is none, or it has another format; names the file.
     """
     path = folder / HEADER
+    values = read_object(path, "; a store begins with its header")
+    if values.pop("format", None) != FORMAT:
+        raise ValueError(f"{path}: not of format '{FORMAT}'")
+    if set(values) != HEADER_KEYS:
+        raise ValueError(f"{path}: has the keys {sorted(values)}, expected {sorted(HEADER_KEYS)}")
+    arrays, facts = values["arrays"], values["facts"]
+    for name in ("arrays", "facts"):
+        require(isinstance(values[name], dict), f"{path}: {name}", values[name], "must be an object")
     try:
-        values = json.loads(path.read_text())
-        if values.pop("format", None) != FORMAT:
-            raise ValueError(f"{path}: not of format '{FORMAT}'")
-        arrays = {name: (dtype, tuple(shape)) for name, (dtype, shape) in values.pop("arrays").items()}
-        return Header(arrays=arrays, **values)
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}; a store begins with its header") from None
-    except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: damaged: {error}") from None
+        return Header(
+            kind=parse(str, values["kind"], "kind"),
+            count=parse(int, values["count"], "count"),
+            shards=parse(int, values["shards"], "shards"),
+            arrays={name: _parse_array(name, form) for name, form in arrays.items()},
+            facts=facts,
+        )
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _parse_array(name: str, form: Any) -> tuple[str, tuple[int, ...]]:
+    """Read dtype and shape of an array."""
+    if not isinstance(form, list) or len(form) != 2:
+        raise ValueError(f"arrays.{name}={shorten(form)}: must be [dtype, shape]")
+    shape = parse(tuple[int, ...], form[1], f"arrays.{name}")
+    require(all(size >= 0 for size in shape), f"arrays.{name}", shape, "must have no negative size")
+    return parse(str, form[0], f"arrays.{name}"), shape
 
 
 def encode(header: Header, row: Row) -> bytes:
@@ -302,10 +335,7 @@ class Store:
 
     def _prompts(self, shard: int) -> list[str]:
         path = prompts_path(self.folder, self.header, shard)
-        try:
-            prompts = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{path}: cannot be read: {error}") from None
+        prompts = list(as_texts(read_list(path), str(path)))
         if len(prompts) != len(self.header.rows_of(shard)):
             raise ValueError(f"{path}: {len(prompts)} prompts, expected {len(self.header.rows_of(shard))}")
         return prompts

@@ -83,7 +83,7 @@ def test_prompts_must_be_distinct_and_there(tmp_path, prompts):
     ("metadata", "change", "named"),
     [
         (None, {}, "not a store"),
-        ("{", {}, "must be a JSON object"),
+        ("{", {}, "not JSON"),
         ("[1]", {}, "must be a JSON object"),
         ({"format": 2, "prompts": ["a"]}, {}, "format=2"),
         ({"format": 1, "prompts": ["a", "a"]}, {}, "distinct"),

@@ -20,6 +20,8 @@ from omniforcing_jax.stream.prompt_change.recache import CommitInputs, recache
 from omniforcing_jax.strict_json import require
 from omniforcing_jax.text.contexts import TextContexts
 
+LONGEST_FADE = 1_000_000  # blocks
+
 
 @struct.dataclass
 class PromptTransition:
@@ -66,7 +68,7 @@ def begin_transition(
         ValueError: If the shapes of the contexts differ from those of the stream, or a number is negative.
     """
     require(recompute >= 0, "recompute", recompute, "must not be negative")
-    require(fade >= 0, "fade", fade, "must not be negative")
+    require(0 <= fade <= LONGEST_FADE, "fade", fade, f"must be between 0 and {LONGEST_FADE}")
     for name, old, new in zip(TextContexts._fields, transition.now, goal, strict=True):
         shapes = [None if x is None else x.shape for x in (old, new)]
         require(shapes[0] == shapes[1], f"contexts: {name}", shapes[1], f"must be {shapes[0]}, as in the first prompt")
