@@ -26,13 +26,13 @@ from omniforcing_jax.stream.conditioning.condition import Condition, continue_fi
 from omniforcing_jax.stream.mp4 import Mp4Writer, Overlapped
 from omniforcing_jax.stream.plan import plan_stream, resolve_request
 from omniforcing_jax.stream.prompt_change.history import check_recompute
+from omniforcing_jax.stream.prompt_change.transition import LONGEST_FADE
 from omniforcing_jax.stream.prompt_schedule import (
     ChangeWatch,
     ScheduledPrompt,
     follow_schedule,
     plan_prompt_schedule,
 )
-from omniforcing_jax.stream.prompt_change.transition import LONGEST_FADE
 from omniforcing_jax.stream.request import StreamRequest
 from omniforcing_jax.stream.resume import resume
 from omniforcing_jax.stream.saved import read_saved, save
