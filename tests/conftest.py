@@ -9,12 +9,9 @@ compiled program take `tiny.AS_USERS_DO`.
 context and not global, because optax relies on promotion.
 """
 
-import atexit
 import ctypes
 import gc
 import os
-import shutil
-import tempfile
 
 from jaxlib.version import __version_info__ as jaxlib_version
 
@@ -26,11 +23,6 @@ os.environ["XLA_FLAGS"] = (
     + os.environ.get("XLA_FLAGS", "")
     + " --xla_force_host_platform_device_count=8"
 )
-
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # workers and commands inherit it
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-by-tests-")
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
-    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 import jax
 import pytest
