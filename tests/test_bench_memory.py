@@ -15,6 +15,7 @@ def sizes(name: str, *lengths: int) -> list[int]:
     return [memory.temporary_bytes(programs[name]) for programs in every]
 
 
+@pytest.mark.long
 def test_the_second_pass_needs_the_memory_of_one_block_however_long_the_clip():
     found = sizes("second_pass", 5, 10, 20)
     assert max(found) <= 1.02 * min(found), found

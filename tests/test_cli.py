@@ -234,6 +234,7 @@ def test_weights_that_ship_are_given_by_name(tmp_path, capsys, no_work):
     assert "`sample`" in refusal(capsys, [*arguments, "--weights", "chime-teacher"])
 
 
+@pytest.mark.long
 def test_a_stream_on_a_mesh_hands_out_the_chunks_of_one_device(monkeypatch, tmp_path):
     chunks, write = [], Mp4Writer.write
     monkeypatch.setattr(Mp4Writer, "write", lambda writer, chunk: (chunks.append(chunk), write(writer, chunk)))

@@ -67,6 +67,7 @@ def test_noise_of_a_block_depends_on_its_request_and_its_number_only():
     np.testing.assert_allclose(one.video, expected, atol=1e-5)
 
 
+@pytest.mark.long
 def test_a_short_run_of_the_long_experiment_finds_nothing_wrong():
     figures = endless.stream_long(student(), endless.Arguments(blocks=14, height=None, width=None))
     assert figures["is_finite"]

@@ -137,6 +137,7 @@ def test_the_generator_on_a_mesh_equals_one_device(networks, generator):
             assert leaf.size // leaf.addressable_shards[0].data.size == 4, path_name(path)
 
 
+@pytest.mark.long
 def test_the_critic_on_a_mesh_equals_one_device(networks, critic):
     expected = critic(networks[1], PROMPTS, jax.random.key(5), networks[0], None)
     with jax.set_mesh(CUBE):
@@ -154,6 +155,7 @@ def test_the_critic_learns_from_clips_that_it_cannot_change(networks, critic):
     assert not any(jnp.any(leaf) for leaf in jax.tree.leaves(blank))
 
 
+@pytest.mark.long
 def test_a_clip_in_one_graph_on_a_mesh_equals_one_device(one_graph):
     program, networks, batch, expected = one_graph
     with jax.set_mesh(CUBE):

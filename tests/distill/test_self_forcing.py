@@ -46,6 +46,7 @@ SCENES = {
     ),
     "text keys per step, one exit": Scene(dataclasses.replace(tiny.MODERN, sinks=2), sampler(), (1, 1)),
 }
+SLOWEST = "text keys per step, one exit"  # to compile
 BEHIND_TEXT = {"k/w", "k/b", "v/w", "v/b", "k_norm"}
 
 
@@ -65,7 +66,9 @@ def wish(clip: Streams) -> Streams:
     return Streams(*(jnp.sin(3 * x) / x.size for x in clip))
 
 
-@pytest.mark.parametrize("name", SCENES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long if name == SLOWEST else ()) for name in SCENES]
+)
 def test_two_passes_give_the_gradient_of_one_graph(name):
     scene = SCENES[name]
     static, contexts = setting_of(scene), contexts_of(scene.config)

@@ -36,6 +36,7 @@ def batch():
     return latents_of(PROMPTS, 3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("row", [0, 1])
 def test_a_row_is_the_stream_of_its_prompt_and_seed(row):
     latents, chunks = batch()
@@ -54,6 +55,7 @@ def test_a_row_is_the_stream_of_its_prompt_and_seed(row):
         )
 
 
+@pytest.mark.long
 def test_a_row_does_not_depend_on_its_neighbour():
     other, _ = latents_of((PROMPTS[0], "three balls"), (3, 77))
     for one, two in zip(batch()[0], other, strict=True):
@@ -61,6 +63,7 @@ def test_a_row_does_not_depend_on_its_neighbour():
         assert not np.allclose(one[1], two[1])
 
 
+@pytest.mark.long
 def test_a_batch_is_resumed_as_a_batch(tmp_path):
     stream = open_stream(student(), PROMPTS, SECONDS, 3)
     begun = list(itertools.islice(stream, 2))
