@@ -16,7 +16,7 @@ from omniforcing_jax.io.tensor_file import write_runs
 from omniforcing_jax.pipeline import weights_folder
 
 from .atomic_swap import require_space, staging, swap_in
-from .lora import fuse_lora
+from .lora.fuse import fuse_lora
 from .native_component import PASSED, SOURCE, is_weights_folder
 from .open_source import list_components
 from .overrides import Overrides, choose_sampler
@@ -80,10 +80,8 @@ def prepare(
         notes += [f"sampler: {setting}" for setting in settings]
         name = Path(transformer.where).resolve().stem
     for path, strength in loras:
-        if "transformer" not in plans:
-            raise ValueError(f"{path}: no transformer to fuse it into; give one with --from")
-        plans["transformer"], fused = fuse_lora(plans["transformer"], path, strength)
-        notes.append(f"transformer: {fused}")
+        plans, fused = fuse_lora(plans, path, strength)
+        notes += fused
     require_space(folder, sum(plan.nbytes for plan in plans.values()))
     return Conversion(folder=folder, plans=plans, sampler=sampler, resolution=resolution, name=name, notes=tuple(notes))
 

@@ -20,6 +20,7 @@ from omniforcing_jax.text.tokenizer import what_is_missing
 from .component import DIFFUSERS, HUGGING_FACE, Component
 from .formats import gemma
 from .lazy_tensor import list_tensors
+from .lora.keys import is_lora
 from .native_component import is_weights_folder
 from .original_keys import read_original_keys
 from .overrides import Overrides, apply_overrides
@@ -44,7 +45,7 @@ def list_components(path: Path, overrides: Overrides) -> list[SourceComponent]:
         tensors, notes = open_torch_checkpoint(path, overrides.state)
         return read_original_keys(path, tensors, {}, overrides, notes)
     file = open_tensors(path)
-    if any(".lora_A." in key for key in file.entries):
+    if is_lora(file.entries):
         raise ValueError(f"{path}: is a LoRA; fuse it into a network with --lora {path} STRENGTH")
     return read_original_keys(path, list_tensors(file), file.metadata, overrides)
 

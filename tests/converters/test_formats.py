@@ -165,10 +165,11 @@ def test_alpha_scales_a_lora_and_diffusers_weights_take_it_too(tmp_path):
 @pytest.mark.parametrize(
     ("key", "shape", "complaint"),
     [
-        ("diffusion_model.proj_out.lora_A.weight", (2, 64), "missing proj_out.lora_B.weight"),
-        ("diffusion_model.nothing.lora_A.weight", (3, 64), "missing nothing.lora_B.weight"),
+        ("diffusion_model.proj_out.lora_A.weight", (2, 64), "missing diffusion_model.proj_out.lora_B.weight"),
+        ("diffusion_model.nothing.lora_A.weight", (3, 64), "missing diffusion_model.nothing.lora_B.weight"),
         ("diffusion_model.proj_out.weight", (8, 64), "unknown diffusion_model.proj_out.weight, not a LoRA's"),
-        (f"transformer.{MATRIX}.lora_A.weight", (3, 64), f"transformer.{MATRIX}.lora_A.weight is given twice"),
+        (f"transformer.{MATRIX}.lora_A.weight", (3, 64), f"missing transformer.{MATRIX}.lora_B.weight"),
+        (f"diffusion_model.{MATRIX}.lora_down.weight", (3, 64), f"{MATRIX}.lora_down.weight is given twice"),
     ],
 )
 def test_a_lora_that_does_not_fit_is_named(tmp_path, capsys, key, shape, complaint):

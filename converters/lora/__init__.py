@@ -1,0 +1,1 @@
+"""LoRA files of every dialect, fused into the tensors that they change."""
