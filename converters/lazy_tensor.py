@@ -7,12 +7,26 @@ is computed on the way (from float8, with a fused LoRA, with permuted rows) is l
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from omniforcing_jax.io.tensor_file import TensorFile
 
 BLOCK = 8 << 20  # bytes handed on at a time
+
+
+@runtime_checkable
+class InBlocks(Protocol):
+    """A way to load a tensor that can also read it block by block."""
+
+    def __call__(self) -> np.ndarray:
+        """Load all of it."""
+        ...
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Yield flat pieces in memory order, at least one."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +69,7 @@ class LazyTensor:
 
     def blocks(self) -> Iterator[np.ndarray]:
         """Yield the values in memory order, some megabytes at a time; at least one block, even an empty one."""
-        return self.load.blocks() if isinstance(self.load, MappedTensor) else cut_blocks(self.load())
+        return self.load.blocks() if isinstance(self.load, InBlocks) else cut_blocks(self.load())
 
     def row(self, index: int) -> "LazyTensor":
         """Return one row of the leading axis."""

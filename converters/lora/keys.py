@@ -7,7 +7,7 @@
 
 Adapters of other kinds change a matrix in other ways. They are refused by their names.
 
-Source: peft@0.21.2:tuners/lora/layer.py; lycoris@4.1.3:modules/locon.py.
+Source: peft@0.21.2:tuners/lora/layer.py; lycoris-lora@4.1.3:modules/locon.py.
 """
 
 import dataclasses

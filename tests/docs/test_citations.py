@@ -21,7 +21,9 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 DOCUMENT = re.compile(
     r"(?<![\w/$.-])(README|LICENSE|LOG|DESIGN|STYLE|PLAN|SPECS?|NOTES|ROADMAP|REVIEW|CONTRIBUTING|CHANGELOG)\b(?!\.\w|_)"
 )
-PACKAGES = {"ltx-core": "ltx_core", "diffusers": "diffusers", "transformers": "transformers"}
+PACKAGES = {"ltx-core": "ltx_core", "lycoris-lora": "lycoris"} | {
+    name: name for name in ("diffusers", "transformers", "peft", "gguf")
+}
 FILES = tracked_files()
 
 
