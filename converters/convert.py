@@ -16,6 +16,7 @@ from omniforcing_jax.io.tensor_file import write_runs
 from omniforcing_jax.pipeline import weights_folder
 
 from .atomic_swap import require_space, staging, swap_in
+from .hub.download import name_of
 from .lora.fuse import fuse_lora
 from .native_component import PASSED, SOURCE, is_weights_folder
 from .open_source import list_components
@@ -73,12 +74,12 @@ def prepare(
     sources, notes = _open_all(paths, overrides)
     plans = {name: plan_component(source) for name, source in sources.items()}
     notes += [note for plan in plans.values() for note in _describe(plan)]
-    sampler, name = None, paths[-1].resolve().stem
+    sampler, name = None, name_of(paths[-1])
     transformer = sources.get("transformer")
     if transformer is not None and isinstance(config := transformer.config, ModelConfig):
         sampler, settings = choose_sampler(transformer.is_student, config.sinks, overrides)
         notes += [f"sampler: {setting}" for setting in settings]
-        name = Path(transformer.where).resolve().stem
+        name = name_of(Path(transformer.where))
     for path, strength in loras:
         plans, fused = fuse_lora(plans, path, strength)
         notes += fused

@@ -21,12 +21,12 @@ from .config_table import AnyTable
 from .lazy_tensor import LazyTensor
 from .ltx2_header import find_contradiction, merge_header
 from .native_component import NativeComponent, open_weights_folder, rename_tensors
-from .open_source import TOKENIZERS
 from .original_keys import ASSUMED_ROTARY, read_header_config
 from .progress import ByteProgress
 from .registry import CLASSES, FOLDERS, PREFIXES
 from .rotary_rows import permute_rotary
 from .shards import TensorFiles, write_shards
+from .tokenizer_files import TOKENIZERS
 
 Target = Literal["ltx2", "diffusers", "omniforcing"]
 PLAIN = {"format": "pt"}

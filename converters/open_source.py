@@ -29,11 +29,11 @@ from .overrides import Overrides, apply_overrides
 from .registry import CLASSES, COMPONENTS, FOLDERS, GEMMA, find_table
 from .source_component import SourceComponent
 from .tensor_folder import open_folder
+from .tokenizer_files import find_tokenizer
 from .torch_checkpoint import open_torch_checkpoint
 
 GGUF = ".gguf"
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
-TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json")
 
 
 def list_components(path: Path, overrides: Overrides) -> list[SourceComponent]:
@@ -127,7 +127,7 @@ def _describe_model(
         config, changes = _read_config(component, naming, values, overrides)
     except ValueError as error:
         raise ValueError(f"{path / 'config.json' if path.is_dir() else path}: {error}") from None
-    files = _find_tokenizer(path if path.is_dir() else path.parent) if name == "text" else ()
+    files = find_tokenizer(path if path.is_dir() else path.parent) if name == "text" else ()
     lacking = what_is_missing([Path(file).name for file in files]) if name == "text" else None
     return SourceComponent(
         name=name,
@@ -151,9 +151,3 @@ def _read_config(
         return None, ()
     config = component.namings[naming].table.read(values)
     return apply_overrides(config, overrides) if isinstance(config, ModelConfig) else (config, ())
-
-
-def _find_tokenizer(folder: Path) -> tuple[str, ...]:
-    """List the tokenizer's files in a text model's folder, or in the folder `tokenizer` beside it."""
-    folders = (folder, folder.parent / "tokenizer")
-    return tuple(str(each / file) for file in TOKENIZERS for each in folders if (each / file).is_file())

@@ -13,6 +13,7 @@ from omniforcing_jax.strict_json import require
 from .. import bench, convert, diff, export, inspect
 from ..atomic_swap import require_space
 from ..check.check_case import check_case, report
+from ..hub.download import find
 from ..overrides import Overrides
 from .options import BenchOptions, CheckOptions, ConvertOptions, DiffOptions, ExportOptions, InspectOptions
 
@@ -41,7 +42,9 @@ def prepare_convert(options: ConvertOptions) -> Work:
         horizon_seconds=student.horizon,
     )
     resolution = (options.resolution.height, options.resolution.width)
-    conversion = convert.prepare(options.from_, options.out, overrides, resolution=resolution, loras=options.lora)
+    sources = [find(path) for path in options.from_]
+    loras = [(find(path, is_lora=True), strength) for path, strength in options.lora]
+    conversion = convert.prepare(sources, options.out, overrides, resolution=resolution, loras=loras)
 
     return _write(options.out, conversion.notes, lambda: convert.run(conversion))
 

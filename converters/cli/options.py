@@ -71,14 +71,15 @@ class ConvertOptions:
     Examples:
         omniforcing convert --from ltx-2-19b-dev.safetensors --out weights/teacher
         omniforcing convert --from student.pt --state ema --out weights/student
+        omniforcing convert --from Lightricks/LTX-2:ltx-2-19b-dev.safetensors --out weights/teacher
     """
 
     from_: Annotated[tyro.conf.UseAppendAction[tuple[Path, ...]], tyro.conf.arg(name="from")]
-    """File or folder to convert: LTX-2, OmniForcing (shards or .pt), diffusers or Gemma 3."""
+    """LTX-2, OmniForcing, diffusers, Gemma 3 or GGUF: a path, or a name on the hub, OWNER/NAME[@REVISION][:FILE]."""
     out: Path
     """Weights folder to write; components in it that no source replaces stay."""
     lora: tyro.conf.UseAppendAction[tuple[tuple[Path, float], ...]] = ()
-    """LoRA file to fuse into the transformer, and its strength."""
+    """LoRA to fuse into transformer and connectors, and its strength; a file, or a name on the hub."""
     source: SourceOptions = field(default_factory=SourceOptions)
     network: NetworkOptions = field(default_factory=NetworkOptions)
     student: StudentOptions = field(default_factory=StudentOptions)

@@ -22,7 +22,7 @@ DOCUMENT = re.compile(
     r"(?<![\w/$.-])(README|LICENSE|LOG|DESIGN|STYLE|PLAN|SPECS?|NOTES|ROADMAP|REVIEW|CONTRIBUTING|CHANGELOG)\b(?!\.\w|_)"
 )
 PACKAGES = {"ltx-core": "ltx_core", "lycoris-lora": "lycoris"} | {
-    name: name for name in ("diffusers", "transformers", "peft", "gguf")
+    name: name for name in ("diffusers", "transformers", "peft", "gguf", "huggingface_hub")
 }
 FILES = tracked_files()
 

@@ -1,0 +1,1 @@
+"""Sources by name: `OWNER/NAME[@REVISION][:FILE]` on the Hugging Face hub."""
