@@ -26,7 +26,7 @@ FLOORS = {
 }
 FLOOR_OF = {f"omniforcing_jax.{room}": floor for floor, rooms in FLOORS.items() for room in rooms}
 FLOOR_OF |= {FRONT_DOOR: 7, "converters": 4, "experiments": 8}
-MODULE_OF = {"orbax-checkpoint": "orbax"}  # distributions that are imported by another name
+MODULE_OF = {"orbax-checkpoint": "orbax", "ltx-core": "ltx_core"}  # distributions that are imported by another name
 NETWORK = [
     "omniforcing_jax.rollout",
     "omniforcing_jax.guidance",

@@ -74,8 +74,8 @@ def _check_sizes(case: RecordedCase, config: ModelConfig) -> None:
     expected = (config.video.latent_channels, config.audio.latent_channels)
     require(found == expected, f"{case.name}: latent channels", found, f"must be {expected}, as in the model")
     captions = case["in.video_context"].shape[-1]
-    rule = f"must be {config.caption_channels}, as in the model"
-    require(captions == config.caption_channels, f"{case.name}: caption channels", captions, rule)
+    width = config.video.width if config.caption_channels is None else config.caption_channels
+    require(captions == width, f"{case.name}: caption channels", captions, f"must be {width}, as in the model")
 
 
 def _find_mismatch(case: RecordedCase, variant: Any, config: ModelConfig) -> str | None:

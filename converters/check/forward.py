@@ -1,5 +1,6 @@
 """One forward of a recorded case: a bidirectional teacher, or a student under its masks."""
 
+import dataclasses
 import functools
 import re
 
@@ -45,7 +46,8 @@ def run_forward(case: RecordedCase, variant: str, config: ModelConfig, params: T
         view = bidirectional(config, tables, sigmas) if variant == "no_mask" else view
     contexts = (jnp.asarray(case["in.video_context"]), jnp.asarray(case["in.audio_context"]))
     noisy = Streams(jnp.asarray(tokens), jnp.asarray(audio))
-    velocities = _forward(params, config, noisy, view, contexts, mask)
+    scalars = (sigmas.scalar_video, sigmas.scalar_audio)
+    velocities = _forward(params, config, noisy, view, contexts, mask, scalars)
     result = {}
     for stream, x, levels, velocity in (
         ("video", tokens, sigmas.video, velocities[0]),
@@ -66,9 +68,13 @@ def _forward(
     view: View,
     contexts: tuple[jax.Array, jax.Array],
     mask: jax.Array | None,
+    scalars: tuple[jax.Array | None, jax.Array | None],
 ) -> Streams:
-    """Run one forward, with the text that it reads."""
-    text = text_kv(params, *contexts, mask)
+    """Run one forward, with the text that it reads; text AdaLN takes the scalar level of each stream."""
+    text = text_kv(params, *contexts, mask, sigma=scalars[0])
+    if config.text_adaln:
+        other = text_kv(params, *contexts, mask, sigma=scalars[1])
+        text = dataclasses.replace(text, kv=Streams(text.kv.video, other.kv.audio))
     return predict(params, config, noisy, view, text).velocity
 
 

@@ -180,8 +180,9 @@ def compare_output(case: RecordedCase, name: str, value: np.ndarray) -> Finding:
     if limit is None:
         raise ValueError(f"{case.name}: no limit for {name}")
     largest = np.abs(recorded).max(initial=0.0)
-    atol, rtol = limit.get("atol_own_tables", limit.get("atol", 0.0)), limit.get("rtol", 0.0)
-    allowed = atol + rtol * np.abs(recorded) + limit.get("rel_to_largest", 0.0) * largest
+    parts = {"atol": limit.get("atol_own_tables", limit.get("atol", 0.0))}
+    parts |= {name: limit.get(name, 0.0) for name in ("rtol", "rel_to_largest")}
+    allowed = parts["atol"] + parts["rtol"] * np.abs(recorded) + parts["rel_to_largest"] * largest
     off = np.abs(value.astype(np.float64) - recorded)
     absolute = float(np.nan_to_num(off, nan=np.inf).max(initial=0.0))
     return Finding(
@@ -189,5 +190,5 @@ def compare_output(case: RecordedCase, name: str, value: np.ndarray) -> Finding:
         absolute=absolute,
         relative=absolute / max(float(largest), np.finfo(np.float64).tiny),
         within=bool(np.all(off <= allowed)),
-        limit=f"atol {atol:g}" + (f", rtol {rtol:g}" if rtol else ""),
+        limit=", ".join(f"{name} {value:g}" for name, value in parts.items() if value) or "atol 0",
     )

@@ -13,6 +13,7 @@ from omniforcing_jax.strict_json import require
 from .. import bench, convert, diff, export, inspect
 from ..atomic_swap import require_space
 from ..check.check_case import check_case, report
+from ..check.record.record import record_case
 from ..hub.download import find
 from ..overrides import Overrides
 from .options import BenchOptions, CheckOptions, ConvertOptions, DiffOptions, ExportOptions, InspectOptions
@@ -90,13 +91,22 @@ def prepare_diff(options: DiffOptions) -> Work:
 
 
 def prepare_check(options: CheckOptions) -> Work:
-    """Run the case. The returned function prints the error of each output.
+    """Record a case, run one, or both. The returned function prints what was recorded, and the error of each output.
 
     Raises:
         ValueError: In one line, whatever is wrong.
     """
-    findings, left_out = check_case(options.weights, options.case)
-    return _print(list(report(findings, left_out)), 0 if all(finding.within for finding in findings) else 1)
+    lines, findings = [], []
+    if (options.record is None) != (options.from_ is None):
+        raise ValueError("--record and --from belong together: a library, and the checkpoint that it runs")
+    if options.record is not None and options.from_ is not None:
+        lines.append(record_case(options.record, options.from_, options.case))
+    elif options.weights is None:
+        raise ValueError("--weights: give a folder to check, or --record and --from to make a case")
+    if options.weights is not None:
+        findings, left_out = check_case(options.weights, options.case)
+        lines += report(findings, left_out)
+    return _print(lines, 0 if all(finding.within for finding in findings) else 1)
 
 
 def prepare_bench(options: BenchOptions) -> Work:

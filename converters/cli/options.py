@@ -153,14 +153,21 @@ class DiffOptions:
 class CheckOptions:
     """Run a converted transformer on recorded activations. The exit code is 1 if an output is beyond its limit.
 
+    With --record a case is made first, by ltx-core or diffusers from the original checkpoint.
+
     Examples:
-        omniforcing check --weights weights/student --case recordings/a_teacher
+        omniforcing check --record ltx-core --from ltx-2-19b-dev.safetensors --case recordings/mine
+        omniforcing check --weights weights/teacher --case recordings/mine
     """
 
-    weights: Path
-    """Weights folder."""
     case: Path
     """Recorded forward, rollout or guided trajectory: its folder and name, without an ending."""
+    weights: Path | None = None
+    """Weights folder to check."""
+    record: Literal["ltx-core", "diffusers"] | None = None
+    """Library that makes the case: ltx-core from LTX-2's file, diffusers from a folder; in float32, on the CPU."""
+    from_: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    """Original checkpoint to record, the one that was converted."""
 
 
 @dataclass(frozen=True, kw_only=True)

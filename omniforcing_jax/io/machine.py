@@ -140,6 +140,11 @@ def free_bytes() -> int | None:
     stats = jax.local_devices()[0].memory_stats()
     if stats is not None:
         return stats["bytes_limit"] - stats["bytes_in_use"]
+    return free_ram()
+
+
+def free_ram() -> int | None:
+    """Return the bytes of RAM that the process may still take; None if unknown."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
