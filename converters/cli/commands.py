@@ -100,7 +100,7 @@ def prepare_check(options: CheckOptions) -> Work:
     if (options.record is None) != (options.from_ is None):
         raise ValueError("--record and --from belong together: a library, and the checkpoint that it runs")
     if options.record is not None and options.from_ is not None:
-        lines.append(record_case(options.record, options.from_, options.case))
+        lines.append(record_case(options.record, find(options.from_), options.case))
     elif options.weights is None:
         raise ValueError("--weights: give a folder to check, or --record and --from to make a case")
     if options.weights is not None:

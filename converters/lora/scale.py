@@ -12,7 +12,6 @@ PEFT's settings that change the base weights, or the form of the change, are ref
 Source: peft@0.21.2:tuners/lora/model.py; diffusers@0.42.1:loaders/lora_base.py; ltx-core@1.0.0:loader/fuse_loras.py.
 """
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -22,9 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from omniforcing_jax.strict_json import require
+from omniforcing_jax.strict_json import loads_object, read_object, require
 
-from ..tensor_folder import read_json_object
 from .keys import Module, Role
 
 HEADER, BESIDE, PEFT = "lora_adapter_metadata", "adapter_config.json", "base_model.model."
@@ -70,20 +68,14 @@ def read_settings(path: Path, modules: Sequence[Module], metadata: Mapping[str, 
         beside = path.with_name(BESIDE)
         if not beside.is_file():
             raise ValueError(f"{path}: PEFT keeps the scale in {BESIDE}; put that file beside this one")
-        return (_check(str(beside), PEFT, read_json_object(beside)),)
+        return (_check(str(beside), PEFT, read_object(beside)),)
     return ()
 
 
 def _split_by_prefix(where: str, text: str) -> dict[str, dict[str, Any]]:
     """Split diffusers' metadata by component; a lone model's has no prefix."""
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError):
-        values = None
-    if not isinstance(values, dict):
-        raise ValueError(f"{where} in the header is not a JSON object")
     result: dict[str, dict[str, Any]] = {}
-    for key, value in values.items():
+    for key, value in loads_object(text, where).items():
         prefix, dot, name = key.rpartition(".")
         result.setdefault(prefix + dot, {})[name] = value
     return result

@@ -2,9 +2,10 @@
 
 import sys
 
+import ml_dtypes
 import numpy as np
 import pytest
-from published import NEWER, SMALL, draw_network, save_ltx2
+from published import NEWER, SMALL, draw_network, save_diffusers, save_ltx2
 from run import refused, run
 from safetensors.numpy import save_file
 
@@ -128,6 +129,11 @@ def test_what_cannot_be_recorded_is_told_in_one_line(recorded, tmp_path, capsys,
     assert "--record and --from belong together" in line_of("--record", "ltx-core")
     assert "--weights: give a folder to check, or --record" in line_of()
     assert "diffusers reads folders with a config.json" in line_of("--record", "diffusers", "--from", source)
+    eighth = draw_network(SMALL, dtype=ml_dtypes.float8_e4m3fn)
+    save_ltx2(tmp_path / "fp8.safetensors", tensors=eighth)
+    assert "has float8 tensors" in line_of("--record", "ltx-core", "--from", tmp_path / "fp8.safetensors")
+    save_diffusers(tmp_path / "folder")
+    assert "ltx-core reads LTX-2's .safetensors file" in line_of("--record", "ltx-core", "--from", tmp_path / "folder")
     save_file({f"{transformer.PREFIX}{QUERY}": np.zeros((2, 2), np.float32)}, tmp_path / "bare.safetensors")
     line_of("--record", "ltx-core", "--from", tmp_path / "bare.safetensors")
     monkeypatch.setattr("converters.check.record.record.free_ram", lambda: 1000)

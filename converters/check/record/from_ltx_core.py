@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from omniforcing_jax.io.extras import need
+from omniforcing_jax.io.tensor_file import open_tensors
 
+from ...float8 import FLOAT8
 from .inputs import AUDIO_FRAMES, BATCH, GRID, Inputs, Peer
 
 FRAMES_PER_SECOND = 24.0
@@ -23,6 +25,10 @@ def load_ltx_core(path: Path) -> Peer:
     """
     need("ltx_core", extra="record")
     need("torch", extra="convert")
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path}: ltx-core reads LTX-2's .safetensors file; use --record diffusers for a folder")
+    if any(entry.dtype in FLOAT8 for entry in open_tensors(path).entries.values()):
+        raise ValueError(f"{path}: has float8 tensors, whose scales are left out here; record LTX-2's bfloat16 file")
     import torch
     from ltx_core.loader.single_gpu_model_builder import SingleGPUModelBuilder
     from ltx_core.model.transformer.model_configurator import LTXV_MODEL_COMFY_RENAMING_MAP, LTXModelConfigurator

@@ -24,7 +24,7 @@ from .inputs import AUDIO_FRAMES, BATCH, GRID, VARIANTS, Inputs, Peer, draw_inpu
 Library = Literal["ltx-core", "diffusers"]
 LOAD: Mapping[str, Callable[[Path], Peer]] = {"ltx-core": load_ltx_core, "diffusers": load_diffusers}
 LARGEST_ERROR = 0.005  # of the largest value of an output
-COPIES = 2.2  # of the weights in float32, while a library loads them
+COPIES = 1.5  # of the weights in float32: the most that a library holds while it loads them in bfloat16
 
 
 def record_case(library: Library, source: Path, case: Path) -> str:
