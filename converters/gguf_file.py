@@ -101,6 +101,7 @@ def open_gguf(path: Path) -> GgufFile:
         raise ValueError(
             f"{path}: cannot be read as GGUF: {str(error).splitlines()[0] if str(error) else error!r}"
         ) from None
+    _check_whole(path, fields, reader.byte_order)
     tensors = {each.name: _wrap(path, each, fields) for each in reader.tensors}
     kinds = Counter(each.tensor_type.name for each in reader.tensors)
     note = f"GGUF with tensors of {', '.join(f'{kind} ({count})' for kind, count in sorted(kinds.items()))}"
@@ -112,6 +113,14 @@ def open_gguf(path: Path) -> GgufFile:
         tensors=tensors,
         notes=(f"{note}; quantised ones become {RESULT}" if is_changed else note,),
     )
+
+
+def _check_whole(path: Path, fields: Mapping[str, Any], order: str) -> None:
+    if (count := fields.get("split.count", 0)) > 1:
+        rule = "join them with llama.cpp's `llama-gguf-split --merge`"
+        raise ValueError(f"{path}: is one of {count} parts; {rule}")
+    if order != "I":
+        raise ValueError(f"{path}: has the byte order of another machine; make it anew for this one")
 
 
 def _is_vocabulary(name: str) -> bool:

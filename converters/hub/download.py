@@ -18,6 +18,10 @@ from .choice import WEIGHTS, Choice, choose
 from .resume import LARGE, load_blob
 
 NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^:@\s]+))?(?::(?P<file>\S+))?")
+LINK = re.compile(  # what a browser shows; a path has lost one of the two slashes
+    r"(?:https?:/+(?:www\.)?huggingface\.co/|hf:/+)(?P<repo>[\w.-]+/[\w.-]+)"
+    r"(?:/(?:blob|resolve|tree)/(?P<revision>[^/]+)(?:/(?P<file>\S+))?)?"
+)
 NEWEST = "main"
 
 
@@ -56,13 +60,16 @@ def find(path: Path, *, is_lora: bool = False) -> Path:
 
 
 def read_name(path: Path) -> HubName | None:
-    """Read a name; None for a path that exists, or that is meant for this machine by its folder or ending."""
-    found = NAME.fullmatch(str(path))
-    if found is None or path.exists() or Path(path.parts[0]).exists():
-        return None
-    if found["file"] is None and path.suffix in WEIGHTS:
+    """Read a name or a link; None for a path that exists, or that is meant for this machine by its folder or ending."""
+    found = LINK.fullmatch(str(path)) or (None if _is_local(path) else NAME.fullmatch(str(path)))
+    if found is None:
         return None
     return HubName(repo=found["repo"], revision=found["revision"] or NEWEST, file=found["file"])
+
+
+def _is_local(path: Path) -> bool:
+    is_there = path.exists() or any(folder.exists() for folder in path.parents if folder.name)
+    return is_there or (path.suffix in WEIGHTS and ":" not in str(path))
 
 
 def name_of(path: Path) -> str:

@@ -15,7 +15,7 @@ from omniforcing_jax.strict_json import require
 
 from ..lazy_tensor import LazyTensor
 from ..plan import PlacedTensor, Plan
-from .keys import Module, Role, read_modules
+from .keys import Module, Role, find_file, read_modules
 from .names import CHANGED, Place, find_place, list_places
 from .scale import find_scale, read_settings
 
@@ -52,7 +52,7 @@ def fuse_lora(plans: Mapping[str, Plan], path: Path, strength: float) -> tuple[d
 
     Args:
         plans: The components, from any format.
-        path: The LoRA.
+        path: The LoRA, or a folder with only that.
         strength: Factor of its change.
 
     Returns:
@@ -63,6 +63,7 @@ def fuse_lora(plans: Mapping[str, Plan], path: Path, strength: float) -> tuple[d
             another shape; names file and key.
     """
     require(bool(np.isfinite(strength)), "lora strength", strength, "must be a finite number")
+    path = find_file(path)
     _check_plans(plans, path)
     modules, metadata = read_modules(path)
     settings = read_settings(path, modules, metadata)
@@ -134,9 +135,9 @@ def _adder(dtype: np.dtype, changes: Sequence[Change]) -> Callable[[np.ndarray],
     """Return a function that adds changes to values in float32."""
 
     def add(values: np.ndarray) -> np.ndarray:
-        changed = np.asarray(values).astype(np.float32)
+        changed = np.array(values, np.float32)
         for change in changes:
-            changed = changed + change.compute()
+            changed += change.compute()
         return changed.astype(dtype)
 
     return add

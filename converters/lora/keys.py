@@ -75,6 +75,24 @@ def is_lora(keys: Iterable[str]) -> bool:
     )
 
 
+def find_file(path: Path) -> Path:
+    """Return the LoRA in a folder that PEFT or diffusers wrote; a file is itself.
+
+    Raises:
+        ValueError: The folder has no safetensors file, or more than one; lists them.
+    """
+    if not path.is_dir():
+        return path
+    files = sorted(path.glob("*.safetensors"))
+    if len(files) != 1:
+        raise ValueError(f"{path}: has {len(files)} safetensors files ({_join(files)}); give the LoRA itself")
+    return files[0]
+
+
+def _join(files: Iterable[Path]) -> str:
+    return ", ".join(file.name for file in files) or "none"
+
+
 def read_modules(path: Path) -> tuple[list[Module], dict[str, str]]:
     """List the modules of a LoRA file, and the metadata of its header.
 

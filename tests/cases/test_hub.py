@@ -200,6 +200,21 @@ def test_a_name_has_a_repository_a_revision_and_a_file():
     assert (name.repo, name.revision, name.file) == ("google/gemma-3-12b-it", "refs/pr/3", "x/y.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("link", "expected"),
+    [
+        ("https://huggingface.co/Lightricks/LTX-2", ("main", None)),
+        ("https://huggingface.co/Lightricks/LTX-2/tree/v1", ("v1", None)),
+        ("https://huggingface.co/Lightricks/LTX-2/blob/main/a/b.safetensors", ("main", "a/b.safetensors")),
+        ("hf://Lightricks/LTX-2", ("main", None)),
+    ],
+)
+def test_a_link_from_a_browser_is_a_name(link, expected):
+    name = read_name(Path(link))
+    assert name is not None
+    assert (name.repo, name.revision, name.file) == ("Lightricks/LTX-2", *expected)
+
+
 def test_of_several_checkpoints_one_must_be_named(hub, tmp_path, capsys):
     root = add(hub, "someone/LTX-2", tmp_path / "repo")
     for name in ("dev", "distilled", "lora-384"):

@@ -28,12 +28,6 @@ GATE = "transformer_blocks.1.attn1.to_gate_logits"
 FILE = "ltx.safetensors"
 
 
-@pytest.fixture(autouse=True)
-def _quiet(capsys):
-    yield
-    capsys.readouterr()
-
-
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     """LTX-2's file with float32 weights and its connectors, and the weights by original key."""
@@ -150,7 +144,9 @@ def test_a_lora_saved_by_peft_takes_its_scale_from_the_config_beside_it(base, ne
     wrapped.save_pretrained(tmp_path / "lora")
     lora = tmp_path / "lora/adapter_model.safetensors"
     ours = fuse(base[0], lora, tmp_path / "ours")
-    compare(ours, wrapped.merge_and_unload())
+    merged = wrapped.merge_and_unload()
+    compare(ours, merged)
+    compare(fuse(base[0], tmp_path / "lora", tmp_path / "again"), merged)
     (tmp_path / "lora/adapter_config.json").unlink()
     line = refused(capsys, "convert", "--from", base[0], "--lora", lora, 1, "--out", tmp_path / "other")
     assert "PEFT keeps the scale in adapter_config.json; put that file beside this one" in line
@@ -173,7 +169,8 @@ def test_an_adapter_that_peft_saves_and_that_is_no_plain_lora_is_refused_by_name
 
 
 def test_a_lora_that_changed_the_base_weights_is_refused(base, network, tmp_path, capsys):
-    add_adapter(network, init_lora_weights="pissa", target_modules=["to_q"])
+    add_adapter(network, target_modules=["to_q"])
+    network.peft_config["default"].init_lora_weights = "pissa"  # without the decomposition that it asks for
     lora = save_as_diffusers(network, tmp_path / "lora")
     line = refused(capsys, "convert", "--from", base[0], "--lora", lora, 1, "--out", tmp_path / "ours")
     assert "init_lora_weights='pissa' changes the base weights" in line
@@ -398,6 +395,13 @@ def test_a_name_that_fits_two_tensors_is_refused(tmp_path):
     places = {"a_b.weight": frozenset({Place("transformer", "a/b", None), Place("transformer", "a_b", 0)})}
     with pytest.raises(ValueError, match="lora_unet_a_b is ambiguous, it fits transformer/a/b and transformer/a_b"):
         find_place(tmp_path, "lora_unet_a_b", "weight", places)
+
+
+def test_a_folder_with_several_files_is_no_lora(base, tmp_path, capsys):
+    for name in "ab":
+        save_file(pair(QUERY), tmp_path / f"{name}.safetensors")
+    line = refused(capsys, "convert", "--from", base[0], "--lora", tmp_path, 1, "--out", tmp_path / "o")
+    assert "has 2 safetensors files (a.safetensors, b.safetensors); give the LoRA itself" in line
 
 
 def test_a_lora_of_any_dialect_given_as_a_source_is_told_what_it_is(tmp_path, capsys):

@@ -21,12 +21,6 @@ KEY = "transformer_blocks.0.attn1.to_k.weight"
 OUTPUTS = "8 outputs, 0 beyond their limits"
 
 
-@pytest.fixture(autouse=True)
-def _quiet(capsys):
-    yield
-    capsys.readouterr()
-
-
 def calm(tensors):
     """Weights of the size that trained ones have, norms around 1, so that outputs are of order 1."""
     result = {}

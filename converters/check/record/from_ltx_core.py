@@ -67,19 +67,14 @@ def _run(model: Any, inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
     from ltx_core.guidance.perturbations import BatchedPerturbationConfig, PerturbationConfig
     from ltx_core.model.transformer.modality import Modality
 
-    mask = torch.from_numpy(inputs.text_mask)
+    of_stream = zip(inputs.latents, inputs.sigmas, inputs.token_sigmas, inputs.contexts, strict=True)
     streams = [
         Modality(
-            latent=torch.from_numpy(latent),
-            sigma=torch.from_numpy(sigma),
-            timesteps=torch.from_numpy(levels),
+            **dict(zip(("latent", "sigma", "timesteps", "context"), map(torch.from_numpy, values), strict=True)),
             positions=positions,
-            context=torch.from_numpy(context),
-            context_mask=mask,
+            context_mask=torch.from_numpy(inputs.text_mask),
         )
-        for latent, sigma, levels, context, positions in zip(
-            inputs.latents, inputs.sigmas, inputs.token_sigmas, inputs.contexts, _positions(inputs), strict=True
-        )
+        for values, positions in zip(of_stream, _positions(inputs), strict=True)
     ]
     nothing = BatchedPerturbationConfig([PerturbationConfig([]) for _ in range(BATCH)])
     with torch.no_grad():
