@@ -83,7 +83,7 @@ def _map_bytes(path: Path, offset: int, count: int) -> np.ndarray:
     return np.array(np.memmap(path, np.uint8, "r", offset, (count,))) if count else np.zeros(0, np.uint8)
 
 
-def open_gguf(path: Path) -> GgufFile:
+def read_gguf(path: Path) -> GgufFile:
     """Open a GGUF file. Only its header is read.
 
     Raises:

@@ -19,14 +19,14 @@ from omniforcing_jax.strict_json import read_object
 from omniforcing_jax.text.tokenizer import what_is_missing
 
 from .component import DIFFUSERS, HUGGING_FACE, Component
-from .formats import gemma, gemma_gguf
-from .gguf_file import open_gguf
-from .lazy_tensor import LazyTensor, list_tensors
+from .formats import gemma
+from .lazy_tensor import list_tensors
 from .lora.keys import is_lora
 from .native_component import is_weights_folder
-from .original_keys import LANDMARK, read_original_keys
+from .open_gguf import open_gguf
+from .original_keys import read_original_keys
 from .overrides import Overrides, apply_overrides
-from .registry import CLASSES, COMPONENTS, FOLDERS, GEMMA, find_table
+from .registry import CLASSES, FOLDERS, GEMMA, find_table
 from .source_component import SourceComponent
 from .tensor_folder import open_folder
 from .tokenizer_files import find_tokenizer
@@ -48,7 +48,7 @@ def list_components(path: Path, overrides: Overrides) -> list[SourceComponent]:
         tensors, notes = open_torch_checkpoint(path, overrides.state)
         return read_original_keys(path, tensors, {}, overrides, notes)
     if path.suffix == GGUF:
-        return _open_gguf(path, overrides)
+        return open_gguf(path, overrides)
     file = open_tensors(path)
     if is_lora(file.entries):
         raise ValueError(f"{path}: is a LoRA; fuse it into a network with --lora {path} STRENGTH")
@@ -85,61 +85,31 @@ def _open_pipeline(folder: Path, overrides: Overrides) -> list[SourceComponent]:
     return sources
 
 
-def _open_gguf(path: Path, overrides: Overrides) -> list[SourceComponent]:
-    """Open a GGUF file: llama.cpp's of Gemma 3, or ComfyUI's of a transformer under its original keys."""
-    file = open_gguf(path)
-    kind = file.fields.get("general.architecture")
-    if kind == gemma_gguf.ARCHITECTURE:
-        values = gemma_gguf.read_config(file)
-        naming = COMPONENTS["text"].namings[gemma.TEXT_ONLY]
-        config = naming.table.read(values)
-        keys = [each.source for each in COMPONENTS["text"].expand(config, gemma.TEXT_ONLY)]
-        tensors = gemma_gguf.rename_tensors(file, keys, config.layers)
-        return [_describe_model(path, "text", gemma.TEXT_ONLY, values, overrides, (tensors, {}), file.notes)]
-    if not any(key.endswith(LANDMARK) for key in file.tensors):
-        expected = f"a transformer of LTX-2 (with {LANDMARK}) or {gemma_gguf.ARCHITECTURE}"
-        raise ValueError(f"{path}: general.architecture={kind!r}: expected {expected}")
-    metadata = {key: value for key, value in file.fields.items() if key == "config" and isinstance(value, str)}
-    return read_original_keys(path, file.tensors, metadata, overrides, file.notes)
-
-
 def _open_model(
     folder: Path, name: str, naming: str, values: Mapping[str, Any], overrides: Overrides
 ) -> SourceComponent:
     """Open a folder that is one component."""
-    content = open_folder(folder)
-    naming = gemma.find_naming(content[0], str(folder)) if name == "text" else naming
-    return _describe_model(folder, name, naming, values, overrides, content)
-
-
-def _describe_model(
-    path: Path,
-    name: str,
-    naming: str,
-    values: Mapping[str, Any],
-    overrides: Overrides,
-    content: tuple[Mapping[str, LazyTensor], Mapping[str, str]],
-    notes: tuple[str, ...] = (),
-) -> SourceComponent:
-    """Describe one component that has a config of its own; `content` is its tensors and its metadata."""
+    tensors, metadata = open_folder(folder)
+    if name == "text":
+        naming = gemma.find_naming(tensors, str(folder))
     component = find_table(name, naming)
     try:
-        config, changes = _read_config(component, naming, values, overrides)
+        config, notes = _read_config(component, naming, values, overrides)
     except ValueError as error:
-        raise ValueError(f"{path / 'config.json' if path.is_dir() else path}: {error}") from None
-    files = find_tokenizer(path if path.is_dir() else path.parent) if name == "text" else ()
+        raise ValueError(f"{folder / 'config.json'}: {error}") from None
+    files = find_tokenizer(folder) if name == "text" else ()
     lacking = what_is_missing([Path(file).name for file in files]) if name == "text" else None
     return SourceComponent(
         name=name,
         format="diffusers" if naming == DIFFUSERS else "Hugging Face",
         naming=naming,
-        where=str(path),
-        tensors=content[0],
+        where=str(folder),
+        tensors=tensors,
         component=component,
         config=config,
-        metadata=content[1],
+        metadata=metadata,
         model_config=values,
-        notes=(*notes, *changes, *(() if lacking is None else (f"no prompt can be read: {lacking}",))),
+        notes=notes if lacking is None else (*notes, f"no prompt can be read: {lacking}"),
         files=files,
     )
 

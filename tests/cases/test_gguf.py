@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from converters.component import LTX2
 from converters.formats import gemma, transformer
-from converters.gguf_file import open_gguf
+from converters.gguf_file import read_gguf
 from omniforcing_jax.io.tensor_file import open_tensors
 
 KINDS = gguf.GGMLQuantizationType
@@ -113,7 +113,7 @@ def test_a_shape_of_more_axes_is_comfyui_s_field(tmp_path):
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    tensor = open_gguf(tmp_path / "f.gguf").tensors["x"]
+    tensor = read_gguf(tmp_path / "f.gguf").tensors["x"]
     assert tensor.shape == tensor.load().shape == (1, 2, 1, 3, 4)
 
 
@@ -224,7 +224,7 @@ def test_a_large_tensor_is_dequantised_piece_by_piece(tmp_path):
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    tensor = open_gguf(tmp_path / "f.gguf").tensors["x"]
+    tensor = read_gguf(tmp_path / "f.gguf").tensors["x"]
     before, count = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 0
     for block in tensor.blocks():
         count += block.size
