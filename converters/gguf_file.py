@@ -89,13 +89,10 @@ def read_gguf(path: Path) -> GgufFile:
     Raises:
         ValueError: The package `gguf` or the file is missing, the file is damaged, or `gguf` cannot dequantise a kind.
     """
-    need("gguf", extra="convert")
-    from gguf import GGUFReader
-
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     try:
-        reader = GGUFReader(path)
+        reader = _make_reader(path)
         fields = {name: field.contents() for name, field in reader.fields.items() if not _is_vocabulary(name)}
     except (ValueError, KeyError, IndexError, TypeError, OverflowError, MemoryError) as error:
         raise ValueError(
@@ -113,6 +110,21 @@ def read_gguf(path: Path) -> GgufFile:
         tensors=tensors,
         notes=(f"{note}; quantised ones become {RESULT}" if is_changed else note,),
     )
+
+
+def _make_reader(path: Path) -> Any:
+    """Read the header. `gguf` slices its map of the file for each of a million pieces of a vocabulary.
+
+    Slices of a plain array take a third of the time and half of the memory of those of a `numpy.memmap`.
+    """
+    need("gguf", extra="convert")
+    from gguf import GGUFReader
+
+    class PlainReader(GGUFReader):
+        def __setattr__(self, name: str, value: Any) -> None:
+            super().__setattr__(name, np.asarray(value) if name == "data" else value)
+
+    return PlainReader(path)
 
 
 def _check_whole(path: Path, fields: Mapping[str, Any], order: str) -> None:
