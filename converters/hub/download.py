@@ -153,7 +153,7 @@ def _explain(name: HubName, error: Exception) -> str:
     from huggingface_hub import constants, errors
 
     page, log_in = f"{constants.ENDPOINT}/{name.repo}", "log in with `hf auth login`, or set HF_TOKEN"
-    status = getattr(getattr(error, "response", None), "status_code", None)
+    status = _find_status(error)
     if isinstance(error, errors.GatedRepoError):
         return f"is gated: accept its licence at {page}, then {log_in}"
     if isinstance(error, errors.RevisionNotFoundError):
@@ -172,3 +172,11 @@ def _explain(name: HubName, error: Exception) -> str:
         return f"{error.filename}: {error.strerror}"
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return f"no such file here, and {constants.ENDPOINT} cannot be reached ({reason}); the same command resumes"
+
+
+def _find_status(error: BaseException | None) -> int | None:
+    """Return the hub's status. The client may say that a file is not in its cache, with the status as the cause."""
+    if error is None:
+        return None
+    own = getattr(getattr(error, "response", None), "status_code", None)
+    return _find_status(error.__cause__) if own is None else own

@@ -16,11 +16,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_text
 from huggingface_hub import constants
 from published import SMALL, draw_network, save_diffusers, save_ltx2
 from run import refused, run
 from safetensors.numpy import save_file
 
+from converters.component import HUGGING_FACE
+from converters.formats import gemma
 from converters.hub.choice import choose
 from converters.hub.download import read_name
 from omniforcing_jax.io.weights import read_config
@@ -79,7 +82,8 @@ class Answer(BaseHTTPRequestHandler):
         if found is None or found[1] not in hub.repositories:
             return self.fail(404, "RepoNotFound")
         if found[1] in hub.gated and self.headers.get("Authorization") != "Bearer hf_good":
-            return self.fail(401, "GatedRepo")
+            is_narrow = self.headers.get("Authorization") == "Bearer hf_narrow"
+            return self.fail(403, "") if is_narrow else self.fail(401, "GatedRepo")
         file = hub.repositories[found[1]] / found[3]
         if not file.is_file():
             return self.fail(404, "EntryNotFound")
@@ -303,6 +307,26 @@ def test_a_gated_repository_opens_with_a_token(hub, tmp_path, monkeypatch):
     hub.gated.add("google/gemma")
     monkeypatch.setenv("HF_TOKEN", "hf_good")
     run("convert", "--from", "google/gemma", "--out", tmp_path / "o")
+
+
+def test_a_token_without_the_right_to_read_is_told(hub, tmp_path, capsys, monkeypatch):
+    only_network(add(hub, "google/gemma", tmp_path / "repo") / "ltx.safetensors")
+    hub.gated.add("google/gemma")
+    monkeypatch.setenv("HF_TOKEN", "hf_narrow")
+    line = refused(capsys, "convert", "--from", "google/gemma", "--out", tmp_path / "o")
+    assert "the hub refused the access (status 403): log in with `hf auth login`" in line
+
+
+def test_gemma_comes_by_name_with_its_tokenizer(hub, tmp_path, capsys):
+    root, config = add(hub, "google/gemma-3-12b-it", tmp_path / "repo"), tiny_text.ENCODER.gemma
+    tiny_text.save_tokenizer(root)
+    save_file(draw_network(config, HUGGING_FACE, component=gemma.COMPONENT), root / "model.safetensors")
+    (root / "config.json").write_text(json.dumps(gemma.COMPONENT.namings[HUGGING_FACE].table.write(config)))
+    (root / "README.md").write_text("words")
+    run("convert", "--from", "google/gemma-3-12b-it", "--out", tmp_path / "o")
+    assert "no prompt can be read" not in capsys.readouterr().out
+    assert (tmp_path / "o/text/tokenizer.json").is_file()
+    assert sorted(hub.asked_for("GET")) == ["config.json", "model.safetensors", "tokenizer.json"]
 
 
 def test_without_a_network_what_was_downloaded_is_found(hub, tmp_path, capsys, monkeypatch):
