@@ -50,12 +50,12 @@ class Hub(ThreadingHTTPServer):
     def url(self):
         return f"http://127.0.0.1:{self.server_port}"
 
-    def asked_for(self, method):
-        return [
-            path.rpartition(f"/{COMMIT}/")[2].rpartition("/main/")[2]
-            for way, path, _ in self.log
-            if way == method and "/resolve/" in path
-        ]
+    def sent(self):
+        """List the files whose content was asked for."""
+        paths = [path for way, path, _ in self.log if way == "GET"]
+        found = [re.fullmatch(r"/(?:cdn/[^/]+/[^/]+|[^/]+/[^/]+/resolve/[^/]+)/(.+)", path) for path in paths]
+        redirected = (path.endswith(".safetensors") and not path.startswith("/cdn/") for path in paths)
+        return [each[1] for each, is_sent_on in zip(found, redirected, strict=True) if each and not is_sent_on]
 
 
 class Answer(BaseHTTPRequestHandler):
@@ -78,6 +78,9 @@ class Answer(BaseHTTPRequestHandler):
         hub.log.append((self.command, path, self.headers.get("Range")))
         if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", path):
             return self.list_files(found[1], found[2])
+        if found := re.fullmatch(r"/cdn/([^/]+/[^/]+)/(.+)", path):
+            assert "Authorization" not in self.headers
+            return self.send_file(hub.repositories[found[1]] / found[2], with_body)
         found = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
         if found is None or found[1] not in hub.repositories:
             return self.fail(404, "RepoNotFound")
@@ -87,7 +90,17 @@ class Answer(BaseHTTPRequestHandler):
         file = hub.repositories[found[1]] / found[3]
         if not file.is_file():
             return self.fail(404, "EntryNotFound")
-        return self.send_file(file, with_body)
+        return self.redirect(file, found) if file.suffix == ".safetensors" else self.send_file(file, with_body)
+
+    def redirect(self, file, found):
+        """Send the client of a large file to another host, as the hub does; its token must not come along."""
+        self.send_response(302)
+        self.send_header("Location", f"http://localhost:{self.server.server_port}/cdn/{found[1]}/{found[3]}")
+        self.send_header("X-Linked-ETag", f'"{hashlib.sha256(file.read_bytes()).hexdigest()}"')
+        self.send_header("X-Linked-Size", str(file.stat().st_size))
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
 
     def list_files(self, repo, revision):
         hub = self.server
@@ -175,11 +188,11 @@ def test_the_only_checkpoint_of_a_repository_is_downloaded_and_converted(hub, tm
     run("convert", "--from", "someone/LTX-2", "--out", tmp_path / "a")
     told = capsys.readouterr().out
     assert re.search(r"^someone/LTX-2: 1 files, 0.00 GB; 1 of them with 0.00 GB to download into .*cache$", told, re.M)
-    assert hub.asked_for("GET") == ["ltx-2.safetensors"]
+    assert hub.sent() == ["ltx-2.safetensors"]
     assert read_config(tmp_path / "a")["name"] == "ltx-2"
     run("convert", "--from", "someone/LTX-2@main:ltx-2.safetensors", "--out", tmp_path / "b")
     assert "all in " in capsys.readouterr().out
-    assert hub.asked_for("GET") == ["ltx-2.safetensors"]
+    assert hub.sent() == ["ltx-2.safetensors"]
     name = "transformer/model.safetensors"
     assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
@@ -250,7 +263,7 @@ def test_only_what_is_needed_of_a_pipeline_is_downloaded(hub, tmp_path):
     index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
     save_file({"x": np.zeros(1)}, root / "transformer/diffusion_pytorch_model.fp16.safetensors")
     run("convert", "--from", "someone/LTX-2:model_index.json", "--out", tmp_path / "a")
-    assert sorted(hub.asked_for("GET")) == sorted(
+    assert sorted(hub.sent()) == sorted(
         ["model_index.json", *(f"transformer/{name}" for name in (*shards, index.name, "config.json"))]
     )
     run("convert", "--from", "someone/LTX-2:transformer", "--out", tmp_path / "b")
@@ -326,7 +339,7 @@ def test_gemma_comes_by_name_with_its_tokenizer(hub, tmp_path, capsys):
     run("convert", "--from", "google/gemma-3-12b-it", "--out", tmp_path / "o")
     assert "no prompt can be read" not in capsys.readouterr().out
     assert (tmp_path / "o/text/tokenizer.json").is_file()
-    assert sorted(hub.asked_for("GET")) == ["config.json", "model.safetensors", "tokenizer.json"]
+    assert sorted(hub.sent()) == ["config.json", "model.safetensors", "tokenizer.json"]
 
 
 def test_without_a_network_what_was_downloaded_is_found(hub, tmp_path, capsys, monkeypatch):
@@ -359,7 +372,12 @@ def test_an_interrupted_download_goes_on_where_it_was(hub, tmp_path):
     save_ltx2(root / "ltx-2.safetensors", wide, tensors=draw_network(wide))
     hub.slow.add("ltx-2.safetensors")
     command = [sys.executable, "-m", "converters", "convert", "--from", "someone/LTX-2", "--out", str(tmp_path / "o")]
-    environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {
+        "HF_TOKEN": "hf_good",
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(tmp_path / "home"),
+        "PYTHONPATH": str(ROOT),
+    }
     first = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     while not (parts := list((tmp_path / "home").rglob("*.incomplete"))) or not parts[0].stat().st_size:
         assert first.poll() is None
@@ -371,7 +389,7 @@ def test_an_interrupted_download_goes_on_where_it_was(hub, tmp_path):
     assert not (tmp_path / "o").exists()
     hub.slow.clear()
     subprocess.run(command, env=environment, cwd=tmp_path, check=True, capture_output=True)
-    ranges = [asked for way, path, asked in hub.log if way == "GET" and "/resolve/" in path]
+    ranges = [asked for way, path, asked in hub.log if way == "GET" and "/cdn/" in path]
     assert ranges == [None, f"bytes={held}-"]
     assert not list((tmp_path / "home").rglob("*.incomplete"))
     run("convert", "--from", root / "ltx-2.safetensors", "--out", tmp_path / "local")
