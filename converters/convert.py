@@ -4,6 +4,7 @@ The folder's form is described in omniforcing_jax's module on weights, and a com
 native_component.py.
 """
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from omniforcing_jax.pipeline import weights_folder
 from .atomic_swap import require_space, staging, swap_in
 from .hub.download import name_of
 from .lora.fuse import fuse_lora
+from .missing_config import complete
 from .native_component import PASSED, SOURCE, is_weights_folder
 from .open_source import list_components
 from .overrides import Overrides, choose_sampler
@@ -90,7 +92,7 @@ def prepare(
 def _check_folder(folder: Path, paths: Sequence[Path]) -> None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder}: is a file; choose a folder for --out")
-    if any(path.resolve() == folder.resolve() for path in paths):
+    if any(os.path.realpath(path) == os.path.realpath(folder) for path in paths):
         raise ValueError(f"{folder}: is one of the sources; choose another --out")
     if folder.is_dir() and any(folder.iterdir()) and not is_weights_folder(folder):
         raise ValueError(f"{folder}: is neither empty nor a weights folder; choose another --out")
@@ -103,7 +105,8 @@ def _open_all(paths: Sequence[Path], overrides: Overrides) -> tuple[dict[str, So
     sources: dict[str, SourceComponent] = {}
     notes = []
     for path in paths:
-        for source in list_components(path, overrides):
+        for found in list_components(path, overrides):
+            source = complete(found, sources.get(found.name), overrides)
             if source.name in sources:
                 notes.append(f"{source.name}: {source.where} replaces {sources[source.name].where}")
             sources[source.name] = source
@@ -151,6 +154,8 @@ def _write_component(folder: Path, plan: Plan, count_bytes: Callable[[int], None
         write_runs(folder / PASSED, layout, read_ahead(layout, plan.read_passed, count_bytes))
     for file in source.files:
         shutil.copyfile(file, folder / Path(file).name)
+    for name, tensor in source.extracts.items():
+        (folder / name).write_bytes(tensor.load().tobytes())
     atomic_write.write_json(folder / SOURCE, _describe_source(source))
 
 

@@ -1,5 +1,6 @@
 """Describe a path for people: components, tensors, configs, and what can be done with it."""
 
+import dataclasses
 import json
 import re
 from collections import Counter
@@ -12,6 +13,7 @@ from omniforcing_jax.io.tensor_file import NAMES
 from omniforcing_jax.text.tokenizer import FILE
 
 from .lazy_tensor import LazyTensor
+from .missing_config import complete
 from .native_component import NativeComponent, is_weights_folder, open_weights_folder
 from .open_source import list_components
 from .overrides import Overrides
@@ -29,7 +31,16 @@ def inspect(path: Path, overrides: Overrides) -> list[str]:
     """
     if is_weights_folder(path):
         return list(_inspect_folder(path))
-    return [line for source in list_components(path, overrides) for line in _inspect_source(source)]
+    sources = [_complete(source, overrides) for source in list_components(path, overrides)]
+    return [line for source in sources for line in _inspect_source(source)]
+
+
+def _complete(source: SourceComponent, overrides: Overrides) -> SourceComponent:
+    """Find a config that the file lacks, or note what `convert` needs."""
+    try:
+        return complete(source, None, overrides)
+    except ValueError as error:
+        return dataclasses.replace(source, notes=(*source.notes, str(error).removeprefix(f"{source.where}: ")))
 
 
 def _inspect_source(source: SourceComponent) -> Iterator[str]:

@@ -2,63 +2,113 @@
 
 | path | format |
 |---|---|
-| a safetensors file, or shards with an index, whose header has a config | LTX-2, all components or some |
-| the same without a config, or a `.pt` file | OmniForcing |
+| a safetensors file, or shards with an index, under LTX-2's keys | LTX-2, all components or some; OmniForcing |
+| a `.pt` file | OmniForcing, or a trainer's LTX-2 |
+| a safetensors file with Gemma 3's keys | ComfyUI's or ltx-core's single-file text encoder |
 | a folder with `model_index.json`, or with a `config.json` that names a diffusers class | diffusers |
 | a folder whose `config.json` has a Gemma 3 `model_type` | Hugging Face |
 | a GGUF file | a transformer under original keys, or llama.cpp's Gemma 3 |
 """
 
+import dataclasses
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from omniforcing_jax.config import ModelConfig
+from omniforcing_jax.io.foreign_file import require_file
 from omniforcing_jax.io.tensor_file import open_tensors
 from omniforcing_jax.strict_json import read_object
 from omniforcing_jax.text.tokenizer import what_is_missing
 
 from .component import DIFFUSERS, HUGGING_FACE, Component
 from .formats import gemma
-from .lazy_tensor import list_tensors
+from .lazy_tensor import LazyTensor, list_tensors
 from .lora.keys import is_lora
 from .native_component import is_weights_folder
 from .open_gguf import open_gguf
 from .original_keys import read_original_keys
 from .overrides import Overrides, apply_overrides
 from .registry import CLASSES, FOLDERS, GEMMA, find_table
+from .single_file_gemma import take_text_model
 from .source_component import SourceComponent
-from .tensor_folder import open_folder
+from .tensor_folder import name_contents, open_folder
 from .tokenizer_files import find_tokenizer
 from .torch_checkpoint import open_torch_checkpoint
 
 GGUF = ".gguf"
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
+SHARD = re.compile(r".*-\d{5}-of-\d{5}")
+STRANGERS = {  # a key that tells a file which has no component of ours: what it is, and what to do
+    "initial_conv.weight": "is a latent upsampler of LTX-2, which nothing here uses",
+    "latents_mean": "has diffusers' keys; name the component's folder, whose config.json is needed",
+    "time_embed.emb.timestep_embedder.linear_1.weight": (
+        "has diffusers' keys; name the component's folder, whose config.json is needed"
+    ),
+    "video_connector.learnable_registers": (
+        "has diffusers' keys; name the component's folder, whose config.json is needed"
+    ),
+    "upsamplers.0.weight": "has diffusers' keys; name the component's folder, whose config.json is needed",
+}
 
 
 def list_components(path: Path, overrides: Overrides) -> list[SourceComponent]:
     """Open a source and list its components. Only headers and configs are read.
+
+    A component whose file has no config has none here: see missing_config.py.
 
     Raises:
         ValueError: In one line: it is missing, damaged, of no known format, or contradicts itself; names file and key.
     """
     if path.is_dir():
         return _open_folder(path, overrides)
+    require_file(path)
     if path.suffix in PICKLES:
-        tensors, notes = open_torch_checkpoint(path, overrides.state)
-        return read_original_keys(path, tensors, {}, overrides, notes)
+        checkpoint = open_torch_checkpoint(path, overrides.state)
+        notes, is_student = (checkpoint.note,), checkpoint.has_generator
+        return _read_tensors(path, checkpoint.tensors, {}, overrides, notes, has_generator=is_student)
     if path.suffix == GGUF:
         return open_gguf(path, overrides)
+    if path.name.endswith((".index.json", ".distcp")):
+        raise ValueError(f"{path}: is a part of a checkpoint; name its folder, {path.parent}")
     file = open_tensors(path)
-    if is_lora(file.entries):
+    return _read_tensors(path, list_tensors(file), file.metadata, overrides)
+
+
+def _read_tensors(
+    path: Path,
+    tensors: Mapping[str, LazyTensor],
+    metadata: Mapping[str, str],
+    overrides: Overrides,
+    notes: tuple[str, ...] = (),
+    *,
+    has_generator: bool = False,
+) -> list[SourceComponent]:
+    """List the components of tensors that have no config.json: a text model, and what is under original keys."""
+    _refuse_strangers(path, tensors)
+    text, others = take_text_model(path, tensors, metadata)
+    sources = [] if text is None else [dataclasses.replace(text, notes=(*notes, *text.notes))]
+    if others or text is None:
+        sources += read_original_keys(path, others, metadata, overrides, notes, has_generator=has_generator)
+    return sources
+
+
+def _refuse_strangers(path: Path, tensors: Mapping[str, LazyTensor]) -> None:
+    """Refuse files that are told by a key, and shards without their folder."""
+    if is_lora(tensors):
         raise ValueError(f"{path}: is a LoRA; fuse it into a network with --lora {path} STRENGTH")
-    return read_original_keys(path, list_tensors(file), file.metadata, overrides)
+    for key, what in STRANGERS.items():
+        if key in tensors:
+            raise ValueError(f"{path}: {what}")
+    if SHARD.fullmatch(path.stem):
+        raise ValueError(f"{path}: is one of several shards; name their folder, {path.parent}")
 
 
 def _open_folder(folder: Path, overrides: Overrides) -> list[SourceComponent]:
-    if (folder / "model_index.json").is_file():
+    if (folder / "model_index.json").exists():
         return _open_pipeline(folder, overrides)
-    if (folder / "config.json").is_file():
+    if (folder / "config.json").exists():
         config = read_object(folder / "config.json")
         if is_weights_folder(folder):
             raise ValueError(f"{folder}: is a weights folder already; `export` writes it in another format")
@@ -66,22 +116,28 @@ def _open_folder(folder: Path, overrides: Overrides) -> list[SourceComponent]:
             return [_open_model(folder, name, DIFFUSERS, config, overrides)]
         if str(config.get("model_type")).startswith(GEMMA):
             return [_open_model(folder, "text", HUGGING_FACE, config, overrides)]
+        if (what := name_contents(folder)) is not None:
+            raise ValueError(f"{folder}: {what}")
         raise ValueError(f"{folder / 'config.json'}: has neither a class of diffusers' LTX-2 nor Gemma 3's model_type")
     tensors, metadata = open_folder(folder)
-    return read_original_keys(folder, tensors, metadata, overrides)
+    return _read_tensors(folder, tensors, metadata, overrides)
 
 
 def _open_pipeline(folder: Path, overrides: Overrides) -> list[SourceComponent]:
-    """List the components of a diffusers pipeline; its scheduler and tokenizer have no weights and are left out."""
-    sources = []
-    for entry in sorted(path for path in folder.iterdir() if (path / "config.json").is_file()):
+    """List the components of a diffusers pipeline; those that nothing here uses are named in a note."""
+    sources, passed_by = [], []
+    for entry in sorted(path for path in folder.iterdir() if (path / "config.json").exists()):
         config = read_object(entry / "config.json")
         if (name := FOLDERS.get(entry.name)) is None:
-            raise ValueError(f"{entry}: is none of the components {', '.join(FOLDERS)}")
+            passed_by.append(f"{entry.name} ({config.get('_class_name') or config.get('model_type')})")
+            continue
         naming = HUGGING_FACE if name == "text" else DIFFUSERS
         sources.append(_open_model(entry, name, naming, config, overrides))
     if not sources:
-        raise ValueError(f"{folder}: has a model_index.json, but no component with a config.json")
+        raise ValueError(f"{folder}: has a model_index.json, but none of {', '.join(FOLDERS)} with a config.json")
+    if passed_by:
+        note = f"passed by, nothing here uses it: {', '.join(passed_by)}"
+        sources[0] = dataclasses.replace(sources[0], notes=(*sources[0].notes, note))
     return sources
 
 

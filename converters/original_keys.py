@@ -1,8 +1,11 @@
 """Checkpoints under LTX-2's original keys, of LTX-2 and of OmniForcing: split into components, with their configs.
 
-The header of an LTX-2 file has the configs of all components. OmniForcing's files have no config, and its code assumes
-the defaults of its classes (interleaved pairs, a float32 grid, gate multiplier 1, own timesteps). The sizes of its
-network are read off the shapes.
+The header of an LTX-2 file has the configs of all components; a component without one gets it in missing_config.py.
+OmniForcing's files have no config, and its code assumes the defaults of its classes (interleaved pairs, a float32 grid,
+gate multiplier 1, own timesteps). The sizes of its network are read off the shapes.
+
+Without a config, a student is what the command says, or what only a student has: sink tokens, or a generator in a
+training checkpoint.
 """
 
 import dataclasses
@@ -18,10 +21,11 @@ from .float8 import dequantise
 from .formats.transformer import PREFIX
 from .lazy_tensor import LazyTensor
 from .overrides import Overrides, apply_overrides
-from .registry import find_owner, find_table
+from .registry import SECTION_OF, find_owner, find_table
 from .source_component import SourceComponent
+from .spelling import LANDMARK, spell_keys
 
-LANDMARK = "audio_patchify_proj.weight"  # every transformer has it, and no other key ends like this
+SINKS = f"{PREFIX}audio_sink_tokens"  # of students only
 ASSUMED_ROTARY = RotaryConfig(kind=RotaryKind.INTERLEAVED, grid=GridPrecision.FLOAT32)
 
 
@@ -31,6 +35,8 @@ def read_original_keys(
     metadata: Mapping[str, str],
     overrides: Overrides,
     notes: tuple[str, ...] = (),
+    *,
+    has_generator: bool = False,
 ) -> list[SourceComponent]:
     """Split a checkpoint under original keys into its components.
 
@@ -40,17 +46,22 @@ def read_original_keys(
         metadata: Of the header.
         overrides: Settings given on the command line.
         notes: Notes that hold for all components.
+        has_generator: The file is a training checkpoint as only a student has it.
 
     Raises:
         ValueError: A key belongs to no component or is given twice, or the header is damaged or of another network;
             names it.
     """
     header = read_header_config(path, metadata)
-    is_student = overrides.release == "omniforcing" or (overrides.release is None and header is None)
-    dequantised, scales = dequantise(_with_prefix(path, tensors))
-    groups = _group(dequantised)
+    dequantised, scales = dequantise(tensors, metadata)
+    groups = _group(spell_keys(path, dequantised))
     if not groups:
         raise ValueError(f"{path}: has no tensors")
+    has_own_layout = has_generator or SINKS in groups.get("transformer", {})
+    says_config = header is not None and SECTION_OF["transformer"] in header
+    is_student = not says_config and (
+        overrides.release == "omniforcing" or (overrides.release is None and has_own_layout)
+    )
     sources = [
         SourceComponent(
             name=name,
@@ -97,7 +108,7 @@ def _read_config(
         return None, ()
     if source.is_student and source.name == "transformer":
         config, notes = infer_network(source.tensors, overrides.heads), _list_assumptions(overrides.heads)
-    elif header is not None:
+    elif header is not None and SECTION_OF[source.name] in header:
         config, notes = source.component.namings[LTX2].table.read(header), ()
     else:
         return None, ()
@@ -127,24 +138,6 @@ def read_header_config(path: Path, metadata: Mapping[str, str]) -> Mapping[str, 
     return loads_object(metadata["config"], f"{path}: the config in the header")
 
 
-def _with_prefix(path: Path, tensors: Mapping[str, LazyTensor]) -> Mapping[str, LazyTensor]:
-    """Give the transformer's keys the published prefix, whatever prefix they have."""
-    landmarks = [key for key in tensors if key == LANDMARK or key.endswith(f".{LANDMARK}")]
-    if len(landmarks) > 1:
-        raise ValueError(f"{path}: {LANDMARK} is given twice: {', '.join(landmarks)}")
-    prefix = landmarks[0].removesuffix(LANDMARK) if landmarks else PREFIX
-    if prefix == PREFIX:
-        return tensors
-    result: dict[str, LazyTensor] = {}
-    for key, tensor in tensors.items():
-        is_other = find_owner(key) is not None or not key.startswith(prefix)
-        full = key if is_other else PREFIX + key.removeprefix(prefix)
-        if full in result:
-            raise ValueError(f"{path}: {full} is given twice, with and without a prefix")
-        result[full] = tensor
-    return result
-
-
 def infer_network(tensors: Mapping[str, LazyTensor], heads: int) -> ModelConfig:
     """Read an OmniForcing network off its shapes; settings without a shape are those that its code assumes.
 
@@ -156,7 +149,7 @@ def infer_network(tensors: Mapping[str, LazyTensor], heads: int) -> ModelConfig:
         ValueError: A tensor that has one of the sizes is missing or has not two axes; names it.
     """
     captioned = f"{PREFIX}caption_projection.linear_1.weight" in tensors
-    sinks = tensors.get(f"{PREFIX}audio_sink_tokens")
+    sinks = tensors.get(SINKS)
     return ModelConfig(
         layers=_count_layers(tensors),
         video=_infer_stream(tensors, "patchify_proj.weight", heads),

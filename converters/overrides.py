@@ -17,8 +17,8 @@ class Overrides:
     """Settings given on the command line. None leaves what the file says, or what its format's own code assumes.
 
     Attributes:
-        release: Format of a file or of shards. By default a file is LTX-2's if its header has a config, else
-            OmniForcing's.
+        release: What a transformer without a config is: LTX-2, or a student of OmniForcing. None tells a student by
+            what only students have.
         state: Weights to take from a training checkpoint that has both: averaged, or last trained.
         heads: Attention heads of an OmniForcing network; no file has the number.
         rotary, grid, gate_multiplier, timesteps: See `ModelConfig`.

@@ -16,6 +16,7 @@ FOLDERS = {
     naming.folder: name for name, each in COMPONENTS.items() for naming in each.namings.values() if naming.folder
 }
 SECTIONS = {"video_vae": "vae", "audio_vae": "audio_vae", "vocoder": "vocoder"}  # of an LTX-2 header
+SECTION_OF = SECTIONS | {"transformer": "transformer", "connectors": "transformer"}  # that has a component's config
 
 CLASSES = {  # `_class_name` in diffusers' config.json
     "LTX2VideoTransformer3DModel": "transformer",

@@ -25,6 +25,7 @@ class SourceComponent:
         notes: Settings that were assumed because the source does not have them, and what was done on the way.
         is_student: The source is a causal student, not a bidirectional teacher.
         files: Further files of the component, to be copied (a tokenizer's).
+        extracts: The same for files whose bytes are tensors of the source, by name.
     """
 
     name: str
@@ -39,3 +40,4 @@ class SourceComponent:
     notes: tuple[str, ...] = ()
     is_student: bool = False
     files: tuple[str, ...] = ()
+    extracts: Mapping[str, LazyTensor] = field(default_factory=dict)

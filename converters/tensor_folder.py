@@ -9,6 +9,24 @@ from omniforcing_jax.strict_json import read_object
 from .lazy_tensor import LazyTensor, list_tensors
 
 INDEX = ".safetensors.index.json"
+CONTENTS = {  # of folders without safetensors, and what to do about them
+    ("*.distcp", ".metadata"): (
+        "is a distributed checkpoint of PyTorch; "
+        "`python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER model.pt` makes a .pt file of it"
+    ),
+    ("zero_to_fp32.py", "mp_rank_*", "*_optim_states.pt"): (
+        "is a checkpoint of DeepSpeed; its script zero_to_fp32 makes one file of it"
+    ),
+    ("*.bin", "*.bin.index.json"): (
+        "has its weights in .bin files; `from_pretrained(FOLDER).save_pretrained(OTHER)` of its library writes "
+        "safetensors"
+    ),
+    ("*.gguf",): "has GGUF files and no safetensors; name one file",
+    ("*.pt", "*.pth", "*.ckpt"): "has PyTorch checkpoints and no safetensors; name one file",
+    ("*.msgpack", "*.h5", "_METADATA", "manifest.ocdbt", "*.onnx", "*.npz"): (
+        "has weights of another framework; bring safetensors"
+    ),
+}
 
 
 def open_folder(folder: Path) -> tuple[dict[str, LazyTensor], dict[str, str]]:
@@ -20,16 +38,31 @@ def open_folder(folder: Path) -> tuple[dict[str, LazyTensor], dict[str, str]]:
     Raises:
         ValueError: There is no index or more than one, or it contradicts the files; names file and key.
     """
-    indices, files = sorted(folder.glob(f"*{INDEX}")), sorted(folder.glob("*.safetensors"))
+    indices, files = _list(folder, f"*{INDEX}"), _list(folder, "*.safetensors")
     if len(indices) == 1:
         return open_shards(indices[0])
     if indices:
         names = ", ".join(path.name for path in indices)
         raise ValueError(f"{folder}: has {len(indices)} indices of shards, expected one: {names}")
+    if not files and (what := name_contents(folder)) is not None:
+        raise ValueError(f"{folder}: {what}")
     if len(files) != 1:
         raise ValueError(f"{folder}: has {len(files)} safetensors files and no *{INDEX}; add it, or name one file")
     file = open_tensors(files[0])
     return list_tensors(file), dict(file.metadata)
+
+
+def _list(folder: Path, pattern: str) -> list[Path]:
+    """List files; hidden ones are notes of some system about the others."""
+    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
+
+
+def name_contents(folder: Path) -> str | None:
+    """Say what a folder without safetensors has instead, and what to do; None if nothing is known of it."""
+    for patterns, what in CONTENTS.items():
+        if any(next(folder.glob(pattern), None) is not None for pattern in patterns):
+            return what
+    return None
 
 
 def open_shards(index: Path) -> tuple[dict[str, LazyTensor], dict[str, str]]:

@@ -2,10 +2,21 @@
 
 from pathlib import Path
 
+from omniforcing_jax.io.foreign_file import HEAD, name_foreign
+
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json")
 
 
 def find_tokenizer(folder: Path) -> tuple[str, ...]:
-    """List the tokenizer's files in a text model's folder, or in the folder `tokenizer` beside it."""
+    """List the tokenizer's files in a text model's folder, or in the folder `tokenizer` beside it.
+
+    Raises:
+        ValueError: One of them is a note in the place of a file; names it.
+    """
     folders = (folder, folder.parent / "tokenizer")
-    return tuple(str(each / file) for file in TOKENIZERS for each in folders if (each / file).is_file())
+    found = [each / file for file in TOKENIZERS for each in folders if (each / file).is_file()]
+    for path in found:
+        with path.open("rb") as file:
+            if (what := name_foreign(file.read(HEAD))) is not None:
+                raise ValueError(f"{path}: {what}")
+    return tuple(map(str, found))

@@ -43,7 +43,8 @@ def to_source(component: Component, naming: str, config, tree) -> dict[str, np.n
 def read_original(tensors: dict, heads: int, metadata: dict | None = None) -> dict[str, SourceComponent]:
     """List the components of a file under original keys by name; without metadata the network is OmniForcing's."""
     lazy = {key: wrap_array(np.asarray(value), "file") for key, value in tensors.items()}
-    return {each.name: each for each in read_original_keys(Path("file"), lazy, metadata or {}, Overrides(heads=heads))}
+    overrides = Overrides(heads=heads, release=None if metadata else "omniforcing")
+    return {each.name: each for each in read_original_keys(Path("file"), lazy, metadata or {}, overrides)}
 
 
 def network_to_original(config, tree) -> dict[str, np.ndarray]:

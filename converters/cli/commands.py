@@ -8,6 +8,7 @@ from typing import Any
 
 from omniforcing_jax.config import CrossTimestep, GridPrecision, RotaryKind
 from omniforcing_jax.io.atomic_write import write_json
+from omniforcing_jax.io.plain_text import printable
 from omniforcing_jax.strict_json import require
 
 from .. import bench, convert, diff, export, inspect
@@ -136,8 +137,8 @@ def prepare_bench(options: BenchOptions) -> Work:
 
 def _write(out: Path, notes: Sequence[str], write: Callable[[], str]) -> Work:
     def work() -> int:
-        print("\n".join(notes))
-        print(f"{out}: {write()}")
+        print("\n".join(map(printable, notes)))
+        print(f"{printable(str(out))}: {write()}")
         return 0
 
     return work
@@ -145,7 +146,7 @@ def _write(out: Path, notes: Sequence[str], write: Callable[[], str]) -> Work:
 
 def _print(lines: Sequence[str], code: int) -> Work:
     def work() -> int:
-        print("\n".join(lines))
+        print("\n".join(map(printable, lines)))
         return code
 
     return work

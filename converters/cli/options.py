@@ -19,7 +19,7 @@ class SourceOptions:
     """How to read the sources."""
 
     release: Literal["ltx2", "omniforcing"] | None = None
-    """Format of a file under original keys; by default LTX-2 if its header has a config, else OmniForcing."""
+    """What a transformer without a config is: LTX-2, or a student of OmniForcing."""
     state: WhichState | None = None
     """Weights to take from a training checkpoint that has both: averaged (ema), or last trained."""
 

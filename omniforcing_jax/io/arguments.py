@@ -14,6 +14,7 @@ from typing import Any
 import tyro
 
 from omniforcing_jax.io import help_page
+from omniforcing_jax.io.plain_text import one_line
 
 
 def read_command(program: str, doc: str | None, commands: Mapping[str, type], arguments: Sequence[str]) -> Any:
@@ -72,7 +73,7 @@ def read_flags(program: str, kind: type, arguments: Sequence[str]) -> Any:
 
 def refuse(error: Exception) -> int:
     """Print what is wrong with a request as one line on stderr; returns the exit code of a bad request, 2."""
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"error: {one_line(str(error))}", file=sys.stderr)
     return 2
 
 

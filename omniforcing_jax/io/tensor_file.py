@@ -24,6 +24,7 @@ import ml_dtypes
 import numpy as np
 
 from omniforcing_jax.io.atomic_write import AnyPath
+from omniforcing_jax.io.foreign_file import HEAD, name_foreign, require_file
 from omniforcing_jax.strict_json import LARGEST, loads_object
 
 DTYPES: dict[str, np.dtype] = {
@@ -45,6 +46,7 @@ DTYPES: dict[str, np.dtype] = {
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 LARGEST_POPULATED = 1 << 28  # bytes; mapped pages count as memory of the process
+MOST_AXES = 64  # of an array
 WRITTEN_AT_ONCE = 1 << 16  # bytes; Linux keeps larger writes in larger pages, which can take far longer to find
 
 Index = tuple[slice, ...]
@@ -151,9 +153,14 @@ def open_tensors(path: AnyPath) -> TensorFile:
             dtype, or does not fill its bytes; names file and tensor.
     """
     path = Path(path)
+    require_file(path)
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
+            head = file.read(HEAD)
+            if head[8:9] != b"{" and (what := name_foreign(head)) is not None:
+                raise ValueError(what)
+            file.seek(0)
             header, start = _read_header(file.read, size)
         metadata = header.pop("__metadata__", {})
         if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
@@ -183,6 +190,8 @@ def _read_entries(header: Mapping[str, Any], start: int, size: int) -> dict[str,
             raise ValueError(f"'{name}' lacks dtype, shape or data_offsets; the file is damaged") from None
         if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
             raise ValueError(f"'{name}' has a shape or data_offsets that are not counts; the file is damaged")
+        if len(shape) > MOST_AXES:
+            raise ValueError(f"'{name}' has {len(shape)} axes, an array has at most {MOST_AXES}")
         if not isinstance(dtype, str) or dtype not in DTYPES:
             raise ValueError(f"'{name}' has dtype {dtype}, which is not one of {', '.join(DTYPES)}")
         entries[name] = Entry(dtype=DTYPES[dtype], shape=shape, offset=start + begin)

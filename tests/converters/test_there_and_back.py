@@ -80,7 +80,8 @@ def test_omniforcing_is_supposed_what_its_code_supposes(tmp_path):
     save_file(draw_network(FORCED), tmp_path / "f.safetensors")
     save_file(draw_network(dataclasses.replace(FORCED, sinks=0)), tmp_path / "g.safetensors")
     run("convert", "--from", tmp_path / "f.safetensors", "--heads", 2, "--out", tmp_path / "sinks")
-    run("convert", "--from", tmp_path / "g.safetensors", "--heads", 2, "--out", tmp_path / "none")
+    command = ("convert", "--from", tmp_path / "g.safetensors", "--heads", 2, "--release", "omniforcing")
+    run(*command, "--out", tmp_path / "none")
     assert config_of(tmp_path / "sinks") == FORCED
     layouts = [weights.read_config(tmp_path / name)["sampler"]["layout"] for name in ("sinks", "none")]
     assert layouts == [dataclasses.asdict(PREFIX), dataclasses.asdict(FUSED)]
@@ -174,6 +175,7 @@ def test_two_components_that_one_header_cannot_describe_are_refused(tmp_path, ca
     save_ltx2(tmp_path / "ltx.safetensors")
     save_file(draw_network(plain), tmp_path / "forced.safetensors")
     sources = ("--from", tmp_path / "ltx.safetensors", "--from", tmp_path / "forced.safetensors")
-    run("convert", *sources, "--heads", 2, "--grid", "float64", "--out", tmp_path / "ours")
+    flags = ("--release", "omniforcing", "--heads", 2, "--grid", "float64")
+    run("convert", *sources, *flags, "--out", tmp_path / "ours")
     command = ("export", "--from", tmp_path / "ours", "--to", "ltx2", "--out", tmp_path / "back.safetensors")
     assert "connectors: rope_type='split', the transformer has 'interleaved'" in refused(capsys, *command)

@@ -79,7 +79,7 @@ def load_params(weights: str, config: ModelConfig) -> Transformer:
     """Convert golden weights as users do, and load them."""
     with tempfile.TemporaryDirectory() as folder:
         source, out = FOLDER / f"{weights}.safetensors", Path(folder) / "weights"
-        convert.run(convert.prepare([source], out, Overrides(heads=config.video.heads)))
+        convert.run(convert.prepare([source], out, Overrides(heads=config.video.heads, release="omniforcing")))
         return load_component(out, "transformer", abstract(transformer_spec(config)))
 
 

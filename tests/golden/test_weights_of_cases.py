@@ -44,7 +44,8 @@ def test_weights_go_there_and_back_bit_exact(name, tmp_path, capsys):
     sources = {"bare": FOLDER / f"{name}.safetensors", "published": tmp_path / "published.safetensors"}
     for kind, expected in (("bare", published), ("published", published | beside)):
         weights, back = tmp_path / kind, tmp_path / f"{kind}_back.safetensors"
-        run("convert", "--from", sources[kind], "--heads", config.video.heads, "--out", weights)
+        flags = ("--release", "omniforcing", "--heads", config.video.heads)
+        run("convert", "--from", sources[kind], *flags, "--out", weights)
         run("export", "--from", weights, "--to", "omniforcing", "--out", back)
         assert_same(expected, load_file(back))
     capsys.readouterr()
@@ -69,7 +70,8 @@ def test_a_config_that_contradicts_the_weights_is_refused_by_key(name):
 def test_a_layer_of_ours_is_their_matrix_row_by_row(name, tmp_path, capsys):
     tensors, config = read_weights(name)
     source = FOLDER / f"{name}.safetensors"
-    run("convert", "--from", source, "--heads", config.video.heads, "--out", tmp_path / "ours")
+    flags = ("--release", "omniforcing", "--heads", config.video.heads)
+    run("convert", "--from", source, *flags, "--out", tmp_path / "ours")
     ours = open_tensors(tmp_path / "ours/transformer/model.safetensors").read("layers/a2v/q/w")
     for i, matrix in enumerate(ours):
         np.testing.assert_array_equal(matrix, tensors[f"transformer_blocks.{i}.audio_to_video_attn.to_q.weight"])
