@@ -10,7 +10,6 @@ Scales of inputs belong to a kind of product that is not used here. A float8 mat
 unless something beside it says that it was scaled. Whatever nests the keys, the names end like this.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -18,6 +17,8 @@ from typing import Any
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+
+from omniforcing_jax.strict_json import loads_object, require
 
 from .lazy_tensor import LazyTensor
 
@@ -78,8 +79,9 @@ def _read_kinds(tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str]) 
     kinds = {module: _kind(_read_note(module, tensor), module, tensor.where) for module, tensor in notes.items()}
     if METADATA in metadata and tensors:
         where = next(iter(tensors.values())).where
-        layers = _parse(metadata[METADATA], f"{where}: {METADATA}").get("layers", {})
-        kinds |= {str(module): _kind(each, str(module), where) for module, each in dict(layers).items()}
+        layers = loads_object(metadata[METADATA], f"{where}: {METADATA}").get("layers", {})
+        require(isinstance(layers, dict), f"{where}: {METADATA}.layers", layers, "must be an object")
+        kinds |= {module: _kind(note, module, where) for module, note in layers.items()}
     for module, kind in kinds.items():
         tensor = tensors.get(f"{module}.weight")
         if tensor is not None and tensor.dtype != FLOAT8[kind]:
@@ -91,17 +93,7 @@ def _read_note(module: str, tensor: LazyTensor) -> Any:
     where = f"{tensor.where}: {module}.{NOTE}"
     if tensor.dtype != np.uint8 or tensor.nbytes > LARGEST_NOTE:
         raise ValueError(f"{where} is {tensor.dtype} of shape {tensor.shape}, expected JSON in a few bytes")
-    return _parse(np.asarray(tensor.load()).tobytes().decode(errors="replace"), where)
-
-
-def _parse(text: str, where: str) -> dict[str, Any]:
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError):
-        raise ValueError(f"{where} is not JSON") from None
-    if not isinstance(values, dict) or not isinstance(values.get("layers", {}), dict):
-        raise ValueError(f"{where} is not a JSON object as expected")
-    return values
+    return loads_object(np.asarray(tensor.load()).tobytes(), where)
 
 
 def _kind(note: Any, module: str, where: str) -> str:

@@ -35,7 +35,7 @@ from .single_file_gemma import take_text_model
 from .source_component import SourceComponent
 from .tensor_folder import name_contents, open_folder
 from .tokenizer_files import find_tokenizer
-from .torch_checkpoint import open_torch_checkpoint
+from .torch_checkpoint import TorchCheckpoint, open_torch_checkpoint
 
 GGUF = ".gguf"
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
@@ -66,8 +66,7 @@ def list_components(path: Path, overrides: Overrides) -> list[SourceComponent]:
     require_file(path)
     if path.suffix in PICKLES:
         checkpoint = open_torch_checkpoint(path, overrides.state)
-        notes, is_student = (checkpoint.note,), checkpoint.has_generator
-        return _read_tensors(path, checkpoint.tensors, {}, overrides, notes, has_generator=is_student)
+        return _read_tensors(path, checkpoint.tensors, {}, overrides, checkpoint)
     if path.suffix == GGUF:
         return open_gguf(path, overrides)
     if path.name.endswith((".index.json", ".distcp")):
@@ -81,11 +80,10 @@ def _read_tensors(
     tensors: Mapping[str, LazyTensor],
     metadata: Mapping[str, str],
     overrides: Overrides,
-    notes: tuple[str, ...] = (),
-    *,
-    has_generator: bool = False,
+    checkpoint: TorchCheckpoint | None = None,
 ) -> list[SourceComponent]:
     """List the components of tensors that have no config.json: a text model, and what is under original keys."""
+    notes, has_generator = ((), False) if checkpoint is None else ((checkpoint.note,), checkpoint.has_generator)
     _refuse_strangers(path, tensors)
     text, others = take_text_model(path, tensors, metadata)
     sources = [] if text is None else [dataclasses.replace(text, notes=(*notes, *text.notes))]

@@ -10,13 +10,13 @@ in no tensor.
 """
 
 import dataclasses
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from omniforcing_jax.strict_json import loads_object
 from omniforcing_jax.text.gemma import GEMMA_3_12B, GemmaConfig
 from omniforcing_jax.text.tokenizer import FILE, SENTENCEPIECE, what_is_missing
 
@@ -117,13 +117,8 @@ def _with_config(source: SourceComponent, metadata: Mapping[str, str]) -> Source
     if CONFIG not in metadata:
         config, note = _recognise(source), "has no config; its shapes are Gemma 3 12B's, whose config is taken"
         return dataclasses.replace(source, config=config, notes=(*source.notes, note))
+    values = loads_object(metadata[CONFIG], f"{source.where}: {CONFIG} in the header")
     try:
-        values = json.loads(metadata[CONFIG])
-    except (ValueError, RecursionError):
-        raise ValueError(f"{source.where}: {CONFIG} in the header is not JSON, or nested too deeply") from None
-    try:
-        if not isinstance(values, dict):
-            raise ValueError("must be a JSON object")
         config = source.component.namings[source.naming].table.read(values)
     except ValueError as error:
         raise ValueError(f"{source.where}: {CONFIG} in the header: {error}") from None

@@ -74,16 +74,9 @@ def _spell(key: str, nestings: Mapping[str, str]) -> str:
     if (found := PROJECTION.fullmatch(key)) is not None:
         is_bare = found[1] in ("weight", "bias")  # as ComfyUI has it in memory
         return f"{connectors.PROJECTION}{'aggregate_embed.' if is_bare else ''}{found[1]}"
-    owner = find_owner(key)
-    if owner is not None and not (owner == "vocoder" and nestings.get(vocoder.PREFIX) == ""):
-        return key
-    fits = [
-        (len(nesting), len(prefix), prefix, nesting)
-        for prefix, nesting in nestings.items()
-        if key.startswith(nesting) and BODIES[prefix].fullmatch(key.removeprefix(nesting))
-    ]
-    if not fits:
-        return key
-    codecs = [each for each in fits if each[2] != transformer.PREFIX]
-    *_, prefix, nesting = max(codecs or fits)
-    return prefix + key.removeprefix(nesting)
+    for prefix, nesting in sorted(nestings.items(), key=lambda each: -len(each[1])):
+        body = key.removeprefix(nesting)
+        is_own = key.startswith(nesting) and BODIES[prefix].fullmatch(body)
+        if is_own and (prefix != transformer.PREFIX or find_owner(key) is None):
+            return prefix + body
+    return key

@@ -1,6 +1,7 @@
 """The work of each command: from its options to files and a few printed lines."""
 
 import dataclasses
+import math
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -58,7 +59,8 @@ def prepare_export(options: ExportOptions) -> Work:
         ValueError: In one line, whatever is wrong.
     """
     content = options.content
-    require(content.shard_gigabytes > 0, "shard-gigabytes", content.shard_gigabytes, "must be positive")
+    is_size = 0 < content.shard_gigabytes < math.inf
+    require(is_size, "shard-gigabytes", content.shard_gigabytes, "must be positive and finite")
     plan = export.prepare(
         options.from_,
         options.to,

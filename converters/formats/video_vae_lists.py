@@ -67,7 +67,7 @@ def _split(blocks: Sequence[VAEBlock]) -> tuple[list[int], list[str], list[int],
     )
 
 
-def _read_encoder(values: tuple[int, list[int], list[str], list[int]]) -> tuple[int, int, Any]:
+def _read_encoder(values: tuple[int, list[Any], list[Any], list[Any]]) -> tuple[int, int, Any]:
     channels, layers, kinds, widths = values
     _require_counts(latent_channels=[channels], layers_per_block=layers, block_out_channels=widths)
     factors = [after // before for before, after in itertools.pairwise([channels, *widths])]
@@ -87,7 +87,7 @@ def _encoder_widths(channels: int, factors: Sequence[int]) -> list[int]:
     return list(itertools.accumulate(factors, operator.mul, initial=channels))[1:]
 
 
-def _read_decoder(values: tuple[list[int], list[str], list[int], list[bool], list[int]]) -> tuple[int, Any]:
+def _read_decoder(values: tuple[list[Any], ...]) -> tuple[int, Any]:
     layers, kinds, factors, residual, widths = values
     _require_counts(layers_per_block=layers, upsample_factor=factors, decoder_block_out_channels=widths)
     base = widths[-1] // 8

@@ -93,7 +93,7 @@ def original_rules(config: VocoderConfig) -> tuple[Rule, ...]:
     return tuple(Rule(rule.native, PREFIX + rule.source, rule.axes) for rule in make_rules(config, ORIGINAL))
 
 
-def _halve(values: tuple[int, list[int]]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _halve(values: tuple[int, list[Any]]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the widths, halved at each stage, and the upsampling factors of the stages."""
     first, rates = values
     fits = len(rates) <= MOST_PARTS and all(type(rate) is int and rate >= 1 for rate in rates)

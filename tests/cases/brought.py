@@ -2,54 +2,28 @@
 
 import dataclasses
 import json
-import shutil
 
 import ml_dtypes
 import numpy as np
+import tiny_text
 import torch
-from diffusers import AutoencoderKLLTX2Video, LTX2Pipeline, LTX2VideoTransformer3DModel
+from diffusers import LTX2Pipeline, LTX2VideoTransformer3DModel
 from diffusers.pipelines.ltx2.latent_upsampler import LTX2LatentUpsamplerModel
 from ltx_core.model.transformer.model import LTXModel, LTXModelType
 from ltx_core.model.transformer.rope import LTXRopeType
 from ltx_core.model.transformer.text_projection import PixArtAlphaTextProjection
 from published import NEWER, SMALL, draw_network, save_ltx2, text_path
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch_file
 from transformers import Gemma3Config, Gemma3ForCausalLM, Gemma3ForConditionalGeneration, Gemma3TextConfig
 
 from converters.component import DIFFUSERS, HUGGING_FACE, LTX2
 from converters.formats import transformer
 from converters.registry import COMPONENTS
-from omniforcing_jax.codecs.video_config import ALL, SPACE, TIME, VideoVAEConfig, compress, res
-from omniforcing_jax.pipeline.presets import TINY_STREAM
-from omniforcing_jax.text.gemma import GemmaConfig
+from omniforcing_jax.io.tensor_file import open_tensors
 
 PREFIX = transformer.PREFIX
-GEMMA = GemmaConfig(
-    vocabulary=320,
-    width=24,
-    mlp_width=40,
-    heads=4,
-    kv_heads=2,
-    head_size=8,
-    query_scale=8.0,
-    window=16,
-    is_global=(False, True),
-    global_stretch=8.0,
-)
-CODECS = {
-    "video_vae": VideoVAEConfig(
-        latent_channels=8,
-        patch_size=4,
-        encoder_base_channels=8,
-        decoder_base_channels=4,
-        encoder_blocks=(*(block for kind in (SPACE, TIME, ALL, ALL) for block in (res(1), compress(kind))), res(1)),
-        decoder_blocks=(*(block for kind in (ALL, ALL, ALL) for block in (res(1), compress(kind))), res(1)),
-        causal_decoder=False,
-    ),
-    "audio_vae": dataclasses.replace(TINY_STREAM.audio_vae, base_channels=8),
-    "vocoder": dataclasses.replace(TINY_STREAM.vocoder, channels=(32, 16, 8, 4, 2, 1), mel_bins=64),
-}
+GEMMA = dataclasses.replace(tiny_text.ENCODER.gemma, is_global=(False, True), global_stretch=8.0)
 VISION = {
     "hidden_size": 16,
     "num_hidden_layers": 1,
@@ -124,8 +98,6 @@ def save_gemma_folder(folder, config=GEMMA, tokenizer=True):
     model = randomise(Gemma3ForCausalLM(Gemma3TextConfig(**values)))
     model.save_pretrained(folder)
     if tokenizer:
-        import tiny_text
-
         tiny_text.save_tokenizer(folder)
     return folder
 
@@ -159,8 +131,6 @@ def save_comfy_gemma(path, config=GEMMA, change=None):
 
 def tokenizer_bytes(folder):
     """Return the bytes of a tiny tokenizer.json."""
-    import tiny_text
-
     return (tiny_text.save_tokenizer(folder) / "tokenizer.json").read_bytes()
 
 
@@ -189,11 +159,17 @@ def save_pipeline(folder, upsampler=True):
     return folder
 
 
-def quantise(path, source, style, metadata=None):
+def load(path):
+    """Read all tensors of a file, in any type."""
+    file = open_tensors(path)
+    return {key: file.read(key) for key in file.entries}
+
+
+def quantise(path, source, style, metadata=None, before=PREFIX, modules=".attn1.to_"):
     """Write a file with some matrices in float8, as LTX-2 or ComfyUI writes them; returns their keys."""
-    tensors = load_file(source)
+    tensors = load(source)
     note = np.frombuffer(b'{"format": "float8_e4m3fn"}', np.uint8)
-    keys = [key for key in tensors if ".attn1.to_" in key and key.endswith(".weight") and "gate" not in key]
+    keys = [key for key in tensors if modules in key and key.endswith(".weight") and "gate" not in key]
     for key in keys:
         module = key.removesuffix("weight")
         scale = np.abs(tensors[key].astype(np.float32)).max() / np.float32(448)
@@ -205,20 +181,6 @@ def quantise(path, source, style, metadata=None):
         tensors |= {f"{module}comfy_quant": note} if style == "comfy_quant" else {}
         tensors |= {f"{module}input_scale": np.array(1, np.float32)} if style == "ltx2" else {}
     if style == "scaled_fp8":
-        tensors[f"{PREFIX}scaled_fp8"] = np.zeros(2, ml_dtypes.float8_e4m3fn)
+        tensors[f"{before}scaled_fp8"] = np.zeros(2, ml_dtypes.float8_e4m3fn)
     save_file(tensors, path, metadata)
     return keys
-
-
-def copy_without_config(folder, other):
-    """Copy a component's folder without its config.json."""
-    shutil.copytree(folder, other)
-    (other / "config.json").unlink()
-    return other
-
-
-def build_video_vae():
-    """Build diffusers' video VAE of the tiny config."""
-    return AutoencoderKLLTX2Video.from_config(
-        COMPONENTS["video_vae"].namings[DIFFUSERS].table.write(CODECS["video_vae"])
-    )

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed.checkpoint
-from brought import CODECS, GEMMA, NEWER, PREFIX, SMALL, save_base, save_fine_tune, save_part
-from published import FORCED, draw_network, text_path
+from brought import GEMMA, NEWER, PREFIX, SMALL, save_base, save_fine_tune, save_part
+from published import CODECS, FORCED, draw_network, text_path
 from run import refused
 from safetensors.numpy import load_file, save_file
 

@@ -5,33 +5,17 @@ import json
 
 import ml_dtypes
 import numpy as np
-from published import SMALL, draw_network, text_path
+from published import CODECS, SMALL, draw_network, text_path
 from run import run
 from safetensors.numpy import save_file
 from tiny_text import ENCODER
 
 from converters.component import HUGGING_FACE, LTX2
 from converters.registry import COMPONENTS, PREFIXES
-from omniforcing_jax.codecs.video_config import ALL, SPACE, TIME, VideoVAEConfig, compress, res
-from omniforcing_jax.pipeline.presets import TINY_STREAM
 
 TEXT = dataclasses.replace(ENCODER.gemma, vocabulary=11, width=8, mlp_width=12)
 
-CONFIGS = {
-    "transformer": SMALL,
-    "connectors": text_path(SMALL),
-    "video_vae": VideoVAEConfig(
-        latent_channels=8,
-        patch_size=4,
-        encoder_base_channels=8,
-        decoder_base_channels=4,
-        encoder_blocks=(*(block for kind in (SPACE, TIME, ALL, ALL) for block in (res(1), compress(kind))), res(1)),
-        decoder_blocks=(*(block for kind in (ALL, ALL, ALL) for block in (res(1), compress(kind))), res(1)),
-        causal_decoder=False,
-    ),
-    "audio_vae": dataclasses.replace(TINY_STREAM.audio_vae, base_channels=8),
-    "vocoder": dataclasses.replace(TINY_STREAM.vocoder, channels=(32, 16, 8, 4, 2, 1), mel_bins=64),
-}
+CONFIGS = {"transformer": SMALL, "connectors": text_path(SMALL), **CODECS}
 
 
 def write_whole(path):
