@@ -11,6 +11,7 @@ from omniforcing_jax.cli.options import ContextsOptions
 from omniforcing_jax.io.atomic_write import check_writable, make_parents
 from omniforcing_jax.io.progress import Bar
 from omniforcing_jax.io.startup import Startup
+from omniforcing_jax.io.text_file import read_lines
 from omniforcing_jax.pipeline.budget import check_free
 from omniforcing_jax.pipeline.loading import announce_text
 from omniforcing_jax.pipeline.shipped import find_weights
@@ -63,13 +64,7 @@ def read_prompts(path: Path) -> tuple[str, ...]:
     Raises:
         ValueError: in one line, if the file cannot be read, is not UTF-8 or has no prompt.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: not UTF-8 text") from None
-    prompts = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    prompts = tuple(dict.fromkeys(read_lines(path)))
     require(len(prompts) > 0, "prompts", str(path), "must have a prompt per line, at least one")
     return (*prompts, EMPTY)
 

@@ -65,15 +65,19 @@ class ConditioningOptions:
     """Picture or sound that is given, not made."""
 
     sound: SomeFile = None
-    """Make the picture to the sound of this file, which is at least as long as the stream."""
+    """Make the picture to the sound of this file, which is at least as long as the stream. --out gets this sound."""
     picture: SomeFile = None
     """Make the sound to the picture of this file, which is at least as long as the stream."""
     from_image: SomeFile = None
-    """Begin with this image, which has the stream's size."""
+    """Begin with this image."""
     continue_: Annotated[Path | None, tyro.conf.arg(name="continue", metavar="FILE")] = None
     """Go on from this clip of 1 + 24 n frames. --seconds counts it, and --out begins with it."""
     drop_past: bool = False
     """Leave the clip of --continue out of --out."""
+    fit: Annotated[Literal["crop", "pad", "stretch"] | None, tyro.conf.arg(metavar="crop|pad|stretch")] = None
+    """How a picture of another size than the stream's is brought to it. By default it is refused."""
+    resynthesise: bool = False
+    """Write the sound of --sound as the network's decoder makes it again, not the file's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +106,7 @@ class StreamOptions(SteeringOptions, ConditioningOptions, SavingOptions, Network
     seconds: Seconds
     """Length in whole seconds; the clip has one frame more. With --resume it is how much longer to go on."""
     out: File
-    """MP4 file to write. After --resume its clock begins at the time where the state was saved."""
+    """MP4 or MOV file to write. After --resume its clock begins at the time where the state was saved."""
     seed: int = 0
     """Random seed."""
     weights: Weights = STUDENT
@@ -130,7 +134,7 @@ class SampleOptions(SizeOptions):
     seconds: Seconds
     """Length in whole seconds; the clip has one frame more."""
     out: File
-    """MP4 file to write."""
+    """MP4 or MOV file to write."""
     steps: Annotated[int, tyro.conf.arg(metavar="STEPS")] = 40
     """Denoising steps."""
     sigmas: Literal["schedule", "distilled"] = "schedule"

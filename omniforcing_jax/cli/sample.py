@@ -18,7 +18,7 @@ from omniforcing_jax.sample.plan import ClipPlan, encode_plan_on_disk, plan_clip
 from omniforcing_jax.sample.request import ClipRequest
 from omniforcing_jax.schedule import DISTILLED
 from omniforcing_jax.stream.chunk import Chunk
-from omniforcing_jax.stream.mp4 import write_mp4
+from omniforcing_jax.stream.mp4 import check_kind, write_mp4
 from omniforcing_jax.strict_json import require
 
 
@@ -85,6 +85,7 @@ def prepare_sample(command: SampleOptions, startup: Startup) -> Callable[[], Non
     Raises:
         ValueError: in one line, whatever is wrong with the request.
     """
+    check_kind(command.out)
     check_writable(command.out)
     request = build_request(command)
     plan = plan_clip(command.weights, request)

@@ -23,7 +23,7 @@ from omniforcing_jax.pipeline.loading import announce, announce_text, load_shown
 from omniforcing_jax.stream.chunk import Chunk
 from omniforcing_jax.stream.chunk_stream import ChunkStream
 from omniforcing_jax.stream.conditioning.condition import Condition, continue_file
-from omniforcing_jax.stream.mp4 import Mp4Writer, Overlapped
+from omniforcing_jax.stream.mp4 import Mp4Writer, Overlapped, check_kind
 from omniforcing_jax.stream.plan import plan_stream, resolve_request
 from omniforcing_jax.stream.prompt_change.history import check_recompute
 from omniforcing_jax.stream.prompt_change.transition import LONGEST_FADE
@@ -36,13 +36,14 @@ from omniforcing_jax.stream.prompt_schedule import (
 from omniforcing_jax.stream.request import StreamRequest
 from omniforcing_jax.stream.resume import resume
 from omniforcing_jax.stream.saved import read_saved, save
+from omniforcing_jax.stream.soundtrack import Soundtrack
 from omniforcing_jax.stream.start import start_stream
 from omniforcing_jax.strict_json import require
 
 COMPILING_CHUNKS = 2  # nothing is compiled after the second block
 SAVED_WITH_THE_STATE = (
     *("prompt", "seed", "height", "width", "window", "steps", "dtype", "contexts"),
-    *("sound", "picture", "from_image", "continue_", "drop_past", "lookahead"),
+    *("sound", "picture", "from_image", "continue_", "drop_past", "lookahead", "fit"),
 )
 
 
@@ -80,7 +81,12 @@ def prepare_stream(command: StreamOptions, startup: Startup) -> Callable[[], Non
     Raises:
         ValueError: in one line, whatever is wrong with the request.
     """
+    check_kind(command.out)
     check_writable(command.out)
+    require(command.sound is not None or not command.resynthesise, "resynthesise", True, "needs --sound")
+    pictures = (command.picture, command.from_image, command.continue_)
+    rule = "needs a picture: --picture, --from-image or --continue"
+    require(command.fit is None or any(pictures), "fit", command.fit, rule)
     require(0 <= command.fade <= LONGEST_FADE, "fade", command.fade, f"must be between 0 and {LONGEST_FADE}")
     if command.save_state is not None:
         driven = [name for name in ("sound", "picture") if getattr(command, name) is not None]
@@ -116,7 +122,7 @@ def build_request(command: StreamOptions) -> StreamRequest:
         contexts=text_source.open_source(command.contexts),
         history=None if command.recompute is None else max(0, command.recompute - 1),
         start=_start_of(command),
-        drive=Condition(picture=command.picture, sound=command.sound),
+        drive=Condition(picture=command.picture, sound=command.sound, fit=command.fit),
         lookahead=command.lookahead,
     )
 
@@ -146,8 +152,8 @@ def _start_of(command: StreamOptions) -> Condition:
     require(image is None or past is None, "from-image", image, "not with --continue, which has a picture already")
     require(past is not None or not command.drop_past, "drop-past", True, "needs --continue, which gives a past")
     if past is None:
-        return Condition(picture=image)
-    return continue_file(past, drop_past=command.drop_past)
+        return Condition(picture=image, fit=command.fit)
+    return continue_file(past, fit=command.fit, drop_past=command.drop_past)
 
 
 def _resume(command: StreamOptions, folder: Path, startup: Startup) -> tuple[ChunkStream, Sequence[ScheduledPrompt]]:
@@ -191,14 +197,14 @@ def run_stream(
     chunks = follow_schedule(stream, schedule, command.recompute, command.fade)
     chunks = _until_ctrl_c(chunks) if command.save_state is None else _saving(stream, chunks, command.save_state)
     height, width = stream.picture_size
+    track = None if command.sound is None or command.resynthesise else Soundtrack(command.sound)
+    rate = stream.sample_rate if track is None else track.rate
     with (
-        Mp4Writer(
-            command.out, height=height, width=width, frame_rate=FRAME_RATE, sample_rate=stream.sample_rate
-        ) as out,
+        Mp4Writer(command.out, height=height, width=width, frame_rate=FRAME_RATE, sample_rate=rate) as out,
         Overlapped(out.write) as write,
     ):
         for chunk in _watched(machine.trimmed(chunks), stream, end, pace, startup):
-            write(chunk)
+            write(chunk if track is None else track.replace(chunk))
     print(f"{command.out}: {pace.frames} frames; first chunk {pace.first_chunk_s:.2f} s after start, {pace}")
 
 

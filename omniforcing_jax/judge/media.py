@@ -9,15 +9,14 @@ import numpy as np
 from jaxtyping import UInt8
 
 from omniforcing_jax.io.atomic_write import AnyPath
-from omniforcing_jax.io.media_file import open_media
+from omniforcing_jax.io.media_file import LONGEST_S, SoundClock, check_samples, find_picture, find_sound, open_media
 from omniforcing_jax.judge.picture import Picture, Watcher
-from omniforcing_jax.judge.sound import RATE, Listener, Sound
+from omniforcing_jax.judge.sound import PIECE, RATE, Listener, Sound
 
 if TYPE_CHECKING:
     import av
 
 USUAL_RATE = 24  # frames per second, for a file that has no frame rate
-LONGEST_JUMP_S = 0.02  # seconds that the time stamps of the sound may jump ahead before silence is put in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +75,7 @@ def check_readable(path: AnyPath) -> float | None:
     import av
 
     with open_media(path) as file:
-        if not (file.streams.video or file.streams.audio):
+        if find_picture(file, path) is None and find_sound(file, path) is None:
             raise ValueError(f"cannot judge {path}: it has neither picture nor sound")
         return None if file.duration is None else file.duration / av.time_base
 
@@ -84,10 +83,12 @@ def check_readable(path: AnyPath) -> float | None:
 class _Clock:
     """Times of frames. A time stamp that is missing or does not rise is replaced by one frame after the last."""
 
-    def __init__(self, stream: "av.VideoStream | None") -> None:
+    def __init__(self, stream: "av.VideoStream | None", path: AnyPath) -> None:
         rate = None if stream is None else stream.average_rate or stream.guessed_rate
         self._frame_s = 1 / float(rate or USUAL_RATE)
         self.now_s = -float("inf")
+        self._start_s: float | None = None
+        self._path = path
 
     def time_of(self, frame: "av.VideoFrame") -> float:
         """Return when the next frame is shown, in seconds."""
@@ -95,20 +96,23 @@ class _Clock:
             self.now_s = frame.time
         else:
             self.now_s = max(self.now_s + self._frame_s, 0.0)
+        if self._start_s is None:
+            self._start_s = self.now_s
+        if self.now_s - self._start_s > LONGEST_S:
+            length = f"its frames are {self.now_s - self._start_s:.0f} s apart"
+            raise ValueError(f"cannot judge {self._path}: {length} by their time stamps, at most {LONGEST_S:.0f} s")
         return self.now_s
 
 
 class _Ear:
     """Resamples audio frames to 16 kHz and puts them at their times."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, path: AnyPath) -> None:
         import av
 
         self._resampler = av.AudioResampler(format="fltp", rate=RATE)
-        self._listener = Listener(channels)
+        self._listener, self._clock, self._path = Listener(channels), SoundClock(path, RATE), path
         self._form: tuple[str, str, int] | None = None
-        self._heard = 0  # samples at 16 kHz
-        self._start_s: float | None = None
 
     def fits(self, frame: "av.AudioFrame") -> bool:
         """Return whether a frame has the form of the first one: damage can turn it into another."""
@@ -119,23 +123,23 @@ class _Ear:
     def hear(self, frame: "av.AudioFrame | None") -> None:
         """Take the next frame; None is the end."""
         for part in self._resampler.resample(frame):
-            if self._start_s is None:
-                self._start_s = part.time or 0.0
-            ahead = 0.0 if part.time is None else part.time - self._start_s - self._heard / RATE
-            if ahead > LONGEST_JUMP_S:
-                self._take(np.zeros((len(part.layout.channels), round(ahead * RATE)), np.float32))
-            self._take(part.to_ndarray())
+            missing = max(0, self._clock.missing(part.time))
+            for begin in range(0, missing, PIECE):  # silence takes no memory at once
+                self._take(np.zeros((len(part.layout.channels), min(PIECE, missing - begin)), np.float32))
+            samples = part.to_ndarray()
+            check_samples(samples, self._path)
+            self._take(samples)
 
     def _take(self, samples: np.ndarray) -> None:
-        self._heard += samples.shape[1]
+        self._clock.count(samples.shape[1])
         self._listener.hear(samples)
 
     def sound(self, sample_rate: int) -> Sound | None:
         """Return the sound that was heard, from a file of that rate."""
-        if self._start_s is None:
+        if self._clock.start_s is None:
             return None
         self.hear(None)
-        return self._listener.sound(sample_rate=sample_rate, start_s=self._start_s)
+        return self._listener.sound(sample_rate=sample_rate, start_s=self._clock.start_s)
 
 
 def _decode(packet: "av.Packet", ear: _Ear | None) -> "list[av.VideoFrame | av.AudioFrame] | None":
@@ -164,9 +168,9 @@ def read_media(path: AnyPath, progress: Callable[[float], None] = lambda seconds
     import av
 
     with open_media(path) as file:
-        video, audio = next(iter(file.streams.video), None), next(iter(file.streams.audio), None)
-        watcher, clock = Watcher(), _Clock(video)
-        ear = None if audio is None else _Ear(audio.codec_context.channels)
+        video, audio = find_picture(file, path), find_sound(file, path)
+        watcher, clock = Watcher(), _Clock(video, path)
+        ear = None if audio is None else _Ear(audio.codec_context.channels, path)
         undecodable = 0
         if video is not None:
             video.thread_type = "AUTO"
@@ -196,7 +200,7 @@ def decode_pictures(path: AnyPath) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
 
     with open_media(path) as file:
         size: dict[str, int] = {}
-        for packet in file.demux(video=0):
+        for packet in file.demux(find_picture(file, path)):
             try:
                 frames = packet.decode()
             except FFmpegError:

@@ -1,6 +1,7 @@
 """All figures of a file.
 
-    media       name, seconds, frames, frame_rate, width, height, sample_rate, channels, undecodable (packets)
+    media       name, seconds, picture_s and sound_s (the length of each stream), frames, frame_rate, width, height,
+                sample_rate, channels, undecodable (packets)
     synchrony   lag_ms, correlation, confidence (synchrony.py)
     seams       for each measure: the ratio of borders to other places, and the highest ratio elsewhere (seams.py)
     levels      picture and sound of the whole file (drift.py)
@@ -18,6 +19,7 @@ from omniforcing_jax.judge.picture import Picture
 from omniforcing_jax.judge.seams import Blocks, Profile, picture_profiles, sound_profiles
 from omniforcing_jax.judge.synchrony import correlate, measure_synchrony
 
+NOTICED_S = 0.25  # seconds by which picture and sound may differ in length before it is told: coders pad
 UNSEEN_FRAME_S = 1 / 24  # seconds; frame length for the first block of a file without a picture
 
 Profiles = dict[str, Profile | None]
@@ -29,6 +31,8 @@ def describe_media(media: Media) -> dict[str, Any]:
     return {
         "name": media.name,
         "seconds": media.stop_s - media.start_s,
+        "picture_s": None if picture is None else picture.stop_s - float(picture.times[0]),
+        "sound_s": None if sound is None else sound.stop_s - sound.start_s,
         "frames": None if picture is None else len(picture.times),
         "frame_rate": None if picture is None else 1 / picture.frame_s,
         "width": None if picture is None else picture.width,
@@ -104,10 +108,17 @@ def subtract(figures: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[s
     return result
 
 
+def _tell_lengths(picture_s: float | None, sound_s: float | None) -> list[str]:
+    """Say that the two streams differ in length, if that can be noticed."""
+    if picture_s is None or sound_s is None or abs(picture_s - sound_s) < NOTICED_S:
+        return []
+    return [f"picture {picture_s:.1f} s but sound {sound_s:.1f} s"]
+
+
 def summarise(figures: Mapping[str, Any]) -> str:
     """Return the most telling figures in one line."""
     media, sync = figures["media"], figures["synchrony"]
-    parts = [f"{media['seconds']:.1f} s"]
+    parts = [f"{media['seconds']:.1f} s", *_tell_lengths(media["picture_s"], media["sound_s"])]
     if sync is not None:
         parts.append(f"sound {sync['lag_ms']:+.0f} ms (correlation {sync['correlation']:.2f})")
     for stream in ("picture", "sound"):

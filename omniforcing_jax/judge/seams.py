@@ -16,6 +16,8 @@ from omniforcing_jax.judge.picture import Picture
 from omniforcing_jax.judge.sound import MOMENT, Sound
 from omniforcing_jax.judge.synchrony import QUIET
 
+BLOCK_SECONDS = (0.05, 3600.0)  # shortest and longest block
+MOST_FIRST_FRAMES = 100_000
 FEWEST_BORDERS = 2  # a single border cannot be told from an event that falls on it
 FEWEST_PHASES = 8  # places of a period
 
@@ -29,17 +31,18 @@ class Blocks:
         first_frames: Frames of the first block.
 
     Raises:
-        ValueError: If either is not positive.
+        ValueError: If either is out of range.
     """
 
     seconds: float = 1.0
     first_frames: int = 1
 
     def __post_init__(self) -> None:
-        if not 0 < self.seconds < float("inf"):
-            raise ValueError(f"block-seconds={self.seconds}: must be positive")
-        if self.first_frames < 1:
-            raise ValueError(f"first-block-frames={self.first_frames}: must be positive")
+        shortest, longest = BLOCK_SECONDS
+        if not shortest <= self.seconds <= longest:
+            raise ValueError(f"block-seconds={self.seconds}: must be from {shortest:g} to {longest:g}")
+        if not 1 <= self.first_frames <= MOST_FIRST_FRAMES:
+            raise ValueError(f"first-block-frames={self.first_frames}: must be from 1 to {MOST_FIRST_FRAMES}")
 
     def borders(self, start_s: float, stop_s: float, frame_s: float) -> Float[np.ndarray, " borders"]:
         """Return the times of the borders inside a clip whose frames are `frame_s` long, in seconds."""

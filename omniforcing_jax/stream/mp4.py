@@ -5,10 +5,10 @@ the next block arrives. A killed process leaves a file that plays to its last fi
 after an error or Ctrl-C, plays to its last block. The file is therefore written under its own name from the start.
 """
 
-import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from fractions import Fraction
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -16,15 +16,28 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from omniforcing_jax.io.atomic_write import AnyPath
+from omniforcing_jax.io.media_file import as_url
 from omniforcing_jax.stream.chunk import Chunk
 
 _CONTAINER_OPTIONS = {"movflags": "frag_keyframe+delay_moov+default_base_moof", "flush_packets": "1"}
 # zerolatency has no look-ahead and no frame threads, so the packets of a block come out with the block
 _VIDEO_OPTIONS = {"preset": "veryfast", "tune": "zerolatency", "crf": "16", "bf": "0", "sc_threshold": "0"}
+KINDS = (".mp4", ".m4v", ".mov")
 _AUDIO_BITS_PER_S = 128_000
 _LONGEST_GOP = 1 << 20  # key frames are set by hand, at the first frame of every block
 _BT709 = 1  # of AVColorSpace, AVColorPrimaries and AVColorTransferCharacteristic alike
 _LIMITED_RANGE = 1  # of AVColorRange: "MPEG"
+
+
+def check_kind(path: AnyPath) -> None:
+    """Refuse an output whose name says another container than the one that is written. Devices and pipes are free.
+
+    Raises:
+        ValueError: If the name ends in anything but `KINDS`.
+    """
+    place = Path(path)
+    if place.suffix.lower() not in KINDS and (place.is_file() or not place.exists()):
+        raise ValueError(f"cannot write {path}: must end in {', '.join(KINDS)}, because it becomes a file of that kind")
 
 
 class Mp4Writer:
@@ -43,7 +56,8 @@ class Mp4Writer:
     def __init__(self, path: AnyPath, *, height: int, width: int, frame_rate: int, sample_rate: int) -> None:
         import av  # imported where it is used: the network runs without PyAV
 
-        self._file = av.open(os.fspath(path), "w", format="mp4", container_options=_CONTAINER_OPTIONS)
+        kind = "mov" if Path(path).suffix.lower() == ".mov" else "mp4"
+        self._file = av.open(as_url(path), "w", format=kind, container_options=_CONTAINER_OPTIONS)
         self._video = _add_video(self._file, height, width, frame_rate)
         self._audio: Any = self._file.add_stream("aac", rate=sample_rate, layout="stereo")
         self._audio.bit_rate = _AUDIO_BITS_PER_S

@@ -228,6 +228,6 @@ def test_time_stamps_that_stand_still_go_on_by_a_frame():
         def __init__(self, time):
             self.time = time
 
-    clock = media._Clock(None)
+    clock = media._Clock(None, "clip")
     times = [clock.time_of(Frame(time)) for time in (0.0, None, 0.0, 0.5)]
     assert times == pytest.approx([0, 1 / 24, 2 / 24, 0.5])

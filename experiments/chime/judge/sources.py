@@ -15,6 +15,7 @@ from experiments.chime.world.clips import to_float
 from omniforcing_jax.chime.film import Film, join_film
 from omniforcing_jax.chime.prompts import Request, parse, sample_prompts
 from omniforcing_jax.codecs.mel import LTX2_MEL
+from omniforcing_jax.io.text_file import read_lines
 from omniforcing_jax.layout import FRAME_RATE
 from omniforcing_jax.pipeline.checks import student_sampler
 from omniforcing_jax.pipeline.pipeline import Pipeline
@@ -91,10 +92,9 @@ def read_prompts(source: str, seed: int) -> list[str]:
             raise ValueError(f"--prompts {source}: must be at least 1")
         return sample_prompts(int(source), seed)
     try:
-        lines = Path(source).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        prompts = read_lines(source)
+    except ValueError as error:
         raise ValueError(f"--prompts {source}: neither a number nor a readable text file ({error})") from None
-    prompts = [line.strip() for line in lines if line.strip()]
     if not prompts:
         raise ValueError(f"--prompts {source}: there is no prompt in the file")
     return prompts

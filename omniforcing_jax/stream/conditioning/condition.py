@@ -5,6 +5,7 @@ unchanged. Where only one of the two is given, the other is made to match. Both 
 """
 
 import dataclasses
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ from jaxtyping import Float32, UInt8
 
 from omniforcing_jax.codecs.mel import LTX2_MEL, MelConfig
 from omniforcing_jax.io.atomic_write import AnyPath
-from omniforcing_jax.layout import FRAME_RATE, Layout
+from omniforcing_jax.io.media_file import check_samples
+from omniforcing_jax.layout import FRAME_RATE, Layout, pixel_frames
 from omniforcing_jax.pipeline.pipeline import Pipeline, PipelineConfig
 from omniforcing_jax.rollout import StaticConfig
 from omniforcing_jax.stream.conditioning import media
@@ -29,6 +31,14 @@ from omniforcing_jax.stream.conditioning.tracks import (
 )
 from omniforcing_jax.strict_json import require
 
+log = logging.getLogger(__name__)
+
+RATE_SLACK = 0.01
+"""Frames per second by which a file's mean rate may differ before it is said."""
+
+LONGEST_START_S = 3600
+"""Seconds of sound that an endless stream may begin with."""
+
 SLACK_S = 0.1
 """Seconds by which the sound of a start may exceed its whole seconds: files end on codec frames."""
 
@@ -41,14 +51,16 @@ class Condition:
     """Picture, sound or both that a stream is given.
 
     Attributes:
-        picture: A file, or frames uint8 [F, H, W, 3] at 24 per second. They must have the stream's size.
+        picture: A file of any frame rate, or frames uint8 [F, H, W, 3] at 24 per second.
         sound: A file, or samples float32 [samples, channels] in [-1, 1] at 16 kHz.
+        fit: How a picture of another size than the stream's is brought to it; None refuses it.
         drop_past: Whether to leave out the chunks of a start that has both. The first chunk is then the first new one,
             and times still count from the beginning of the start.
     """
 
     picture: PictureSource | None = None
     sound: SoundSource | None = None
+    fit: media.Fit | None = None
     drop_past: bool = False
 
 
@@ -65,6 +77,8 @@ class ConditioningPlan(NamedTuple):
         sound_blocks: Number of blocks that they cover.
         dropped: Number of first blocks whose chunks are left out.
         mel: Config of the log-mel spectrogram.
+        size: Height and width of the stream's picture.
+        fit: How frames of another size are brought to it.
     """
 
     picture: PictureSource | None = None
@@ -73,15 +87,17 @@ class ConditioningPlan(NamedTuple):
     sound_blocks: int = 0
     dropped: int = 0
     mel: MelConfig = LTX2_MEL
+    size: tuple[int, int] = (0, 0)
+    fit: media.Fit | None = None
 
 
-def continue_file(path: AnyPath, *, drop_past: bool = False) -> Condition:
+def continue_file(path: AnyPath, *, fit: media.Fit | None = None, drop_past: bool = False) -> Condition:
     """Return the condition under which a stream continues a file: its picture and, if it has any, its sound.
 
     Raises:
         ValueError: If the file cannot be read.
     """
-    return Condition(picture=path, sound=path if media.has_sound(path) else None, drop_past=drop_past)
+    return Condition(picture=path, sound=path if media.has_sound(path) else None, fit=fit, drop_past=drop_past)
 
 
 def plan_conditioning(
@@ -102,7 +118,8 @@ def plan_conditioning(
     """
     _check_combination(blocks, start, drive)
     mel = dataclasses.replace(LTX2_MEL, bins=config.audio_vae.mel_bins)
-    plan = _add_start(ConditioningPlan(mel=mel), config, static, start)
+    height, width = (side * config.video_vae.spatial_compression for side in static.grid)
+    plan = _add_start(ConditioningPlan(mel=mel, size=(height, width)), config, static, blocks, start)
     started = max(plan.picture_blocks, plan.sound_blocks)
     if start.drop_past:
         has_both = 0 < plan.picture_blocks == plan.sound_blocks
@@ -128,16 +145,18 @@ def _check_combination(blocks: int | None, start: Condition, drive: Condition) -
 
 
 def _add_start(
-    plan: ConditioningPlan, config: PipelineConfig, static: StaticConfig, start: Condition
+    plan: ConditioningPlan, config: PipelineConfig, static: StaticConfig, blocks: int | None, start: Condition
 ) -> ConditioningPlan:
     """Add the picture and the sound of the first blocks."""
-    layout = static.sampler.layout
+    layout, start_s = static.sampler.layout, None
     if start.picture is not None:
-        frames = _check_picture(config, static, start.picture)
-        count = _count_picture_blocks(layout, frames, _name(start.picture))
-        plan = plan._replace(picture=start.picture, picture_blocks=count)
+        info = _check_picture(plan.size, start)
+        count = _count_picture_blocks(layout, info.frames, _name(start.picture))
+        plan = plan._replace(picture=start.picture, picture_blocks=count, fit=start.fit)
+        start_s = info.start_s if start.picture is start.sound else None  # both of one file, on one clock
     if start.sound is not None:
-        samples = _samples_of(config, start.sound, plan.mel)
+        longest_s = layout.start_seconds(plan.picture_blocks or blocks or 0) or LONGEST_START_S
+        samples = _samples_of(config, start.sound, plan.mel, longest_s + 1, start_s)
         seconds = len(samples) / plan.mel.sample_rate
         count = _count_sound_blocks(layout, seconds, plan.picture_blocks, _name(start.sound))
         plan = plan._replace(sound=samples, sound_blocks=count)
@@ -150,12 +169,13 @@ def _add_drive(
     """Add the picture or the sound of the whole stream."""
     layout = static.sampler.layout
     if drive.picture is not None:
-        frames, needed = _check_picture(config, static, drive.picture), sum(frame_counts(layout, blocks))
+        frames, needed = _check_picture(plan.size, drive).frames, pixel_frames(layout.block(blocks - 1).video_end)
         rule = f"shorter than the stream, which has {needed} frames"
         require(frames >= needed, _name(drive.picture), f"{frames} frames", rule)
-        plan = plan._replace(picture=drive.picture, picture_blocks=blocks)
+        plan = plan._replace(picture=drive.picture, picture_blocks=blocks, fit=drive.fit)
     if drive.sound is not None:
-        samples, needed_s = _samples_of(config, drive.sound, plan.mel), layout.start_seconds(blocks)
+        needed_s = layout.start_seconds(blocks)
+        samples = _samples_of(config, drive.sound, plan.mel, needed_s + 1)
         seconds = len(samples) / plan.mel.sample_rate
         rule = f"shorter than the stream of {needed_s} s"
         require(seconds >= needed_s, _name(drive.sound), f"{seconds:.2f} s", rule)
@@ -167,7 +187,7 @@ def make_tracks(pipeline: Pipeline, static: StaticConfig, plan: ConditioningPlan
     """Make the tracks of a checked plan. Nothing is encoded yet."""
     layout, codecs, video, audio = static.sampler.layout, pipeline.codecs, None, None
     if plan.picture is not None:
-        batches = _batches(plan.picture, frame_counts(layout, plan.picture_blocks))
+        batches = _batches(plan, frame_counts(layout, plan.picture_blocks))
         video = LatentTrack(encode_picture(codecs, batches, static.dtype), plan.picture_blocks)
     if plan.sound is not None:
         pieces = encode_sound(codecs, plan.sound, layout, plan.sound_blocks, plan.mel)
@@ -179,27 +199,33 @@ def _name(source: PictureSource | SoundSource | None) -> str:
     return f"array {source.shape}" if isinstance(source, np.ndarray) else os.fspath(source or "")
 
 
-def _check_picture(config: PipelineConfig, static: StaticConfig, source: PictureSource) -> int:
-    """Check size and rate of a picture, and return its number of frames."""
+def _check_picture(size: tuple[int, int], condition: Condition) -> media.PictureInfo:
+    """Check the size of a picture, and return what is known of it. Another frame rate is said."""
+    source, (height, width) = condition.picture, size
     if isinstance(source, np.ndarray):
-        require(source.ndim == 4 and source.dtype == np.uint8, "picture", source.shape, "must be uint8 [F, H, W, 3]")
+        fits = source.ndim == 4 and source.shape[-1] == 3 and source.dtype == np.uint8
+        require(fits, "picture", source.shape, "must be uint8 [F, H, W, 3]")
         info = media.PictureInfo(source.shape[1], source.shape[2], len(source), FRAME_RATE)
     else:
+        assert source is not None, "only pictures are checked"
         info = media.read_picture_info(source)
-    height, width = (side * config.video_vae.spatial_compression for side in static.grid)
-    fits = (info.height, info.width) == (height, width)
-    require(fits, _name(source), f"{info.width}x{info.height}", f"the stream's picture is {width}x{height} pixels")
-    rule = f"the stream has {FRAME_RATE} frames per second"
-    require(info.frames == 1 or info.rate == FRAME_RATE, _name(source), f"{info.rate:g} frames per second", rule)
-    return info.frames
+    fits = condition.fit is not None or (info.height, info.width) == size
+    rule = f"the stream's picture is {width}x{height} pixels; --fit crop, pad or stretch brings it to that size"
+    require(fits, _name(source), f"{info.width}x{info.height}", rule)
+    if info.frames > 1 and abs(info.rate - FRAME_RATE) > RATE_SLACK:
+        log.warning("%s: %.4g frames per second, shown at %d by their times", _name(source), info.rate, FRAME_RATE)
+    return info
 
 
-def _samples_of(config: PipelineConfig, source: SoundSource, mel: MelConfig) -> Float32[np.ndarray, "samples channels"]:
+def _samples_of(
+    config: PipelineConfig, source: SoundSource, mel: MelConfig, at_most_s: int | float, start_s: float | None = None
+) -> Float32[np.ndarray, "samples channels"]:
     channels = config.audio_vae.audio_channels
     if not isinstance(source, np.ndarray):
-        return media.read_sound(source, mel.sample_rate, channels)
+        return media.read_sound(source, mel.sample_rate, channels, at_most_s, start_s)
     fits = source.ndim == 2 and source.shape[1] == channels and source.dtype == np.float32
     require(fits, "sound", source.shape, f"must be float32 [samples, {channels}]")
+    check_samples(source, _name(source))
     return source
 
 
@@ -222,7 +248,12 @@ def _count_sound_blocks(layout: Layout, seconds: float, picture_blocks: int, nam
     return blocks
 
 
-def _batches(source: PictureSource, sizes: Sequence[int]) -> Iterator[UInt8[np.ndarray, "F H W 3"]]:
-    if isinstance(source, np.ndarray):
-        return iter(np.split(source[: sum(sizes)], np.cumsum(sizes)[:-1]))
-    return media.read_frames(source, iter(sizes))
+def _batches(plan: ConditioningPlan, sizes: Sequence[int]) -> Iterator[UInt8[np.ndarray, "F H W 3"]]:
+    """Return the frames of block after block, at the stream's size."""
+    source = plan.picture
+    if not isinstance(source, np.ndarray):
+        return media.read_frames(source or "", iter(sizes), plan.size, plan.fit)
+    blocks = np.split(source[: sum(sizes)], np.cumsum(sizes)[:-1])
+    return (
+        np.stack([media.fit_picture(frame, plan.size, plan.fit, _name(source)) for frame in each]) for each in blocks
+    )

@@ -1,27 +1,53 @@
-"""Read picture and sound of files with PyAV: sizes and rates, frames in batches, sound as one array.
+"""Read picture and sound of files as a stream takes them: upright, at its frame rate and size, from the same second on.
 
-Nothing is scaled, and frame rates are not changed. `condition.py` refuses files that do not fit, before any work.
+Frames are put where their time stamps say: whatever a file's rate, and also if it varies, a frame is shown until the
+next one begins. `condition.py` refuses files that do not fit, before any work.
 """
 
+import contextlib
+import math
 import os
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 
 from omniforcing_jax.codecs.mel import resample
 from omniforcing_jax.io.atomic_write import AnyPath
-from omniforcing_jax.io.media_file import open_media
+from omniforcing_jax.io.media_file import (
+    LONGEST_S,
+    find_picture,
+    find_sound,
+    open_media,
+    read_orientation,
+    read_pieces,
+    resize,
+)
+from omniforcing_jax.layout import FRAME_RATE
+
+Fit = Literal["crop", "pad", "stretch"]
+"""How a picture of another size is brought to the stream's: its middle, the whole of it on black, or distorted."""
+
+Pixels = UInt8[np.ndarray, "_ _ 3"]
 
 
 class PictureInfo(NamedTuple):
-    """Size, length and frame rate of a file's picture. An image is one frame, whose rate has no meaning."""
+    """A file's picture.
+
+    Attributes:
+        height: Pixels, as it is shown.
+        width: Pixels, as it is shown.
+        frames: Number of frames at the stream's frame rate; an image is one.
+        rate: Mean frames per second of the file; 0 for an image.
+        start_s: Time of the first frame in the file's clock.
+    """
 
     height: int
     width: int
     frames: int
     rate: float
+    start_s: float = 0.0
 
 
 def has_sound(path: AnyPath) -> bool:
@@ -31,54 +57,162 @@ def has_sound(path: AnyPath) -> bool:
         ValueError: If the file cannot be read.
     """
     with open_media(path) as file:
-        return bool(file.streams.audio)
+        return find_sound(file, path) is not None
 
 
 def read_picture_info(path: AnyPath) -> PictureInfo:
-    """Read size, length and rate of a file's picture. Its frames are counted, not decoded.
+    """Read size, length and rate of a file's picture. Only its first frame is decoded.
 
     Raises:
         ValueError: If the file cannot be read or has no picture.
     """
     with open_media(path) as file:
-        if not file.streams.video:
-            raise ValueError(f"{os.fspath(path)}: has no picture")
-        video = file.streams.video[0]
-        frames = sum(1 for packet in file.demux(video) if packet.size)
-        return PictureInfo(video.height, video.width, frames, float(video.average_rate or 0))
+        video = _need_picture(file, path)
+        first = next(file.decode(video), None)
+        if first is None:
+            raise ValueError(f"cannot read {os.fspath(path)}: nothing in its picture could be decoded")
+        height, width = read_orientation(first, video, path).size(first.height, first.width)
+    with open_media(path) as file:
+        times, stop_s = _packet_times(file, _need_picture(file, path), path)
+    length = stop_s - times[0]
+    is_image = len(times) == 1
+    frames = 1 if is_image else max(1, math.floor(length * FRAME_RATE + 0.5))
+    return PictureInfo(height, width, frames, 0.0 if is_image else len(times) / length, times[0])
 
 
-def read_frames(path: AnyPath, batches: Iterator[int]) -> Iterator[UInt8[np.ndarray, "F H W 3"]]:
-    """Read frames as RGB in batches of these sizes, and stop after the last batch.
+def _need_picture(file: Any, path: AnyPath) -> Any:
+    video = find_picture(file, path)
+    if video is None:
+        raise ValueError(f"{os.fspath(path)}: has no picture")
+    return video
+
+
+def _packet_times(file: Any, video: Any, path: AnyPath) -> tuple[list[float], float]:
+    """Return the times of all frames in order, and the end of the last one, in seconds. Nothing is decoded."""
+    packets = [packet for packet in file.demux(video) if packet.size and not packet.is_discard]
+    usual = 1 / float(video.average_rate or video.guessed_rate or FRAME_RATE)
+    stamps = [packet.pts if packet.pts is not None else packet.dts for packet in packets]
+    unit = float(video.time_base or 0)
+    times = sorted(stamp * unit for stamp in stamps if stamp is not None)
+    if len(times) < len(packets) or not unit:
+        times = [i * usual for i in range(len(packets))]
+    if not times or times[-1] - times[0] > LONGEST_S:
+        rule = f"must have frames, over at most {LONGEST_S:.0f} s by their time stamps"
+        raise ValueError(f"cannot read {os.fspath(path)}: its picture {rule}")
+    lasts = {round(stamp * unit, 9): packet.duration for stamp, packet in zip(stamps, packets, strict=True) if stamp}
+    last = float((lasts.get(round(times[-1], 9)) or 0) * unit)
+    return times, times[-1] + (last or usual)
+
+
+def read_frames(
+    path: AnyPath, batches: Iterator[int], size: tuple[int, int] | None = None, fit: Fit | None = None
+) -> Iterator[UInt8[np.ndarray, "F H W 3"]]:
+    """Read frames as RGB, at the stream's frame rate, in batches of these sizes; stop after the last batch.
+
+    Args:
+        path: The file.
+        batches: Frames of each batch.
+        size: Height and width to return; None is that of the first frame.
+        fit: How frames of another size are brought to it; None refuses them.
 
     Raises:
-        ValueError: If the file cannot be read or ends within a batch.
+        ValueError: If the file cannot be read, ends within a batch, or has a frame of another size.
     """
     with open_media(path) as file:
-        frames = (frame.to_ndarray(format="rgb24") for frame in file.decode(video=0))
-        for size in batches:
-            batch = [frame for _, frame in zip(range(size), frames, strict=False)]
-            if len(batch) < size:
-                raise ValueError(f"{os.fspath(path)}: the picture ends {size - len(batch)} frames early")
+        video = _need_picture(file, path)
+        frames = _convert(_hold(file.decode(video)), video, path, size, fit)
+        for count in batches:
+            batch = [frame for _, frame in zip(range(count), frames, strict=False)]
+            if len(batch) < count:
+                raise ValueError(f"{os.fspath(path)}: the picture ends {count - len(batch)} frames early")
             yield np.stack(batch)
 
 
-def read_sound(path: AnyPath, rate: int, channels: int) -> Float32[np.ndarray, "samples channels"]:
-    """Read a file's sound, resampled to `rate`. Mono is copied to all channels.
+def _hold(frames: Iterator[Any]) -> Iterator[Any]:
+    """Repeat and leave out frames, so that they are `FRAME_RATE` per second: each until the next one begins."""
+    count, held, start_s, stop_s, last_s = 0, None, None, 0.0, -math.inf
+    for frame in frames:
+        time_s = last_s + 1 / FRAME_RATE if frame.time is None else frame.time
+        start_s = (0.0 if time_s == -math.inf else time_s) if start_s is None else start_s
+        last_s = max(time_s, start_s)
+        while held is not None and last_s - start_s > (count + 0.5) / FRAME_RATE:
+            yield held
+            count += 1
+        held = frame
+        stop_s = last_s - start_s + float((frame.duration or 0) * (frame.time_base or 0) or 1 / FRAME_RATE)
+    while held is not None and (not count or stop_s > (count + 0.5) / FRAME_RATE):
+        yield held
+        count += 1
+
+
+def _convert(
+    frames: Iterator[Any], video: Any, path: AnyPath, size: tuple[int, int] | None, fit: Fit | None
+) -> Iterator[Pixels]:
+    """Turn decoded frames into upright pixels of one size; a frame that is repeated is converted once."""
+    last, pixels = None, None
+    for frame in frames:
+        if pixels is None or frame is not last:
+            shown = read_orientation(frame, video, path).show(frame.to_ndarray(format="rgb24"))
+            size = size or (shown.shape[0], shown.shape[1])
+            pixels = fit_picture(shown, size, fit, os.fspath(path))
+        last = frame
+        yield pixels
+
+
+def fit_picture(pixels: Pixels, size: tuple[int, int], fit: Fit | None, name: str) -> Pixels:
+    """Bring a picture to a size, in height and width.
 
     Raises:
-        ValueError: If the file cannot be read, has no sound, or has another number of channels.
+        ValueError: If it has another size and `fit` is None; has `name`.
     """
-    import av
+    (height, width), (rows, columns) = pixels.shape[:2], size
+    if (height, width) == size:
+        return pixels
+    if fit is None:
+        raise ValueError(f"{name}: has a frame of {width}x{height} pixels among those of {columns}x{rows}")
+    if fit == "stretch":
+        return resize(pixels, rows, columns)
+    if fit == "crop":
+        scale = max(rows / height, columns / width)
+        return resize(_middle(pixels, round(rows / scale), round(columns / scale)), rows, columns)
+    scale = min(rows / height, columns / width)
+    inner = resize(pixels, _within(round(height * scale), rows), _within(round(width * scale), columns))
+    page = np.zeros((rows, columns, 3), np.uint8)
+    _middle(page, *inner.shape[:2])[:] = inner
+    return page
 
-    with open_media(path) as file:
-        if not file.streams.audio:
-            raise ValueError(f"{os.fspath(path)}: has no sound")
-        source = file.streams.audio[0]
-        to_float = av.AudioResampler(format="fltp", layout=source.layout, rate=source.rate)
-        pieces = [piece.to_ndarray() for frame in file.decode(source) for piece in to_float.resample(frame)]
-        found, source_rate = source.channels, source.rate
-    if found not in (1, channels):
-        raise ValueError(f"{os.fspath(path)}: has {found} channels of sound; must be 1 or {channels}")
-    waveform = np.concatenate(pieces, axis=1).T if pieces else np.zeros((0, found), np.float32)
-    return resample(np.broadcast_to(waveform, (len(waveform), channels)), source_rate, rate)
+
+def _within(size: int, most: int) -> int:
+    return min(max(size, 1), most)
+
+
+def _middle(pixels: Pixels, height: int, width: int) -> Pixels:
+    """Return a view of the middle of a picture, within the picture and of one pixel at least."""
+    height, width = _within(height, pixels.shape[0]), _within(width, pixels.shape[1])
+    top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
+    return pixels[top : top + height, left : left + width]
+
+
+def read_sound(
+    path: AnyPath, rate: int, channels: int, at_most_s: int | float = LONGEST_S, start_s: float | None = None
+) -> Float32[np.ndarray, "samples {channels}"]:
+    """Read a file's sound, resampled to `rate`. Mono is copied to all channels, and more channels are mixed down.
+
+    Args:
+        path: The file.
+        rate: Samples per second to return.
+        channels: Channels to return.
+        at_most_s: Seconds to read; what follows is not decoded.
+        start_s: Time of the first sample in the file's clock; None begins with the sound.
+
+    Raises:
+        ValueError: If the file cannot be read, has no sound, or samples that are none.
+    """
+    pieces, seconds, source_rate = [np.zeros((0, channels), np.float32)], 0.0, rate
+    with contextlib.closing(read_pieces(path, channels, start_s=start_s)) as parts:
+        for samples, source_rate in parts:
+            pieces.append(samples)
+            seconds += len(samples) / source_rate
+            if seconds >= at_most_s:
+                break
+    return resample(np.concatenate(pieces), source_rate, rate)[: math.ceil(at_most_s * rate)]
