@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from omniforcing_jax.io.machine import use_compilation_cache
     from omniforcing_jax.judge.judge_file import judge_file
     from omniforcing_jax.pipeline.weights_folder import load_pipeline
     from omniforcing_jax.sample.clip import sample_clip
@@ -36,6 +37,7 @@ __all__ = [
     "resume",
     "sample_clip",
     "save",
+    "use_compilation_cache",
 ]
 
 _MODULES = {
@@ -48,6 +50,7 @@ _MODULES = {
     "resume": "stream.resume",
     "sample_clip": "sample.clip",
     "save": "stream.saved",
+    "use_compilation_cache": "io.machine",
 }
 
 

@@ -56,6 +56,7 @@ def main(demo: Demo) -> int:
     machine.use_compilation_cache()
     machine.use_one_heap()
     try:
+        machine.check_backend()
         prompts.parse(demo.prompt)
         demo.out.mkdir(parents=True, exist_ok=True)
         lines = [*make_clip(demo), *judge(demo)]

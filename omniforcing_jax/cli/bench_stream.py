@@ -26,6 +26,7 @@ of chunk 1: from then on every program is compiled, and speeds are measured.
 """
 
 import contextlib
+import dataclasses
 import json
 import pickle
 import statistics
@@ -58,7 +59,7 @@ from omniforcing_jax.pipeline.shipped import STUDENT
 from omniforcing_jax.stream.chunk import Chunk
 from omniforcing_jax.stream.chunk_stream import ChunkStream, Trace, no_trace
 from omniforcing_jax.stream.mp4 import Mp4Writer, Overlapped
-from omniforcing_jax.stream.plan import StreamPlan, plan_stream
+from omniforcing_jax.stream.plan import StreamPlan, check_stream_memory, plan_stream, resolve_request
 from omniforcing_jax.stream.request import StreamRequest
 from omniforcing_jax.stream.start import start_stream
 from omniforcing_jax.text.contexts import TextContexts
@@ -160,6 +161,9 @@ def prepare_bench(command: BenchOptions, startup: Startup) -> Callable[[], None]
     config = _config_of(command)
     checks.student_sampler(config)
     checks.check_side(config, command.height, command.width)
+    if machine.is_shared_by_processes():
+        machine.check_backend()
+        _plan(command)
     return lambda: _report(command, startup)
 
 
@@ -192,13 +196,23 @@ def _config_of(command: BenchOptions) -> PipelineConfig:
 
 def load_subject(command: BenchOptions) -> BenchSubject:
     """Load a weights folder, or draw a preset's weights on the device."""
-    dtype = jnp.dtype(command.dtype)
-    config = _config_of(command)
+    config, plan = _config_of(command), _plan(command)
+    dtype = plan.static.dtype
     if command.preset is None:
         pipeline = checks.load(command.weights or STUDENT, config, dtype)
     else:
         pipeline = random_pipeline(config, command.seed, dtype)
     contexts = random_contexts(config) if config.words is None else None
+    plan = plan_stream(pipeline, dataclasses.replace(plan.request, contexts=contexts))
+    return BenchSubject(pipeline=pipeline, plan=plan, blocks=command.blocks or 0)
+
+
+def _plan(command: BenchOptions) -> StreamPlan:
+    """Plan the stream from configs alone.
+
+    Raises:
+        ValueError: If it does not fit into memory, before any of it is taken.
+    """
     request = StreamRequest(
         prompt=PROMPT,
         seed=command.seed,
@@ -206,11 +220,11 @@ def load_subject(command: BenchOptions) -> BenchSubject:
         width=command.width,
         window=command.window,
         steps=command.steps,
-        dtype=dtype,
-        contexts=contexts,
+        dtype=jnp.dtype(command.dtype),
     )
-    plan = plan_stream(pipeline, request)
-    return BenchSubject(pipeline=pipeline, plan=plan, blocks=command.blocks or 0)
+    plan = resolve_request(_config_of(command), request)
+    check_stream_memory(plan, plan.static.dtype, loaded=False)
+    return plan
 
 
 def random_contexts(config: PipelineConfig) -> TextContexts:
@@ -311,9 +325,10 @@ def measure_cold_start(command: BenchOptions) -> float:
     """Return the seconds from the start of a new process until a whole second can be played, with programs on disk."""
     compiled = 0
     for _ in range(COLD_TRIES):
-        child = subprocess.run(
-            [sys.executable, "-c", COLD], input=pickle.dumps(command), stdout=subprocess.PIPE, check=True
-        )
+        child = subprocess.run([sys.executable, "-c", COLD], input=pickle.dumps(command), capture_output=True)
+        if child.returncode:
+            said = child.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+            raise ValueError(f"a new process could not start the stream: {said}")
         answer = json.loads(child.stdout.splitlines()[-1])
         if not (compiled := answer["compiled"]):
             return round(answer["seconds"], 3)

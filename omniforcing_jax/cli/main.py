@@ -119,6 +119,8 @@ def prepare_command(name: str, command: Command, stack: contextlib.ExitStack) ->
 
     machine.use_compilation_cache()
     machine.use_one_heap()
+    if not isinstance(command, BenchOptions):  # its first process is another one, which needs the devices
+        machine.check_backend()
     startup = stack.enter_context(Startup(name))
     if isinstance(command, StreamOptions):
         return _returning_zero(stream.prepare_stream(command, startup))

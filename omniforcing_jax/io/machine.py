@@ -5,7 +5,9 @@ Only entry points change settings (`use_compilation_cache`, `use_one_heap`, `tri
 
 import ctypes
 import dataclasses
+import functools
 import itertools
+import logging
 import os
 import resource
 import sys
@@ -22,10 +24,13 @@ _COMPILED = "/jax/core/compile/backend_compile_duration"  # also fires when the 
 _FROM_DISK = "/jax/compilation_cache/cache_hits"
 LOADED = "/omniforcing_jax/loaded_bytes"  # recorded with JAX's monitoring, for each tensor that reached its devices
 _IMPORTED = time.monotonic()
+KEEP_ALL = {"jax_persistent_cache_min_compile_time_secs": 0, "jax_persistent_cache_min_entry_size_bytes": -1}
+ACCELERATORS = ("/dev/nvidiactl", "/dev/kfd", "/dev/accel0", "/dev/vfio/0")  # of NVIDIA, AMD and TPUs
 _M_ARENA_MAX = -8  # of glibc's malloc.h
 _TRIM_EVERY = 100  # blocks
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path | None:
@@ -33,21 +38,75 @@ def cache_folder() -> Path | None:
     try:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "omniforcing_jax"
         check_folder_writable(folder)
-    except (RuntimeError, ValueError):  # no home; no permission
+    except (RuntimeError, KeyError, OSError, ValueError) as error:  # no home, no passwd entry; no permission
+        _warn_once(str(error))
         return None
     return folder
 
 
-def use_compilation_cache() -> Path | None:
-    """Keep all compiled programs on disk, in the user's cache folder; returns where, or None without a folder."""
-    cache = cache_folder()
-    if cache is None:
+@functools.cache
+def _warn_once(reason: str) -> None:
+    log.warning("%s: each start compiles anew; set JAX_COMPILATION_CACHE_DIR to a folder that can be written", reason)
+
+
+def use_compilation_cache() -> str | None:
+    """Keep all compiled programs on disk, so that the next process starts faster.
+
+    They go to the folder that JAX is set to (JAX_COMPILATION_CACHE_DIR), else to the user's cache folder. What JAX's
+    own variables say about which programs are kept stays.
+
+    Returns:
+        The folder; None if there is none that can be written, which is said once.
+    """
+    if not jax.config.jax_enable_compilation_cache:
         return None
-    folder = cache / "jax"
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    chosen = jax.config.jax_compilation_cache_dir
+    folder = _checked(chosen) if chosen else _own_cache()
+    jax.config.update("jax_compilation_cache_dir", folder)
+    for name, value in KEEP_ALL.items():
+        if name.upper() not in os.environ:
+            jax.config.update(name, value)
     return folder
+
+
+def _own_cache() -> str | None:
+    folder = cache_folder()
+    return None if folder is None else str(folder / "jax")
+
+
+def _checked(folder: str) -> str | None:
+    """Return a folder that programs can be written to; None if they cannot. An address is taken as it is."""
+    if "://" in folder:
+        return folder
+    try:
+        check_folder_writable(folder)
+    except (OSError, ValueError) as error:
+        _warn_once(str(error))
+        return None
+    return folder
+
+
+def check_backend() -> None:
+    """Start JAX's backend.
+
+    Raises:
+        ValueError: If it has none: JAX_PLATFORMS names one that is not installed or has no device; one line.
+    """
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # jax 0.10 asserts that one of the asked backends was found
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        reason = str(error).strip().partition("\n")[0] or "no such backend is installed"
+        raise ValueError(
+            f"JAX_PLATFORMS={asked}: {reason}; leave it unset or set it to cpu, or install the extra gpu or tpu"
+        ) from None
+
+
+def is_shared_by_processes() -> bool:
+    """Whether another process could use this one's devices: accelerators are held by one, and a CPU by all."""
+    if os.environ.get("JAX_PLATFORMS") == "cpu":
+        return True
+    return not any(Path(device).exists() for device in ACCELERATORS)
 
 
 def use_one_heap() -> None:

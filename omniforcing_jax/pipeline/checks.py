@@ -4,6 +4,7 @@ Every refusal is a ValueError of one line that names the culprit.
 """
 
 import dataclasses
+import logging
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +19,10 @@ from omniforcing_jax.strict_json import require, shorten
 
 DTYPES = ("float32", "bfloat16", "float16")
 LARGEST_SEED = 2**32 - 1
+FAR = 2.0  # times the trained area, or the trained ratio of width to height
 LONGEST_SIDE = 16_384  # pixels of a picture's side: twice an 8K picture
+
+log = logging.getLogger(__name__)
 
 Weights = AnyPath | Pipeline
 """A weights folder, the name of shipped weights ("chime", "chime-teacher"), or a loaded pipeline."""
@@ -96,7 +100,15 @@ def check_side(config: PipelineConfig, height: int | None, width: int | None) ->
     sides = [own if side is None else side for side, own in zip((height, width), config.resolution, strict=True)]
     for name, side in zip(("height", "width"), sides, strict=True):
         require(side <= LONGEST_SIDE, name, side, f"must be at most {LONGEST_SIDE} pixels")
-    return config.grid(*sides)
+    grid = config.grid(*sides)
+    (height, width), (own_height, own_width) = sides, config.resolution
+    times = height * width / (own_height * own_width), width * own_height / (height * own_width)
+    if not all(1 / FAR <= each <= FAR for each in times):
+        size, own = f"{width}x{height}", f"{own_width}x{own_height}"
+        log.warning(
+            "%s pixels: %r was trained at %s; nothing is known of pictures this far off", size, config.name, own
+        )
+    return grid
 
 
 def check_mesh(config: PipelineConfig) -> None:
