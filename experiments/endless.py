@@ -162,8 +162,8 @@ def main(arguments: Arguments) -> None:
         require(arguments.preset in PRESETS, "preset", arguments.preset, f"must be one of {', '.join(PRESETS)}")
         require(arguments.blocks >= EARLY + 2, "blocks", arguments.blocks, f"must be at least {EARLY + 2}")
         figures = stream_long(random_pipeline(PRESETS[arguments.preset], arguments.seed), arguments)
-    print(json.dumps(figures, indent=2))
-    keep_figures(arguments.json, figures)
+        print(json.dumps(figures, indent=2))
+        keep_figures(arguments.json, figures)
 
 
 if __name__ == "__main__":

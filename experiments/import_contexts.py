@@ -42,7 +42,7 @@ def main(arguments: Arguments) -> None:
     part = {"process": arguments.process, "processes": arguments.processes}
     with refusing():
         count = import_contexts(arguments.from_, arguments.folder, shards=arguments.shards, **part)
-    logging.info("%s: %d rows copied", arguments.folder, count)
+        logging.info("%s: %d rows copied", arguments.folder, count)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def main(arguments: Arguments) -> None:
         count = import_pairs(
             get, arguments.out, shards=arguments.shards, teacher=arguments.teacher, sigmas=arguments.sigmas, **part
         )
-    logging.info("%s: %d rows copied", arguments.out, count)
+        logging.info("%s: %d rows copied", arguments.out, count)
 
 
 if __name__ == "__main__":

@@ -229,10 +229,10 @@ def main(arguments: Arguments) -> int:
                 said = ", ".join(f"{each} {figures[each]:.3g} ({before}{truth[each]:.3g})" for each in sorted(found))
                 print(f"world {seed}, {what}: {said or 'nothing moved'}{'' if right else '   <- WRONG'}", flush=True)
                 table.append({"world": seed, "damage": what, "right": right, "found": sorted(found), **figures})
-    keep_figures(arguments.json, table)
-    wrong = sum(not row["right"] for row in table)
-    print("each damage found, and only that" if not wrong else f"{wrong} of {len(table)} judged wrongly")
-    return int(wrong > 0)
+        keep_figures(arguments.json, table)
+        wrong = sum(not row["right"] for row in table)
+        print("each damage found, and only that" if not wrong else f"{wrong} of {len(table)} judged wrongly")
+        return int(wrong > 0)
 
 
 if __name__ == "__main__":

@@ -129,8 +129,8 @@ def main(arguments: Arguments) -> None:
             ),
             "sound": bench_decode.measure_sound(codecs, PREFIX, arguments.blocks, arguments.seed),
         }
-    keep_figures(arguments.json, figures)
-    print(bench_decode.tabulate(figures))
+        keep_figures(arguments.json, figures)
+        print(bench_decode.tabulate(figures))
 
 
 if __name__ == "__main__":

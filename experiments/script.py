@@ -7,6 +7,8 @@ from typing import TypeVar
 
 import tyro
 
+from omniforcing_jax.io.answers import take_debug
+
 T = TypeVar("T")
 
 
@@ -23,7 +25,9 @@ def read_flags(kind: type[T], doc: str | None) -> T:
     module = getattr(sys.modules["__main__"], "__spec__", None)
     # tyro joins the lines of a paragraph: "Source: ...", "Expect: ..." become paragraphs of their own.
     paragraphs = re.sub(r"(?<!\n)\n(?=[A-Z]\w*: )", "\n\n", doc or "")
-    return tyro.cli(kind, prog=None if module is None else f"python -m {module.name}", description=paragraphs)
+    words, _ = take_debug(sys.argv[1:])
+    program = None if module is None else f"python -m {module.name}"
+    return tyro.cli(kind, prog=program, description=paragraphs, args=words)
 
 
 def start_logging(level: int = logging.INFO) -> None:

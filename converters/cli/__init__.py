@@ -1,5 +1,5 @@
 """The command line of converters: options, their checks, and the work behind them."""
 
-from .dispatch import main, parse
+from .dispatch import main, parse, prepare
 
-__all__ = ["main", "parse"]
+__all__ = ["main", "parse", "prepare"]

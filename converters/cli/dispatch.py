@@ -4,7 +4,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from omniforcing_jax.io.arguments import read_command, refuse
+from omniforcing_jax.io.answers import answer, take_debug
+from omniforcing_jax.io.arguments import read_command
 
 from . import commands
 from .options import PROGRAM, BenchOptions, CheckOptions, ConvertOptions, DiffOptions, ExportOptions, InspectOptions
@@ -35,12 +36,17 @@ def parse(arguments: Sequence[str]) -> Any:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a whole command line, the command's name first. Returns the exit code."""
-    words = sys.argv[1:] if arguments is None else arguments
-    try:
-        options = parse(words)
-        _, prepare = COMMANDS[words[0]]
-        return prepare(options)()
-    except (ValueError, OSError) as error:
-        return refuse(error)
-    except KeyboardInterrupt:
-        return 130
+    words, debug = take_debug(sys.argv[1:] if arguments is None else arguments)
+    return answer(lambda: prepare(words)(), debug=debug)
+
+
+def prepare(arguments: Sequence[str]) -> commands.Work:
+    """Read a whole command line and check the request; what comes back does the work and returns the exit code.
+
+    Raises:
+        ValueError: In one line, whatever is wrong with the request.
+        SystemExit: After printing the help that was asked for.
+    """
+    options = parse(arguments)
+    _, prepare_one = COMMANDS[arguments[0]]
+    return prepare_one(options)

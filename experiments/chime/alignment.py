@@ -217,10 +217,10 @@ def main(arguments: Arguments) -> None:
         if arguments.prompts < 1 or arguments.seconds < 2 * SPAN:
             raise ValueError(f"--prompts must be at least 1 and --seconds at least {2 * SPAN}")
         found = measure(arguments)
-    print(table(found))
-    keep_figures(arguments.json, found)
-    if arguments.plot is not None:
-        draw(arguments.plot, found)
+        print(table(found))
+        keep_figures(arguments.json, found)
+        if arguments.plot is not None:
+            draw(arguments.plot, found)
 
 
 if __name__ == "__main__":

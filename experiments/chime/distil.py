@@ -132,11 +132,11 @@ def run_all(steps: list[Step], record: Path, run: Callable[[list[str]], object])
 def main(arguments: Arguments) -> None:
     """Run every step that is left; one that fails ends it with that step's own message and exit code."""
     weights = arguments.folder / "weights"
-    weights.mkdir(parents=True, exist_ok=True)
-    if not (weights / "codecs").exists():
-        shutil.copytree(encoders.FOLDER, weights / "codecs")
     with refusing(arguments.folder / "student.json"):
         steps = plan(arguments)
+        weights.mkdir(parents=True, exist_ok=True)
+        if not (weights / "codecs").exists():
+            shutil.copytree(encoders.FOLDER, weights / "codecs")
     try:
         run_all(steps, arguments.folder / "done.json", lambda command: subprocess.run(command, check=True))
     except subprocess.CalledProcessError as error:

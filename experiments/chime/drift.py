@@ -157,7 +157,7 @@ def main(arguments: Arguments) -> None:
             for block_0 in KEEPING:
                 rows += run(pipeline, arguments, window, block_0)
                 keep(rows, arguments)
-    print(table(rows))
+        print(table(rows))
 
 
 if __name__ == "__main__":

@@ -106,8 +106,8 @@ def main(arguments: Arguments) -> None:
     console = Console(stderr=True, soft_wrap=True)
     with refusing(arguments.json):
         figures = run(arguments, console)
-    print(json.dumps(figures, indent=2))
-    keep_figures(arguments.json, figures)
+        print(json.dumps(figures, indent=2))
+        keep_figures(arguments.json, figures)
 
 
 if __name__ == "__main__":

@@ -166,7 +166,7 @@ def main(arguments: Arguments) -> None:
         for recompute in arguments.recompute:
             rows.append(judge_depth(pipeline, arguments, recompute))
             print(json.dumps(rows[-1]), flush=True)
-    keep_figures(arguments.json, rows)
+        keep_figures(arguments.json, rows)
 
 
 if __name__ == "__main__":

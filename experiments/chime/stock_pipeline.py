@@ -216,10 +216,10 @@ def main(arguments: Arguments) -> None:
     """Print and keep the figures; bad input is one line on stderr and exit code 2."""
     with refusing(arguments.json):
         figures = run(arguments)
-    for name in ("stock", "own"):
-        print(name, ", ".join(f"{key} {value}" for key, value in figures[name].items() if key != "drift"))
-    print(", ".join(f"{key} {value:.3g}" for key, value in figures["difference"].items()))
-    keep_figures(arguments.json, figures)
+        for name in ("stock", "own"):
+            print(name, ", ".join(f"{key} {value}" for key, value in figures[name].items() if key != "drift"))
+        print(", ".join(f"{key} {value:.3g}" for key, value in figures["difference"].items()))
+        keep_figures(arguments.json, figures)
 
 
 if __name__ == "__main__":

@@ -226,8 +226,8 @@ def main(arguments: Arguments) -> None:
             if not path.exists():
                 write_json(path, make())
                 print(f"{path}: made", flush=True)
-    if arguments.table:
-        print(table(arguments.folder))
+        if arguments.table:
+            print(table(arguments.folder))
 
 
 if __name__ == "__main__":

@@ -178,14 +178,14 @@ def main(arguments: Arguments) -> None:
                 raise ValueError(f"{flag} {path}: {arguments.folder} has no cells for it")
         if not clips and not switches:
             raise ValueError(f"{arguments.folder}: no cells of the study")
-    if clips:
-        print(table(clips))
-    if switches:
-        print(switch_table(switches))
-    if arguments.plot is not None:
-        draw(arguments.plot, clips)
-    if arguments.switch_plot is not None:
-        draw_switch(arguments.switch_plot, switches)
+        if clips:
+            print(table(clips))
+        if switches:
+            print(switch_table(switches))
+        if arguments.plot is not None:
+            draw(arguments.plot, clips)
+        if arguments.switch_plot is not None:
+            draw_switch(arguments.switch_plot, switches)
 
 
 if __name__ == "__main__":

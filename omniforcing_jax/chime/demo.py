@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from omniforcing_jax.io.arguments import refuse
 from omniforcing_jax.io.extras import is_installed
 from omniforcing_jax.io.progress import Bar, say
 
@@ -49,21 +48,20 @@ class Demo:
 
 
 def main(demo: Demo) -> int:
-    """Stream, draw and judge; returns the exit code: 0, or 2 for a request that cannot be met."""
+    """Stream, draw and judge; returns the exit code, 0.
+
+    Raises:
+        ValueError: In one line, if the request cannot be met.
+    """
     from omniforcing_jax.chime import prompts
     from omniforcing_jax.io import machine
 
     machine.use_compilation_cache()
     machine.use_one_heap()
-    try:
-        machine.check_backend()
-        prompts.parse(demo.prompt)
-        demo.out.mkdir(parents=True, exist_ok=True)
-        lines = [*make_clip(demo), *judge(demo)]
-    except (ValueError, OSError) as error:
-        return refuse(error)
-    except KeyboardInterrupt:
-        return 130
+    machine.check_backend()
+    prompts.parse(demo.prompt)
+    demo.out.mkdir(parents=True, exist_ok=True)
+    lines = [*make_clip(demo), *judge(demo)]
     margin = max(len(name) for name, _ in lines)
     print("\n".join(f"{name:<{margin}}  {text}" for name, text in lines))
     return 0

@@ -36,6 +36,7 @@ from omniforcing_jax.codecs.audio_vae import AudioVAE
 from omniforcing_jax.codecs.video_vae import VideoVAE
 from omniforcing_jax.codecs.vocoder import Vocoder
 from omniforcing_jax.io.atomic_write import check_writable, write_json
+from omniforcing_jax.io.inputs import refuse_inputs
 from omniforcing_jax.io.progress import Bar
 from omniforcing_jax.io.startup import Startup
 from omniforcing_jax.layout import FRAME_RATE, PIXELS_PER_LATENT, PREFIX, Layout
@@ -57,6 +58,7 @@ def prepare_bench(command: BenchOptions, startup: Startup) -> Callable[[], None]
         ValueError: in one line, whatever is wrong with the request.
     """
     check_writable(command.json)
+    refuse_inputs("json", command.json, {"weights": find_weights(command.weights)})
     for name in ("preset", "random_weights"):
         if getattr(command, name):
             raise ValueError(f"{name.replace('_', '-')}: `bench decode` measures a weights folder; give --weights")

@@ -47,6 +47,7 @@ import jax.numpy as jnp
 from omniforcing_jax.cli.options import BenchOptions
 from omniforcing_jax.io import machine
 from omniforcing_jax.io.atomic_write import check_writable, write_json
+from omniforcing_jax.io.inputs import refuse_inputs
 from omniforcing_jax.io.progress import Bar
 from omniforcing_jax.io.startup import Startup
 from omniforcing_jax.layout import FRAME_RATE
@@ -55,7 +56,7 @@ from omniforcing_jax.pipeline.loading import announce
 from omniforcing_jax.pipeline.pipeline import Pipeline, PipelineConfig
 from omniforcing_jax.pipeline.presets import PRESETS
 from omniforcing_jax.pipeline.random_weights import random_pipeline
-from omniforcing_jax.pipeline.shipped import STUDENT
+from omniforcing_jax.pipeline.shipped import STUDENT, find_weights
 from omniforcing_jax.stream.chunk import Chunk
 from omniforcing_jax.stream.chunk_stream import ChunkStream, Trace, no_trace
 from omniforcing_jax.stream.mp4 import Mp4Writer, Overlapped
@@ -145,6 +146,7 @@ def prepare_bench(command: BenchOptions, startup: Startup) -> Callable[[], None]
         ValueError: in one line, whatever is wrong with the request.
     """
     check_writable(command.json)
+    refuse_inputs("json", command.json, {"weights": find_weights(command.weights)})
     if command.blocks is None:
         raise ValueError("give --blocks: the length of the stream that is measured")
     if command.blocks < 3:

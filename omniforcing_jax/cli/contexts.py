@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from omniforcing_jax.cli.options import ContextsOptions
 from omniforcing_jax.io.atomic_write import check_writable, make_parents
+from omniforcing_jax.io.inputs import refuse_inputs
 from omniforcing_jax.io.progress import Bar
 from omniforcing_jax.io.startup import Startup
 from omniforcing_jax.io.text_file import read_lines
@@ -32,9 +33,9 @@ def prepare_contexts(command: ContextsOptions, startup: Startup) -> Callable[[],
         ValueError: in one line, whatever is wrong with the request.
     """
     prompts = read_prompts(command.prompts)
-    require(command.out.resolve() != command.prompts.resolve(), "out", str(command.out), "is the file of prompts")
-    check_writable(command.out)
     weights, dtype = find_weights(command.weights), jnp.dtype(command.dtype)
+    refuse_inputs("out", command.out, {"prompts": command.prompts, "weights": weights})
+    check_writable(command.out)
     text = find_text_encoder(weights)
     if isinstance(text, Encoder):
         text.check(prompts)

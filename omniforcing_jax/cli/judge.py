@@ -6,6 +6,7 @@ from pathlib import Path
 from omniforcing_jax.cli.options import JudgeOptions
 from omniforcing_jax.io.atomic_write import check_writable, replacing, write_json
 from omniforcing_jax.io.extras import need
+from omniforcing_jax.io.inputs import refuse_inputs
 from omniforcing_jax.io.progress import Bar
 from omniforcing_jax.judge import plot, report
 from omniforcing_jax.judge.judge_file import judge_pair
@@ -30,6 +31,9 @@ def prepare_judge(command: JudgeOptions) -> Callable[[], None]:
         need("matplotlib", extra="judge")
     taken = [path.resolve() for path in files]
     for output in outputs:
+        refuse_inputs(
+            "json" if output is command.json else "plot", output, {"FILE": command.file, "reference": command.reference}
+        )
         require(output.resolve() not in taken, "output", str(output), "is an input or another output")
         taken.append(output.resolve())
         check_writable(output)

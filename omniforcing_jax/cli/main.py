@@ -1,15 +1,14 @@
 """The program `omniforcing`: which commands there are, and how a bad request is answered.
 
-Bad input is one line on stderr and exit code 2. JAX is imported only when a request has been understood. The commands
+An error is one line on stderr and exit code 2. JAX is imported only when a request has been understood. The commands
 for PyTorch checkpoints belong to the converters, which a wheel has inside this package and a checkout beside it.
 """
 
 import contextlib
 import importlib
 import importlib.util
-import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,7 +17,8 @@ import omniforcing_jax
 from omniforcing_jax.chime import demo
 from omniforcing_jax.chime.demo import Demo
 from omniforcing_jax.cli.options import BenchOptions, ContextsOptions, JudgeOptions, SampleOptions, StreamOptions
-from omniforcing_jax.io.arguments import read_flags, refuse, unknown
+from omniforcing_jax.io.answers import answer, take_debug
+from omniforcing_jax.io.arguments import read_flags, unknown
 from omniforcing_jax.io.help_page import list_commands
 
 PROGRAM = "omniforcing"
@@ -56,17 +56,14 @@ Work = Callable[[], int]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 2 for a bad request, 130 after Ctrl-C, else the command's own."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    with contextlib.ExitStack() as stack:
-        try:
-            work = prepare(arguments, stack)
-        except (ValueError, OSError) as error:
-            return refuse(error)
-        try:
-            return work()
-        except KeyboardInterrupt:
-            return 130
+    """Run a command; returns the exit code: 2 after an error, 130 after Ctrl-C, else the command's own."""
+    words, debug = take_debug(sys.argv[1:] if arguments is None else arguments)
+
+    def work() -> int:
+        with contextlib.ExitStack() as stack:
+            return prepare(words, stack)()
+
+    return answer(work, debug=debug)
 
 
 def parse(arguments: Sequence[str]) -> Any:
@@ -101,7 +98,7 @@ def prepare(arguments: Sequence[str], stack: contextlib.ExitStack) -> Work:
     if name == "--version":
         return _print(f"{PROGRAM} {omniforcing_jax.__version__}")
     if name in CONVERTERS:
-        return lambda: run_converter(arguments)
+        return find_converters().prepare(arguments)
     return prepare_command(name, parse(arguments), stack)
 
 
@@ -138,22 +135,6 @@ def find_converters() -> ModuleType:
     beside = Path(omniforcing_jax.__path__[0]).parent / "converters" / "__init__.py"
     is_checkout = spec is not None and spec.origin is not None and Path(spec.origin).resolve() == beside.resolve()
     return importlib.import_module("converters.cli" if is_checkout else "omniforcing_jax.converters.cli")
-
-
-def run_converter(arguments: Sequence[str]) -> int:
-    """Run a command of the converters; returns its exit code."""
-    with _ended_by_sigterm():
-        return find_converters().main(arguments)
-
-
-@contextlib.contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Turn SIGTERM into an exception, so that half-written files are removed."""
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _print(text: str) -> Work:

@@ -8,11 +8,13 @@ from omniforcing_jax.cli.options import SampleOptions
 from omniforcing_jax.guidance import GuidanceConfig, StreamGuidance
 from omniforcing_jax.io import machine
 from omniforcing_jax.io.atomic_write import check_writable, make_parents
+from omniforcing_jax.io.inputs import refuse_inputs
 from omniforcing_jax.io.progress import Bar
 from omniforcing_jax.io.startup import Startup
 from omniforcing_jax.layout import FRAME_RATE
 from omniforcing_jax.pipeline.loading import announce_text, load_shown
 from omniforcing_jax.pipeline.pipeline import Pipeline
+from omniforcing_jax.pipeline.shipped import find_weights
 from omniforcing_jax.sample.clip import sample_planned
 from omniforcing_jax.sample.plan import ClipPlan, encode_plan_on_disk, plan_clip
 from omniforcing_jax.sample.request import ClipRequest
@@ -87,6 +89,8 @@ def prepare_sample(command: SampleOptions, startup: Startup) -> Callable[[], Non
     """
     check_kind(command.out)
     check_writable(command.out)
+    read = {name.replace("_", "-"): getattr(command, name) for name in ("contexts", "negative_contexts")}
+    refuse_inputs("out", command.out, {**read, "weights": find_weights(command.weights)})
     request = build_request(command)
     plan = plan_clip(command.weights, request)
     announce_text(startup, command.weights, request.contexts, request.dtype)

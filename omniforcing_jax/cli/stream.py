@@ -2,9 +2,8 @@
 
 import contextlib
 import dataclasses
-import signal
+import itertools
 import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +12,16 @@ import jax.numpy as jnp
 
 from omniforcing_jax.cli.options import StreamOptions
 from omniforcing_jax.io import machine
-from omniforcing_jax.io.atomic_write import check_folder_writable, check_writable, make_parents
+from omniforcing_jax.io.answers import stop, stop_noted
+from omniforcing_jax.io.atomic_write import check_writable, make_parents
+from omniforcing_jax.io.inputs import refuse_inputs
 from omniforcing_jax.io.progress import Bar
 from omniforcing_jax.io.startup import Startup
 from omniforcing_jax.layout import FRAME_RATE
 from omniforcing_jax.parallel.mesh import MeshConfig, use
 from omniforcing_jax.pipeline import checks, text_source
 from omniforcing_jax.pipeline.loading import announce, announce_text, load_shown
+from omniforcing_jax.pipeline.shipped import find_weights
 from omniforcing_jax.stream.chunk import Chunk
 from omniforcing_jax.stream.chunk_stream import ChunkStream
 from omniforcing_jax.stream.conditioning.condition import Condition, continue_file
@@ -35,7 +37,7 @@ from omniforcing_jax.stream.prompt_schedule import (
 )
 from omniforcing_jax.stream.request import StreamRequest
 from omniforcing_jax.stream.resume import resume
-from omniforcing_jax.stream.saved import read_saved, save
+from omniforcing_jax.stream.saved import check_state_folder, read_saved, save
 from omniforcing_jax.stream.soundtrack import Soundtrack
 from omniforcing_jax.stream.start import start_stream
 from omniforcing_jax.strict_json import require
@@ -83,6 +85,7 @@ def prepare_stream(command: StreamOptions, startup: Startup) -> Callable[[], Non
     """
     check_kind(command.out)
     check_writable(command.out)
+    refuse_inputs("out", command.out, _inputs_of(command))
     require(command.sound is not None or not command.resynthesise, "resynthesise", True, "needs --sound")
     pictures = (command.picture, command.from_image, command.continue_)
     rule = "needs a picture: --picture, --from-image or --continue"
@@ -91,7 +94,8 @@ def prepare_stream(command: StreamOptions, startup: Startup) -> Callable[[], Non
     if command.save_state is not None:
         driven = [name for name in ("sound", "picture") if getattr(command, name) is not None]
         require(not driven, "save-state", command.save_state, "a stream that is made to a file cannot be saved")
-        check_folder_writable(command.save_state)
+        refuse_inputs("save-state", command.save_state, {"weights": find_weights(command.weights)})
+        check_state_folder(command.save_state)
     mesh = MeshConfig.parse(command.mesh)
     with use(mesh):
         opened = _open(command, startup) if command.resume is None else _resume(command, command.resume, startup)
@@ -101,6 +105,19 @@ def prepare_stream(command: StreamOptions, startup: Startup) -> Callable[[], Non
             run_stream(*opened, command, startup)
 
     return work
+
+
+def _inputs_of(command: StreamOptions) -> dict[str, Path | None]:
+    """List what the command reads, by flag."""
+    return {
+        "sound": command.sound,
+        "picture": command.picture,
+        "from-image": command.from_image,
+        "continue": command.continue_,
+        "contexts": command.contexts,
+        "resume": command.resume,
+        "weights": find_weights(command.weights),
+    }
 
 
 def build_request(command: StreamOptions) -> StreamRequest:
@@ -195,7 +212,7 @@ def run_stream(
     make_parents(command.out)
     pace, end = Pace(), stream.blocks
     chunks = follow_schedule(stream, schedule, command.recompute, command.fade)
-    chunks = _until_ctrl_c(chunks) if command.save_state is None else _saving(stream, chunks, command.save_state)
+    chunks = _until_stopped(chunks) if command.save_state is None else _saving(stream, chunks, command.save_state)
     height, width = stream.picture_size
     track = None if command.sound is None or command.resynthesise else Soundtrack(command.sound)
     rate = stream.sample_rate if track is None else track.rate
@@ -208,49 +225,34 @@ def run_stream(
     print(f"{command.out}: {pace.frames} frames; first chunk {pace.first_chunk_s:.2f} s after start, {pace}")
 
 
-def _until_ctrl_c(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
-    """Pass chunks on until Ctrl-C. The block that is being made then is the last one.
+def _until_stopped(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+    """Pass chunks on until Ctrl-C, SIGTERM or SIGHUP. The block that is being made then is the last one.
 
-    Python raises its own interrupt wherever the program is, and loses it in a destructor or a callback.
+    The first block is made, and compiled for, before that: a signal then ends the program at once.
     """
-    with _ctrl_c_noted() as noted:
+    yield from itertools.islice(chunks, 1)
+    with stop_noted() as noted:
         for chunk in chunks:
             yield chunk
-            if noted.is_set():
-                raise KeyboardInterrupt
+            stop(noted)
 
 
 def _saving(stream: ChunkStream, chunks: Iterator[Chunk], folder: Path) -> Iterator[Chunk]:
-    """Pass chunks on and save the stream: at its end, or after the block that Ctrl-C interrupted.
+    """Pass chunks on and save the stream: at its end, or after the block that a signal interrupted.
 
     The stream is made endless and cut here, so that its last block is committed like all others.
     """
     end, stream.blocks = stream.blocks, None
-    with _ctrl_c_noted() as noted:
-        while stream.state.block != end and not noted.is_set():
+    if stream.state.block != end:
+        yield next(chunks)  # nothing is there to be saved: a signal ends the program at once
+    with stop_noted() as noted:
+        while stream.state.block != end and not noted:
             yield next(chunks)
         save(stream, folder)
     print(f"{folder}: saved after block {stream.state.block - 1}; go on with --resume {folder}", file=sys.stderr)
     if (tail := stream.close()) is not None:
         yield tail
-    if noted.is_set():
-        raise KeyboardInterrupt
-
-
-@contextlib.contextmanager
-def _ctrl_c_noted() -> Iterator[threading.Event]:
-    """Note the first Ctrl-C without interrupting a block, whose buffers would be half used; a second one interrupts."""
-    noted = threading.Event()
-
-    def note(number: int, frame: object) -> None:
-        noted.set()
-        signal.signal(signal.SIGINT, before)
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield noted
-    finally:
-        signal.signal(signal.SIGINT, before)
+    stop(noted)
 
 
 def _watched(

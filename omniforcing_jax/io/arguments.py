@@ -6,7 +6,6 @@ import difflib
 import io
 import itertools
 import re
-import sys
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -14,7 +13,6 @@ from typing import Any
 import tyro
 
 from omniforcing_jax.io import help_page
-from omniforcing_jax.io.plain_text import one_line
 
 
 def read_command(program: str, doc: str | None, commands: Mapping[str, type], arguments: Sequence[str]) -> Any:
@@ -69,12 +67,6 @@ def read_flags(program: str, kind: type, arguments: Sequence[str]) -> Any:
         if not end.code:
             raise
         raise ValueError(_one_line(answer.getvalue())) from None
-
-
-def refuse(error: Exception) -> int:
-    """Print what is wrong with a request as one line on stderr; returns the exit code of a bad request, 2."""
-    print(f"error: {one_line(str(error))}", file=sys.stderr)
-    return 2
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> ValueError:

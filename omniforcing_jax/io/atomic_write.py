@@ -1,21 +1,28 @@
 """Outputs: checked before the work begins, written beside their place, then renamed into it.
 
 A reader finds the old file or the new one, never half of one. A pipe, a device or a file that a process holds open
-cannot be replaced by a rename, so it is written to directly. A link stays a link; the file that it names is replaced.
+cannot be replaced by a rename. What is for it is written elsewhere and copied into it when it is complete. A link stays
+a link; the file that it names is replaced.
 """
 
 import contextlib
 import hashlib
 import json
 import os
+import re
+import shutil
+import stat
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 AnyPath = str | os.PathLike[str]
 
-_HELD_OPEN = ("/dev/std", "/dev/fd/", "/proc/")  # names of what a process has open; a rename would cut it off
+LINKS_FOLLOWED = 40  # as many as Linux follows
+_OPEN_FILE = re.compile(r"/proc/(\d+)/(?:task/\d+/)?fd/(\d+)")
+_REFUSED = ((stat.S_ISSOCK, "a socket"), (stat.S_ISBLK, "a block device"))  # cannot be opened; holds a file system
 
 
 @contextlib.contextmanager
@@ -28,11 +35,15 @@ def replacing(path: AnyPath) -> Iterator[Path]:
         path: The output.
 
     Yields:
-        The path to write to: a temporary name in the same folder, or the output itself where it is a pipe, a device
-        or held open by a process.
+        The path to write to: a temporary name in the same folder, or in the system's folder for temporary files where
+        the output is a pipe, a device or held open by a process.
     """
-    if _is_written_directly(path):
-        yield Path(path)
+    if _find_open_file(path) is not None or (os.path.exists(path) and not os.path.isfile(path)):
+        with tempfile.TemporaryDirectory() as folder:
+            new = Path(folder) / "output"
+            yield new
+            with new.open("rb") as content, _open_in_place(path) as place:
+                shutil.copyfileobj(content, place)
         return
     place = Path(os.path.realpath(path))
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -44,9 +55,28 @@ def replacing(path: AnyPath) -> Iterator[Path]:
         new.unlink(missing_ok=True)
 
 
-def _is_written_directly(path: AnyPath) -> bool:
-    is_special = os.path.exists(path) and not os.path.isfile(path)
-    return is_special or os.fspath(path).startswith(_HELD_OPEN)
+def _find_open_file(path: AnyPath) -> re.Match[str] | None:
+    """Follow links up to a file that a process has open, such as /dev/stdout; None if the path is no such file."""
+    name = os.path.abspath(path)
+    for _ in range(LINKS_FOLLOWED):
+        name = os.path.join(os.path.realpath(os.path.dirname(name)), os.path.basename(name))
+        if found := _OPEN_FILE.fullmatch(name):
+            return found
+        if not os.path.islink(name):
+            return None
+        name = os.path.join(os.path.dirname(name), os.readlink(name))
+    return None
+
+
+def _open_in_place(path: AnyPath) -> IO[bytes]:
+    """Open a pipe, a device or an open file. One of this process goes on where it is, so that nothing is written over.
+
+    Opened by name, a file that the shell redirected to would begin anew, and what is printed later would overwrite it.
+    """
+    found = _find_open_file(path)
+    if found is not None and int(found[1]) == os.getpid():
+        return open(os.dup(int(found[2])), "wb")
+    return open(path, "wb")
 
 
 def write_json(path: AnyPath, values: Any) -> None:
@@ -81,6 +111,9 @@ def check_writable(path: AnyPath) -> None:
     if os.path.isdir(place):
         raise ValueError(f"cannot write {path}: is a directory")
     if os.path.exists(path):
+        for is_kind, kind in _REFUSED:
+            if is_kind(os.stat(path).st_mode) and _find_open_file(path) is None:
+                raise ValueError(f"cannot write {path}: is {kind}")
         if not os.access(path, os.W_OK):
             raise ValueError(f"cannot write {path}: permission denied")
         return

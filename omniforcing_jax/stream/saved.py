@@ -7,20 +7,23 @@
 
 The JSON is the state. It names its tensor file, which never changes once it has been written, and one rename replaces
 the JSON. A process that is killed while it saves leaves the old state or the new one, and at worst a stray file that
-the next save removes. `resume.py` turns a folder back into a stream.
+the next save removes. Stray files are known by a mark in their header: what a save did not write it leaves alone.
+`resume.py` turns a folder back into a stream.
 """
 
 import dataclasses
+import json
 import os
 import re
 import uuid
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from omniforcing_jax.io import tensor_file
+from omniforcing_jax.io import lock, tensor_file
 from omniforcing_jax.io.atomic_write import AnyPath, check_folder_writable, hash_file, write_json
 from omniforcing_jax.io.weights import name_leaves
 from omniforcing_jax.pipeline.checks import check_dtype
@@ -35,6 +38,10 @@ FORMAT = 4
 STATE = "state.json"
 CHECKSUM = "sha256"  # key of the tensor file's hash
 TENSORS = "state-{}.safetensors"
+MARK = {"omniforcing_jax": "tensors of a saved stream"}  # metadata of every tensor file
+MARKED_BYTES = 4096  # the mark is within the first bytes of a file
+TEMPORARY = rf"\.{re.escape(STATE)}\.[0-9a-f]{{12}}"  # as `atomic_write.replacing` names it
+PATIENCE_S = 600.0  # for another process that saves to the same folder
 COUNTS = {"block": "block", "transition/left": "left", "transition/recompute": "recompute"}
 """Integers of a state that the host counts with, and their names in the JSON."""
 
@@ -81,19 +88,20 @@ class SavedHeader(Config):
 def save(stream: ChunkStream | BatchStream, folder: AnyPath) -> None:
     """Save a stream between two of its blocks; it can continue afterwards.
 
-    Only one process may save to a folder at a time.
+    Processes that save to one folder wait for each other; the last one's state stays.
 
     Args:
         stream: The stream, its last chunk taken.
         folder: Made if it is missing, like its parents. A state in it stays valid until the new one is complete.
 
     Raises:
-        ValueError: If the folder cannot be written. If the stream has made the last of a fixed number of blocks, which
-            is not committed, so that nothing could follow it. If the stream has conditioning latents for later blocks.
+        ValueError: If the folder cannot be written, or has a `state.json` that is no saved stream's. If the stream has
+            made the last of a fixed number of blocks, which is not committed, so that nothing could follow it. If the
+            stream has conditioning latents for later blocks.
     """
     chunks = stream.stream if isinstance(stream, BatchStream) else stream
     _check_can_be_saved(chunks)
-    check_folder_writable(folder)
+    check_state_folder(folder)
     Path(folder).mkdir(parents=True, exist_ok=True)
     pipeline, state = chunks.pipeline, chunks.state
     header = SavedHeader(
@@ -112,6 +120,28 @@ def save(stream: ChunkStream | BatchStream, folder: AnyPath) -> None:
     request = dataclasses.replace(chunks.plan.request, prompt=words)
     values = {**header.to_dict(), "request": request.to_dict(), "weights": stream_configs(pipeline.config)}
     write_state(Path(folder), state, values)
+
+
+def check_state_folder(folder: AnyPath) -> None:
+    """Refuse a folder to which no stream can be saved without a loss. Nothing is made.
+
+    Raises:
+        ValueError: The folder cannot be written or made, or it has a `state.json` that no save wrote.
+    """
+    check_folder_writable(folder)
+    path = Path(folder) / STATE
+    if os.path.lexists(path) and _named_tensors(path) is None:
+        raise ValueError(f"{path}: is no saved stream, and would be replaced; choose another folder to save to")
+
+
+def _named_tensors(path: Path) -> str | None:
+    """Return the tensor file that a saved state of any version names; None if the file is no saved state."""
+    try:
+        values = read_object(path)
+    except ValueError:
+        return None
+    name = values.get("tensors") if isinstance(values.get("format"), int) else None
+    return name if isinstance(name, str) and fnmatch(name, TENSORS.format("*")) and "/" not in name else None
 
 
 def _check_can_be_saved(stream: ChunkStream) -> None:
@@ -141,21 +171,36 @@ def weights_dtype(pipeline: Pipeline) -> str:
 
 
 def write_state(folder: Path, state: StreamState, values: dict[str, Any]) -> None:
-    """Write the tensors, then the JSON that names them (`values`) and their hash, then remove stray files."""
+    """Write the tensors, the JSON that names them (`values`) and their hash, then remove the state that was replaced."""
     leaves = _storable(state)
     new = folder / values["tensors"]
     layout = {name: (np.dtype(leaf.dtype), tuple(leaf.shape)) for name, leaf in leaves.items()}
-    try:
-        tensor_file.write_tensors(new, layout, lambda name: np.asarray(leaves[name]))
-        with new.open("rb") as file:
-            os.fsync(file.fileno())
-        write_json(folder / STATE, {**values, CHECKSUM: hash_file(new)})
-    except BaseException:
-        new.unlink(missing_ok=True)
-        raise
-    for stray in (*folder.glob(TENSORS.format("*")), *folder.glob(f".{STATE}.*")):
-        if stray != new:
-            stray.unlink(missing_ok=True)
+    with lock.held(folder / lock.NAME, str(folder), wait_s=PATIENCE_S):
+        old = folder / (_named_tensors(folder / STATE) or new.name)
+        _remove_strays(folder, old)  # first, because they take the room that the new state needs
+        try:
+            tensor_file.write_tensors(new, layout, lambda name: np.asarray(leaves[name]), MARK)
+            with new.open("rb") as file:
+                os.fsync(file.fileno())
+            write_json(folder / STATE, {**values, CHECKSUM: hash_file(new)})
+        except BaseException:
+            new.unlink(missing_ok=True)
+            raise
+        if old != new:
+            old.unlink(missing_ok=True)
+
+
+def _remove_strays(folder: Path, kept: Path) -> None:
+    """Remove what saves that were killed have left."""
+    strays = [path for path in folder.glob(TENSORS.format("*")) if path != kept and _is_marked(path)]
+    strays += [path for path in folder.glob(f".{STATE}.*") if re.fullmatch(TEMPORARY, path.name)]
+    for path in strays:
+        path.unlink(missing_ok=True)
+
+
+def _is_marked(path: Path) -> bool:
+    with path.open("rb") as file:
+        return json.dumps(MARK, separators=(",", ":")).encode() in file.read(MARKED_BYTES)
 
 
 def _storable(state: StreamState) -> dict[str, Any]:

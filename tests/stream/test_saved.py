@@ -19,7 +19,7 @@ from tiny_stream import PROMPT, folders, student
 from omniforcing_jax.stream.chunk import join_chunks
 from omniforcing_jax.stream.prompt_change.history import exact_depth
 from omniforcing_jax.stream.resume import resume
-from omniforcing_jax.stream.saved import STATE, read_saved, save
+from omniforcing_jax.stream.saved import FORMAT, MARK, STATE, read_saved, save
 from omniforcing_jax.stream.start import open_stream
 
 ROOT = Path(__file__).parent.parent.parent
@@ -287,9 +287,9 @@ for call in range(1, 100):
 
 def test_a_process_killed_at_any_point_of_saving_leaves_a_state_that_loads(tmp_path):
     """The old state until the new one is whole; the run that is not killed has removed every stray file."""
-    old = {"tensors": "state-0.safetensors", "block": 0}
+    old = {"format": FORMAT, "tensors": "state-0.safetensors", "block": 0}
     (tmp_path / STATE).write_text(json.dumps(old))
-    save_file({"a": np.ones((3, 5), np.float32)}, tmp_path / old["tensors"])
+    save_file({"a": np.ones((3, 5), np.float32)}, tmp_path / old["tensors"], MARK)
     program = [sys.executable, "-c", KILLED, str(tmp_path)]
     output = subprocess.run(program, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     rows = [tuple(float(word) for word in line.split()) for line in output.splitlines()]
