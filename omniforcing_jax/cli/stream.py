@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -217,15 +217,17 @@ def run_stream(
     track = None if command.sound is None or command.resynthesise else Soundtrack(command.sound)
     rate = stream.sample_rate if track is None else track.rate
     with (
+        contextlib.closing(chunks),  # after an error too: it puts signals back as they were
         Mp4Writer(command.out, height=height, width=width, frame_rate=FRAME_RATE, sample_rate=rate) as out,
         Overlapped(out.write) as write,
+        contextlib.closing(_watched(machine.trimmed(chunks), stream, end, pace, startup)) as watched,
     ):
-        for chunk in _watched(machine.trimmed(chunks), stream, end, pace, startup):
+        for chunk in watched:
             write(chunk if track is None else track.replace(chunk))
     print(f"{command.out}: {pace.frames} frames; first chunk {pace.first_chunk_s:.2f} s after start, {pace}")
 
 
-def _until_stopped(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+def _until_stopped(chunks: Iterator[Chunk]) -> Generator[Chunk, None, None]:
     """Pass chunks on until Ctrl-C, SIGTERM or SIGHUP. The block that is being made then is the last one.
 
     The first block is made, and compiled for, before that: a signal then ends the program at once.
@@ -237,7 +239,7 @@ def _until_stopped(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
             stop(noted)
 
 
-def _saving(stream: ChunkStream, chunks: Iterator[Chunk], folder: Path) -> Iterator[Chunk]:
+def _saving(stream: ChunkStream, chunks: Iterator[Chunk], folder: Path) -> Generator[Chunk, None, None]:
     """Pass chunks on and save the stream: at its end, or after the block that a signal interrupted.
 
     The stream is made endless and cut here, so that its last block is committed like all others.
@@ -257,7 +259,7 @@ def _saving(stream: ChunkStream, chunks: Iterator[Chunk], folder: Path) -> Itera
 
 def _watched(
     chunks: Iterable[Chunk], stream: ChunkStream, end: int | None, pace: Pace, startup: Startup
-) -> Iterator[Chunk]:
+) -> Generator[Chunk, None, None]:
     """Pass chunks on and show how far the stream is, once all its programs are compiled."""
     with contextlib.ExitStack() as stack:
         show = None

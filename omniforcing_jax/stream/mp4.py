@@ -3,8 +3,11 @@
 Every block is one GOP without B-frames, and so a fragment of its own. A fragment reaches the disk when the key frame of
 the next block arrives. A killed process leaves a file that plays to its last finished fragment. A closed file, also
 after an error or Ctrl-C, plays to its last block. The file is therefore written under its own name from the start.
+Where the disk is full, the part of a fragment that still found room is cut off again: players stumble over it.
 """
 
+import contextlib
+import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from fractions import Fraction
@@ -56,6 +59,7 @@ class Mp4Writer:
     def __init__(self, path: AnyPath, *, height: int, width: int, frame_rate: int, sample_rate: int) -> None:
         import av  # imported where it is used: the network runs without PyAV
 
+        self._path, self._whole_bytes = path, 0
         kind = "mov" if Path(path).suffix.lower() == ".mov" else "mp4"
         self._file = av.open(as_url(path), "w", format=kind, container_options=_CONTAINER_OPTIONS)
         self._video = _add_video(self._file, height, width, frame_rate)
@@ -73,12 +77,20 @@ class Mp4Writer:
             self._is_empty = False
         self._write_video(chunk.video)
         self._write_audio(chunk.audio)
+        self._whole_bytes = os.path.getsize(self._path)
 
     def close(self) -> None:
-        """Flush both encoders and the last fragment."""
-        for stream in (self._video, self._audio):
-            self._file.mux(stream.encode(None))
-        self._file.close()
+        """Flush both encoders and the last fragment. If that fails, the file ends with its last whole fragment."""
+        try:
+            for stream in (self._video, self._audio):
+                self._file.mux(stream.encode(None))
+            self._file.close()
+        except Exception:
+            with contextlib.suppress(Exception):
+                self._file.close()
+            if os.path.isfile(self._path):
+                os.truncate(self._path, self._whole_bytes)
+            raise
 
     def __enter__(self) -> "Mp4Writer":
         return self

@@ -1,11 +1,16 @@
 """The growing file: its content on disk after each chunk, as a reader finds it."""
 
+import contextlib
+import resource
+import signal
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from conftest import make_chunks
 
 from omniforcing_jax.stream.chunk import join_chunks
 from omniforcing_jax.stream.mp4 import Mp4Writer, Overlapped, write_mp4
@@ -103,3 +108,29 @@ def test_joined_chunks_are_the_clip(chunks):
     video, audio = join_chunks(chunks)
     assert video.shape == (73, 32, 48, 3)
     assert audio.shape == (301 * 240, 2)
+
+
+@contextlib.contextmanager
+def room_for(nbytes):
+    """Let no file grow beyond so many bytes: libav answers as on a full disk, but for the number of the error."""
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (nbytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+def test_a_file_on_a_full_disk_plays_to_its_last_whole_fragment(tmp_path, share):
+    rng, sizes = np.random.default_rng(0), []
+    noisy = [replace(chunk, video=rng.integers(0, 99, chunk.video.shape, np.uint8)) for chunk in make_chunks(4)]
+    with Mp4Writer(tmp_path / "whole.mp4", **SIZE, **RATES) as out:
+        for chunk in noisy:
+            out.write(chunk)
+            sizes.append((tmp_path / "whole.mp4").stat().st_size)
+    room = int(share * sizes[-1])
+    with room_for(room), pytest.raises(OSError, match="too large"):
+        write(tmp_path / "a.mp4", noisy)
+    assert len(read(tmp_path / "a.mp4")[0]) == max(1 + 24 * (k - 1) for k, size in enumerate(sizes) if size <= room)
