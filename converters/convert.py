@@ -6,17 +6,20 @@ native_component.py.
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from omniforcing_jax.config import ModelConfig, SamplerConfig
-from omniforcing_jax.io import atomic_write, weights
+from omniforcing_jax.io import atomic_write, manifest, weights
+from omniforcing_jax.io.folder_swap import is_empty, recover, require_space
 from omniforcing_jax.io.tensor_file import write_runs
 from omniforcing_jax.pipeline import weights_folder
 
-from .atomic_swap import require_space, staging, swap_in
+from .hash_aside import HashAside
 from .hub.download import name_of
 from .lora.fuse import fuse_lora
 from .missing_config import complete
@@ -25,7 +28,7 @@ from .open_source import list_components
 from .overrides import Overrides, choose_sampler
 from .plan import Plan, plan_component
 from .progress import ByteProgress
-from .read_ahead import read_ahead
+from .read_ahead import BlockReader, read_ahead
 from .source_component import SourceComponent
 
 RESOLUTION = (512, 768)  # height and width of LTX-2's and OmniForcing's training clips
@@ -85,19 +88,37 @@ def prepare(
     for path, strength in loras:
         plans, fused = fuse_lora(plans, path, strength)
         notes += fused
+    _check_replaced(folder, list(plans))
     require_space(folder, sum(plan.nbytes for plan in plans.values()))
     return Conversion(folder=folder, plans=plans, sampler=sampler, resolution=resolution, name=name, notes=tuple(notes))
 
 
 def _check_folder(folder: Path, paths: Sequence[Path]) -> None:
-    if folder.exists() and not folder.is_dir():
+    """Refuse a folder that is no place for weights; clear away what a conversion that was killed has left in it."""
+    if os.path.lexists(folder) and not folder.is_dir():
         raise ValueError(f"{folder}: is a file; choose a folder for --out")
     if any(os.path.realpath(path) == os.path.realpath(folder) for path in paths):
         raise ValueError(f"{folder}: is one of the sources; choose another --out")
-    if folder.is_dir() and any(folder.iterdir()) and not is_weights_folder(folder):
+    atomic_write.check_folder_writable(folder)
+    if not folder.is_dir():
+        return
+    recover(folder)
+    if not is_empty(folder) and not is_weights_folder(folder):
         raise ValueError(f"{folder}: is neither empty nor a weights folder; choose another --out")
     if is_weights_folder(folder):
         weights_folder.read_top(folder)
+
+
+def _check_replaced(folder: Path, names: Sequence[str]) -> None:
+    """Refuse to replace what no conversion wrote: links to components, and files that somebody put beside theirs."""
+    known = {weights.MODEL, weights.CONFIG, PASSED, SOURCE, *TOKENIZERS}
+    for place in (folder / name for name in names if os.path.lexists(folder / name)):
+        if place.is_symlink() or not place.is_dir():
+            raise ValueError(f"{place}: is a link or a file, and would be replaced; choose another --out")
+        for path in sorted(place.iterdir()):
+            is_left = any(path.name.startswith(f".{name}.") for name in known)  # half written by a killed process
+            if path.is_dir() or (path.name not in known and not is_left):
+                raise ValueError(f"{path}: is of no conversion, and would be removed; move it away")
 
 
 def _open_all(paths: Sequence[Path], overrides: Overrides) -> tuple[dict[str, SourceComponent], list[str]]:
@@ -132,31 +153,38 @@ def run(conversion: Conversion) -> str:
     folder, plans = conversion.folder, conversion.plans
     total = sum(plan.nbytes for plan in plans.values())
     try:
-        with staging(folder) as stage, ByteProgress("converting", total) as progress:
-            for name, plan in plans.items():
-                _write_component(stage / name, plan, progress)
-            for name in plans:
-                swap_in(stage / name, folder / name)
-            weights.write_config(folder, _top_config(conversion))
+        with weights_folder.replacing_components(folder) as stage, ByteProgress("converting", total) as progress:
+            listed = {name: _write_component(stage / name, plan, progress) for name, plan in plans.items()}
+            manifest.write(stage, listed)
+            weights.write_config(stage, _top_config(conversion))
             return str(progress)
     except OSError as error:
         raise ValueError(f"{error.filename or folder}: {error.strerror}") from None
 
 
-def _write_component(folder: Path, plan: Plan, count_bytes: Callable[[int], None]) -> None:
-    source = plan.source
+def _write_component(folder: Path, plan: Plan, count_bytes: Callable[[int], None]) -> manifest.Files:
+    """Write a component's files; returns how the manifest lists them."""
+    source, hashes = plan.source, {}
     folder.mkdir()
     if source.component is not None:
-        write_runs(folder / weights.MODEL, plan.layout, read_ahead(plan.layout, plan.read, count_bytes))
+        blocks = read_ahead(plan.layout, plan.read, count_bytes)
+        hashes[weights.MODEL] = _write_hashed(folder / weights.MODEL, plan.layout, blocks)
         atomic_write.write_json(folder / weights.CONFIG, source.config.to_dict())
     if plan.passed:
         layout = {key: (tensor.dtype, tensor.shape) for key, tensor in plan.passed.items()}
-        write_runs(folder / PASSED, layout, read_ahead(layout, plan.read_passed, count_bytes))
+        hashes[PASSED] = _write_hashed(folder / PASSED, layout, read_ahead(layout, plan.read_passed, count_bytes))
     for file in source.files:
         shutil.copyfile(file, folder / Path(file).name)
     for name, tensor in source.extracts.items():
         (folder / name).write_bytes(tensor.load().tobytes())
     atomic_write.write_json(folder / SOURCE, _describe_source(source))
+    return manifest.describe(folder, hashes=hashes)
+
+
+def _write_hashed(path: Path, layout: Mapping[str, tuple[np.dtype, tuple[int, ...]]], blocks: BlockReader) -> str:
+    with HashAside() as aside:
+        write_runs(path, layout, blocks, hashed=aside)
+        return aside.hexdigest()
 
 
 def _describe_source(source: SourceComponent) -> dict[str, Any]:

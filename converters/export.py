@@ -4,6 +4,7 @@ A component that came from that format gets back its header and the tensors that
 bit-exact. What the format cannot express is refused. What it has no key for (timesteps, the sampler) is printed.
 """
 
+import errno
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -13,9 +14,9 @@ from typing import Any, Literal
 
 from omniforcing_jax.config import CrossTimestep, ModelConfig, RotaryKind
 from omniforcing_jax.io import atomic_write
+from omniforcing_jax.io.folder_swap import is_empty, recover, require_space, staging, swapping_in
 from omniforcing_jax.strict_json import require
 
-from .atomic_swap import require_space, staging
 from .component import DIFFUSERS, HUGGING_FACE, LTX2
 from .config_table import AnyTable
 from .lazy_tensor import LazyTensor
@@ -30,6 +31,7 @@ from .tokenizer_files import TOKENIZERS
 
 Target = Literal["ltx2", "diffusers", "omniforcing"]
 PLAIN = {"format": "pt"}
+INDEX = "model_index.json"
 HOLDS = {
     "ltx2": tuple(PREFIXES),
     "diffusers": tuple(FOLDERS.values()),
@@ -110,9 +112,12 @@ def prepare(
 
 
 def _check_out(out: Path, to: Target) -> None:
-    if out.exists() and (out.is_file() or any(out.iterdir())):
-        raise ValueError(f"{out}: exists already; choose another --out")
     is_file = out.suffix == ".safetensors"
+    if out.is_dir() and not is_file:
+        recover(out)  # of an export that was killed
+    if os.path.lexists(out) and not (out.is_dir() and is_empty(out)):
+        raise ValueError(f"{out}: exists already; choose another --out")
+    (atomic_write.check_writable if is_file else atomic_write.check_folder_writable)(out)
     require(is_file or to != "ltx2", "out", str(out), "must end in .safetensors")
     require(not is_file or to != "diffusers", "out", str(out), "must be a folder")
 
@@ -209,21 +214,39 @@ def run(plan: ExportPlan) -> str:
         ValueError: The file system fails. Nothing is left behind then.
     """
     is_file = plan.out.suffix == ".safetensors"
-    stage_in = plan.out.parent if is_file else plan.out
+    place = staging(plan.out.parent) if is_file else swapping_in(plan.out, _indexes(plan))
     try:
-        with staging(stage_in) as stage, ByteProgress("exporting", plan.nbytes) as progress:
+        with place as stage, ByteProgress("exporting", plan.nbytes) as progress:
             for files in plan.files:
                 write_shards(stage / files.folder, files, plan.nbytes if is_file else plan.shard_bytes, progress)
                 for file in files.tokenizer:
                     (stage / "tokenizer").mkdir(exist_ok=True)
                     shutil.copyfile(file, stage / "tokenizer" / file.name)
             if any(files.folder for files in plan.files):
-                atomic_write.write_json(stage / "model_index.json", _model_index(plan.files))
-            for entry in sorted(stage.iterdir()):
-                os.replace(entry, plan.out if is_file else plan.out / entry.name)
+                atomic_write.write_json(stage / INDEX, _model_index(plan.files))
+            if is_file:
+                _place(stage / plan.out.name, plan.out)
             return str(progress)
     except OSError as error:
         raise ValueError(f"{error.filename or plan.out}: {error.strerror}") from None
+
+
+def _place(new: Path, out: Path) -> None:
+    """Give a file its name, unless somebody has taken that meanwhile.
+
+    Raises:
+        FileExistsError: Somebody has.
+    """
+    with new.open("rb") as file:
+        os.fsync(file.fileno())
+    if os.path.lexists(out):
+        raise FileExistsError(errno.EEXIST, "exists already; choose another --out", str(out))
+    os.rename(new, out)
+
+
+def _indexes(plan: ExportPlan) -> list[str]:
+    """Name the files by which readers know a folder; they come last."""
+    return [*(f"{files.stem}.safetensors.index.json" for files in plan.files if not files.folder), INDEX]
 
 
 def _model_index(files: Sequence[TensorFiles]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omniforcing_jax.io import weights
+from omniforcing_jax.io import manifest, weights
 from omniforcing_jax.io.tensor_file import NAMES
 from omniforcing_jax.text.tokenizer import FILE
 
@@ -41,6 +41,16 @@ def _complete(source: SourceComponent, overrides: Overrides) -> SourceComponent:
         return complete(source, None, overrides)
     except ValueError as error:
         return dataclasses.replace(source, notes=(*source.notes, str(error).removeprefix(f"{source.where}: ")))
+
+
+def verify(folder: Path) -> list[str]:
+    """Compare all bytes of a weights folder, and of those that it shares components with, with their manifests.
+
+    Raises:
+        ValueError: A folder has no manifest, or a file is missing or damaged; names it.
+    """
+    folders = dict.fromkeys([folder, *(native.folder.parent for native in open_weights_folder(folder).values())])
+    return [f"{each}: {line}" for each in folders for line in manifest.verify(each)]
 
 
 def _inspect_source(source: SourceComponent) -> Iterator[str]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import PyTree
 
-from omniforcing_jax.io import weights
+from omniforcing_jax.io import manifest, weights
 from omniforcing_jax.io.tensor_file import open_tensors
 from omniforcing_jax.pipeline.weights_folder import read_top
 from omniforcing_jax.strict_json import read_object
@@ -87,9 +87,12 @@ def open_weights_folder(folder: Path) -> dict[str, NativeComponent]:
     """
     elsewhere = read_top(folder).get("components", {})
     folders = {name: folder / elsewhere.get(name, name) for name in NAMES}
+    manifest.read(folder)
     found = {name: _open(name, path) for name, path in folders.items() if path.is_dir()}
     if not found:
         raise ValueError(f"{folder}: holds no component")
+    for native in found.values():
+        manifest.check(native.folder.parent, [native.folder.name])
     return found
 
 

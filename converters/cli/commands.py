@@ -9,11 +9,11 @@ from typing import Any
 
 from omniforcing_jax.config import CrossTimestep, GridPrecision, RotaryKind
 from omniforcing_jax.io.atomic_write import write_json
+from omniforcing_jax.io.folder_swap import require_space
 from omniforcing_jax.io.plain_text import printable
 from omniforcing_jax.strict_json import require
 
 from .. import bench, convert, diff, export, inspect
-from ..atomic_swap import require_space
 from ..check.check_case import check_case, report
 from ..check.record.record import record_case
 from ..hub.download import find
@@ -80,7 +80,10 @@ def prepare_inspect(options: InspectOptions) -> Work:
     Raises:
         ValueError: In one line, whatever is wrong.
     """
-    return _print(inspect.inspect(options.path, Overrides(state=options.state)), 0)
+    lines = inspect.inspect(options.path, Overrides(state=options.state))
+    if not options.verify:
+        return _print(lines, 0)
+    return _print([*lines, *inspect.verify(options.path)], 0)
 
 
 def prepare_diff(options: DiffOptions) -> Work:

@@ -125,12 +125,15 @@ class InspectOptions:
     Examples:
         omniforcing inspect ltx-2-19b-dev.safetensors
         omniforcing inspect weights/student
+        omniforcing inspect weights/student --verify
     """
 
     path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
     """Weights folder, or anything that `convert` reads."""
     state: WhichState | None = None
     """Weights to look at in a training checkpoint that has both: averaged (ema), or last trained."""
+    verify: bool = False
+    """Read all bytes of a weights folder, and compare them with the hashes in its manifest."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from omniforcing_jax.io.extras import need
+from omniforcing_jax.io.folder_swap import require_space
 
-from ..atomic_swap import require_space
 from .choice import WEIGHTS, Choice, choose
 from .resume import LARGE, load_blob
 

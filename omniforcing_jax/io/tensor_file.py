@@ -233,6 +233,7 @@ def write_runs(
     layout: Mapping[str, tuple[np.dtype, tuple[int, ...]]],
     runs: Callable[[str], Iterable[np.ndarray]],
     metadata: Mapping[str, str] | None = None,
+    hashed: Callable[[bytes | memoryview], object] | None = None,
 ) -> None:
     """Write a safetensors file whose tensors come in runs of bytes, one after the other.
 
@@ -241,6 +242,7 @@ def write_runs(
         layout: As in `write_tensors`.
         runs: Returns arrays that, one after the other in memory order, fill the tensor of a name.
         metadata: As in `write_tensors`.
+        hashed: Takes all bytes of the file in their order.
 
     Raises:
         ValueError: If the format lacks a dtype, or if runs do not fill their tensor; names the tensor.
@@ -257,10 +259,10 @@ def write_runs(
     text += b" " * (-len(text) % 8)  # the data begins at a multiple of 8, so every dtype is aligned
     with Path(path).open("wb", buffering=0) as file:
         _reserve(file, 8 + len(text) + position)
-        _write_all(file, len(text).to_bytes(8, "little") + text)
+        _write_all(file, len(text).to_bytes(8, "little") + text, hashed)
         for name in layout:
             begin, end = header[name]["data_offsets"]
-            written = sum(_write_all(file, as_bytes(run)) for run in runs(name))
+            written = sum(_write_all(file, as_bytes(run), hashed) for run in runs(name))
             if written != end - begin:
                 raise ValueError(f"'{name}' got {written} bytes, expected {end - begin}")
 
@@ -285,8 +287,10 @@ def _reserve(file: io.FileIO, nbytes: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
 
 
-def _write_all(file: io.FileIO, data: bytes | memoryview) -> int:
+def _write_all(file: io.FileIO, data: bytes | memoryview, hashed: Callable[[bytes | memoryview], object] | None) -> int:
     """Write without a buffer. The system may take less at a time than it is offered."""
+    if hashed is not None:
+        hashed(data)
     left, position = memoryview(data), file.tell()
     while left.nbytes:
         taken = file.write(left[: WRITTEN_AT_ONCE - position % WRITTEN_AT_ONCE])

@@ -5,6 +5,7 @@ before any tensor is read. Each device reads only its own slice. Configs are pla
 
     weights/
       config.json                 the whole: which components, an optional "sampler" section
+      manifest.json               which files belong together, see manifest.py
       transformer/model.safetensors, transformer/config.json
       video_vae/..., audio_vae/..., vocoder/..., text/...
 """
@@ -21,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from omniforcing_jax.io import machine, tensor_file
+from omniforcing_jax.io import machine, manifest, tensor_file
 from omniforcing_jax.io.atomic_write import AnyPath, replacing, write_json
 from omniforcing_jax.io.tensor_file import TensorFile, open_tensors
 from omniforcing_jax.parallel import distributed
@@ -89,7 +90,7 @@ def fingerprint(tree: PyTree) -> str:
 def save_component(
     folder: AnyPath, name: str, tree: PyTree, config: Mapping[str, Any], dtype: jax.typing.DTypeLike | None = None
 ) -> None:
-    """Write one component: its tensors and its config, each under a temporary name first.
+    """Write one component: its tensors and its config, each under a temporary name first; then list them.
 
     Every process must call this, because leaves that are sharded over processes are gathered. The first process writes.
 
@@ -114,6 +115,8 @@ def save_component(
     with replacing(component / MODEL) as new:
         tensor_file.write_runs(new, layout, lambda key: (_cast(key, x, layout[key][0]) for x in _runs(leaves[key])))
         write_json(component / CONFIG, config)
+    others = {} if manifest.is_unfinished(Path(folder)) else manifest.read(Path(folder)) or {}
+    manifest.write(Path(folder), {**others, name: manifest.describe(component, (CONFIG, MODEL))})
 
 
 def _runs(leaf: Any) -> Iterator[np.ndarray]:
@@ -157,12 +160,14 @@ def load_component(folder: AnyPath, name: str, abstract: PyTree) -> PyTree:
 
     Raises:
         ValueError: In one line and before any tensor is read, if the file is missing or damaged, or if a weight is
-            missing, unknown, mis-shaped or of a wrong kind; names file and keys.
+            missing, unknown, mis-shaped or of a wrong kind, or if the files are not those of the folder's manifest;
+            names file and keys.
     """
     file = open_tensors(Path(folder) / name / MODEL)
     expected = name_leaves(abstract)
     compare_shapes(file.shapes, {key: tuple(leaf.shape) for key, leaf in expected.items()}, str(file.path))
     _check_dtypes(file, expected)
+    manifest.check(Path(folder), [name])
     return fill_tree(abstract, {key: _load_leaf(file, key, leaf) for key, leaf in expected.items()})
 
 

@@ -6,8 +6,9 @@ With `sampler` the network is a causal student, without it a bidirectional teach
 to the folder, of components that are in another folder, so that a teacher and its student can share their codecs.
 """
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from omniforcing_jax.codecs.audio_vae import AudioVAEConfig
 from omniforcing_jax.codecs.video_config import VideoVAEConfig
 from omniforcing_jax.codecs.vocoder import VocoderConfig
 from omniforcing_jax.config import ModelConfig, SamplerConfig
-from omniforcing_jax.io import weights
+from omniforcing_jax.io import folder_swap, manifest, weights
 from omniforcing_jax.io.atomic_write import AnyPath
 from omniforcing_jax.io.tensor_file import open_tensors
 from omniforcing_jax.model.transformer import transformer_spec
+from omniforcing_jax.parallel import distributed
 from omniforcing_jax.parallel import mesh as meshes
 from omniforcing_jax.pipeline.pipeline import (
     Pipeline,
@@ -60,16 +62,52 @@ def save_pipeline(
             and connectors are never written, only shared.
         dtype: Type on disk; None keeps the type of each leaf.
     """
-    config, shared = pipeline.config, dict(shared or {})
-    for name, (values, part) in pipeline.parts.items():
-        if name not in shared:
-            weights.save_component(folder, name, values, to_dict(part), dtype)
-    top = {"format": FORMAT, "name": config.name, "resolution": list(config.resolution)}
+    shared = dict(shared or {})
+    written = {name: part for name, part in pipeline.parts.items() if name not in shared}
+    with replacing_components(Path(folder)) as stage:
+        for name, (values, part) in written.items():
+            weights.save_component(stage, name, values, to_dict(part), dtype)
+        weights.write_config(stage, _top_config(pipeline.config, shared))
+
+
+def _top_config(config: PipelineConfig, shared: Mapping[str, str]) -> dict[str, Any]:
+    top: dict[str, Any] = {"format": FORMAT, "name": config.name, "resolution": list(config.resolution)}
     if config.sampler is not None:
         top["sampler"] = config.sampler.to_dict()
     if shared:
-        top["components"] = shared
-    weights.write_config(folder, top)
+        top["components"] = dict(shared)
+    return top
+
+
+@contextlib.contextmanager
+def replacing_components(folder: Path) -> Iterator[Path]:
+    """Context manager that puts components, config and manifest of a folder into place all at once.
+
+    Every process must enter it. Only the first one writes.
+
+    Yields:
+        The folder to write into. Its manifest lists what was written; entries of components that stay are added.
+
+    Raises:
+        lock.TakenError: Another process writes to the folder.
+    """
+    if not distributed.speaks():
+        yield folder
+        return
+    last = (weights.CONFIG, manifest.NAME)
+    with folder_swap.swapping_in(folder, last, manifest.UNFINISHED) as stage:
+        yield stage
+        manifest.write(stage, {**_list_staying(folder, stage), **(manifest.read(stage) or {})})
+
+
+def _list_staying(folder: Path, stage: Path) -> dict[str, manifest.Files]:
+    """List the files of components that stay; those that no manifest lists yet are read."""
+    names = [name for name in COMPONENTS if (folder / name).is_dir() and not (stage / name).is_dir()]
+    if names and manifest.is_unfinished(folder):
+        rule = "may be of a conversion that was interrupted; convert them too, or choose another folder"
+        raise ValueError(f"{folder}: {', '.join(names)} {rule}")
+    listed = manifest.read(folder) or {} if names else {}
+    return {name: listed.get(name) or manifest.describe(folder / name) for name in names}
 
 
 def read_pipeline_config(folder: AnyPath | None) -> PipelineConfig:
@@ -170,6 +208,7 @@ def _load(folder: Path, config: PipelineConfig, dtype: DTypeLike) -> Pipeline:
         file = open_tensors(Path(*places[name]) / weights.MODEL)
         shapes = {key: tuple(leaf.shape) for key, leaf in weights.name_leaves(tree).items()}
         weights.compare_shapes(file.shapes, shapes, str(file.path))
+        manifest.check(places[name][0], [places[name][1]])
     if mesh is not None:
         specs = transformer_spec(config.model)
         expected = {name: meshes.abstract_beside(tree, specs, mesh) for name, tree in expected.items()}
@@ -215,7 +254,9 @@ def read_top(folder: AnyPath | None) -> dict[str, Any]:
 
 def _read_top(folder: AnyPath | None) -> tuple[dict[str, Any], dict[str, tuple[Path, str]]]:
     """Read the top-level config. Also returns folder and name of every component."""
-    folder, top = find_weights(folder), read_top(folder)
+    folder = find_weights(folder)
+    manifest.read(folder)
+    top = read_top(folder)
     named = top.get("components", {})
     paths = {name: Path(os.path.normpath(folder / named.get(name, name))) for name in COMPONENTS}
     return top, {name: (path.parent, path.name) for name, path in paths.items()}

@@ -171,7 +171,7 @@ def weights_dtype(pipeline: Pipeline) -> str:
 
 
 def write_state(folder: Path, state: StreamState, values: dict[str, Any]) -> None:
-    """Write the tensors, the JSON (`values`) that names them and their hash, then remove what was replaced."""
+    """Write the tensors, the JSON with their name and hash (`values`), then remove the state that was replaced."""
     leaves = _storable(state)
     new = folder / values["tensors"]
     layout = {name: (np.dtype(leaf.dtype), tuple(leaf.shape)) for name, leaf in leaves.items()}

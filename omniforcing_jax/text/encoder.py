@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Int
 
-from omniforcing_jax.io import weights
+from omniforcing_jax.io import manifest, weights
 from omniforcing_jax.io.tensor_file import open_tensors
 from omniforcing_jax.parallel import spec
 from omniforcing_jax.strict_json import Config, require
@@ -66,6 +66,7 @@ class Encoder:
             file = open_tensors(Path(*path) / weights.MODEL)
             shapes = {name: tuple(leaf.shape) for name, leaf in weights.name_leaves(tree).items()}
             weights.compare_shapes(file.shapes, shapes, str(file.path))
+            manifest.check(Path(path[0]), [path[1]])
         tokenizer, vocabulary = (
             GemmaTokenizer(Path(*self.text), self.config.connectors.tokens),
             self.config.gemma.vocabulary,

@@ -11,7 +11,6 @@ from published import FORCED, SMALL, draw_network, save_ltx2, without_tables
 from run import refused, run
 from safetensors.numpy import save_file
 
-from converters import atomic_swap
 from converters.finite import check_finite
 from converters.formats.transformer import PREFIX
 from converters.lazy_tensor import BLOCK, cut_blocks, list_tensors
@@ -138,7 +137,7 @@ def test_an_index_that_contradicts_its_shards_is_named(shards, tmp_path, capsys,
 def test_no_space_left_is_said_before_any_work(tmp_path, capsys, monkeypatch):
     save_ltx2(tmp_path / "ltx.safetensors")
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(atomic_swap.shutil, "disk_usage", lambda place: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage)
     line = refused(capsys, "convert", "--from", tmp_path / "ltx.safetensors", "--out", tmp_path / "ours")
     assert f"{tmp_path}/ours: no space left" in line
     assert not (tmp_path / "ours").exists()
