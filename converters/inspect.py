@@ -29,7 +29,7 @@ def inspect(path: Path, overrides: Overrides) -> list[str]:
     Raises:
         ValueError: In one line, if it is missing, damaged or of no known format.
     """
-    if is_weights_folder(path):
+    if manifest.is_unfinished(path) or is_weights_folder(path):
         return list(_inspect_folder(path))
     sources = [_complete(source, overrides) for source in list_components(path, overrides)]
     return [line for source in sources for line in _inspect_source(source)]
@@ -67,6 +67,7 @@ def _inspect_source(source: SourceComponent) -> Iterator[str]:
 
 
 def _inspect_folder(folder: Path) -> Iterator[str]:
+    manifest.read(folder)
     top, natives = weights.read_config(folder), open_weights_folder(folder)
     yield f"{folder}: weights folder '{top.get('name')}', resolution {top.get('resolution')}"
     yield from _list_config({"sampler": top.get("sampler")})

@@ -36,7 +36,7 @@ def describe(component: Path, names: Iterable[str] | None = None, hashes: Mappin
     Args:
         component: Its folder.
         names: Of the files; None for all.
-        hashes: sha256 of files whose bytes were hashed while they were written, by name; the others are read.
+        hashes: The sha256 of files whose bytes were hashed while they were written, by name; the others are read.
     """
     files: Files = {}
     for name in sorted(path.name for path in component.iterdir() if path.is_file()) if names is None else names:

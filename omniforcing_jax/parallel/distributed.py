@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +77,15 @@ def _has_tpu() -> bool:
 def speaks() -> bool:
     """Whether this process is the one that logs and writes."""
     return jax.process_index() == 0
+
+
+def agree(fault: str | None) -> bool:
+    """Return whether the first process found no fault; every process must ask, and all get its answer."""
+    if jax.process_count() == 1:
+        return fault is None
+    from jax.experimental import multihost_utils
+
+    return not bool(multihost_utils.broadcast_one_to_all(np.int32(fault is not None)))
 
 
 def meet(name: str, seconds: float = MEETING) -> None:

@@ -2,20 +2,36 @@
 
 A checkpoint holds the trainer's state, the data position, the run's configuration, and the metrics that are not yet
 written. Orbax copies the state to the host, writes it in the background to a temporary folder, and renames that. An
-interrupted save leaves the older checkpoint in place.
+interrupted save leaves the older checkpoint in place. Checksums of all files are in the folder before it has its name,
+and are compared before anything is restored. A damaged checkpoint is set aside, and the one before it restored.
 """
 
+import contextlib
 import dataclasses
+import itertools
+import logging
 import shutil
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import jax
 
+from omniforcing_jax.parallel import distributed
 from omniforcing_jax.parallel.spec import path_name
+from omniforcing_jax.train import checksums
 from omniforcing_jax.train.compare import differences, refuse
 
+log = logging.getLogger(__name__)
+
+UNNAMED = "*.orbax-checkpoint-tmp*"  # folders that Orbax still writes
+
 S = TypeVar("S")
+
+
+class DamagedError(ValueError):
+    """A checkpoint cannot be restored, or would be restored as something else."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +62,11 @@ def open_manager(folder: Path, *, keep: int = 2, keep_every: int | None = None) 
     import orbax.checkpoint as ocp
 
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=keep, keep_period=keep_every, enable_async_checkpointing=True, cleanup_tmp_directories=True
+        max_to_keep=keep,
+        keep_period=keep_every,
+        enable_async_checkpointing=True,
+        cleanup_tmp_directories=True,
+        async_options=ocp.AsyncOptions(post_finalization_callback=partial(_seal, folder.resolve())),
     )
     handlers = {  # named here, so that a fresh process can ask for an item's metadata before it restores any
         "state": ocp.StandardCheckpointHandler(),
@@ -54,6 +74,13 @@ def open_manager(folder: Path, *, keep: int = 2, keep_every: int | None = None) 
         "run": ocp.JsonCheckpointHandler(),
     }
     return ocp.CheckpointManager(folder.resolve(), options=options, item_handlers=handlers)
+
+
+def _seal(folder: Path) -> None:
+    """Write checksums into the checkpoint that is complete now; Orbax then gives it its name."""
+    if distributed.speaks():
+        for path in folder.glob(UNNAMED):  # there is one: an older one was cleaned up when the folder was opened
+            checksums.write(path)
 
 
 def save(manager: Any, saved: Saved) -> None:
@@ -71,7 +98,9 @@ def save(manager: Any, saved: Saved) -> None:
 
 
 def restore(manager: Any, like: S, config: dict | None = None) -> Saved[S] | None:
-    """Read the newest checkpoint, or None where there is none.
+    """Read the newest checkpoint that is whole, or None where there is none at all.
+
+    A damaged one is renamed to `damaged-STEP` if an older one is whole, so that its step can be saved again.
 
     Args:
       manager: from `open_manager`.
@@ -79,29 +108,67 @@ def restore(manager: Any, like: S, config: dict | None = None) -> Saved[S] | Non
       config: what the checkpoint must have been made by, as `compare.plain` gives it; None takes any.
 
     Raises:
-      ValueError: if the checkpoint is of another configuration, tree or shapes (names what differs), or damaged.
+      ValueError: if the checkpoint is of another configuration, tree or shapes (names what differs), or if all are
+        damaged.
     """
+    damaged: list[tuple[int, str]] = []
+    for step in sorted(manager.all_steps(), reverse=True):
+        try:
+            found = _restore_step(manager, step, like, config)
+        except DamagedError as error:
+            damaged.append((step, str(error)))
+            continue
+        for bad, reason in damaged:
+            log.warning("%s; going on from step %d", reason, step)
+            _set_aside(manager, bad)
+        return found
+    if damaged:
+        raise ValueError(f"{damaged[0][1]}; no older checkpoint is whole: choose another folder to begin anew")
+    return None
+
+
+def _restore_step(manager: Any, step: int, like: S, config: dict | None) -> Saved[S]:
+    """Read a checkpoint; raises DamagedError, or ValueError as `restore`."""
     import orbax.checkpoint as ocp
 
-    step = manager.latest_step()
-    if step is None:
-        return None
-    folder = manager.directory / str(step)
+    folder = Path(manager.directory) / str(step)
+    fault = checksums.find_fault(folder) if distributed.speaks() else None
+    if not distributed.agree(fault):
+        raise DamagedError(f"{folder}: damaged: {fault or 'see the first process'}")
     run = {"config": None, "pending": {}}
-    if (folder / "run").exists():  # checkpoints of before this item have a state and a position only
-        run = manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
+    with _damage_named(folder):
+        if (folder / "run").exists():  # checkpoints of before this item have a state and a position only
+            run = manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
+        others = _other_leaves(manager.item_metadata(step)["state"], like)
     if config is not None and run["config"] is not None:
         refuse(folder, "made by another configuration", differences(run["config"], config))
-    refuse(folder, "a checkpoint of another configuration", _other_leaves(manager.item_metadata(step)["state"], like))
+    refuse(folder, "a checkpoint of another configuration", others)
     items = ocp.args.Composite(
         state=ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like)),
         data=ocp.args.JsonRestore(),
     )
-    try:
+    with _damage_named(folder):
         found = manager.restore(step, args=items)
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise ValueError(f"{folder}: damaged: {str(error).strip().splitlines()[0]}") from error
     return Saved(state=found["state"], position=found["data"], pending=run["pending"], config=run["config"])
+
+
+@contextlib.contextmanager
+def _damage_named(folder: Path) -> Iterator[None]:
+    """Whatever Orbax and its libraries raise on a damaged checkpoint, it is damaged."""
+    try:
+        yield
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise DamagedError(f"{folder}: damaged: {lines[0]}") from error
+
+
+def _set_aside(manager: Any, step: int) -> None:
+    folder = Path(manager.directory)
+    if distributed.speaks():
+        names = (f"damaged-{step}{mark}" for mark in itertools.chain([""], (f"-{k}" for k in itertools.count(2))))
+        (folder / str(step)).rename(next(folder / name for name in names if not (folder / name).exists()))
+    distributed.meet(f"{folder}: step {step} is set aside")
+    manager.reload()
 
 
 def check_space(folder: Path, state: Any, keep: int) -> None:

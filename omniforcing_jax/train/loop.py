@@ -13,12 +13,12 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import jax
 import numpy as np
 
-from omniforcing_jax.io import atomic_write
+from omniforcing_jax.io import atomic_write, lock
 from omniforcing_jax.io.progress import is_terminal
 from omniforcing_jax.parallel import distributed
 from omniforcing_jax.train import checkpoint
 from omniforcing_jax.train.compare import plain
-from omniforcing_jax.train.metrics import Recorder
+from omniforcing_jax.train.metrics import FILE, Recorder
 from omniforcing_jax.train.state import DistillState, TrainState
 from omniforcing_jax.train.step import Report
 
@@ -128,8 +128,9 @@ def train(
       NotFiniteError: at the first step whose loss, gradient or parameters are not finite; names them, the last good
         step and the last checkpoint.
       Lost: if another process dies or hangs; see parallel/distributed.py.
-      ValueError: before the first step, when the folder holds a checkpoint of another configuration, when the disk is
-        too full, or when `minutes` is given on many hosts, whose clocks would not agree.
+      ValueError: before the first step, when the folder holds a checkpoint of another configuration, damaged ones only
+        or files of something else, when another run writes to it, when the disk is too full, or when `minutes` is
+        given on many hosts, whose clocks would not agree.
     """
     if config.minutes is not None and jax.process_count() > 1:
         raise ValueError(f"minutes={config.minutes}: {jax.process_count()} processes would not stop at the same step")
@@ -170,7 +171,9 @@ def _begin(
     config: LoopConfig, state: S, batches: Batches, described: dict | None, stack: contextlib.ExitStack
 ) -> tuple[S, Any, Recorder]:
     """Check everything and restore what there is; returns the state, the checkpoints and the metrics."""
+    _check_folder(config.folder)
     config.folder.mkdir(parents=True, exist_ok=True)
+    stack.enter_context(_alone(config.folder))
     checkpoint.check_space(config.folder, state, config.keep)
     manager = checkpoint.open_manager(config.folder / "checkpoints", keep=config.keep, keep_every=config.keep_every)
     stack.callback(manager.close)
@@ -185,6 +188,32 @@ def _begin(
     if described is not None and jax.process_index() == 0:
         atomic_write.write_json(config.folder / "config.json", described)
     return state, manager, recorder
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder whose `config.json` is no run's, such as a weights folder: it would be replaced."""
+    is_run = (folder / "checkpoints").is_dir() or (folder / FILE).exists()
+    if (folder / "config.json").exists() and not is_run:
+        raise ValueError(f"{folder}: has a config.json that is no run's and would be replaced; choose another folder")
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the folder for this run; all processes of another one are refused.
+
+    Raises:
+      ValueError: if another run writes to it; says which.
+    """
+    with contextlib.ExitStack() as stack:
+        fault = None
+        try:
+            if distributed.speaks():
+                stack.enter_context(lock.held(folder / lock.NAME, str(folder)))
+        except lock.TakenError as error:
+            fault = str(error)
+        if not distributed.agree(fault):
+            raise ValueError(fault or f"{folder}: is in use by another run")
+        yield
 
 
 class _Guard:

@@ -100,7 +100,6 @@ def killed_ones(command, folder):
             yield
             process.stdin.write("\n")
             process.stdin.flush()
-        process.stdin.close()
         process.kill()
 
 

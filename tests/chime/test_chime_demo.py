@@ -14,6 +14,7 @@ from experiments.chime.world import physics
 from omniforcing_jax.chime import demo, metrics
 from omniforcing_jax.chime.animation import write_webp
 from omniforcing_jax.chime.prompts import parse
+from omniforcing_jax.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 OTHERS = "matplotlib librosa optax orbax grain array_record lmdb experiments converters"
@@ -70,7 +71,7 @@ def test_an_animation_shows_every_second_frame_enlarged_and_repeats(truth, tmp_p
 
 
 def test_a_prompt_that_is_no_prompt_is_one_line_and_exit_code_two(tmp_path, capsys):
-    assert demo.main(demo.Demo(prompt="a mauve ball", out=tmp_path / "out")) == 2
+    assert main(["demo", "--prompt", "a mauve ball", "--out", str(tmp_path / "out")]) == 2
     message = capsys.readouterr().err
     assert message.startswith("error: cannot read the prompt 'a mauve ball'")
     assert message.count("\n") == 1
