@@ -30,6 +30,7 @@ from .plan import Plan, plan_component
 from .progress import ByteProgress
 from .read_ahead import BlockReader, read_ahead
 from .source_component import SourceComponent
+from .tokenizer_files import TOKENIZERS
 
 RESOLUTION = (512, 768)  # height and width of LTX-2's and OmniForcing's training clips
 

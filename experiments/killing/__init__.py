@@ -1,0 +1,1 @@
+"""Trials in which work is killed at random moments: `trials` runs them, `subjects` says what is killed."""
