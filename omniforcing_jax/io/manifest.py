@@ -15,7 +15,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from omniforcing_jax.io.atomic_write import write_json
+from omniforcing_jax.io.atomic_write import hash_file, write_json
+from omniforcing_jax.strict_json import read_object
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ def describe(component: Path, names: Iterable[str] | None = None, hashes: Mappin
     files: Files = {}
     for name in sorted(path.name for path in component.iterdir() if path.is_file()) if names is None else names:
         path, known = component / name, (hashes or {}).get(name)
-        files[name] = {"bytes": path.stat().st_size, "probe": probe(path), "sha256": known or _hash(path)}
+        files[name] = {"bytes": path.stat().st_size, "probe": probe(path), "sha256": known or hash_file(path)}
     return files
 
 
@@ -54,11 +55,6 @@ def probe(path: Path) -> str:
             file.seek(HEAD_BYTES + max(0, size - HEAD_BYTES - SAMPLE_BYTES) * k // (SAMPLES - 1))
             digest.update(file.read(SAMPLE_BYTES))
     return digest.hexdigest()
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write(folder: Path, components: Mapping[str, Files]) -> None:
@@ -75,15 +71,15 @@ def read(folder: Path) -> dict[str, Files] | None:
     path = folder / NAME
     if not path.is_file():
         return None
+    values = read_object(path)
+    if values.get("unfinished"):
+        raise ValueError(f"{folder}: a conversion into it is under way, or was interrupted: run it again")
     try:
-        values = json.loads(path.read_bytes())
-        if values.get("unfinished"):
-            raise ValueError(f"{folder}: a conversion into it is under way, or was interrupted: run it again")
         return {
             name: {file: {kind: entry[kind] for kind in ("bytes", "probe", "sha256")} for file, entry in files.items()}
             for name, files in values["components"].items()
         }
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, AttributeError, KeyError, TypeError):
+    except (AttributeError, KeyError, TypeError):
         raise ValueError(f"{path}: damaged; convert again, or delete it to use the folder as it is") from None
 
 
@@ -134,7 +130,7 @@ def verify(folder: Path) -> Iterator[str]:
         for file, entry in files.items():
             path = folder / name / file
             _check_file(path, entry)
-            if (found := _hash(path)) != entry["sha256"]:
+            if (found := hash_file(path)) != entry["sha256"]:
                 raise ValueError(f"{path}: damaged: its sha256 is {found}, {NAME} says {entry['sha256']}")
         yield f"{name}: {len(files)} files as {NAME} lists them"
 

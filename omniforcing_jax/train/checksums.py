@@ -4,15 +4,14 @@ A flipped bit in an array would be restored as another number without a word. Fi
 lock is free meanwhile, so this is as fast as the disk on a machine with many cores.
 """
 
-import hashlib
-import json
 import logging
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from omniforcing_jax.io.atomic_write import write_json
+from omniforcing_jax.io.atomic_write import hash_file, write_json
+from omniforcing_jax.strict_json import read_object
 
 log = logging.getLogger(__name__)
 
@@ -46,17 +45,12 @@ def find_fault(folder: Path) -> str | None:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        listed = json.loads(path.read_bytes())["sha256"]
-    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        listed = read_object(path).get("sha256")
+    except ValueError:
         return None
     return listed if isinstance(listed, dict) and listed else None
 
 
 def _hash_all(paths: Iterable[Path]) -> list[str]:
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(_hash, paths))
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return list(pool.map(hash_file, paths))
