@@ -11,6 +11,8 @@ from jax.sharding import Mesh
 
 from omniforcing_jax.parallel import mesh as meshes
 
+ROWS = 2**62  # of all batches of a run: more than any training reads
+
 
 @runtime_checkable
 class Source(Protocol):
@@ -71,10 +73,9 @@ def batches(source: Source, batch: int, seed: int, *, process: int = 0, processe
         raise ValueError(f"batch={batch}: the source holds {len(source)} examples only")
     if batch % processes:
         raise ValueError(f"batch={batch}: {processes} processes cannot share it equally")
-    shuffled = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
-    rows, part = batch // processes, slice(process, None, processes)
-    # Batches of one row are too many for Grain 0.2.18 to count, which a slice of them does.
-    dataset = shuffled[part].batch(1) if rows == 1 else shuffled.batch(rows)[part]
+    # Not for ever: Grain 0.2.18 counts batches, and as many rows as sys.maxsize overflow where a batch is one row.
+    shuffled = grain.MapDataset.source(source).seed(seed).shuffle().repeat(ROWS // len(source))
+    dataset = shuffled.batch(batch // processes)[process::processes]
     return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
 
 

@@ -91,15 +91,26 @@ def test_a_source_smaller_than_a_batch_is_refused():
         data.batches(data.ArraySource({"x": np.ones((3, 1))}), 4, seed=0)
 
 
-@pytest.mark.parametrize("processes", [2, 4])
-def test_processes_share_the_batches_that_one_process_would_read(processes):
+def test_one_process_reads_batches_of_one_row_as_it_reads_larger_ones():
+    source = data.ArraySource({"x": np.arange(5)[:, None]})
+    ones, fives = data.batches(source, 1, seed=2), data.batches(source, 5, seed=2)
+    for _ in range(3):  # through three orders
+        np.testing.assert_array_equal([next(ones)["x"][0] for _ in range(5)], next(fives)["x"])
+    position = ones.get_state()
+    row = next(ones)["x"]
+    ones.set_state(position)
+    np.testing.assert_array_equal(next(ones)["x"], row)
+
+
+@pytest.mark.parametrize(("batch", "processes"), [(4, 2), (4, 4), (1, 1)])
+def test_processes_share_the_batches_that_one_process_would_read(batch, processes):
     source = data.ArraySource({"x": np.arange(10)[:, None]})
-    whole = data.batches(source, 4, seed=2)
-    parts = [data.batches(source, 4, seed=2, process=i, processes=processes) for i in range(processes)]
+    whole = data.batches(source, batch, seed=2)
+    parts = [data.batches(source, batch, seed=2, process=i, processes=processes) for i in range(processes)]
     for _ in range(6):  # more than the source holds: through a new order, too
         together = np.concatenate([next(part)["x"] for part in parts]).ravel()
         np.testing.assert_array_equal(together, next(whole)["x"].ravel())
-    assert parts[0].get_state() == parts[1].get_state() == whole.get_state()
+    assert parts[0].get_state() == parts[-1].get_state() == whole.get_state()
     with pytest.raises(ValueError, match="batch=4: 3 processes"):
         data.batches(source, 4, seed=2, processes=3)
 
