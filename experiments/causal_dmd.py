@@ -17,19 +17,24 @@ Expect: `generator/dmd` falls slowly and jitters; runs/causal_dmd/weights is the
 """
 
 import dataclasses
-from pathlib import Path
+from typing import Annotated
 
 import jax.numpy as jnp
+import tyro
 
-from experiments import ltx2_recipe
+from experiments import ltx2_recipe, ltx2_regression
 from experiments.cli_errors import refusing
+from experiments.ltx2_flags import CausalArguments, CausalConfig, DmdArguments, PairsArguments
+from experiments.ltx2_samples import Examples
 from experiments.script import read_flags
 from omniforcing_jax.config import SamplerConfig
 from omniforcing_jax.distill.dmd import DmdConfig
 from omniforcing_jax.distill.generator_critic import CausalDmd
+from omniforcing_jax.distill.ode import OdeConfig
 from omniforcing_jax.guidance import GuidanceConfig, StreamGuidance
 from omniforcing_jax.layout import latent_frames
 from omniforcing_jax.model.transformer import keep_projections
+from omniforcing_jax.train import data
 from omniforcing_jax.train.contexts import PairsWithContexts
 from omniforcing_jax.train.distil import DistillConfig
 from omniforcing_jax.train.optimiser import OptimiserConfig
@@ -50,17 +55,15 @@ RATIO = 5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(DistillConfig):
+class Config(CausalConfig, DistillConfig):
     """One run.
 
     Attributes:
       seconds: length of the clips, one frame not counted.
-      sigmas: noise levels of the student.
       dmd: how clips are scored.
     """
 
     seconds: int = 5
-    sigmas: tuple[float, ...] = ltx2_recipe.V2_SIGMAS
     dmd: DmdConfig = DmdConfig(guidance=GuidanceConfig(video=StreamGuidance(cfg=5.0), audio=StreamGuidance(cfg=9.0)))
     generator: OptimiserConfig = dataclasses.replace(ADAM, steps=ADAM.steps // RATIO, warmup=ADAM.warmup // RATIO)
     critic: OptimiserConfig = ADAM
@@ -71,21 +74,23 @@ CONFIG = Config()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Arguments(ltx2_recipe.CausalArguments, ltx2_recipe.DmdArguments):
-    """Train a causal student on the teacher's clips, noised."""
+class Arguments(CausalArguments, PairsArguments, DmdArguments):
+    """Train a causal student on the teacher's clips, noised: the ends of its trajectories."""
 
-    pairs: Path
-    """Store of the teacher's trajectories (docs/pairs.md); only their ends, the clips, are used."""
+    config: Annotated[Config, tyro.conf.arg(name="")] = CONFIG
 
 
-def main(arguments: Arguments, config: Config = CONFIG) -> None:
+def main(arguments: Arguments) -> None:
     """Train or continue; bad input is one line on stderr and exit code 2."""
-    with refusing(), ltx2_recipe.begin(arguments) as run:
-        layout, sinks = ltx2_recipe.layout_of(arguments.layout)
+    config, dtype = arguments.config, jnp.dtype(arguments.dtype)
+    with refusing(), ltx2_recipe.set_up(arguments.batch, arguments.mesh) as mesh:
+        layout = arguments.blocks
         sampler = SamplerConfig(layout=layout, sigmas=config.sigmas, horizon_seconds=config.seconds)
-        opened = ltx2_recipe.open_dmd(arguments, ltx2_recipe.open_student(arguments.student, sampler, sinks))
+        begun = ltx2_recipe.open_student(arguments.student, sampler, arguments.sinks, config.cross_timestep)
+        opened = ltx2_recipe.open_dmd(arguments, begun)
         student = opened.student
         pairs = ltx2_recipe.open_pairs(arguments.pairs, student, sampler)
+        learned, held = data.hold_out(PairsWithContexts(pairs, opened.contexts), arguments.held_out)
         method = CausalDmd(
             model=student.model,
             sigmas=config.sigmas,
@@ -93,10 +98,13 @@ def main(arguments: Arguments, config: Config = CONFIG) -> None:
             blocks=layout.blocks(latent_frames(layout.frames_for(config.seconds))),
             grid=student.grid(*student.resolution),
             dmd=config.dmd,
-            dtype=jnp.dtype(arguments.dtype),
+            dtype=dtype,
             remat=keep_projections,
         )
-        ltx2_recipe.distil(run, arguments, config, opened, PairsWithContexts(pairs, opened.contexts), method)
+        loss = ltx2_regression.make_loss(student, OdeConfig(), dtype)
+        measures = ltx2_regression.measures(arguments, held, loss, ltx2_recipe.generator_average, mesh)
+        shown = Examples(ltx2_recipe.texts(arguments, opened.contexts, pairs.prompts), config.seconds)
+        ltx2_recipe.distil(arguments, opened, learned, method, shown, mesh, measures)
 
 
 if __name__ == "__main__":

@@ -8,29 +8,30 @@ import contextlib
 import dataclasses
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import DTypeLike
 
+from experiments import ltx2_samples
+from experiments.ltx2_flags import Arguments, DmdArguments
+from experiments.ltx2_samples import Examples, Sampler
 from experiments.script import start_logging
-from omniforcing_jax.config import ModelConfig, SamplerConfig
+from omniforcing_jax.config import CrossTimestep, ModelConfig, SamplerConfig
 from omniforcing_jax.distill.generator_critic import Frozen, contexts_of
 from omniforcing_jax.io import machine, weights
-from omniforcing_jax.layout import FUSED, PREFIX, Layout, latent_frames
+from omniforcing_jax.layout import latent_frames
 from omniforcing_jax.model.transformer import Transformer, transformer_spec
 from omniforcing_jax.parallel import distributed
 from omniforcing_jax.parallel import mesh as meshes
 from omniforcing_jax.parallel.mesh import MeshConfig
 from omniforcing_jax.parallel.spec import Spec
-from omniforcing_jax.pipeline.pipeline import PipelineConfig, assemble
+from omniforcing_jax.pipeline.pipeline import PipelineConfig, abstract_pipeline
 from omniforcing_jax.pipeline.weights_folder import locate_components, read_pipeline_config, save_pipeline
-from omniforcing_jax.schedule import ltx2_schedule, snap
 from omniforcing_jax.strict_json import require
 from omniforcing_jax.text import contexts as text_contexts
 from omniforcing_jax.train import data, loop
@@ -38,80 +39,17 @@ from omniforcing_jax.train import distil as train_distil
 from omniforcing_jax.train.compare import differences, refuse
 from omniforcing_jax.train.contexts import Contexts
 from omniforcing_jax.train.data import Source
-from omniforcing_jax.train.distil import DistillConfig, Networks
+from omniforcing_jax.train.distil import Networks
 from omniforcing_jax.train.pairs import Pairs
+from omniforcing_jax.train.state import DistillState
 from omniforcing_jax.train.step import DistillMethod
 from omniforcing_jax.train.store import read_header
 
-LayoutName = Literal["fused", "prefix"]
-LAYOUTS = {"fused": FUSED, "prefix": PREFIX}
-SINKS = {"fused": 0, "prefix": 16}  # OmniForcing's release (v2) has none, the paper's layout needs them
-
-# Noise levels of OmniForcing at 9c25f15 (v1) and 50a271f (v2), snapped to the teacher's schedule of 40 steps as there.
-V1_SIGMAS = snap((1000, 757, 522, 0), ltx2_schedule(40))[1]
-V2_SIGMAS = snap((1000, 909, 725, 421, 0), ltx2_schedule(40))[1]
+# Flags that change no result: where things are, and what is shown.
+UNSAID = ("student", "teacher", "contexts", "pairs", "mesh", "sample_every", "sample_prompts", "evaluate_every")
 
 # What must be alike for one network to score another's clips of the same prompts.
 ALIKE = ("layers", "video", "audio", "caption_channels", "gated_attention", "text_adaln", "spatial_compression")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Compute:
-    """What everything that runs LTX-2 on prompts takes."""
-
-    contexts: Path
-    """Store of the prompts' text contexts (docs/pairs.md)."""
-    batch: int = 1
-    """Prompts at once, on all devices together."""
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Type to compute in."""
-    mesh: str = "1,1,1"
-    """Devices as replica,fsdp,tensor (docs/pod.md); all of them. A run may be continued on another mesh."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Arguments(Compute):
-    """What every recipe takes."""
-
-    student: Path
-    """Weights folder that the network in training begins from."""
-    folder: Path
-    """Folder for checkpoints, metrics and, after the last step, `weights`; a run found there goes on."""
-    steps: int
-    """Stop after so many steps in all."""
-    seed: int = 0
-    """Random seed of noise, of the order of the prompts, and of new sinks."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Run:
-    """How long a run is, and where.
-
-    Attributes:
-      loop: of the trainer.
-      mesh: that is set; None is one device.
-    """
-
-    loop: loop.LoopConfig
-    mesh: Mesh | None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CausalArguments:
-    """What a recipe for a causal student takes."""
-
-    layout: LayoutName = "fused"
-    """Blocks of 4 + 26 latents, then 3 + 25, as released; or of 1 + 1, then 3 + 25, with sinks, as in the paper."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DmdArguments(Arguments):
-    """What a recipe with a teacher and a critic takes."""
-
-    teacher: Path
-    """Weights folder of the bidirectional teacher; the critic begins as it."""
-    negative: str
-    """Negative prompt of the teacher's guidance; it must be in the contexts store."""
 
 
 class Opened(NamedTuple):
@@ -153,18 +91,6 @@ def set_up(batch: int, mesh: str, *, alone: bool = False) -> Iterator[Mesh | Non
         yield made
 
 
-@contextlib.contextmanager
-def begin(arguments: Arguments) -> Iterator[Run]:
-    """Set up what a run needs, see `set_up`.
-
-    Raises:
-      ValueError: as there, and if there are no steps.
-    """
-    config = loop.LoopConfig(folder=arguments.folder, steps=arguments.steps)
-    with set_up(arguments.batch, arguments.mesh) as mesh:
-        yield Run(loop=config, mesh=mesh)
-
-
 def open_bidirectional(flag: str, folder: Path) -> PipelineConfig:
     """Read what a bidirectional network is.
 
@@ -177,22 +103,30 @@ def open_bidirectional(flag: str, folder: Path) -> PipelineConfig:
     return found
 
 
-def open_student(folder: Path, sampler: SamplerConfig, sinks: int) -> PipelineConfig:
+def open_student(
+    folder: Path, sampler: SamplerConfig, sinks: int, cross_timestep: CrossTimestep = CrossTimestep.OWN
+) -> PipelineConfig:
     """Read what a causal student begins from, and say what it will be.
+
+    A bidirectional network becomes one with the crossings that the recipe sets; where all noise levels of a clip are
+    equal, as its teacher's are, that is the same function. A student keeps those it was trained with.
 
     Args:
       folder: its weights.
       sampler: what it will be trained as.
       sinks: how many it gets where it has none.
+      cross_timestep: whose noise level drives its crossings.
 
     Raises:
-      ValueError: if the folder is damaged, or holds a student of other blocks.
+      ValueError: if the folder is damaged, or holds a student of other blocks or crossings.
     """
     found = read_pipeline_config(folder)
     if found.sampler is not None:
         was, wanted = (dataclasses.asdict(config.layout) for config in (found.sampler, sampler))
         refuse(f"--student {folder}", "trained on other blocks, see --layout", differences(was, wanted))
-    model = found.model if found.model.sinks else dataclasses.replace(found.model, sinks=sinks)
+        was, wanted = ({"cross_timestep": each.value} for each in (found.model.cross_timestep, cross_timestep))
+        refuse(f"--student {folder}", "trained with other crossings", differences(was, wanted))
+    model = dataclasses.replace(found.model, sinks=found.model.sinks or sinks, cross_timestep=cross_timestep)
     return dataclasses.replace(found, model=model, sampler=sampler)
 
 
@@ -231,6 +165,8 @@ def open_pairs(folder: Path, student: PipelineConfig, sampler: SamplerConfig) ->
             f"--student {student.name}: networks with text AdaLN (LTX-2.3) cannot be trained on masked clips, because "
             "their text needs a single noise level per clip; stage3_self_forcing can train them"
         )
+    rule = "a masked clip has a noise level per block, so its crossings must take their own"
+    require(model.cross_timestep is CrossTimestep.OWN, "cross_timestep", model.cross_timestep.value, rule)
     channels = model.video.latent_channels, model.audio.latent_channels
     pairs = Pairs(folder, sigmas=sampler.sigmas, layout=sampler.layout, channels=channels)
     found = dict(zip(("frames", "rows", "columns"), read_header(folder).arrays["video"][1][1:4], strict=True))
@@ -240,7 +176,7 @@ def open_pairs(folder: Path, student: PipelineConfig, sampler: SamplerConfig) ->
     return pairs
 
 
-class Prompts(Source):
+class Prompts(data.Rows):
     """The contexts of a store, but for one prompt: what is pushed away from is no example."""
 
     def __init__(self, contexts: Contexts, without: str):
@@ -250,16 +186,9 @@ class Prompts(Source):
           ValueError: if it is not there.
         """
         row = contexts.row_of(without)
-        self._contexts, self._rows = contexts, [i for i in range(len(contexts)) if i != row]
-        self.prompts = [contexts.prompts[i] for i in self._rows]
-
-    def __len__(self) -> int:
-        """Number of prompts."""
-        return len(self._rows)
-
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        """Read a context."""
-        return self._contexts[self._rows[index]]
+        rows = [i for i in range(len(contexts)) if i != row]
+        super().__init__(contexts, rows)
+        self.prompts = [contexts.prompts[i] for i in rows]
 
 
 def context_of(contexts: Contexts, prompt: str) -> text_contexts.TextContexts:
@@ -298,19 +227,24 @@ def save_weights(folder: Path, config: PipelineConfig, params: Transformer, begu
     places = {name: place / component for name, (place, component) in locate_components(begun).items()}
     others = {name: path for name, path in places.items() if name != "transformer" and path.is_dir()}
     shared = {name: os.path.relpath(path.resolve(), folder.resolve()) for name, path in others.items()}
-    save_pipeline(
-        folder, assemble(config, {"transformer": params, **dict.fromkeys(others)}), shared=shared, dtype=dtype
-    )
+    pipeline = dataclasses.replace(abstract_pipeline(config), transformer=params)  # of the others nothing is written
+    save_pipeline(folder, pipeline, shared=shared, dtype=dtype)
     logging.info("wrote %s", folder)
 
 
-def describe(arguments: Arguments, config: Any, student: PipelineConfig) -> dict[str, Any]:
-    """Describe a run for its checkpoints: all of its values but its folder and its length."""
-    unsaid = ("student", "teacher", "contexts", "pairs", "folder", "steps", "mesh")
-    told = {name: value for name, value in dataclasses.asdict(arguments).items() if name not in unsaid}
+def describe(arguments: Arguments, student: PipelineConfig, teacher: ModelConfig | None = None) -> dict[str, Any]:
+    """Describe a run for its checkpoints: all that its results depend on but paths, and neither how long nor where."""
+    told = dataclasses.asdict(arguments)
+    for name in (*(field.name for field in dataclasses.fields(loop.LoopConfig)), *UNSAID):
+        told.pop(name, None)
     sampler = None if student.sampler is None else student.sampler.to_dict()
     network = {"model": student.model.to_dict(), "sampler": sampler, "resolution": student.resolution}
-    return {"config": dataclasses.asdict(config), "arguments": told, "student": network}
+    return {
+        "config": told.pop("config"),
+        "arguments": told,
+        "student": network,
+        "teacher": None if teacher is None else teacher.to_dict(),
+    }
 
 
 def open_dmd(arguments: DmdArguments, student: PipelineConfig) -> Opened:
@@ -324,34 +258,69 @@ def open_dmd(arguments: DmdArguments, student: PipelineConfig) -> Opened:
     return Opened(student, teacher, contexts, context_of(contexts, arguments.negative))
 
 
+def texts(
+    arguments: Arguments, contexts: Contexts, prompts: Sequence[str]
+) -> list[tuple[str, text_contexts.TextContexts]]:
+    """Choose the prompts of sample clips, the first ones, with their contexts."""
+    return [(prompt, context_of(contexts, prompt)) for prompt in prompts[: arguments.sample_prompts]]
+
+
+def sample_hooks(
+    arguments: Arguments, config: PipelineConfig, shown: Examples, params_of: Callable[[Any], Transformer]
+) -> tuple[loop.Hook, ...]:
+    """Make clips of the network in training every so many steps, see ltx2_samples.
+
+    Raises:
+      ValueError: if the codecs of the student's folder are missing or damaged.
+    """
+    sampler = Sampler(
+        folder=arguments.folder / "samples",
+        begun=arguments.student,
+        config=config,
+        examples=shown,
+        params_of=params_of,
+        dtype=jnp.dtype(arguments.dtype),
+    )
+    return ltx2_samples.hooks(arguments.sample_every, sampler)
+
+
+def generator_average(state: DistillState) -> Transformer:
+    """Take the generator's average out of a trainer's state."""
+    return state.generator.ema
+
+
 def distil(
-    run: Run, arguments: DmdArguments, config: DistillConfig, opened: Opened, source: Source, method: DistillMethod
+    arguments: DmdArguments,
+    opened: Opened,
+    source: Source,
+    method: DistillMethod,
+    shown: Examples,
+    mesh: Mesh | None,
+    measures: tuple[loop.Measure, ...] = (),
 ) -> None:
     """Load the networks, train generator and critic, and write the generator's average once the run is whole.
 
     Args:
-      run: how long and where.
-      arguments: the recipe's flags.
-      config: its values.
+      arguments: the recipe's flags, with its values.
       opened: student, teacher and negative prompt.
       source: of batches.
       method: the gradients of both networks.
+      shown: what sample clips show.
+      mesh: None is one device.
+      measures: see `loop.train`.
 
     Raises:
       ValueError: before the first step, as `loop.train` and `load_network` do.
     """
-    dtype, mesh, student = jnp.dtype(arguments.dtype), run.mesh, opened.student
+    dtype, student = jnp.dtype(arguments.dtype), opened.student
     batches = data.PlacedBatches(source, arguments.batch, arguments.seed, mesh)
+    hooks = sample_hooks(arguments, student, shown, generator_average)
     generator = load_network(arguments.student, student.model, jnp.float32, arguments.seed, mesh)
     critic, teacher = (load_network(arguments.teacher, opened.teacher, kind, 0, mesh) for kind in (jnp.float32, dtype))
     frozen = Frozen(teacher, meshes.replicate(opened.negative, mesh))
     networks = Networks(generator, critic, frozen, transformer_spec(student.model), arguments.seed, mesh)
-    described = describe(arguments, config, student)
-    trained = train_distil.distil(method, config, networks, batches, run.loop, describe=described)
+    described = describe(arguments, student, opened.teacher)
+    extras = {"hooks": hooks, "measures": measures, "describe": described}
+    trained = train_distil.distil(method, arguments.config, networks, batches, arguments, **extras)
     if int(trained.step) == arguments.steps:
         save_weights(arguments.folder / "weights", student, trained.generator.ema, arguments.student, dtype)
-
-
-def layout_of(name: LayoutName) -> tuple[Layout, int]:
-    """Return a layout, and its number of sinks."""
-    return LAYOUTS[name], SINKS[name]

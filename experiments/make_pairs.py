@@ -11,19 +11,27 @@ Hardware: a teacher in bfloat16 (38 GB for LTX-2) on the devices of a process, f
 that size yet.
 Expect: 8 MB per prompt of 121 frames at 512x768.
 
+    python -m experiments.make_pairs --teacher ltx2 --contexts contexts --negative "TEXT" --folder pairs --try 2
     python -m experiments.make_pairs --teacher ltx2 --contexts contexts --negative "TEXT" --folder pairs
 """
 
 import dataclasses
+import math
+import shutil
+import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tyro
 
 from experiments import ltx2_recipe
 from experiments.cli_errors import refusing
+from experiments.ltx2_flags import Compute
 from experiments.script import read_flags
 from omniforcing_jax.distill.clip_network import clip_network
 from omniforcing_jax.distill.generator_critic import contexts_of
@@ -39,8 +47,9 @@ from omniforcing_jax.schedule import ltx2_schedule, snap
 from omniforcing_jax.streams import Streams
 from omniforcing_jax.strict_json import require
 from omniforcing_jax.text.contexts import TextContexts
+from omniforcing_jax.train import data
 from omniforcing_jax.train.pairs import pairs_header, write_pairs
-from omniforcing_jax.train.store import Writer
+from omniforcing_jax.train.store import Header, Writer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,10 +72,11 @@ class Config:
 
 
 CONFIG = Config()
+SHARDS = 64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Arguments(ltx2_recipe.Compute):
+class Arguments(Compute):
     """Make ODE pairs of a teacher."""
 
     teacher: Path
@@ -75,10 +85,13 @@ class Arguments(ltx2_recipe.Compute):
     """Prompt that guidance pushes away from; must be in the contexts store, and gets no pair."""
     folder: Path
     """Store to write or to go on with."""
-    shards: int = 64
-    """Files of the store; no more than there are prompts, and at least one for each process."""
+    shards: int | None = None
+    """Files of the store, at least one for each process; by default 64, or one per prompt where there are fewer."""
     mesh: str = "1,1,1"
     """Devices of each process as replica,fsdp,tensor (docs/pod.md)."""
+    try_: Annotated[int, tyro.conf.arg(name="try")] = 0
+    """Make so many clips, write none, and say what all of them will take."""
+    config: Annotated[Config, tyro.conf.arg(name="")] = CONFIG
 
 
 def open_teacher(folder: Path, config: Config) -> PipelineConfig:
@@ -115,40 +128,71 @@ def make(
     return trajectory_entries(predict, noise, jnp.asarray(sigmas, jnp.float32), indices)
 
 
-def main(arguments: Arguments, config: Config = CONFIG) -> None:
+def say_cost(make_rows: Callable[[np.ndarray], Streams], arguments: Arguments, header: Header, processes: int) -> None:
+    """Make clips without writing them, and print seconds and bytes of each and of all.
+
+    Raises:
+      ValueError: if a trajectory is not finite, or the disk has no room for all of them.
+    """
+
+    def make_batch(first: int) -> float:
+        begun = time.monotonic()
+        rows = np.arange(first, first + arguments.batch) % header.count
+        made = jax.device_get(make_rows(rows.astype(np.int32)))
+        finite = all(bool(np.isfinite(entries).all()) for entries in made)
+        require(finite, "teacher", str(arguments.teacher), f"makes values that are not finite, in rows {rows.tolist()}")
+        return time.monotonic() - begun
+
+    compiling = make_batch(0)
+    batches = -(-arguments.try_ // arguments.batch)
+    each = sum(make_batch(index * arguments.batch) for index in range(batches)) / batches / arguments.batch
+    size = sum(math.prod(shape) * np.dtype(kind).itemsize for kind, shape in header.arrays.values())
+    hours, whole = each * header.count / processes / 3600, size * header.count
+    place = next(parent for parent in (arguments.folder, *arguments.folder.absolute().parents) if parent.is_dir())
+    free = shutil.disk_usage(place).free
+    print(
+        f"first batch {compiling:.1f} s, compiling included; then {each:.2f} s and {size / 1e6:.2f} MB a clip; "
+        f"{header.count} clips take {hours:.2f} h in {processes} processes and {whole / 1e9:.3f} GB, of which "
+        f"{free / 1e9:.0f} GB are free"
+    )
+    require(whole < free, "folder", str(arguments.folder), f"needs {whole / 1e9:.1f} GB, {free / 1e9:.1f} are free")
+
+
+def main(arguments: Arguments) -> None:
     """Make the pairs that are missing; bad input is one line on stderr and exit code 2."""
+    config = arguments.config
     with refusing(), ltx2_recipe.set_up(arguments.batch, arguments.mesh, alone=True) as mesh:
         teacher = open_teacher(arguments.teacher, config)
         contexts = ltx2_recipe.open_contexts(arguments.contexts, teacher.model)
         negative = meshes.replicate(ltx2_recipe.context_of(contexts, arguments.negative), mesh)
         prompts = ltx2_recipe.Prompts(contexts, arguments.negative)
+        require(arguments.try_ >= 0, "try", arguments.try_, "must not be negative")
         processes = jax.process_count()
-        require(
-            processes <= arguments.shards <= len(prompts),
-            "shards",
-            arguments.shards,
-            f"must lie between the {processes} processes and the {len(prompts)} prompts",
-        )
+        shards = min(SHARDS, len(prompts)) if arguments.shards is None else arguments.shards
+        rule = f"must lie between the {processes} processes and the {len(prompts)} prompts"
+        require(processes <= shards <= len(prompts), "shards", shards, rule)
         frames, dtype = latent_frames(FUSED.frames_for(config.seconds)), jnp.dtype(arguments.dtype)
         params = ltx2_recipe.load_network(arguments.teacher, teacher.model, dtype, 0, mesh)
         header = pairs_header(
             count=len(prompts),
-            shards=arguments.shards,
+            shards=shards,
             sigmas=snap(config.student_steps, ltx2_schedule(config.steps))[1],
             video=(frames, *teacher.grid(*teacher.resolution), teacher.model.video.latent_channels),
             audio=(audio_latents(frames), teacher.model.audio.latent_channels),
             teacher=weights.fingerprint(params),
         )
-        writer = Writer(arguments.folder, header, process=jax.process_index(), processes=processes)
         program = jax.jit(partial(make, teacher=teacher, config=config, dtype=dtype))
 
         def make_rows(rows: np.ndarray) -> Streams:
-            read = [prompts[int(row)] for row in rows]
-            batch = {name: np.stack([arrays[name] for arrays in read]) for name in read[0]}
+            batch = data.stack_rows(prompts, rows)
             placed = contexts_of(meshes.place_batch(batch, arguments.batch, mesh))
             seeds = meshes.place_batch(rows, arguments.batch, mesh)
             return program(params, jnp.asarray(seeds), placed, negative)
 
+        if arguments.try_:
+            say_cost(make_rows, arguments, header, processes)
+            return
+        writer = Writer(arguments.folder, header, process=jax.process_index(), processes=processes)
         write_pairs(writer, arguments.batch, make_rows, lambda row: (prompts.prompts[row], {}))
 
 

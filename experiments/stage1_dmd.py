@@ -16,11 +16,15 @@ Expect: `generator/dmd` falls slowly and jitters; runs/stage1/weights is the ave
 """
 
 import dataclasses
+from typing import Annotated
 
 import jax.numpy as jnp
+import tyro
 
 from experiments import ltx2_recipe
 from experiments.cli_errors import refusing
+from experiments.ltx2_flags import V1_SIGMAS, DmdArguments
+from experiments.ltx2_samples import Examples
 from experiments.script import read_flags
 from omniforcing_jax.distill.dmd import DmdConfig
 from omniforcing_jax.distill.generator_critic import BackwardSimulation
@@ -47,7 +51,7 @@ class Config(DistillConfig):
     """
 
     seconds: int = 5
-    sigmas: tuple[float, ...] = ltx2_recipe.V1_SIGMAS
+    sigmas: tuple[float, ...] = V1_SIGMAS
     dmd: DmdConfig = DmdConfig(guidance=GuidanceConfig(video=StreamGuidance(cfg=3.0), audio=StreamGuidance(cfg=5.0)))
     generator: OptimiserConfig = ADAM
     critic: OptimiserConfig = ADAM
@@ -57,13 +61,16 @@ CONFIG = Config()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Arguments(ltx2_recipe.DmdArguments):
+class Arguments(DmdArguments):
     """Distil a bidirectional network to a few steps."""
 
+    config: Annotated[Config, tyro.conf.arg(name="")] = CONFIG
 
-def main(arguments: Arguments, config: Config = CONFIG) -> None:
+
+def main(arguments: Arguments) -> None:
     """Train or continue; bad input is one line on stderr and exit code 2."""
-    with refusing(), ltx2_recipe.begin(arguments) as run:
+    config = arguments.config
+    with refusing(), ltx2_recipe.set_up(arguments.batch, arguments.mesh) as mesh:
         opened = ltx2_recipe.open_dmd(arguments, ltx2_recipe.open_bidirectional("--student", arguments.student))
         prompts, student = ltx2_recipe.Prompts(opened.contexts, arguments.negative), opened.student
         frames = latent_frames(PREFIX.frames_for(config.seconds))
@@ -77,7 +84,9 @@ def main(arguments: Arguments, config: Config = CONFIG) -> None:
             dtype=jnp.dtype(arguments.dtype),
             remat=keep_projections,
         )
-        ltx2_recipe.distil(run, arguments, config, opened, prompts, method)
+        texts = ltx2_recipe.texts(arguments, opened.contexts, prompts.prompts)
+        shown = Examples(texts, config.seconds, config.sigmas)
+        ltx2_recipe.distil(arguments, opened, prompts, method, shown, mesh)
 
 
 if __name__ == "__main__":

@@ -15,45 +15,42 @@ Expect: `video` and `audio`, mean squared errors of x0, fall; runs/stage2/weight
 
 import dataclasses
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import DTypeLike
+import tyro
 
-from experiments import ltx2_recipe
+from experiments import ltx2_recipe, ltx2_regression
 from experiments.cli_errors import refusing
+from experiments.ltx2_flags import CausalArguments, CausalConfig, PairsArguments
+from experiments.ltx2_samples import Examples
 from experiments.script import read_flags
 from omniforcing_jax.config import SamplerConfig
-from omniforcing_jax.distill.clip_network import clip_network
-from omniforcing_jax.distill.generator_critic import contexts_of
-from omniforcing_jax.distill.ode import Context, Error, OdeConfig, Prompts, Trajectory, ode_loss
-from omniforcing_jax.layout import latent_frames
-from omniforcing_jax.model.positions import clip_block, make_positions
-from omniforcing_jax.model.transformer import Transformer, keep_projections, text_kv, transformer_spec
+from omniforcing_jax.distill.ode import Context, Error, OdeConfig
+from omniforcing_jax.model.transformer import Transformer, transformer_spec
 from omniforcing_jax.parallel import mesh as meshes
-from omniforcing_jax.pipeline.pipeline import PipelineConfig
 from omniforcing_jax.train import data, gradient, loop, optimiser, state, step
 from omniforcing_jax.train.contexts import PairsWithContexts
 from omniforcing_jax.train.optimiser import OptimiserConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(CausalConfig):
     """One run.
 
     Attributes:
       seconds: length of the clips, one frame not counted.
-      sigmas: noise levels of the student; those of the entries in the store.
       context: what a block sees of its past: noisy, as the reference, or clean, as a stream will.
       audio_weight: of the audio term.
+      ema_decay: keep an average of the weights, whose decay warms up to this, and write it at the end. None keeps none,
+        as the reference.
+      optimiser: how the student is updated.
     """
 
     seconds: int = 5
-    sigmas: tuple[float, ...] = ltx2_recipe.V2_SIGMAS
     context: Context = Context.NOISY
     audio_weight: float = 1.0
+    ema_decay: float | None = None
     optimiser: OptimiserConfig = OptimiserConfig(  # the last rate is the first: constant
         kind="adam", learning_rate=2e-4, last_rate=2e-4, steps=1, warmup=0, b1=0.9, b2=0.999, clip=1.0
     )
@@ -63,51 +60,46 @@ CONFIG = Config()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Arguments(ltx2_recipe.CausalArguments, ltx2_recipe.Arguments):
+class Arguments(CausalArguments, PairsArguments):
     """Make a causal student of a bidirectional network."""
 
-    pairs: Path
-    """Store of the teacher's trajectories (docs/pairs.md)."""
+    config: Annotated[Config, tyro.conf.arg(name="")] = CONFIG
 
 
-def make_loss(config: Config, student: PipelineConfig, sampler: SamplerConfig, dtype: DTypeLike):
-    """Build the trainer's loss."""
-    blocks = sampler.layout.blocks(latent_frames(sampler.layout.frames_for(config.seconds)))
-    whole = clip_block(blocks[-1].video_end, blocks[-1].audio_end)
-    positions = make_positions(student.model, whole, student.grid(*student.resolution))
-    how = OdeConfig(context=config.context, error=Error.X0, audio_weight=config.audio_weight)
-
-    def loss(params: Transformer, batch: dict[str, Any], key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        video, audio = (batch[name].astype(jnp.float32).swapaxes(0, 1) for name in ("video", "audio"))
-        trajectory = Trajectory(video=video, audio=audio, sigmas=jnp.asarray(config.sigmas, jnp.float32))
-        text = Prompts(prompt=text_kv(params, *contexts_of(batch), dtype=dtype))
-        network = clip_network(student.model, positions, dtype=dtype, remat=keep_projections)
-        return ode_loss(params, trajectory, text, key, blocks, network, how)
-
-    return loss
+def weights_of(trainer: Any) -> Transformer:
+    """Take the weights that will be written: the average where one is kept."""
+    return trainer.params if trainer.ema is None else trainer.ema
 
 
-def main(arguments: Arguments, config: Config = CONFIG) -> None:
+def main(arguments: Arguments) -> None:
     """Train or continue; bad input is one line on stderr and exit code 2."""
-    with refusing(), ltx2_recipe.begin(arguments) as run:
-        dtype = jnp.dtype(arguments.dtype)
-        layout, sinks = ltx2_recipe.layout_of(arguments.layout)
-        sampler = SamplerConfig(layout=layout, sigmas=config.sigmas, horizon_seconds=config.seconds)
-        student = ltx2_recipe.open_student(arguments.student, sampler, sinks)
+    config, dtype = arguments.config, jnp.dtype(arguments.dtype)
+    with refusing(), ltx2_recipe.set_up(arguments.batch, arguments.mesh) as mesh:
+        sampler = SamplerConfig(layout=arguments.blocks, sigmas=config.sigmas, horizon_seconds=config.seconds)
+        student = ltx2_recipe.open_student(arguments.student, sampler, arguments.sinks, config.cross_timestep)
         contexts = ltx2_recipe.open_contexts(arguments.contexts, student.model)
         pairs = ltx2_recipe.open_pairs(arguments.pairs, student, sampler)
-        batches = data.PlacedBatches(PairsWithContexts(pairs, contexts), arguments.batch, arguments.seed, run.mesh)
+        learned, held = data.hold_out(PairsWithContexts(pairs, contexts), arguments.held_out)
+        batches = data.PlacedBatches(learned, arguments.batch, arguments.seed, mesh)
+        shown = Examples(ltx2_recipe.texts(arguments, contexts, pairs.prompts), config.seconds)
+        hooks = ltx2_recipe.sample_hooks(arguments, student, shown, weights_of)
 
-        rule = optimiser.optimiser(config.optimiser)
-        params = ltx2_recipe.load_network(arguments.student, student.model, jnp.float32, arguments.seed, run.mesh)
-        start = partial(state.create, optimiser=rule, seed=arguments.seed, ema=False)
-        trainer = meshes.make_beside(start, params, specs=transformer_spec(student.model), mesh=run.mesh)
-        loss = gradient.of_loss(make_loss(config, student, sampler, dtype))
-        update = step.make_step(loss, rule, site_of=gradient.network_site)
-        described = ltx2_recipe.describe(arguments, config, student)
-        trained = loop.train(run.loop, trainer, update, batches, describe=described)
+        rule, averaged = optimiser.optimiser(config.optimiser), config.ema_decay is not None
+        params = ltx2_recipe.load_network(arguments.student, student.model, jnp.float32, arguments.seed, mesh)
+        start = partial(state.create, optimiser=rule, seed=arguments.seed, ema=averaged)
+        trainer = meshes.make_beside(start, params, specs=transformer_spec(student.model), mesh=mesh)
+        how = OdeConfig(context=config.context, error=Error.X0, audio_weight=config.audio_weight)
+        loss = ltx2_regression.make_loss(student, how, dtype)
+        decay = config.ema_decay or 0.0
+        update = step.make_step(gradient.of_loss(loss), rule, ema_decay=decay, site_of=gradient.network_site)
+        measures = ltx2_regression.measures(arguments, held, loss, weights_of, mesh)
+        described = ltx2_recipe.describe(arguments, student)
+        extras = {"hooks": hooks, "measures": measures, "describe": described}
+        trained = loop.train(arguments, trainer, update, batches, **extras)
         if int(trained.step) == arguments.steps:
-            ltx2_recipe.save_weights(arguments.folder / "weights", student, trained.params, arguments.student, dtype)
+            ltx2_recipe.save_weights(
+                arguments.folder / "weights", student, weights_of(trained), arguments.student, dtype
+            )
 
 
 if __name__ == "__main__":

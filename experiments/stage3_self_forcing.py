@@ -15,11 +15,15 @@ Expect: `generator/dmd` falls slowly and jitters; runs/stage3/weights is the ave
 """
 
 import dataclasses
+from typing import Annotated
 
 import jax.numpy as jnp
+import tyro
 
 from experiments import ltx2_recipe
 from experiments.cli_errors import refusing
+from experiments.ltx2_flags import CausalArguments, CausalConfig, DmdArguments
+from experiments.ltx2_samples import Examples
 from experiments.script import read_flags
 from omniforcing_jax.config import SamplerConfig
 from omniforcing_jax.distill.dmd import DmdConfig
@@ -36,16 +40,14 @@ ADAM = OptimiserConfig(  # the last rate is the first: constant
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(DistillConfig):
+class Config(CausalConfig, DistillConfig):
     """One run.
 
     Attributes:
-      sigmas: noise levels of the student's steps.
       context_noise: sigma of the clean pass.
       self_forcing: length of the clips, scoring, exit steps.
     """
 
-    sigmas: tuple[float, ...] = ltx2_recipe.V2_SIGMAS
     context_noise: float = 0.0
     self_forcing: SelfForcingConfig = SelfForcingConfig(
         dmd=DmdConfig(guidance=GuidanceConfig(video=StreamGuidance(cfg=3.0), audio=StreamGuidance(cfg=5.0)))
@@ -58,23 +60,27 @@ CONFIG = Config()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Arguments(ltx2_recipe.CausalArguments, ltx2_recipe.DmdArguments):
+class Arguments(CausalArguments, DmdArguments):
     """Train a causal student on its own rollouts."""
 
+    config: Annotated[Config, tyro.conf.arg(name="")] = CONFIG
 
-def main(arguments: Arguments, config: Config = CONFIG) -> None:
+
+def main(arguments: Arguments) -> None:
     """Train or continue; bad input is one line on stderr and exit code 2."""
-    with refusing(), ltx2_recipe.begin(arguments) as run:
-        layout, sinks = ltx2_recipe.layout_of(arguments.layout)
+    config, dtype = arguments.config, jnp.dtype(arguments.dtype)
+    with refusing(), ltx2_recipe.set_up(arguments.batch, arguments.mesh) as mesh:
         seconds = config.self_forcing.seconds
         sampler = SamplerConfig(
-            layout=layout, sigmas=config.sigmas, horizon_seconds=seconds, context_noise=config.context_noise
+            layout=arguments.blocks, sigmas=config.sigmas, horizon_seconds=seconds, context_noise=config.context_noise
         )
-        opened = ltx2_recipe.open_dmd(arguments, ltx2_recipe.open_student(arguments.student, sampler, sinks))
+        begun = ltx2_recipe.open_student(arguments.student, sampler, arguments.sinks, config.cross_timestep)
+        opened = ltx2_recipe.open_dmd(arguments, begun)
         prompts, student = ltx2_recipe.Prompts(opened.contexts, arguments.negative), opened.student
-        static = StaticConfig(student.model, sampler, student.grid(*student.resolution), jnp.dtype(arguments.dtype))
+        static = StaticConfig(student.model, sampler, student.grid(*student.resolution), dtype)
         method = self_forcing_of(static, opened.teacher, config.self_forcing, remat=keep_projections)
-        ltx2_recipe.distil(run, arguments, config, opened, prompts, method)
+        shown = Examples(ltx2_recipe.texts(arguments, opened.contexts, prompts.prompts), seconds)
+        ltx2_recipe.distil(arguments, opened, prompts, method, shown, mesh)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def contexts(tmp_path_factory):
 @pytest.fixture
 def told(contexts, tmp_path):
     known = {"teacher": tiny_stream.folders() / "teacher", "contexts": contexts, "negative": NEGATIVE}
-    known |= {"folder": tmp_path / "pairs", "shards": 2, "dtype": "float32"}
+    known |= {"folder": tmp_path / "pairs", "shards": 2, "dtype": "float32", "config": CONFIG}
     return lambda **other: make_pairs.Arguments(**{**known, **other})
 
 
@@ -68,7 +68,7 @@ def walk(contexts, row):
 
 
 def test_pairs_are_what_sampling_passes_through_and_a_mesh_makes_the_same(told, contexts, tmp_path):
-    make_pairs.main(told(), CONFIG)
+    make_pairs.main(told())
     indices, rows = read(told().folder)
     for row, found in enumerate(rows):
         entries = walk(contexts, row)
@@ -80,10 +80,18 @@ def test_pairs_are_what_sampling_passes_through_and_a_mesh_makes_the_same(told, 
     on_mesh = told(folder=tmp_path / "mesh", batch=2, mesh="2,1,2")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "local_devices", lambda: jax.devices()[:4])
-        make_pairs.main(on_mesh, CONFIG)
+        make_pairs.main(on_mesh)
     for found, expected in zip(read(on_mesh.folder)[1], rows, strict=True):
         for name in ("video", "audio"):
             np.testing.assert_allclose(found[name], expected[name], rtol=2e-3, atol=2e-3)
+
+
+def test_a_try_says_what_all_clips_take_and_writes_none(told, capsys):
+    make_pairs.main(told(try_=1))
+    said = capsys.readouterr().out
+    entries = 3 * (FRAMES * tiny_stream.TOKENS * TINY_CLIP.model.video.latent_channels + 26 * 8) * 2 + 8
+    assert f"s and {entries / 1e6:.2f} MB a clip; 2 clips take 0.00 h in 1 processes" in said
+    assert not told().folder.exists()
 
 
 @pytest.mark.parametrize(
@@ -92,6 +100,7 @@ def test_pairs_are_what_sampling_passes_through_and_a_mesh_makes_the_same(told, 
         ({"negative": "a fog"}, CONFIG, "no context of 'a fog'"),
         ({"shards": 3}, CONFIG, "shards=3: must lie between the 1 processes and the 2 prompts"),
         ({"batch": 0}, CONFIG, "batch=0"),
+        ({"try_": -1}, CONFIG, "try=-1"),
         ({"mesh": "2,1"}, CONFIG, "--mesh 2,1"),
         ({"batch": 3, "mesh": "2,1,1"}, CONFIG, "--batch 3"),
         ({}, make_pairs.CONFIG, "stg_layers=29: must be below the teacher's"),
@@ -103,7 +112,7 @@ def test_bad_input_is_one_line_before_weights_are_read(told, capsys, monkeypatch
     if "teacher" in other:
         other = {"teacher": tiny_stream.folders() / other["teacher"]}
     with pytest.raises(SystemExit) as caught:
-        make_pairs.main(told(**other), config)
+        make_pairs.main(told(**other, config=config))
     message = capsys.readouterr().err
     assert caught.value.code == 2
     assert message.startswith("error: ")

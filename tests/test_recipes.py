@@ -6,6 +6,8 @@ The long tests run each to its end, in a process of its own, as a person would.
 import dataclasses
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,13 +18,18 @@ import numpy as np
 import pytest
 import tiny_stream
 
-from experiments import causal_dmd, ltx2_recipe, stage1_dmd, stage2_ode, stage3_self_forcing
+from experiments import causal_dmd, ltx2_flags, ltx2_recipe, make_pairs, stage1_dmd, stage2_ode, stage3_self_forcing
+from experiments.script import read_flags
+from omniforcing_jax.config import CrossTimestep
 from omniforcing_jax.io import weights
 from omniforcing_jax.layout import audio_latents, latent_frames
+from omniforcing_jax.model import view
+from omniforcing_jax.model.positions import clip_block, make_positions, rotaries
 from omniforcing_jax.model.transformer import transformer_spec
 from omniforcing_jax.parallel import spec
 from omniforcing_jax.pipeline.presets import TINY_CLIP, TINY_STREAM
 from omniforcing_jax.pipeline.weights_folder import read_pipeline_config
+from omniforcing_jax.train import gradient
 from omniforcing_jax.train.contexts import contexts_header
 from omniforcing_jax.train.pairs import pairs_header
 from omniforcing_jax.train.store import Row, Writer
@@ -40,7 +47,7 @@ def write(folder, header, prompts):
         writer.put(index, Row(prompt, arrays))
 
 
-def write_pairs(folder, sigmas=ltx2_recipe.V2_SIGMAS, frames=FRAMES, rows=tiny_stream.GRID[0]):
+def write_pairs(folder, sigmas=ltx2_flags.V2_SIGMAS, frames=FRAMES, rows=tiny_stream.GRID[0]):
     video = frames, rows, tiny_stream.GRID[1], TINY_CLIP.model.video.latent_channels
     audio = audio_latents(frames), TINY_CLIP.model.audio.latent_channels
     header = pairs_header(count=2, shards=1, sigmas=sigmas, video=video, audio=audio, teacher="abc")
@@ -73,9 +80,15 @@ def told(stores, tmp_path):
     return lambda recipe, **other: recipe.Arguments(**{**by_recipe[recipe], **other})
 
 
+def flags_of(arguments, *names):
+    """Write some of a recipe's flags as a command line has them."""
+    return [text for name in names for text in (f"--{name}", str(getattr(arguments, name)))]
+
+
 def run(recipe, arguments):
     """Run a recipe to its end as a process; returns the names in its metrics, and the config of its weights."""
-    flags = [text for name, value in dataclasses.asdict(arguments).items() for text in (f"--{name}", str(value))]
+    given = [f.name for f in dataclasses.fields(arguments) if getattr(arguments, f.name) != f.default]
+    flags = flags_of(arguments, *given)
     root = Path(ltx2_recipe.__file__).parent.parent
     quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XDG_CACHE_HOME": str(arguments.folder.parent / "cache")}
     command = [sys.executable, "-m", recipe.__name__, *flags]
@@ -116,7 +129,7 @@ def no_loading(monkeypatch):
 def test_a_step_of_every_recipe_fits_its_batches_and_networks(recipe, told, monkeypatch):
     logged = set()
 
-    def trace(run, trainer, update, batches, *, hooks=(), describe):
+    def trace(run, trainer, update, batches, *, hooks=(), measures=(), describe):
         def once(networks):
             after, report = update(dataclasses.replace(trainer, **networks), next(batches))
             logged.update(report.metrics)
@@ -146,6 +159,84 @@ def test_new_sinks_are_small_and_kept_ones_are_kept():
     sampler = TINY_STREAM.sampler
     assert ltx2_recipe.open_student(tiny / "teacher", sampler, 16).model.sinks == 16
     assert ltx2_recipe.open_student(tiny / "student", sampler, 16).model.sinks == 2
+
+
+@pytest.fixture
+def cross_teacher(tmp_path):
+    """The tiny teacher as LTX-2's files have it: crossings take the other stream's noise level."""
+    teacher, folder = tiny_stream.folders() / "teacher", tmp_path / "cross"
+    shutil.copytree(teacher, folder)
+    shared = {name: str(teacher / place) for name, place in weights.read_config(teacher)["components"].items()}
+    weights.write_config(folder, {**weights.read_config(teacher), "components": shared})
+    model = dataclasses.replace(TINY_CLIP.model, cross_timestep=CrossTimestep.CROSS)
+    (folder / "transformer" / "config.json").write_text(model.to_json())
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("recipe", "crossings"),
+    [(stage1_dmd, "cross"), (stage3_self_forcing, "own"), (causal_dmd, "own")],
+)
+def test_a_generator_has_its_own_crossings_and_its_teacher_and_critic_keep_theirs(
+    recipe, crossings, told, cross_teacher, monkeypatch
+):
+    caught = {}
+
+    def keep(arguments, opened, source, method, *others):
+        caught.update(opened=opened, method=method, config=ltx2_recipe.describe(arguments, opened.student))
+
+    monkeypatch.setattr(ltx2_recipe, "distil", keep)
+    recipe.main(told(recipe, student=cross_teacher, teacher=cross_teacher))
+    opened, method = caught["opened"], caught["method"]
+    generator = method.plan.static.model if recipe is stage3_self_forcing else method.model
+    assert (generator.cross_timestep, method.scorer.cross_timestep) == (crossings, "cross")
+    assert (opened.student.model.cross_timestep, opened.teacher.cross_timestep) == (crossings, "cross")
+    assert caught["config"]["student"]["model"]["cross_timestep"] == crossings
+
+
+def test_stage_2_of_a_teacher_as_published_writes_the_students_own_crossings(told, cross_teacher, monkeypatch):
+    losses, of_loss = [], gradient.of_loss
+
+    def keep(loss):
+        losses.append(loss)
+        return of_loss(loss)
+
+    def train(run, trainer, update, batches, *, describe, **others):
+        assert describe["student"]["model"]["cross_timestep"] == "own"
+        jax.eval_shape(losses[0], trainer.params, next(batches), jax.random.key(0))  # levels per block, not refused
+        return dataclasses.replace(trainer, step=run.steps)
+
+    monkeypatch.setattr(gradient, "of_loss", keep)
+    monkeypatch.setattr("omniforcing_jax.train.loop.train", train)
+    arguments = told(stage2_ode, student=cross_teacher)
+    stage2_ode.main(arguments)
+    found = read_pipeline_config(arguments.folder / "weights").model
+    assert found == dataclasses.replace(TINY_CLIP.model, sinks=16, cross_timestep=CrossTimestep.OWN)
+
+
+def test_the_students_crossings_begin_as_the_teachers_function(cross_teacher):
+    """Where both streams have one level, as the teacher's clips do, all crossings are one: what is lost is nothing."""
+    student = ltx2_recipe.open_student(cross_teacher, TINY_STREAM.sampler, 0).model
+    teacher = read_pipeline_config(cross_teacher).model
+    places = make_positions(teacher, clip_block(1, 1), tiny_stream.GRID)
+    views = [
+        view.bidirectional(model, rotaries(model, places), view.one_sigma(jnp.array([0.3])))
+        for model in (student, teacher)
+    ]
+    jax.tree.map(np.testing.assert_array_equal, views[0].times, views[1].times)
+
+
+@pytest.mark.parametrize("recipe", [stage2_ode, causal_dmd])
+def test_a_masked_clip_refuses_crossings_that_need_one_level(recipe, told, cross_teacher, capsys, no_loading):
+    config = dataclasses.replace(recipe.CONFIG, cross_timestep=CrossTimestep.CROSS)
+    message = refusal(capsys, recipe, told(recipe, student=cross_teacher, config=config))
+    assert "cross_timestep='cross': a masked clip has a noise level per block" in message
+
+
+def test_a_student_that_was_trained_with_other_crossings_is_refused(told, capsys, no_loading):
+    config = dataclasses.replace(stage3_self_forcing.CONFIG, cross_timestep=CrossTimestep.CROSS)
+    message = refusal(capsys, stage3_self_forcing, told(stage3_self_forcing, config=config))
+    assert "trained with other crossings: cross_timestep=own, expected cross" in message
 
 
 def test_the_negative_prompt_is_no_example(stores):
@@ -189,8 +280,53 @@ def test_a_student_of_other_blocks_or_none_at_all_is_refused(told, capsys, no_lo
 
 def test_numbers_that_make_no_sense_are_refused(told, capsys, no_loading):
     assert "batch=0" in refusal(capsys, stage3_self_forcing, told(stage3_self_forcing, batch=0))
-    assert "steps=0" in refusal(capsys, stage1_dmd, told(stage1_dmd, steps=0))
     assert "batch=3: the source holds 2" in refusal(capsys, stage3_self_forcing, told(stage3_self_forcing, batch=3))
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "said"),
+    [
+        ("--steps", "0", "error: steps=0: must be at least 1"),
+        ("--sample-every", "-1", "error: sample_every=-1: must not be negative"),
+        ("--held-out", "1", "error: held_out=1.0: must be a share of the pairs, in [0, 1)"),
+        ("--save-minutes", "0", "error: save_minutes=0.0: must be positive; None is no bound"),
+        ("--optimiser.warmup", "1", "config.optimiser: warmup=1: must be at least 0 and below steps=1"),
+        ("--optimiser.rate", "1", "--optimiser.rate"),
+    ],
+)
+def test_flags_that_make_no_sense_are_one_line(flag, value, said, told, capsys, monkeypatch):
+    arguments = told(stage2_ode)
+    given = flags_of(arguments, "student", "contexts", "pairs", "folder", "steps")
+    monkeypatch.setattr(sys, "argv", ["stage2_ode", *given, flag, value])
+    with pytest.raises(SystemExit) as caught:
+        read_flags(stage2_ode.Arguments, stage2_ode.__doc__)
+    message = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert message.startswith("error: ")
+    assert message.count("\n") == 1
+    assert said in message
+
+
+RECIPES = [stage1_dmd, stage2_ode, stage3_self_forcing, causal_dmd, make_pairs]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_value_of_a_recipe_is_a_flag_that_its_help_explains(recipe, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [recipe.__name__, "--help"])
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit):
+        read_flags(recipe.Arguments, recipe.__doc__)
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    metavar = r"(?:, --[\w.-]+| \{[^}]*\}(?:\|[A-Z]+)?| [A-Z]+| \[[A-Z]+ \[[A-Z]+ \.\.\.\]\])?"
+    assert not re.findall(rf"--[\w.-]+{metavar} \((?:default|required)", text)  # a flag without a word about it
+    flags = re.findall(r"--[\w.-]+", text)
+    wanted = ["--dtype", "--batch", "--mesh"]
+    if recipe is not make_pairs:
+        wanted += ["--log-every", "--save-every", "--save-minutes", "--keep", "--minutes", "--tensorboard"]
+        wanted += ["--ema-decay", "--sample-every", "--accept-changes"]
+        network = "optimiser" if recipe is stage2_ode else "generator"
+        wanted += [f"--{network}.{name}" for name in ("learning-rate", "last-rate", "warmup", "b1", "clip")]
+    assert set(wanted) <= set(flags)
 
 
 @pytest.mark.long
@@ -199,7 +335,7 @@ def test_stage_3_leaves_a_student_that_streams_what_it_was_trained_as(told):
     logged, config = run(stage3_self_forcing, arguments)
     assert {"generator/dmd_video", "critic/audio", "critic/grad_norm/layers/a2v"} <= logged
     assert config.model == TINY_STREAM.model
-    assert config.sampler.sigmas == ltx2_recipe.V2_SIGMAS
+    assert config.sampler.sigmas == ltx2_flags.V2_SIGMAS
     assert (config.sampler.horizon_seconds, config.words) == (5, TINY_STREAM.words)
     before, after = (transformer(folder, config) for folder in (arguments.student, arguments.folder / "weights"))
     # One update of at most about 2e-5, then bfloat16: the student it was, not the critic.

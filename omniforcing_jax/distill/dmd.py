@@ -42,10 +42,12 @@ class DmdConfig(Config):
 
     Attributes:
       guidance: of the teacher's score; the critic has none.
-      first, last: timesteps of a thousand between which the noise level of scoring lies; draws beyond are clamped.
+      first: lowest timestep, of a thousand, for the noise level of scoring; draws below are clamped.
+      last: highest one; draws above are clamped.
       block_weights: see BlockWeights.
       ramp_from: weight of block 0 on a linear ramp.
-      video_weight, audio_weight: of the streams, in the generator's loss and the critic's.
+      video_weight: of the picture, in the generator's loss and the critic's.
+      audio_weight: of the sound.
     """
 
     guidance: GuidanceConfig = GuidanceConfig(video=StreamGuidance(cfg=3.0), audio=StreamGuidance(cfg=5.0))

@@ -66,7 +66,7 @@ def read_flags(program: str, kind: type, arguments: Sequence[str]) -> Any:
     except SystemExit as end:
         if not end.code:
             raise
-        raise ValueError(_one_line(answer.getvalue())) from None
+        raise ValueError(one_line(answer.getvalue())) from None
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> ValueError:
@@ -91,7 +91,7 @@ def _list_flags(kind: type) -> list[str]:
     return names
 
 
-def _one_line(message: str) -> str:
+def one_line(message: str) -> str:
     """Flatten tyro's message, which is boxed on a terminal only. Frames, rules and the pointer to the help go."""
     lines = (line.strip(" │╭╮╰╯─") for line in message.splitlines())
     kept = itertools.takewhile(lambda line: not re.match("(For full|Argument) helptext", line), lines)

@@ -79,13 +79,13 @@ def speaks() -> bool:
     return jax.process_index() == 0
 
 
-def agree(fault: str | None) -> bool:
-    """Return whether the first process found no fault; every process must ask, and all get its answer."""
+def agree(holds: bool) -> bool:
+    """Return in every process what the first one says; all must ask in the same order."""
     if jax.process_count() == 1:
-        return fault is None
+        return holds
     from jax.experimental import multihost_utils
 
-    return not bool(multihost_utils.broadcast_one_to_all(np.int32(fault is not None)))
+    return bool(multihost_utils.broadcast_one_to_all(np.asarray(holds)))
 
 
 def meet(name: str, seconds: float = MEETING) -> None:

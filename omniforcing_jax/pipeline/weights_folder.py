@@ -8,12 +8,12 @@ to the folder, of components that are in another folder, so that a teacher and i
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import DTypeLike
+from jaxtyping import DTypeLike, PyTree
 
 from omniforcing_jax.codecs.audio_vae import AudioVAEConfig
 from omniforcing_jax.codecs.video_config import VideoVAEConfig
@@ -199,20 +199,44 @@ def load_pipeline(
 
 
 def _load(folder: Path, config: PipelineConfig, dtype: DTypeLike) -> Pipeline:
+    names = tuple(abstract_pipeline(config, dtype).parts)
+    check_components(folder, config, names)
+    return assemble(config, load_components(folder, config, dtype, names))
+
+
+def check_components(folder: Path, config: PipelineConfig, names: Collection[str]) -> None:
+    """Check names and shapes of some components' weights, without reading any.
+
+    Raises:
+        ValueError: As `load_pipeline`.
+    """
     _, places = _read_top(folder)
     mesh = meshes.mesh_that_is_set()
     if mesh is not None:
         meshes.config_of(mesh).check_network(config.model)
-    expected = {name: tree for name, (tree, _) in abstract_pipeline(config, dtype).parts.items()}
-    for name, tree in expected.items():
-        file = open_tensors(Path(*places[name]) / weights.MODEL)
-        shapes = {key: tuple(leaf.shape) for key, leaf in weights.name_leaves(tree).items()}
-        weights.compare_shapes(file.shapes, shapes, str(file.path))
-        manifest.check(places[name][0], [places[name][1]])
+    for name, (tree, _) in abstract_pipeline(config).parts.items():
+        if name in names:
+            file = open_tensors(Path(*places[name]) / weights.MODEL)
+            shapes = {key: tuple(leaf.shape) for key, leaf in weights.name_leaves(tree).items()}
+            weights.compare_shapes(file.shapes, shapes, str(file.path))
+            manifest.check(places[name][0], [places[name][1]])
+
+
+def load_components(
+    folder: Path, config: PipelineConfig, dtype: DTypeLike, names: Collection[str]
+) -> dict[str, PyTree]:
+    """Load some components of a weights folder, as `load_pipeline` loads all of them.
+
+    Raises:
+        ValueError: As there.
+    """
+    _, places = _read_top(folder)
+    expected = {name: tree for name, (tree, _) in abstract_pipeline(config, dtype).parts.items() if name in names}
+    mesh = meshes.mesh_that_is_set()
     if mesh is not None:
         specs = transformer_spec(config.model)
         expected = {name: meshes.abstract_beside(tree, specs, mesh) for name, tree in expected.items()}
-    return assemble(config, {name: weights.load_component(*places[name], tree) for name, tree in expected.items()})
+    return {name: weights.load_component(*places[name], tree) for name, tree in expected.items()}
 
 
 def locate_components(folder: AnyPath) -> dict[str, tuple[Path, str]]:

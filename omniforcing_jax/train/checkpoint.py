@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 UNNAMED = "*.orbax-checkpoint-tmp*"  # folders that Orbax still writes
 
 S = TypeVar("S")
+ACCEPT = "which accept_changes allows"
 
 
 class DamagedError(ValueError):
@@ -133,7 +134,7 @@ def _restore_step(manager: Any, step: int, like: S, config: dict | None) -> Save
 
     folder = Path(manager.directory) / str(step)
     fault = checksums.find_fault(folder) if distributed.speaks() else None
-    if not distributed.agree(fault):
+    if not distributed.agree(fault is None):
         raise DamagedError(f"{folder}: damaged: {fault or 'see the first process'}")
     run = {"config": None, "pending": {}}
     with _damage_named(folder):
@@ -141,7 +142,7 @@ def _restore_step(manager: Any, step: int, like: S, config: dict | None) -> Save
             run = manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
         others = _other_leaves(manager.item_metadata(step)["state"], like)
     if config is not None and run["config"] is not None:
-        refuse(folder, "made by another configuration", differences(run["config"], config))
+        refuse(folder, f"made by another configuration, {ACCEPT}", differences(run["config"], config))
     refuse(folder, "a checkpoint of another configuration", others)
     items = ocp.args.Composite(
         state=ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like)),

@@ -4,6 +4,7 @@ A source is anything with `__len__` and `__getitem__`: a renderer, an array in m
 shuffles it, repeats it and counts.
 """
 
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -48,6 +49,35 @@ class ArraySource:
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         """Return row `index` of every array."""
         return {name: array[index] for name, array in self._arrays.items()}
+
+
+class Rows(Source):
+    """Some rows of another source."""
+
+    def __init__(self, source: Source, rows: Sequence[int]):
+        """Choose rows by their numbers."""
+        self._source, self._rows = source, rows
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Any:
+        """Make row `index`."""
+        return self._source[self._rows[index]]
+
+
+def hold_out(source: Source, share: float) -> tuple[Rows, Rows]:
+    """Split a source into rows to learn from and a share that is held out, the same ones for every seed of a run."""
+    order = np.random.default_rng(0).permutation(len(source)).tolist()
+    held = round(share * len(source))
+    return Rows(source, sorted(order[held:])), Rows(source, sorted(order[:held]))
+
+
+def stack_rows(source: Source, rows: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
+    """Read rows of equal arrays by name into one batch."""
+    read = [source[int(row)] for row in rows]
+    return {name: np.stack([arrays[name] for arrays in read]) for name in read[0]}
 
 
 def batches(source: Source, batch: int, seed: int, *, process: int = 0, processes: int = 1) -> Any:
@@ -108,3 +138,18 @@ class PlacedBatches:
     def set_state(self, position: Any) -> None:
         """Go to a position."""
         self._rows.set_state(position)
+
+
+def ordered_batches(source: Source, batch: int, most: int, mesh: Mesh | None) -> Iterator[dict[str, Any]]:
+    """Read a source's first rows in order, no more than `most` batches of them; the last one is filled up by its own.
+
+    Args:
+      source: arrays by name, at least one row.
+      batch: rows of a batch, of all processes together.
+      most: number of batches.
+      mesh: as for PlacedBatches.
+    """
+    start, stop = (0, batch) if mesh is None else meshes.rows_here(batch, mesh)
+    for first in range(0, min(len(source), most * batch), batch):
+        rows = np.resize(np.arange(first, min(first + batch, len(source))), batch)
+        yield meshes.place_batch(stack_rows(source, rows[start:stop]), batch, mesh)

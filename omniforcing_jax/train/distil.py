@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 
 from omniforcing_jax.parallel import mesh as meshes
 from omniforcing_jax.train import gradient, loop, optimiser, state, step
-from omniforcing_jax.train.loop import Batches, Hook, LoopConfig
+from omniforcing_jax.train.loop import Batches, Hook, LoopConfig, Measure
 from omniforcing_jax.train.optimiser import OptimiserConfig
 from omniforcing_jax.train.state import DistillState, Optimisers
 from omniforcing_jax.train.step import DistillMethod, DistillSchedule
@@ -19,7 +19,8 @@ class DistillConfig(DistillSchedule):
     """How generator and critic are trained.
 
     Attributes:
-      generator, critic: their optimisers; the generator's schedule counts its own updates.
+      generator: its optimiser, whose schedule counts the generator's own updates.
+      critic: its optimiser.
     """
 
     generator: OptimiserConfig
@@ -57,6 +58,7 @@ def distil(
     run: LoopConfig,
     *,
     hooks: tuple[Hook, ...] = (),
+    measures: tuple[Measure, ...] = (),
     describe: dict | None = None,
 ) -> DistillState:
     """Train generator and critic, or go on with what the run's folder holds; returns the trainer at its end.
@@ -68,6 +70,7 @@ def distil(
       batches: of prompts, and of what else the method begins from.
       run: how long, and where.
       hooks: as in `loop.train`, which says what is raised.
+      measures: as there.
       describe: as there.
     """
     optimisers = config.optimisers()
@@ -76,4 +79,4 @@ def distil(
         pair, networks.generator, networks.critic, specs=networks.specs, mesh=networks.mesh
     )
     update = step.make_distill_step(method, optimisers, config, networks.frozen, site_of=gradient.network_site)
-    return loop.train(run, trainer, update, batches, hooks=hooks, describe=describe)
+    return loop.train(run, trainer, update, batches, hooks=hooks, measures=measures, describe=describe)

@@ -16,8 +16,11 @@ import numpy as np
 from omniforcing_jax.io import atomic_write, lock
 from omniforcing_jax.io.progress import is_terminal
 from omniforcing_jax.parallel import distributed
+from omniforcing_jax.strict_json import require
 from omniforcing_jax.train import checkpoint
-from omniforcing_jax.train.compare import plain
+from omniforcing_jax.train.clock import Clock
+from omniforcing_jax.train.compare import differences, plain
+from omniforcing_jax.train.gradient import Metrics
 from omniforcing_jax.train.metrics import FILE, Recorder
 from omniforcing_jax.train.state import DistillState, TrainState
 from omniforcing_jax.train.step import Report
@@ -50,13 +53,19 @@ class LoopConfig:
     """How long to train, where to write and how often.
 
     Attributes:
-      folder: checkpoints, `metrics.jsonl` and `config.json` go here; a run found here is continued.
+      folder: checkpoints and `metrics.jsonl` go here, with all that results depend on (`config.json`) and the values of
+        the last call (`flags.json`); a run found here is continued.
       steps: stop after this many steps in all.
-      log_every, save_every: in steps.
+      log_every: steps between lines of metrics.
+      save_every: steps between checkpoints.
+      save_minutes: no more than so many minutes of work are ever unsaved: a checkpoint is also made when the next look
+        would come too late. One process looks at every step, several at every line of metrics. None goes by steps
+        alone.
       keep: how many of the newest checkpoints stay.
       keep_every: checkpoints at multiples of so many steps stay as well; None keeps none beside the newest.
       minutes: stop (with a checkpoint) after so much wall time in this call; None is no bound.
       tensorboard: write metrics for TensorBoard too.
+      accept_changes: go on with a run that was made by another configuration, which is refused otherwise.
       patience: of several processes: seconds that they wait for each other at a line of metrics or a checkpoint
         before the run ends with an error.
     """
@@ -65,10 +74,12 @@ class LoopConfig:
     steps: int
     log_every: int = 20
     save_every: int = 500
+    save_minutes: float | None = 15.0
     keep: int = 2
     keep_every: int | None = None
     minutes: float | None = None
     tensorboard: bool = False
+    accept_changes: bool = False
     patience: float = distributed.MEETING
 
     def __post_init__(self):
@@ -76,6 +87,9 @@ class LoopConfig:
         for field in ("steps", "log_every", "save_every", "keep"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field}={getattr(self, field)}: must be at least 1")
+        for field in ("save_minutes", "minutes"):
+            value = getattr(self, field)
+            require(value is None or value > 0, field, value, "must be positive; None is no bound")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +111,19 @@ class Hook:
             raise ValueError(f"every={self.every}: must be at least 1")
 
 
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """Metrics that are not a step's, such as the loss on examples that are held out.
+
+    Attributes:
+      every: in steps; they are taken after each step whose count is a multiple, and belong to that step.
+      call: takes the state, which it must neither donate nor keep; returns float32 scalars by name.
+    """
+
+    every: int
+    call: Callable[[Any], Metrics]
+
+
 class NotFiniteError(RuntimeError):
     """A loss, a gradient or a parameter stopped being a number; no checkpoint holds it."""
 
@@ -108,6 +135,7 @@ def train(
     batches: Batches,
     *,
     hooks: tuple[Hook, ...] = (),
+    measures: tuple[Measure, ...] = (),
     describe: dict | None = None,
 ) -> S:
     """Run `step` until `config.steps`, resuming what `config.folder` holds.
@@ -121,6 +149,7 @@ def train(
       step: from `make_step` or `make_distill_step`.
       batches: see Batches.
       hooks: see Hook.
+      measures: see Measure.
       describe: the run's resolved configuration: saved with every checkpoint, and a folder whose checkpoint
         has another is refused.
 
@@ -140,16 +169,22 @@ def train(
         told_to_stop = stack.enter_context(_stop_on_signal())
         start, begun = int(state.step), time.monotonic()
         progress = stack.enter_context(_Progress(start, config.steps))
-        guard = _Guard(config.folder, manager)
+        guard, clock = _Guard(config.folder, manager), Clock(config.save_minutes)
         for done in range(start + 1, config.steps + 1):
             state, report = step(state, next(batches))
             recorder.add(report.metrics)
             guard.take(done, report)
+            for measure in measures:
+                if done % measure.every == 0:
+                    guard.check()
+                    recorder.add(measure.call(state))
             seconds = time.monotonic() - begun
             stop = told_to_stop(done) or (config.minutes is not None and seconds > 60 * config.minutes)
             to_log, to_save = (
                 done % every == 0 or done == config.steps for every in (config.log_every, config.save_every)
             )
+            if to_log or jax.process_count() == 1:
+                to_save |= clock.is_due()
             if to_log or to_save or stop:
                 distributed.meet(f"{config.folder}: step {done}", config.patience)
             if to_log:
@@ -158,6 +193,7 @@ def train(
             if to_save or stop:
                 guard.check()
                 checkpoint.save(manager, checkpoint.Saved(state, batches.get_state(), recorder.pending(), described))
+                clock.saved()
             for hook in hooks:
                 if done % hook.every == 0:
                     hook.call(done, state)
@@ -177,16 +213,20 @@ def _begin(
     checkpoint.check_space(config.folder, state, config.keep)
     manager = checkpoint.open_manager(config.folder / "checkpoints", keep=config.keep, keep_every=config.keep_every)
     stack.callback(manager.close)
-    found = checkpoint.restore(manager, state, described)
+    found = checkpoint.restore(manager, state, None if config.accept_changes else described)
     if found is not None:
+        for line in differences(found.config, described) if config.accept_changes and described is not None else ():
+            log.warning("%s: goes on with another configuration: %s", config.folder, line)
         state = found.state
         batches.set_state(found.position)
         log.info("resumed %s at step %d", config.folder, int(state.step))
     pending = {} if found is None else found.pending
     recorder = Recorder(config.folder, int(state.step), pending, tensorboard=config.tensorboard)
     stack.callback(recorder.close)
-    if described is not None and jax.process_index() == 0:
-        atomic_write.write_json(config.folder / "config.json", described)
+    if jax.process_index() == 0:
+        atomic_write.write_json(config.folder / "flags.json", plain(dataclasses.asdict(config)))
+        if described is not None:
+            atomic_write.write_json(config.folder / "config.json", described)
     return state, manager, recorder
 
 
@@ -211,7 +251,7 @@ def _alone(folder: Path) -> Iterator[None]:
                 stack.enter_context(lock.held(folder / lock.NAME, str(folder)))
         except lock.TakenError as error:
             fault = str(error)
-        if not distributed.agree(fault):
+        if not distributed.agree(fault is None):
             raise ValueError(fault or f"{folder}: is in use by another run")
         yield
 

@@ -20,8 +20,12 @@ class OptimiserConfig:
       kind: "adam" (AdamW) or "muon" (matrices by Muon, the rest by AdamW).
       learning_rate: the peak, reached after `warmup` steps, at once where that is 0.
       steps: the length that the schedule is made for; the rate is `last_rate` from there on.
+      warmup: updates over which the rate rises from 0.
       decay_from: fraction of `steps` at which the cosine begins; 1 keeps the rate to the end.
       last_rate: where the cosine ends.
+      b1: decay of Adam's mean of gradients.
+      b2: decay of Adam's mean of squared gradients.
+      weight_decay: of AdamW, in units of the rate.
       clip: global-norm bound on the gradient.
       out_axis: axis of a matrix that counts its outputs: -2 for core matrices, -1 for Flax kernels.
     """

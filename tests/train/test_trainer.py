@@ -1,5 +1,6 @@
 """The trainer on a problem of one matrix: what is resumed equals what was never interrupted."""
 
+import itertools
 import json
 import sys
 import types
@@ -151,6 +152,49 @@ def test_a_run_of_another_configuration_is_refused_by_the_fields_that_differ(idl
     ):
         loop.train(config, start, update, batches(), describe=other)
     assert json.loads((tmp_path / "config.json").read_text()) == described
+
+
+def test_a_run_of_another_configuration_goes_on_where_that_is_asked_for(idle, tmp_path, caplog):
+    start, update, batches = idle
+    first = loop.LoopConfig(folder=tmp_path, steps=1)
+    loop.train(first, jax.tree.map(jnp.copy, start), update, batches(), describe={"rate": 0.1})
+    config = loop.LoopConfig(folder=tmp_path, steps=2, accept_changes=True)
+    end = loop.train(config, start, update, batches(), describe={"rate": 0.2})
+    assert int(end.step) == 2
+    assert "goes on with another configuration: rate=0.1, expected 0.2" in caplog.text
+    assert json.loads((tmp_path / "config.json").read_text()) == {"rate": 0.2}
+    assert json.loads((tmp_path / "flags.json").read_text())["steps"] == 2
+
+
+def test_a_checkpoint_is_made_before_more_than_so_many_minutes_are_unsaved(idle, tmp_path, monkeypatch):
+    start, update, batches = idle
+    looks = itertools.count(0, 4 * 60)  # four minutes pass between looks at the clock
+    monkeypatch.setattr("omniforcing_jax.train.clock.time", types.SimpleNamespace(monotonic=lambda: float(next(looks))))
+    config = loop.LoopConfig(folder=tmp_path, steps=9, keep=9, save_minutes=15.0)
+    loop.train(config, start, update, batches())
+    # At 12 minutes the next look would come at 16. A save takes a look of its own here.
+    assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == [3, 6, 9]
+
+
+def test_measures_belong_to_the_line_of_their_step(idle, tmp_path):
+    start, update, batches = idle
+    measure = loop.Measure(2, lambda state: {"held_out/loss": jnp.asarray(state.step, jnp.float32)})
+    config = loop.LoopConfig(folder=tmp_path, steps=4, log_every=1)
+    loop.train(config, start, update, batches(), measures=(measure,))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line.get("held_out/loss") for line in lines] == [None, 2.0, None, 4.0]
+
+
+def test_what_is_held_out_is_never_learned_from_and_the_same_for_every_run():
+    source = data.ArraySource({"x": np.arange(20)[:, None]})
+    learned, held = data.hold_out(source, 0.1)
+    rows = [[int(part[i]["x"][0]) for i in range(len(part))] for part in (learned, held)]
+    assert sorted(rows[0] + rows[1]) == list(range(20))
+    assert len(rows[1]) == 2
+    read = [batch["x"][:, 0].tolist() for batch in data.ordered_batches(held, 4, 9, None)]
+    assert read == [rows[1] * 2]
+    assert [len(batch["x"]) for batch in data.ordered_batches(source, 6, 2, None)] == [6, 6]
+    assert len(data.hold_out(source, 0.01)[1]) == 0
 
 
 def refuse_to_step(*arguments):

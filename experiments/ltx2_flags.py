@@ -1,0 +1,119 @@
+"""Flags that the recipes for LTX-2 share, and the values that their CONFIGs have in common.
+
+A recipe's Arguments have its Config as a field, whose fields are flags as well: `--optimiser.learning-rate`.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+from omniforcing_jax.config import CrossTimestep
+from omniforcing_jax.layout import FUSED, PREFIX, Layout
+from omniforcing_jax.schedule import ltx2_schedule, snap
+from omniforcing_jax.strict_json import require
+from omniforcing_jax.train.distil import DistillConfig
+from omniforcing_jax.train.loop import LoopConfig
+
+LayoutName = Literal["fused", "prefix"]
+LAYOUTS = {"fused": FUSED, "prefix": PREFIX}
+SINKS = {"fused": 0, "prefix": 16}  # OmniForcing's release (v2) has none, the paper's layout needs them
+
+# Noise levels of OmniForcing at 9c25f15 (v1) and 50a271f (v2), snapped to the teacher's schedule of 40 steps as there.
+V1_SIGMAS = snap((1000, 757, 522, 0), ltx2_schedule(40))[1]
+V2_SIGMAS = snap((1000, 909, 725, 421, 0), ltx2_schedule(40))[1]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compute:
+    """What everything that runs LTX-2 on prompts takes."""
+
+    contexts: Path
+    """Store of the prompts' text contexts (docs/pairs.md)."""
+    batch: int = 1
+    """Prompts at once, on all devices together."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Type to compute in."""
+    mesh: str = "1,1,1"
+    """Devices as replica,fsdp,tensor (docs/pod.md); all of them. A run may be continued on another mesh."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arguments(LoopConfig, Compute):
+    """What every recipe takes, the trainer's loop included."""
+
+    student: Path
+    """Weights folder that the network in training begins from."""
+    seed: int = 0
+    """Random seed of noise, of the order of the prompts, and of new sinks."""
+    sample_every: int = 500
+    """Steps between sample clips, with sound and a contact sheet, in FOLDER/samples. 0 makes none."""
+    sample_prompts: int = 2
+    """Sample clips at a time, of the first prompts."""
+
+    def __post_init__(self):
+        """Check ranges."""
+        super().__post_init__()
+        require(self.sample_every >= 0, "sample_every", self.sample_every, "must not be negative")
+        require(self.sample_prompts >= 1, "sample_prompts", self.sample_prompts, "must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PairsArguments(Arguments):
+    """What a recipe that learns from a teacher's trajectories takes."""
+
+    pairs: Path
+    """Store of the teacher's trajectories (docs/pairs.md)."""
+    held_out: float = 0.01
+    """Share of the pairs that no step learns from. Metrics `held_out/...` are the loss of stage 2 on them."""
+    evaluate_every: int = 500
+    """Steps between looks at the pairs that are held out."""
+
+    def __post_init__(self):
+        """Check ranges."""
+        super().__post_init__()
+        require(0 <= self.held_out < 1, "held_out", self.held_out, "must be a share of the pairs, in [0, 1)")
+        require(self.evaluate_every >= 1, "evaluate_every", self.evaluate_every, "must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CausalArguments:
+    """What a recipe for a causal student takes."""
+
+    layout: LayoutName = "fused"
+    """Blocks of 4 + 26 latents, then 3 + 25, as released; or of 1 + 1, then 3 + 25, with sinks, as in the paper."""
+
+    @property
+    def blocks(self) -> Layout:
+        """The layout."""
+        return LAYOUTS[self.layout]
+
+    @property
+    def sinks(self) -> int:
+        """Sinks that a student gets where it has none."""
+        return SINKS[self.layout]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CausalConfig:
+    """What a recipe for a causal student sets, whatever its teacher is.
+
+    Attributes:
+      sigmas: noise levels of the student's steps.
+      cross_timestep: whose noise level drives the student's crossings, see `ModelConfig`. OmniForcing's student takes
+        each token's own. LTX-2 takes the other stream's, of which a clip with a level per block has several.
+    """
+
+    sigmas: tuple[float, ...] = V2_SIGMAS
+    cross_timestep: CrossTimestep = CrossTimestep.OWN
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DmdArguments(Arguments):
+    """What a recipe with a teacher and a critic takes; each recipe has a `config` of its own."""
+
+    teacher: Path
+    """Weights folder of the bidirectional teacher; the critic begins as it."""
+    negative: str
+    """Negative prompt of the teacher's guidance; it must be in the contexts store."""
+    config: DistillConfig
+    """How generator and critic are trained."""
