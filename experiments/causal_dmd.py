@@ -13,7 +13,7 @@ yet.
 Expect: `generator/dmd` falls slowly and jitters; runs/causal_dmd/weights is the average, a student to stream.
 
     python -m experiments.causal_dmd --student runs/stage2/weights --teacher ltx2 --contexts contexts \
-        --pairs pairs --negative "TEXT" --folder runs/causal_dmd --steps 20000
+        --pairs pairs --negative "" --folder runs/causal_dmd --steps 20000
 """
 
 import dataclasses

@@ -11,8 +11,8 @@ Hardware: a teacher in bfloat16 (38 GB for LTX-2) on the devices of a process, f
 that size yet.
 Expect: 8 MB per prompt of 121 frames at 512x768.
 
-    python -m experiments.make_pairs --teacher ltx2 --contexts contexts --negative "TEXT" --folder pairs --try 2
-    python -m experiments.make_pairs --teacher ltx2 --contexts contexts --negative "TEXT" --folder pairs
+    python -m experiments.make_pairs --teacher ltx2 --contexts contexts --negative "" --folder pairs --try 2
+    python -m experiments.make_pairs --teacher ltx2 --contexts contexts --negative "" --folder pairs
 """
 
 import dataclasses
@@ -86,7 +86,8 @@ class Arguments(Compute):
     folder: Path
     """Store to write or to go on with."""
     shards: int | None = None
-    """Files of the store, at least one for each process; by default 64, or one per prompt where there are fewer."""
+    """Files of the store, at least one for each process; by default 64, one per process where there are more
+    of them, or one per prompt where there are fewer."""
     mesh: str = "1,1,1"
     """Devices of each process as replica,fsdp,tensor (docs/pod.md)."""
     try_: Annotated[int, tyro.conf.arg(name="try")] = 0
@@ -168,7 +169,7 @@ def main(arguments: Arguments) -> None:
         prompts = ltx2_recipe.Prompts(contexts, arguments.negative)
         require(arguments.try_ >= 0, "try", arguments.try_, "must not be negative")
         processes = jax.process_count()
-        shards = min(SHARDS, len(prompts)) if arguments.shards is None else arguments.shards
+        shards = min(max(SHARDS, processes), len(prompts)) if arguments.shards is None else arguments.shards
         rule = f"must lie between the {processes} processes and the {len(prompts)} prompts"
         require(processes <= shards <= len(prompts), "shards", shards, rule)
         frames, dtype = latent_frames(FUSED.frames_for(config.seconds)), jnp.dtype(arguments.dtype)

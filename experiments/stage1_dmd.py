@@ -11,7 +11,7 @@ Hardware: 34 bytes of memory per parameter and activations (docs/distil.md): 640
 yet.
 Expect: `generator/dmd` falls slowly and jitters; runs/stage1/weights is the average, a bidirectional network.
 
-    python -m experiments.stage1_dmd --student ltx2 --teacher ltx2 --contexts contexts --negative "TEXT" \
+    python -m experiments.stage1_dmd --student ltx2 --teacher ltx2 --contexts contexts --negative "" \
         --folder runs/stage1 --steps 1000
 """
 

@@ -11,7 +11,7 @@ yet.
 Expect: `generator/dmd` falls slowly and jitters; runs/stage3/weights is the average, a student to stream.
 
     python -m experiments.stage3_self_forcing --student runs/stage2/weights --teacher ltx2 --contexts contexts \
-        --negative "TEXT" --folder runs/stage3 --steps 1000
+        --negative "" --folder runs/stage3 --steps 1000
 """
 
 import dataclasses

@@ -4,8 +4,9 @@
 #   CLUSTER=mine PROJECT=my-project ZONE=us-east5-a NAME=stage2 bash launch/xpk.sh stage2_ode \
 #       --student /data/ltx2 --contexts /data/contexts --pairs /data/pairs --folder /data/stage2 --steps 5000
 #
-# Arguments are the recipe's; its --mesh and --batch are filled in from TPU if neither is given. /data must be storage that
-# every host mounts (`xpk storage attach`). A workload that is restarted goes on from its last checkpoint.
+# Arguments are the recipe's; its --mesh and --batch are filled in from TPU if neither is given. make_pairs runs too: each
+# host works alone on its own four chips. /data must be storage that every host mounts (`xpk storage attach`). A workload
+# that is restarted goes on from its last checkpoint. What is sent of the repository, .dockerignore says.
 set -euo pipefail
 
 for needed in CLUSTER PROJECT ZONE NAME; do
@@ -24,7 +25,9 @@ case $TPU in
   *) echo "error: TPU=$TPU: must be v5p-N or v6e-N" >&2; exit 2 ;;
 esac
 rows=$(( chips / tensor ))
-[[ " $* " == *" --mesh "* || " $* " == *" --batch "* ]] || set -- "$@" --mesh "$copies,$(( rows / copies )),$tensor" --batch "$rows"
+mesh=$copies,$(( rows / copies )),$tensor
+if [[ $recipe == make_pairs ]]; then mesh=1,1,4 rows=1; fi # of each host
+[[ " $* " == *" --mesh "* || " $* " == *" --batch "* ]] || set -- "$@" --mesh "$mesh" --batch "$rows"
 
 command="pip install --quiet -r requirements.txt 'jax[tpu]==$(sed -n 's/^jax==//p' constraints.txt)'"
 command+=" && python -m experiments.$recipe$(printf ' %q' "$@")"

@@ -13,11 +13,12 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import PyTree
 
-from experiments import stage2_ode, stage3_self_forcing
+from experiments import ltx2_regression, stage2_ode, stage3_self_forcing
 from experiments.pod.plan import Program
 from omniforcing_jax import rollout
-from omniforcing_jax.config import ModelConfig, SamplerConfig
+from omniforcing_jax.config import CrossTimestep, ModelConfig, SamplerConfig
 from omniforcing_jax.distill.generator_critic import Frozen, self_forcing_of
+from omniforcing_jax.distill.ode import OdeConfig
 from omniforcing_jax.layout import latent_frames
 from omniforcing_jax.model.transformer import keep_projections, transformer_spec
 from omniforcing_jax.parallel import mesh as meshes
@@ -70,11 +71,10 @@ def lower(program: Program, subject: Subject, mesh: Mesh) -> jax.stages.Lowered:
 
 
 def _stage2(subject: Subject, mesh: Mesh) -> jax.stages.Lowered:
-    config = stage2_ode.Config(seconds=subject.sampler.horizon_seconds, sigmas=subject.sampler.sigmas)
-    model, rule = subject.preset.model, optimiser.optimiser(config.optimiser)
+    model, rule = subject.preset.model, optimiser.optimiser(stage2_ode.CONFIG.optimiser)
     specs = transformer_spec(model)
     trainer = jax.eval_shape(lambda params: state.create(params, rule, 0, ema=False), meshes.abstract(specs, mesh))
-    loss = gradient.of_loss(stage2_ode.make_loss(config, subject.preset, subject.sampler, DTYPE))
+    loss = gradient.of_loss(ltx2_regression.make_loss(subject.preset, OdeConfig(), DTYPE))
     update = step.make_step(loss, rule, site_of=gradient.network_site)
     return update.lower(meshes.abstract_beside(trainer, specs, mesh), _batch(subject, mesh, pairs=True))
 
@@ -82,7 +82,7 @@ def _stage2(subject: Subject, mesh: Mesh) -> jax.stages.Lowered:
 def _stage3(program: Program, subject: Subject, mesh: Mesh) -> jax.stages.Lowered:
     recipe, model = stage3_self_forcing.Config(), subject.preset.model
     config = dataclasses.replace(recipe.self_forcing, seconds=subject.sampler.horizon_seconds)
-    scorer = dataclasses.replace(model, sinks=0)
+    scorer = dataclasses.replace(model, sinks=0, cross_timestep=CrossTimestep.CROSS)  # as LTX-2 is published
     method = self_forcing_of(subject.static, scorer, config, remat=keep_projections)
     optimisers = recipe.optimisers()
     update = step.make_distill_step(method, optimisers, recipe, site_of=gradient.network_site)
