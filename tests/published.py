@@ -11,7 +11,7 @@ from converters.component import DIFFUSERS, LTX2
 from converters.formats import connectors
 from converters.formats.transformer import COMPONENT
 from converters.registry import COMPONENTS
-from omniforcing_jax.codecs.video_config import ALL, SPACE, TIME, VideoVAEConfig, compress, res
+from experiments.dry_run.published import PARTS
 from omniforcing_jax.config import CrossTimestep, GridPrecision, ModelConfig, RotaryConfig, RotaryKind, StreamConfig
 from omniforcing_jax.pipeline.presets import TINY, TINY_STREAM
 from omniforcing_jax.text.connector import ConnectorConfig, ConnectorsConfig
@@ -21,15 +21,7 @@ SMALL = dataclasses.replace(TINY, cross_timestep=CrossTimestep.CROSS)
 NEWER = dataclasses.replace(SMALL, caption_channels=None, gated_attention=True, text_adaln=True)
 STREAM = ConnectorConfig(layers=1, heads=2, head_size=6, registers=4)
 CODECS = {
-    "video_vae": VideoVAEConfig(
-        latent_channels=8,
-        patch_size=4,
-        encoder_base_channels=8,
-        decoder_base_channels=4,
-        encoder_blocks=(*(block for kind in (SPACE, TIME, ALL, ALL) for block in (res(1), compress(kind))), res(1)),
-        decoder_blocks=(*(block for kind in (ALL, ALL, ALL) for block in (res(1), compress(kind))), res(1)),
-        causal_decoder=False,
-    ),
+    "video_vae": PARTS["video_vae"],
     "audio_vae": dataclasses.replace(TINY_STREAM.audio_vae, base_channels=8),
     "vocoder": dataclasses.replace(TINY_STREAM.vocoder, channels=(32, 16, 8, 4, 2, 1), mel_bins=64),
 }

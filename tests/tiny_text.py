@@ -11,13 +11,14 @@ from random_weights import fill
 from tiny_stream import student, teacher
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from experiments.dry_run import published
 from omniforcing_jax.io.weights import save_component, write_config
 from omniforcing_jax.parallel.spec import abstract
 from omniforcing_jax.pipeline.weights_folder import save_pipeline
 from omniforcing_jax.text.connector import ConnectorConfig, ConnectorsConfig, connectors_spec
 from omniforcing_jax.text.encoder import EncoderConfig
 from omniforcing_jax.text.features import FeatureNorm
-from omniforcing_jax.text.gemma import GemmaConfig, gemma_spec
+from omniforcing_jax.text.gemma import gemma_spec
 
 WORDS = ("a", "red", "blue", "ball", "and")
 SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>")
@@ -60,17 +61,7 @@ def save_tokenizer(folder: Path) -> Path:
 
 
 ENCODER = EncoderConfig(
-    gemma=GemmaConfig(
-        vocabulary=320,
-        width=24,
-        mlp_width=40,
-        heads=4,
-        kv_heads=2,
-        head_size=8,
-        query_scale=8.0,
-        window=6,
-        is_global=(False, True),
-    ),
+    gemma=dataclasses.replace(published.GEMMA, vocabulary=320, is_global=(False, True)),
     connectors=ConnectorsConfig(
         text_width=24,
         text_states=3,

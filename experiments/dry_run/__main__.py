@@ -27,7 +27,7 @@ class Arguments:
     """Empty folder to work in, which is kept; by default a temporary one, which is not."""
     steps: int = 2
     """Steps of each training."""
-    seconds: int = 5
+    seconds: int = 2
     """Length of clips in seconds."""
     sample: bool = True
     """Whether trainings make sample clips."""

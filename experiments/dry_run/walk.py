@@ -33,30 +33,28 @@ class Pace:
     """
 
     steps: int = 2
-    seconds: int = 5
+    seconds: int = 2
     sample: bool = True
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Step:
     """One command.
 
     Attributes:
       what: what it does, in a few words.
-      module: as `python -m` has it.
-      flags: its flags as the pages have them.
+      command: module and flags as the pages have them.
       short: flags that the walk adds.
     """
 
     what: str
-    module: str
-    flags: str
+    command: str
     short: str = ""
 
     @property
     def words(self) -> list[str]:
-        """Module, flags and values."""
-        return [self.module, *shlex.split(self.flags), *shlex.split(self.short)]
+        """Module, flags and values, as `python -m` takes them."""
+        return [*shlex.split(self.command), *shlex.split(self.short)]
 
     def __str__(self) -> str:
         return f"python -m {shlex.join(self.words)}"
@@ -85,63 +83,55 @@ def steps(pace: Pace) -> tuple[Step, ...]:
     held = f"--held-out 0.25 --evaluate-every {pace.steps}"
     negative = "--negative ''"
     scored = f"--teacher ltx2 --contexts contexts {negative}"
+    learned = "--contexts contexts --pairs pairs"
     pairs = f"--teacher ltx2 --contexts contexts {negative} --folder pairs"
     causal = f"--student runs/stage2/weights {scored}"
     return (
         Step(
-            what="convert LTX-2 and Gemma",
-            module="converters",
-            flags="convert --from ltx-2.safetensors --from gemma-3-12b/ --out ltx2",
-            short="--height 64 --width 64",
+            "convert LTX-2 and Gemma",
+            "converters convert --from ltx-2.safetensors --from gemma-3-12b/ --out ltx2",
+            "--height 64 --width 64",
         ),
         Step(
-            what="encode the prompts",
-            module="omniforcing_jax",
-            flags="contexts --prompts prompts.txt --weights ltx2 --dtype bfloat16 --out prompts.safetensors",
+            "encode the prompts",
+            "omniforcing_jax contexts --prompts prompts.txt --weights ltx2 --dtype bfloat16 --out prompts.safetensors",
         ),
         Step(
-            what="make a store of them",
-            module="experiments.import_contexts",
-            flags="--from prompts.safetensors --folder contexts",
+            "make a store of them",
+            "experiments.import_contexts --from prompts.safetensors --folder contexts",
         ),
-        Step(what="try pairs", module="experiments.make_pairs", flags=f"{pairs} --try 1", short=length),
-        Step(what="make pairs", module="experiments.make_pairs", flags=pairs, short=length),
+        Step("try pairs", f"experiments.make_pairs {pairs} --try 1", length),
+        Step("make pairs", f"experiments.make_pairs {pairs}", length),
         Step(
-            what="stage 1, bidirectional DMD",
-            module="experiments.stage1_dmd",
-            flags=f"--student ltx2 {scored} --folder runs/stage1",
-            short=f"{short} {length}",
+            "stage 1, bidirectional DMD",
+            f"experiments.stage1_dmd --student ltx2 {scored} --folder runs/stage1",
+            f"{short} {length}",
         ),
         Step(
-            what="stage 2, ODE regression",
-            module="experiments.stage2_ode",
-            flags="--student runs/stage1/weights --contexts contexts --pairs pairs --folder runs/stage2",
-            short=f"{short} {length} {held}",
+            "stage 2, ODE regression",
+            f"experiments.stage2_ode --student runs/stage1/weights {learned} --folder runs/stage2",
+            f"{short} {length} {held}",
         ),
         Step(
-            what="stage 3, self-forcing DMD",
-            module="experiments.stage3_self_forcing",
-            flags=f"{causal} --folder runs/stage3",
-            short=f"{short} {rolled}",
+            "stage 3, self-forcing DMD",
+            f"experiments.stage3_self_forcing {causal} --folder runs/stage3",
+            f"{short} {rolled}",
         ),
         Step(
-            what="causal DMD, in place of stage 3",
-            module="experiments.causal_dmd",
-            flags=f"{causal} --pairs pairs --folder runs/causal_dmd",
-            short=f"{short} {length} {held}",
+            "causal DMD, in place of stage 3",
+            f"experiments.causal_dmd {causal} --pairs pairs --folder runs/causal_dmd",
+            f"{short} {length} {held}",
         ),
         Step(
-            what="stream the student",
-            module="omniforcing_jax",
-            flags='stream --weights runs/stage3/weights --prompt "a red ball" --out clip.mp4',
-            short=length,
+            "stream the student",
+            'omniforcing_jax stream --weights runs/stage3/weights --prompt "a red ball" --out clip.mp4',
+            length,
         ),
         Step(
-            what="export it to diffusers",
-            module="converters",
-            flags="export --from runs/stage3/weights --to diffusers --out student",
+            "export it to diffusers",
+            "converters export --from runs/stage3/weights --to diffusers --out student",
         ),
-        Step(what="load it there", module="experiments.dry_run.stock", flags="student"),
+        Step("load it there", "experiments.dry_run.stock student"),
     )
 
 
@@ -160,9 +150,12 @@ def prepare(folder: Path) -> None:
 
 
 def in_a_process(folder: Path, words: list[str]) -> int:
-    """Run a module in a process of its own, as a user does; its output is the walk's."""
+    """Run a module in a process of its own, as a user does; its output is the walk's.
+
+    Programs run once or twice, so XLA's optimisation, which takes most of the time, is left out.
+    """
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    environment = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", **os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     return subprocess.run([sys.executable, "-m", *words], cwd=folder, env=environment, check=False).returncode
 
 
