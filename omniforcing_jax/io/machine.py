@@ -24,6 +24,7 @@ _COMPILED = "/jax/core/compile/backend_compile_duration"  # also fires when the 
 _FROM_DISK = "/jax/compilation_cache/cache_hits"
 LOADED = "/omniforcing_jax/loaded_bytes"  # recorded with JAX's monitoring, for each tensor that reached its devices
 _IMPORTED = time.monotonic()
+CACHE_WANTED, CACHE_FOLDER = "jax_enable_compilation_cache", "jax_compilation_cache_dir"  # settings of JAX
 KEEP_ALL = {"jax_persistent_cache_min_compile_time_secs": 0, "jax_persistent_cache_min_entry_size_bytes": -1}
 ACCELERATORS = ("/dev/nvidiactl", "/dev/kfd", "/dev/accel0", "/dev/vfio/0")  # of NVIDIA, AMD and TPUs
 _M_ARENA_MAX = -8  # of glibc's malloc.h
@@ -58,11 +59,11 @@ def use_compilation_cache() -> str | None:
     Returns:
         The folder; None if there is none that can be written, which is said once.
     """
-    if not jax.config.jax_enable_compilation_cache:
+    is_wanted, chosen = (getattr(jax.config, name) for name in (CACHE_WANTED, CACHE_FOLDER))
+    if not is_wanted:
         return None
-    chosen = jax.config.jax_compilation_cache_dir
     folder = _checked(chosen) if chosen else _own_cache()
-    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update(CACHE_FOLDER, folder)
     for name, value in KEEP_ALL.items():
         if name.upper() not in os.environ:
             jax.config.update(name, value)
