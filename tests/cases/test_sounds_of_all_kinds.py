@@ -226,6 +226,7 @@ def test_a_soundtrack_begins_in_the_middle_where_the_first_chunk_does(tmp_path):
     assert made.audio_start_s == 1
 
 
+@pytest.mark.long
 def test_the_users_own_soundtrack_is_in_the_file_and_its_resynthesis_on_request(tmp_path, capsys):
     seconds = np.arange(48_000) / 48_000
     tone = (0.3 * np.sin(2 * np.pi * 9000 * seconds)).astype(np.float32)  # above what the network's codec can make
