@@ -315,10 +315,14 @@ class Store:
         """Read a row.
 
         Raises:
-          ValueError: if its bytes are damaged; names row and shard.
+          ValueError: if its bytes are damaged, or it is another row, as in shards that changed places; names row and
+            shard.
         """
         try:
-            return decode(self.header, self._records[index])
+            row = decode(self.header, self._records[index])
+            if row.prompt != self.prompts[index]:
+                raise ValueError(f"its prompt is {shorten(row.prompt)}, the list says {shorten(self.prompts[index])}")
+            return row
         except (RuntimeError, ValueError) as error:
             shard = next(s for s in range(self.header.shards) if index in self.header.rows_of(s))
             path = shard_path(self.folder, self.header, shard)

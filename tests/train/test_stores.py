@@ -176,6 +176,15 @@ def test_a_damaged_record_is_named_when_it_is_read(copy):
         pairs[3]
 
 
+def test_shards_that_changed_places_are_noticed(copy):
+    first, second = (shard_path(copy, HEADER, shard) for shard in (0, 1))  # two rows each
+    content = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(content)
+    with pytest.raises(ValueError, match=r"part-00000-of-00003.array_record: row 0 is damaged: its prompt is"):
+        opened(copy)[0]
+
+
 def test_headers_that_make_no_sense_are_refused():
     with pytest.raises(ValueError, match="must fall, and end at 0"):
         pairs_header(count=1, shards=1, sigmas=(0.0, 1.0), video=VIDEO, audio=AUDIO, teacher="")
