@@ -22,7 +22,8 @@ from omniforcing_jax.strict_json import loads_object, require
 
 from .lazy_tensor import LazyTensor
 
-FLOAT8 = {"float8_e4m3fn": np.dtype(ml_dtypes.float8_e4m3fn), "float8_e5m2": np.dtype(ml_dtypes.float8_e5m2)}
+KINDS = {"float8_e4m3fn": np.dtype(ml_dtypes.float8_e4m3fn), "float8_e5m2": np.dtype(ml_dtypes.float8_e5m2)}
+FLOAT8 = tuple(KINDS.values())
 RESULT = np.dtype(jnp.bfloat16)
 SCALES = ("weight_scale", "scale_weight")
 INPUT_SCALES = ("input_scale", "scale_input")
@@ -48,7 +49,7 @@ def dequantise(
         ValueError: A scale is missing, given twice or not one positive finite number, or the values are of another
             kind than float8; names it.
     """
-    quantised = [key for key, tensor in tensors.items() if tensor.dtype in FLOAT8.values()]
+    quantised = [key for key, tensor in tensors.items() if tensor.dtype in FLOAT8]
     kinds = _read_kinds(tensors, metadata or {})
     marks = [key for key in tensors if MARKED.fullmatch(key)]
     used = {*marks, *(f"{module}.{NOTE}" for module in kinds if f"{module}.weight" in tensors)}
@@ -84,7 +85,7 @@ def _read_kinds(tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str]) 
         kinds |= {module: _kind(note, module, where) for module, note in layers.items()}
     for module, kind in kinds.items():
         tensor = tensors.get(f"{module}.weight")
-        if tensor is not None and tensor.dtype != FLOAT8[kind]:
+        if tensor is not None and tensor.dtype != KINDS[kind]:
             raise ValueError(f"{tensor.where}: {module}.weight is {tensor.dtype}, its note says {kind}")
     return kinds
 
@@ -98,8 +99,8 @@ def _read_note(module: str, tensor: LazyTensor) -> Any:
 
 def _kind(note: Any, module: str, where: str) -> str:
     kind = note.get("format") if isinstance(note, dict) else note
-    if not isinstance(kind, str) or kind not in FLOAT8:
-        rule = f"only {' and '.join(FLOAT8)} are read; take the file in bfloat16 or float8"
+    if not isinstance(kind, str) or kind not in KINDS:
+        rule = f"only {' and '.join(KINDS)} are read; take the file in bfloat16 or float8"
         raise ValueError(f"{where}: {module} is quantised as {kind!r}, {rule}")
     return kind
 
