@@ -60,14 +60,20 @@ def _leave_the_users_cache_alone(monkeypatch):
     monkeypatch.setattr("omniforcing_jax.io.machine.cache_folder", lambda: None)
 
 
+def forbid(monkeypatch, target):
+    """Let a test fail where a function is called."""
+
+    def called(*arguments):
+        raise AssertionError(f"{target} was called")
+
+    monkeypatch.setattr(target, called)
+
+
 @pytest.fixture
 def no_work(monkeypatch):
     """Loading weights is work: a bad request must not get there."""
 
-    def load(*arguments):
-        raise AssertionError("weights were loaded")
-
-    monkeypatch.setattr("omniforcing_jax.pipeline.checks.load", load)
+    forbid(monkeypatch, "omniforcing_jax.pipeline.checks.load")
 
 
 def pytest_collection_modifyitems(config, items):

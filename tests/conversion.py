@@ -1,8 +1,10 @@
 """Weights from and to other formats by the code that `convert` and `export` run, in memory."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from converters.component import LTX2, Component
 from converters.formats.transformer import COMPONENT, PREFIX
@@ -50,3 +52,10 @@ def read_original(tensors: dict, heads: int, metadata: dict | None = None) -> di
 def network_to_original(config, tree) -> dict[str, np.ndarray]:
     """Export a transformer, or a gradient of one, under original keys without their prefix."""
     return {key.removeprefix(PREFIX): value for key, value in to_source(COMPONENT, LTX2, config, tree).items()}
+
+
+def assert_not_expressed(table, config, change: dict) -> None:
+    """A config that a format cannot hold is refused by the name of the field."""
+    (name,) = change
+    with pytest.raises(ValueError, match=f"^{name}="):
+        table.write(dataclasses.replace(config, **change))

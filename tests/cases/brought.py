@@ -24,14 +24,7 @@ from omniforcing_jax.io.tensor_file import open_tensors
 
 PREFIX = transformer.PREFIX
 GEMMA = dataclasses.replace(tiny_text.ENCODER.gemma, is_global=(False, True), global_stretch=8.0)
-VISION = {
-    "hidden_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 8,
-    "image_size": 28,
-    "patch_size": 14,
-}
+VISION = tiny_text.VISION
 
 
 def randomise(module, seed=0):

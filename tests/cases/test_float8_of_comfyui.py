@@ -12,16 +12,12 @@ from converters.float8 import dequantise
 from converters.lazy_tensor import wrap_array
 from omniforcing_jax.io.tensor_file import open_tensors
 
+pytestmark = pytest.mark.usefixtures("quiet")
+
 MODULE = f"{PREFIX}transformer_blocks.1.attn1.to_q"
 KEY = f"{MODULE}.weight"
 E4M3, E5M2 = ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2
 NOTE = b'{"format": "float8_e4m3fn"}'
-
-
-@pytest.fixture(autouse=True)
-def _quiet(capsys):
-    yield
-    capsys.readouterr()
 
 
 @pytest.mark.parametrize("style", ["ltx2", "comfy_quant", "scaled_fp8"])

@@ -15,11 +15,7 @@ from omniforcing_jax.io.foreign_file import name_foreign
 from omniforcing_jax.io.plain_text import one_line, printable
 from omniforcing_jax.io.tensor_file import open_tensors
 
-
-@pytest.fixture(autouse=True)
-def _quiet(capsys):
-    yield
-    capsys.readouterr()
+pytestmark = pytest.mark.usefixtures("quiet")
 
 
 def test_an_upsampler_beside_the_components_is_passed_by_with_a_word(tmp_path, capsys):

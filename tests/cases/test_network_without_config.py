@@ -22,14 +22,10 @@ from omniforcing_jax.config import ModelConfig
 from omniforcing_jax.io.tensor_file import open_tensors
 from omniforcing_jax.io.weights import read_config
 
+pytestmark = pytest.mark.usefixtures("quiet")
+
 BARE = dataclasses.replace(FORCED, sinks=0, caption_channels=24)
 KEY = f"{PREFIX}transformer_blocks.1.attn1.to_q.weight"
-
-
-@pytest.fixture(autouse=True)
-def _quiet(capsys):
-    yield
-    capsys.readouterr()
 
 
 @pytest.fixture

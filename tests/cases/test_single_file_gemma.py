@@ -28,11 +28,7 @@ from omniforcing_jax.io.weights import read_config
 from omniforcing_jax.text.gemma import GEMMA_3_12B, GemmaConfig
 from omniforcing_jax.text.tokenizer import GemmaTokenizer
 
-
-@pytest.fixture(autouse=True)
-def _quiet(capsys):
-    yield
-    capsys.readouterr()
+pytestmark = pytest.mark.usefixtures("quiet")
 
 
 @pytest.fixture

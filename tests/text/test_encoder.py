@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import forbid
 from tiny_text import ENCODER, build_tokenizer, folders, params
 
 from omniforcing_jax.io.atomic_write import write_json
@@ -70,10 +71,7 @@ def test_nothing_of_it_is_in_memory_when_all_is_read():
 
 @pytest.fixture
 def no_weights(monkeypatch):
-    def load(*arguments):
-        raise AssertionError("weights were loaded")
-
-    monkeypatch.setattr("omniforcing_jax.io.weights.load_component", load)
+    forbid(monkeypatch, "omniforcing_jax.io.weights.load_component")
 
 
 def broken(tmp_path, change):
