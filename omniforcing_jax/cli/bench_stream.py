@@ -143,7 +143,7 @@ def prepare_bench(command: BenchOptions, startup: Startup) -> Callable[[], None]
     """Check the request, without touching the device.
 
     Raises:
-        ValueError: in one line, whatever is wrong with the request.
+        ValueError: In one line, whatever is wrong with the request.
     """
     check_writable(command.json)
     refuse_inputs("json", command.json, {"weights": find_weights(command.weights)})

@@ -30,7 +30,7 @@ def prepare_contexts(command: ContextsOptions, startup: Startup) -> Callable[[],
     """Check the request. What comes back does the work.
 
     Raises:
-        ValueError: in one line, whatever is wrong with the request.
+        ValueError: In one line, whatever is wrong with the request.
     """
     prompts = read_prompts(command.prompts)
     weights, dtype = find_weights(command.weights), jnp.dtype(command.dtype)
@@ -63,7 +63,7 @@ def read_prompts(path: Path) -> tuple[str, ...]:
     """Read one prompt per line, without the white space around it, each once and in order; the empty one comes last.
 
     Raises:
-        ValueError: in one line, if the file cannot be read, is not UTF-8 or has no prompt.
+        ValueError: In one line, if the file cannot be read, is not UTF-8 or has no prompt.
     """
     prompts = tuple(dict.fromkeys(read_lines(path)))
     require(len(prompts) > 0, "prompts", str(path), "must have a prompt per line, at least one")

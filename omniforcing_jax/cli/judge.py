@@ -19,7 +19,7 @@ def prepare_judge(command: JudgeOptions) -> Callable[[], None]:
     """Check that the files can be read and the outputs written.
 
     Raises:
-        ValueError: in one line, whatever is wrong with the request.
+        ValueError: In one line, whatever is wrong with the request.
     """
     files = [command.file] if command.reference is None else [command.file, command.reference]
     lengths = [check_readable(file) for file in files]

@@ -31,7 +31,7 @@ def parse_guidance(items: Sequence[str]) -> GuidanceConfig:
     `StreamGuidance`; `layers=3,4` chooses the layers of STG. A bare number is `cfg`; a second one is the audio's.
 
     Raises:
-        ValueError: naming the item that cannot be read.
+        ValueError: Naming the item that cannot be read.
     """
     strengths: dict[str, dict[str, float]] = {"video": {}, "audio": {}}
     layers: tuple[int, ...] = ()
@@ -63,7 +63,7 @@ def build_request(command: SampleOptions) -> ClipRequest:
     """Build the request that the flags ask for.
 
     Raises:
-        ValueError: in one line that names the flag, if one cannot be read.
+        ValueError: In one line that names the flag, if one cannot be read.
     """
     return ClipRequest(
         prompts=(command.prompt,),
@@ -85,7 +85,7 @@ def prepare_sample(command: SampleOptions, startup: Startup) -> Callable[[], Non
     """Check the request and load the weights.
 
     Raises:
-        ValueError: in one line, whatever is wrong with the request.
+        ValueError: In one line, whatever is wrong with the request.
     """
     check_kind(command.out)
     check_writable(command.out)

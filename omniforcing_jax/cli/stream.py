@@ -81,7 +81,7 @@ def prepare_stream(command: StreamOptions, startup: Startup) -> Callable[[], Non
     """Check the request, load the weights and read the prompt.
 
     Raises:
-        ValueError: in one line, whatever is wrong with the request.
+        ValueError: In one line, whatever is wrong with the request.
     """
     check_kind(command.out)
     check_writable(command.out)
@@ -124,7 +124,7 @@ def build_request(command: StreamOptions) -> StreamRequest:
     """Build the request that the flags ask for.
 
     Raises:
-        ValueError: in one line that names the flag, if one is missing or does not fit another.
+        ValueError: In one line that names the flag, if one is missing or does not fit another.
     """
     require(command.prompt is not None, "prompt", None, "give --prompt, or --resume with a saved state")
     return StreamRequest(

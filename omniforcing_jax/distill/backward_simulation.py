@@ -24,14 +24,14 @@ def simulate(
     """Run the few-step sampler on whole clips and keep its inputs; no gradient flows.
 
     Args:
-      params: the generator's.
-      noise: fresh noise for every step, [M, B, T, C] and [M, B, A, E].
-      sigmas: noise levels from 1 to 0, K = M + 1.
-      contexts: of the prompts.
-      network: the generator.
+        params: The generator's.
+        noise: Fresh noise for every step, [M, B, T, C] and [M, B, A, E].
+        sigmas: Noise levels from 1 to 0, K = M + 1.
+        contexts: Of the prompts.
+        network: The generator.
 
     Returns:
-      What the sampler has at every sigma, [K, B, ...]: noise first, the clip last.
+        What the sampler has at every sigma, [K, B, ...]: noise first, the clip last.
     """
     params, contexts = jax.lax.stop_gradient((params, contexts))
 

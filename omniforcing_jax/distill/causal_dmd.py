@@ -36,16 +36,16 @@ def predict_masked(
     """Predict every block of a clip from its noised self and its noised past: what the generator's loss differentiates.
 
     Args:
-      params: the student's.
-      clean: clips to begin from, usually the teacher's.
-      noise: as large as they are.
-      levels: noise level of every block; audio takes that of its block.
-      contexts: of the prompts.
-      blocks: block table of the clip.
-      network: the student; without text AdaLN, whose text would need a level per block.
+        params: The student's.
+        clean: Clips to begin from, usually the teacher's.
+        noise: As large as they are.
+        levels: Noise level of every block; audio takes that of its block.
+        contexts: Of the prompts.
+        blocks: Block table of the clip.
+        network: The student; without text AdaLN, whose text would need a level per block.
 
     Raises:
-      ValueError: for a network with text AdaLN.
+        ValueError: For a network with text AdaLN.
     """
     model = network.model
     if model.text_adaln:

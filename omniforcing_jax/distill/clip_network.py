@@ -25,10 +25,10 @@ class ClipNetwork:
     """What is fixed when a network predicts clips of one length.
 
     Attributes:
-      rotaries: rotations of the whole clip.
-      model: what network it is.
-      dtype: type to compute in.
-      remat: wraps the scan over layers of what is differentiated.
+        rotaries: Rotations of the whole clip.
+        model: What network it is.
+        dtype: Type to compute in.
+        remat: Wraps the scan over layers of what is differentiated.
     """
 
     rotaries: Rotaries
@@ -61,10 +61,10 @@ class ClipNetwork:
         """Return the guided prediction of a clean clip, as a function of (noisy clip, noise level).
 
         Args:
-          params: the network's.
-          prompt: what clips show.
-          negative: what guidance pushes away from, as many rows.
-          config: strengths of guidance.
+            params: The network's.
+            prompt: What clips show.
+            negative: What guidance pushes away from, as many rows.
+            config: Strengths of guidance.
         """
 
         def ask(noisy: Streams, sigma: Array, contexts: TextContexts, perturbation: Perturbation) -> Streams:

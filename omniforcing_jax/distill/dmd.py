@@ -41,13 +41,13 @@ class DmdConfig(Config):
     """How clips are scored.
 
     Attributes:
-      guidance: of the teacher's score; the critic has none.
-      first: lowest timestep, of a thousand, for the noise level of scoring; draws below are clamped.
-      last: highest one; draws above are clamped.
-      block_weights: see BlockWeights.
-      ramp_from: weight of block 0 on a linear ramp.
-      video_weight: of the picture, in the generator's loss and the critic's.
-      audio_weight: of the sound.
+        guidance: Of the teacher's score; the critic has none.
+        first: Lowest timestep, of a thousand, for the noise level of scoring; draws below are clamped.
+        last: Highest one; draws above are clamped.
+        block_weights: See BlockWeights.
+        ramp_from: Weight of block 0 on a linear ramp.
+        video_weight: Of the picture, in the generator's loss and the critic's.
+        audio_weight: Of the sound.
     """
 
     guidance: GuidanceConfig = GuidanceConfig(video=StreamGuidance(cfg=3.0), audio=StreamGuidance(cfg=5.0))
@@ -68,9 +68,9 @@ class Scorer:
     """What scores a clip.
 
     Attributes:
-      teacher: frozen parameters.
-      critic: parameters of the same network, trained on the generator's clips.
-      network: what network both are.
+        teacher: Frozen parameters.
+        critic: Parameters of the same network, trained on the generator's clips.
+        network: What network both are.
     """
 
     teacher: Transformer
@@ -102,10 +102,10 @@ def kl_gradient(
     """Return (fake - real) / mean |x0 - real|, the mean over each sample of one stream.
 
     Args:
-      x0: the generator's clip.
-      fake: what the critic makes of it, noised.
-      real: what the guided teacher makes of it.
-      counts: 1 for tokens over which the mean goes, 0 for others; None takes all.
+        x0: The generator's clip.
+        fake: What the critic makes of it, noised.
+        real: What the guided teacher makes of it.
+        counts: 1 for tokens over which the mean goes, 0 for others; None takes all.
     """
     distance = jnp.abs(x0 - real)
     if counts is None:
@@ -161,15 +161,15 @@ def dmd_gradient(
     """Score a clip: noise it, ask teacher and critic, and take their normalised difference; no gradient flows.
 
     Args:
-      clip: what the generator made, [B, T, C] and [B, A, E], float32.
-      scorer: teacher and critic.
-      prompt: contexts of the clip's prompts.
-      negative: of the negative prompt, as many rows.
-      key: spent on the noise level and the noise.
-      config: see DmdConfig.
+        clip: What the generator made, [B, T, C] and [B, A, E], float32.
+        scorer: Teacher and critic.
+        prompt: Contexts of the clip's prompts.
+        negative: Of the negative prompt, as many rows.
+        key: Spent on the noise level and the noise.
+        config: See DmdConfig.
 
     Returns:
-      The gradient of both streams, and mean absolute values of it before and after normalisation as metrics.
+        The gradient of both streams, and mean absolute values of it before and after normalisation as metrics.
     """
     clip, scorer, prompt, negative = jax.lax.stop_gradient((clip, scorer, prompt, negative))
     for_sigma, for_noise = jax.random.split(key)
@@ -213,12 +213,12 @@ def critic_loss(
     """Flow matching of the critic on the generator's own clips, at the noise levels of scoring.
 
     Args:
-      critic: the parameters that learn.
-      network: what network they are.
-      clip: from a rollout of its own; no gradient flows into it.
-      prompt: contexts of its prompts.
-      key: spent on the noise level and the noise.
-      config: see DmdConfig.
+        critic: The parameters that learn.
+        network: What network they are.
+        clip: From a rollout of its own; no gradient flows into it.
+        prompt: Contexts of its prompts.
+        key: Spent on the noise level and the noise.
+        config: See DmdConfig.
     """
 
     def predict(noisy: Streams, sigma: Array) -> Streams:

@@ -53,14 +53,14 @@ def flow_loss(
     """Squared error of the predicted velocities, both streams at one noise level per sample.
 
     Args:
-      predict: (noisy clip, sigma [B]) -> velocities.
-      clip: clean tokens, [B, T, C] and [B, A, E].
-      key: spent on levels and noise.
-      draw: (key, batch) -> noise levels [B].
-      weights: of video and audio.
+        predict: (noisy clip, sigma [B]) -> velocities.
+        clip: Clean tokens, [B, T, C] and [B, A, E].
+        key: Spent on levels and noise.
+        draw: (key, batch) -> noise levels [B].
+        weights: Of video and audio.
 
     Returns:
-      The weighted sum of both streams' means, and each of them as metrics.
+        The weighted sum of both streams' means, and each of them as metrics.
 
     Source: rectified flow, which LTX-2 is trained by.
     """

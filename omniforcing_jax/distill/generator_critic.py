@@ -38,8 +38,8 @@ class Frozen(NamedTuple):
     """What a method needs beside generator and critic, never trained.
 
     Attributes:
-      teacher: the network whose clips are to be matched.
-      negative: context of the prompt that guidance pushes away from, one row.
+        teacher: The network whose clips are to be matched.
+        negative: Context of the prompt that guidance pushes away from, one row.
     """
 
     teacher: Transformer
@@ -56,7 +56,7 @@ def clips_of(batch: Batch) -> Streams:
     """Take the ends of a batch's trajectories, float32, as a store of pairs has them.
 
     Raises:
-      ValueError: if the batch has none.
+        ValueError: If the batch has none.
     """
     if "video" not in batch:
         raise ValueError(f"batch={sorted(batch)}: causal DMD begins from clips, and there are none")
@@ -70,12 +70,12 @@ class GeneratorCritic(abc.ABC):
     Holds host arrays and static values only.
 
     Attributes:
-      scorer: the network that teacher and critic are.
-      blocks: the block table of the clips.
-      grid: latent rows and columns.
-      dmd: how clips are scored.
-      dtype: type to compute in.
-      remat: wraps the scan over layers of what is differentiated.
+        scorer: The network that teacher and critic are.
+        blocks: The block table of the clips.
+        grid: Latent rows and columns.
+        dmd: How clips are scored.
+        dtype: Type to compute in.
+        remat: Wraps the scan over layers of what is differentiated.
     """
 
     scorer: ModelConfig
@@ -90,14 +90,14 @@ class GeneratorCritic(abc.ABC):
         """Make a clip, score it, and carry the score back to the generator's parameters.
 
         Args:
-          params: the generator's.
-          batch: prompts, and what else the method begins from.
-          key: spent on the clip and on scoring.
-          critic: as it is now.
-          frozen: teacher and negative prompt.
+            params: The generator's.
+            batch: Prompts, and what else the method begins from.
+            key: Spent on the clip and on scoring.
+            critic: As it is now.
+            frozen: Teacher and negative prompt.
 
         Returns:
-          The loss (half the mean of the gradient on the clip squared), metrics, and the parameters' gradient.
+            The loss (half the mean of the gradient on the clip squared), metrics, and the parameters' gradient.
         """
 
     @abc.abstractmethod
@@ -141,10 +141,10 @@ class SelfForcingConfig(Config):
     """Settings of stage 3.
 
     Attributes:
-      seconds: length of the clips that are rolled out.
-      dmd: how they are scored.
-      shared_exit: one exit step for all blocks of a rollout, or one for each.
-      text_gradient: whether the text projections are trained; the reference leaves them out.
+        seconds: Length of the clips that are rolled out.
+        dmd: How they are scored.
+        shared_exit: One exit step for all blocks of a rollout, or one for each.
+        text_gradient: Whether the text projections are trained; the reference leaves them out.
     """
 
     seconds: int = 5
@@ -158,8 +158,8 @@ class SelfForcing(GeneratorCritic):
     """Stage 3: clips are rolled out with the real cache. Made by `self_forcing_of`.
 
     Attributes:
-      plan: what is fixed in a rollout.
-      shared_exit: see SelfForcingConfig.
+        plan: What is fixed in a rollout.
+        shared_exit: See SelfForcingConfig.
     """
 
     plan: self_forcing.RolloutPlan
@@ -195,13 +195,13 @@ def self_forcing_of(
     """Make stage 3 for one student.
 
     Args:
-      static: the student's network, sampler and latent grid.
-      scorer: the network that teacher and critic are.
-      config: see SelfForcingConfig.
-      remat: wraps the scan over layers of what is differentiated.
+        static: The student's network, sampler and latent grid.
+        scorer: The network that teacher and critic are.
+        config: See SelfForcingConfig.
+        remat: Wraps the scan over layers of what is differentiated.
 
     Raises:
-      ValueError: if no whole number of blocks fills the clip, or the student's horizon is another length.
+        ValueError: If no whole number of blocks fills the clip, or the student's horizon is another length.
     """
     layout = static.sampler.layout
     blocks = layout.blocks(latent_frames(layout.frames_for(config.seconds)))
@@ -224,8 +224,8 @@ class OneGraph(GeneratorCritic):
     """A method whose clip is one differentiable function of the generator's parameters.
 
     Attributes:
-      model: the generator's network.
-      sigmas: its noise levels, from 1 to 0.
+        model: The generator's network.
+        sigmas: Its noise levels, from 1 to 0.
     """
 
     model: ModelConfig
@@ -275,7 +275,7 @@ class CausalDmd(OneGraph):
         """Noise the batch's clips, each block at a level of its own, and predict them.
 
         Raises:
-          ValueError: if the batch has no clips, or the network has text AdaLN.
+            ValueError: If the batch has no clips, or the network has text AdaLN.
         """
         clips, for_levels, for_noise = clips_of(batch), *jax.random.split(key)
         levels = jnp.asarray(self.sigmas, jnp.float32)

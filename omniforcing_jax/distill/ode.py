@@ -55,14 +55,14 @@ class OdeConfig(Config):
     """How a student regresses on trajectories.
 
     Attributes:
-      context: see Context.
-      context_noise: sigma of the clean context.
-      error: see Error.
-      guidance: scale of classifier-free guidance that is learned into the prediction, as a sampler would call it; 1
-        regresses on the trajectory itself.
-      conditioned: share of the samples in which one stream, either one, is a conditioning stream: clean throughout, at
-        context noise. A stream sees the same when it is driven by a sound or a picture.
-      audio_weight: weight of the audio term.
+        context: See Context.
+        context_noise: Sigma of the clean context.
+        error: See Error.
+        guidance: Scale of classifier-free guidance that is learned into the prediction, as a sampler would call it; 1
+            regresses on the trajectory itself.
+        conditioned: Share of the samples in which one stream, either one, is a conditioning stream: clean throughout,
+            at context noise. A stream sees the same when it is driven by a sound or a picture.
+        audio_weight: Weight of the audio term.
     """
 
     context: Context = Context.NOISY
@@ -78,11 +78,11 @@ class Trajectory:
     """Entries of a teacher's trajectories, from noise (first) to the clip (last).
 
     Attributes:
-      video: [n, B, T, C] tokens.
-      audio: [n, B, A, E].
-      sigmas: [n], falling to 0.
-      since: the first block of each sample that is learned, int [B]. Blocks before it are context only, such as the
-        past of a stream whose prompt has changed. None learns all.
+        video: [n, B, T, C] tokens.
+        audio: [n, B, A, E].
+        sigmas: [n], falling to 0.
+        since: The first block of each sample that is learned, int [B]. Blocks before it are context only, such as the
+            past of a stream whose prompt has changed. None learns all.
     """
 
     video: ArrayLeaf
@@ -111,12 +111,12 @@ class Example:
     """A batch as the student sees it.
 
     Attributes:
-      clip: the trajectories' ends, [B, T, C] and [B, A, E].
-      noisy: the clip, every block at its level; a conditioning stream at context noise.
-      context: the clip at context noise.
-      context_sigma: its level, [B].
-      sigmas: levels of `noisy` per latent frame, [B, F] and [B, A].
-      missing: per token, the level that is to be taken away, [B, T] and [B, A]; 0 where nothing is learned.
+        clip: The trajectories' ends, [B, T, C] and [B, A, E].
+        noisy: The clip, every block at its level; a conditioning stream at context noise.
+        context: The clip at context noise.
+        context_sigma: Its level, [B].
+        sigmas: Levels of `noisy` per latent frame, [B, F] and [B, A].
+        missing: Per token, the level that is to be taken away, [B, T] and [B, A]; 0 where nothing is learned.
     """
 
     clip: Streams
@@ -160,13 +160,13 @@ def ode_loss(
     """Squared error over the blocks that are noisy, each at a level of its own.
 
     Args:
-      params: the student's.
-      trajectory: entries to start from; the last one is the target.
-      text: keys and values of the prompts, with those of the empty prompt if `config.guidance` is not 1.
-      key: spent on levels, on the context's noise and on what is conditioning.
-      blocks: the block table; audio takes the level of its block, not of its proportion in the clip.
-      network: the student.
-      config: see OdeConfig.
+        params: The student's.
+        trajectory: Entries to start from; the last one is the target.
+        text: Keys and values of the prompts, with those of the empty prompt if `config.guidance` is not 1.
+        key: Spent on levels, on the context's noise and on what is conditioning.
+        blocks: The block table; audio takes the level of its block, not of its proportion in the clip.
+        network: The student.
+        config: See OdeConfig.
     """
     example = draw_example(trajectory, key, blocks, config)
     velocity, target = predict(params, text.prompt, example, blocks, network, config), example.clip

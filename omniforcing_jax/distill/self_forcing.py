@@ -54,8 +54,8 @@ class Rollout(NamedTuple):
     """What the first pass keeps.
 
     Attributes:
-      noisy: input of every block's exit step.
-      x0: its clean estimate, which is the clip.
+        noisy: Input of every block's exit step.
+        x0: Its clean estimate, which is the clip.
     """
 
     noisy: BlockwiseClip
@@ -66,8 +66,8 @@ class Draws(NamedTuple):
     """What is drawn for a rollout.
 
     Attributes:
-      exits: the exit step of every block, 0 to M - 1, [K].
-      noise: where noise comes from.
+        exits: The exit step of every block, 0 to M - 1, [K].
+        noise: Where noise comes from.
     """
 
     exits: Int[Array, " K"]
@@ -87,12 +87,12 @@ class RolloutPlan:
     """What is fixed when clips of one length are rolled out.
 
     Attributes:
-      static: the student's network, sampler and latent grid.
-      blocks: block table of the clip.
-      positions: positions of the blocks, host arrays.
-      text_gradient: whether gradients go through text keys and values to the caption projections and the text
-        attentions; off is the reference's reading.
-      remat: wraps the scan over layers of what is differentiated.
+        static: The student's network, sampler and latent grid.
+        blocks: Block table of the clip.
+        positions: Positions of the blocks, host arrays.
+        text_gradient: Whether gradients go through text keys and values to the caption projections and the text
+            attentions; off is the reference's reading.
+        remat: Wraps the scan over layers of what is differentiated.
     """
 
     static: StaticConfig
@@ -116,7 +116,7 @@ def plan_rollout(
     """Plan rollouts of `blocks` blocks; makes their tables, on the host.
 
     Raises:
-      ValueError: if there is no block beside block 0.
+        ValueError: If there is no block beside block 0.
     """
     if blocks < 2:
         raise ValueError(f"blocks={blocks}: a rollout needs block 0 and at least one later block")
@@ -159,11 +159,11 @@ def roll_out(params: Transformer, prompt: PromptKV, draws: Draws, plan: RolloutP
     """Roll a clip out with the real cache, each block up to its exit step: the first pass.
 
     Args:
-      params: the student's.
-      prompt: what `rollout.make_prompt` made of the prompts.
-      draws: exit steps and noise.
-      plan: see RolloutPlan.
-      batch: clips.
+        params: The student's.
+        prompt: What `rollout.make_prompt` made of the prompts.
+        draws: Exit steps and noise.
+        plan: See RolloutPlan.
+        batch: Clips.
     """
 
     def block(cache: Cache, each: tuple[BlockPositions, Array]) -> tuple[Cache, tuple[Streams, Streams]]:
@@ -184,16 +184,16 @@ def pull_back(
     """Carry a gradient on the clip back to the parameters: the second pass.
 
     Args:
-      params: the student's.
-      prompt: as in the first pass, like all that follows.
-      made: what the first pass kept.
-      cotangent: gradient with respect to the clip.
-      draws: exit steps and noise.
-      plan: see RolloutPlan.
+        params: The student's.
+        prompt: As in the first pass, like all that follows.
+        made: What the first pass kept.
+        cotangent: Gradient with respect to the clip.
+        draws: Exit steps and noise.
+        plan: See RolloutPlan.
 
     Returns:
-      The gradient with respect to the parameters (those that lie behind the prompt excepted), and the one with
-      respect to the prompt, which the caller pulls back through `make_prompt`.
+        The gradient with respect to the parameters (those that lie behind the prompt excepted), and the one with
+        respect to the prompt, which the caller pulls back through `make_prompt`.
     """
     static, zeros = plan.static, partial(jax.tree.map, jnp.zeros_like)
 
@@ -223,14 +223,14 @@ def two_pass_gradient(
     """Roll out, score, pull back.
 
     Args:
-      params: the student's.
-      contexts: text features of the prompts.
-      score: takes the clip [B, T, C] and [B, A, E] and gives the gradient with respect to it, and anything else.
-      draws: exit steps and noise.
-      plan: see RolloutPlan.
+        params: The student's.
+        contexts: Text features of the prompts.
+        score: Takes the clip [B, T, C] and [B, A, E] and gives the gradient with respect to it, and anything else.
+        draws: Exit steps and noise.
+        plan: See RolloutPlan.
 
     Returns:
-      The gradient of the parameters, the clip, and what else `score` gave.
+        The gradient of the parameters, the clip, and what else `score` gave.
     """
     prompt, pull_text = jax.vjp(lambda p: _prompt(p, contexts, plan.static), params)
     made = roll_out(params, prompt, draws, plan, contexts.video.shape[0])

@@ -19,9 +19,9 @@ def noise_of_seeds(seeds: Int[Array, " B"], model: ModelConfig, tokens: tuple[in
     """Draw the noise that trajectories begin with, each from its seed alone.
 
     Args:
-      seeds: one per trajectory.
-      model: the teacher.
-      tokens: T and A, tokens of video and audio.
+        seeds: One per trajectory.
+        model: The teacher.
+        tokens: T and A, tokens of video and audio.
     """
 
     def draw(seed: Array) -> Streams:
@@ -40,13 +40,13 @@ def trajectory_entries(
     """Take Euler steps from noise to clips and keep some of the entries.
 
     Args:
-      predict: (noisy clip, noise level) -> clean clip, such as `ClipNetwork.guided_x0` of the teacher.
-      noise: where trajectories begin, [B, T, C] and [B, A, E].
-      sigmas: all noise levels, from 1 to 0.
-      indices: which of them, n in all, are kept.
+        predict: (noisy clip, noise level) -> clean clip, such as `ClipNetwork.guided_x0` of the teacher.
+        noise: Where trajectories begin, [B, T, C] and [B, A, E].
+        sigmas: All noise levels, from 1 to 0.
+        indices: Which of them, n in all, are kept.
 
     Returns:
-      The entries at these levels, [n, B, T, C] and [n, B, A, E], float32.
+        The entries at these levels, [n, B, T, C] and [n, B, A, E], float32.
     """
     kept = jnp.asarray(indices)
     return jax.tree.map(lambda x: x[kept], Streams(*euler_trajectory(predict, noise, sigmas)))

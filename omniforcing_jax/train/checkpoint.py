@@ -40,10 +40,10 @@ class Saved(Generic[S]):
     """What a checkpoint holds.
 
     Attributes:
-      state: the trainer.
-      position: of the data iterator.
-      pending: values of metrics since the last line that was written, by name.
-      config: the run's resolved configuration as JSON has it, or None where it was not given.
+        state: The trainer.
+        position: Of the data iterator.
+        pending: Values of metrics since the last line that was written, by name.
+        config: The run's resolved configuration as JSON has it, or None where it was not given.
     """
 
     state: S
@@ -56,9 +56,9 @@ def open_manager(folder: Path, *, keep: int = 2, keep_every: int | None = None) 
     """Open (or create) a folder of checkpoints.
 
     Args:
-      folder: one subfolder per step goes here.
-      keep: how many of the newest stay.
-      keep_every: checkpoints at multiples of so many steps stay as well.
+        folder: One subfolder per step goes here.
+        keep: How many of the newest stay.
+        keep_every: Checkpoints at multiples of so many steps stay as well.
     """
     import orbax.checkpoint as ocp
 
@@ -104,13 +104,13 @@ def restore(manager: Any, like: S, config: dict | None = None) -> Saved[S] | Non
     A damaged one is renamed to `damaged-STEP` if an older one is whole, so that its step can be saved again.
 
     Args:
-      manager: from `open_manager`.
-      like: a state of the same tree, shapes and shardings.
-      config: what the checkpoint must have been made by, as `compare.plain` gives it; None takes any.
+        manager: From `open_manager`.
+        like: a state of the same tree, shapes and shardings.
+        config: What the checkpoint must have been made by, as `compare.plain` gives it; None takes any.
 
     Raises:
-      ValueError: if the checkpoint is of another configuration, tree or shapes (names what differs), or if all are
-        damaged.
+        ValueError: If the checkpoint is of another configuration, tree or shapes (names what differs), or if all are
+            damaged.
     """
     damaged: list[tuple[int, str]] = []
     for step in sorted(manager.all_steps(), reverse=True):
@@ -178,7 +178,7 @@ def check_space(folder: Path, state: Any, keep: int) -> None:
     A new checkpoint is written before an old one goes, so there is one more than `keep` for a moment.
 
     Raises:
-      ValueError: names the folder, what is needed and what is free.
+        ValueError: Names the folder, what is needed and what is free.
     """
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     present = sum(1 for path in (folder / "checkpoints").glob("[0-9]*") if path.name.isdigit())

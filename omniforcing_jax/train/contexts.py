@@ -22,12 +22,12 @@ def contexts_header(
     """Describe a store of text contexts.
 
     Args:
-      count: prompts in all.
-      shards: files that they lie in.
-      tokens: X, tokens of a context, padding included.
-      channels: features per token for the video and for the audio stream.
-      encoder: fingerprint of the weights that made them.
-      dtype: of the features.
+        count: Prompts in all.
+        shards: Files that they lie in.
+        tokens: X, tokens of a context, padding included.
+        channels: Features per token for the video and for the audio stream.
+        encoder: Fingerprint of the weights that made them.
+        dtype: Of the features.
     """
     arrays = {
         "context_video": (dtype, (tokens, channels[0])),
@@ -44,8 +44,8 @@ class Contexts:
         """Open a store and check that a network can read it.
 
         Raises:
-          ValueError: if the store is missing, incomplete, damaged, of other widths than `channels` or, where one is
-            given, by another encoder.
+            ValueError: If the store is missing, incomplete, damaged, of other widths than `channels` or, where one is
+                given, by another encoder.
         """
         self._store = Store(folder, KIND)
         header = self._store.header
@@ -68,7 +68,7 @@ class Contexts:
         """Find a prompt.
 
         Raises:
-          ValueError: if it is not there.
+            ValueError: If it is not there.
         """
         if prompt not in self._rows:
             raise ValueError(f"{self.folder}: no context of '{prompt}'")
@@ -82,7 +82,7 @@ class PairsWithContexts(Source):
         """Find the context of every prompt.
 
         Raises:
-          ValueError: if a prompt has none.
+            ValueError: If a prompt has none.
         """
         self._pairs, self._contexts = pairs, contexts
         self._rows = [contexts.row_of(prompt) for prompt in pairs.prompts]

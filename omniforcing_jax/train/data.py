@@ -35,7 +35,7 @@ class ArraySource:
         """Hold `arrays`, all with the same leading length.
 
         Raises:
-          ValueError: if the leading lengths differ.
+            ValueError: If the leading lengths differ.
         """
         lengths = {name: len(array) for name, array in arrays.items()}
         if len(set(lengths.values())) != 1:
@@ -84,18 +84,18 @@ def batches(source: Source, batch: int, seed: int, *, process: int = 0, processe
     """Iterate for ever over shuffled batches of `source`.
 
     Args:
-      source: what all processes see alike.
-      batch: rows of a batch, of all processes together.
-      seed: of the order.
-      process: which of `processes` this is: it reads that part of each batch, its rows side by side, so a batch is the
-        same rows in the same order for any number of processes, and so is its position.
-      processes: how many there are.
+        source: What all processes see alike.
+        batch: Rows of a batch, of all processes together.
+        seed: Of the order.
+        process: Which of `processes` this is: it reads that part of each batch, its rows side by side, so a batch is
+            the same rows in the same order for any number of processes, and so is its position.
+        processes: How many there are.
 
     Returns:
-      A Grain iterator: `next` gives this process's rows of a batch, `get_state` and `set_state` its position.
+        A Grain iterator: `next` gives this process's rows of a batch, `get_state` and `set_state` its position.
 
     Raises:
-      ValueError: if the source holds less than one batch, or the processes cannot share one equally.
+        ValueError: If the source holds less than one batch, or the processes cannot share one equally.
     """
     import grain
 
@@ -113,13 +113,13 @@ class PlacedBatches:
     """Batches on a mesh: each process reads the rows that its own devices hold.
 
     Args:
-      source: what all processes see alike.
-      batch: rows of a batch, of all processes together.
-      seed: of the order.
-      mesh: None leaves batches on the host, as `batches` does.
+        source: What all processes see alike.
+        batch: Rows of a batch, of all processes together.
+        seed: Of the order.
+        mesh: None leaves batches on the host, as `batches` does.
 
     Raises:
-      ValueError: as `batches`, or if the mesh cannot spread the rows.
+        ValueError: As `batches`, or if the mesh cannot spread the rows.
     """
 
     def __init__(self, source: Source, batch: int, seed: int, mesh: Mesh | None) -> None:
@@ -144,10 +144,10 @@ def ordered_batches(source: Source, batch: int, most: int, mesh: Mesh | None) ->
     """Read a source's first rows in order, no more than `most` batches of them; the last one is filled up by its own.
 
     Args:
-      source: arrays by name, at least one row.
-      batch: rows of a batch, of all processes together.
-      most: number of batches.
-      mesh: as for PlacedBatches.
+        source: Arrays by name, at least one row.
+        batch: Rows of a batch, of all processes together.
+        most: Number of batches.
+        mesh: As for PlacedBatches.
     """
     start, stop = (0, batch) if mesh is None else meshes.rows_here(batch, mesh)
     for first in range(0, min(len(source), most * batch), batch):

@@ -19,8 +19,8 @@ class DistillConfig(DistillSchedule):
     """How generator and critic are trained.
 
     Attributes:
-      generator: its optimiser, whose schedule counts the generator's own updates.
-      critic: its optimiser.
+        generator: Its optimiser, whose schedule counts the generator's own updates.
+        critic: Its optimiser.
     """
 
     generator: OptimiserConfig
@@ -35,11 +35,12 @@ class Networks(NamedTuple):
     """What a run begins from.
 
     Attributes:
-      generator, critic: masters, float32, whose buffers the trainer takes over.
-      frozen: what is never trained, see `make_distill_step`.
-      specs: the generator's weights as they are declared, for where the trainer's parts lie on a mesh.
-      seed: of the random keys.
-      mesh: that they lie on; None is one device.
+        generator: Its masters, float32, whose buffers the trainer takes over.
+        critic: The same of the critic.
+        frozen: What is never trained, see `make_distill_step`.
+        specs: The generator's weights as they are declared, for where the trainer's parts lie on a mesh.
+        seed: Of the random keys.
+        mesh: That they lie on; None is one device.
     """
 
     generator: Any
@@ -64,14 +65,14 @@ def distil(
     """Train generator and critic, or go on with what the run's folder holds; returns the trainer at its end.
 
     Args:
-      method: their gradients, see distill/generator_critic.py.
-      config: see DistillConfig.
-      networks: see Networks.
-      batches: of prompts, and of what else the method begins from.
-      run: how long, and where.
-      hooks: as in `loop.train`, which says what is raised.
-      measures: as there.
-      describe: as there.
+        method: Their gradients, see distill/generator_critic.py.
+        config: See DistillConfig.
+        networks: See Networks.
+        batches: Of prompts, and of what else the method begins from.
+        run: How long, and where.
+        hooks: As in `loop.train`, which says what is raised.
+        measures: As there.
+        describe: As there.
     """
     optimisers = config.optimisers()
     pair = partial(state.create_pair, optimisers=optimisers, seed=networks.seed)

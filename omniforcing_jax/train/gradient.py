@@ -22,10 +22,10 @@ class Graded(NamedTuple):
     """What is found for an update.
 
     Attributes:
-      value: the loss, a float32 scalar.
-      metrics: float32 scalars by name.
-      grads: the same tree as the parameters.
-      extra: what is carried to the next update, or None.
+        value: The loss, a float32 scalar.
+        metrics: float32 scalars by name.
+        grads: The same tree as the parameters.
+        extra: What is carried to the next update, or None.
     """
 
     value: jax.Array

@@ -25,18 +25,18 @@ def import_contexts(
     """Copy contexts row by row; a second call goes on where the first stopped.
 
     Args:
-      path: a safetensors file of contexts.
-      folder: of the store.
-      shards: files that the rows will lie in; None for 64, or as many as there are rows.
-      process: which of `processes` this is; each writes its own shards.
-      processes: how many there are.
+        path: a safetensors file of contexts.
+        folder: Of the store.
+        shards: Files that the rows will lie in; None for 64, or as many as there are rows.
+        process: Which of `processes` this is; each writes its own shards.
+        processes: How many there are.
 
     Returns:
-      How many rows were copied now.
+        How many rows were copied now.
 
     Raises:
-      ValueError: if the file is no store of contexts, its rows have different numbers of tokens or types, or the
-        folder holds another store; names the file.
+        ValueError: If the file is no store of contexts, its rows have different numbers of tokens or types, or the
+            folder holds another store; names the file.
     """
     source = open_store(path)
     header = _describe(path, source, min(SHARDS, len(source.prompts)) if shards is None else shards)

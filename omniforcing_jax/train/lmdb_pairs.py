@@ -25,7 +25,7 @@ def open_lmdb(path: Path) -> Iterator[Get]:
     """Open an LMDB (a folder, or a single file) for reading, as a function from key to value.
 
     Raises:
-      ValueError: if `lmdb` is not installed, or the path holds no LMDB.
+        ValueError: If `lmdb` is not installed, or the path holds no LMDB.
     """
     need("lmdb", extra="lmdb")
     import lmdb  # pyright: ignore[reportMissingImports]
@@ -51,19 +51,19 @@ def import_pairs(
     """Copy pairs of the reference into a store; a second call goes on where the first stopped.
 
     Args:
-      get: from key to value, such as `open_lmdb` gives.
-      folder: of our store.
-      shards: files that the rows will lie in.
-      teacher: fingerprint or name of the weights that made them.
-      sigmas: noise levels of the entries, for a file that does not say.
-      process: which of `processes` this is; each writes its own shards.
-      processes: how many there are.
+        get: From key to value, such as `open_lmdb` gives.
+        folder: Of our store.
+        shards: Files that the rows will lie in.
+        teacher: Fingerprint or name of the weights that made them.
+        sigmas: Noise levels of the entries, for a file that does not say.
+        process: Which of `processes` this is; each writes its own shards.
+        processes: How many there are.
 
     Returns:
-      How many rows were copied now.
+        How many rows were copied now.
 
     Raises:
-      ValueError: if a key is missing, has the wrong number of bytes, or rows have different levels; names the key.
+        ValueError: If a key is missing, has the wrong number of bytes, or rows have different levels; names the key.
     """
     count, entries, frames, channels, rows, columns = _shape(get, "video_latents", 6)
     audio_shape = _shape(get, "audio_latents", 4)

@@ -53,21 +53,21 @@ class LoopConfig:
     """How long to train, where to write and how often.
 
     Attributes:
-      folder: checkpoints and `metrics.jsonl` go here, with all that results depend on (`config.json`) and the values of
-        the last call (`flags.json`); a run found here is continued.
-      steps: stop after this many steps in all.
-      log_every: steps between lines of metrics.
-      save_every: steps between checkpoints.
-      save_minutes: no more than so many minutes of work are ever unsaved: a checkpoint is also made when the next look
-        would come too late. One process looks at every step, several at every line of metrics. None goes by steps
-        alone.
-      keep: how many of the newest checkpoints stay.
-      keep_every: checkpoints at multiples of so many steps stay as well; None keeps none beside the newest.
-      minutes: stop (with a checkpoint) after so much wall time in this call; None is no bound.
-      tensorboard: write metrics for TensorBoard too.
-      accept_changes: go on with a run that was made by another configuration, which is refused otherwise.
-      patience: of several processes: seconds that they wait for each other at a line of metrics or a checkpoint
-        before the run ends with an error.
+        folder: Checkpoints and `metrics.jsonl` go here, with all that results depend on (`config.json`) and the values
+            of the last call (`flags.json`); a run found here is continued.
+        steps: Stop after this many steps in all.
+        log_every: Steps between lines of metrics.
+        save_every: Steps between checkpoints.
+        save_minutes: No more than so many minutes of work are ever unsaved: a checkpoint is also made when the next
+            look would come too late. One process looks at every step, several at every line of metrics. None goes by
+            steps alone.
+        keep: How many of the newest checkpoints stay.
+        keep_every: Checkpoints at multiples of so many steps stay as well; None keeps none beside the newest.
+        minutes: Stop (with a checkpoint) after so much wall time in this call; None is no bound.
+        tensorboard: Write metrics for TensorBoard too.
+        accept_changes: Go on with a run that was made by another configuration, which is refused otherwise.
+        patience: Of several processes: seconds that they wait for each other at a line of metrics or a checkpoint
+            before the run ends with an error.
     """
 
     folder: Path
@@ -97,9 +97,9 @@ class Hook:
     """Something to do now and then, such as sampling clips and drawing a contact sheet of them.
 
     Attributes:
-      every: in steps; the call comes after each step whose count is a multiple.
-      call: takes the steps done and the state, which it must neither donate nor keep (the next step donates it).
-        It may take as long as it likes; the time counts as the run's.
+        every: In steps; the call comes after each step whose count is a multiple.
+        call: Takes the steps done and the state, which it must neither donate nor keep (the next step donates it). It
+            may take as long as it likes; the time counts as the run's.
     """
 
     every: int
@@ -116,8 +116,8 @@ class Measure:
     """Metrics that are not a step's, such as the loss on examples that are held out.
 
     Attributes:
-      every: in steps; they are taken after each step whose count is a multiple, and belong to that step.
-      call: takes the state, which it must neither donate nor keep; returns float32 scalars by name.
+        every: In steps; they are taken after each step whose count is a multiple, and belong to that step.
+        call: Takes the state, which it must neither donate nor keep; returns float32 scalars by name.
     """
 
     every: int
@@ -144,22 +144,22 @@ def train(
     SIGTERM and SIGINT end it with a checkpoint; on many hosts JAX's preemption notice does, on all at the same step.
 
     Args:
-      config: see LoopConfig.
-      state: the fresh state, a TrainState or a DistillState; replaced by the newest checkpoint where there is one.
-      step: from `make_step` or `make_distill_step`.
-      batches: see Batches.
-      hooks: see Hook.
-      measures: see Measure.
-      describe: the run's resolved configuration: saved with every checkpoint, and a folder whose checkpoint
-        has another is refused.
+        config: See LoopConfig.
+        state: The fresh state, a TrainState or a DistillState; replaced by the newest checkpoint where there is one.
+        step: From `make_step` or `make_distill_step`.
+        batches: See Batches.
+        hooks: See Hook.
+        measures: See Measure.
+        describe: The run's resolved configuration: saved with every checkpoint, and a folder whose checkpoint has
+            another is refused.
 
     Raises:
-      NotFiniteError: at the first step whose loss, gradient or parameters are not finite; names them, the last good
-        step and the last checkpoint.
-      Lost: if another process dies or hangs; see parallel/distributed.py.
-      ValueError: before the first step, when the folder holds a checkpoint of another configuration, damaged ones only
-        or files of something else, when another run writes to it, when the disk is too full, or when `minutes` is
-        given on many hosts, whose clocks would not agree.
+        NotFiniteError: At the first step whose loss, gradient or parameters are not finite; names them, the last good
+            step and the last checkpoint.
+        Lost: If another process dies or hangs; see parallel/distributed.py.
+        ValueError: Before the first step, when the folder holds a checkpoint of another configuration, damaged ones
+            only or files of something else, when another run writes to it, when the disk is too full, or when `minutes`
+            is given on many hosts, whose clocks would not agree.
     """
     if config.minutes is not None and jax.process_count() > 1:
         raise ValueError(f"minutes={config.minutes}: {jax.process_count()} processes would not stop at the same step")
@@ -242,7 +242,7 @@ def _alone(folder: Path) -> Iterator[None]:
     """Hold the folder for this run; all processes of another one are refused.
 
     Raises:
-      ValueError: if another run writes to it; says which.
+        ValueError: If another run writes to it; says which.
     """
     with contextlib.ExitStack() as stack:
         fault = None
@@ -272,7 +272,7 @@ class _Guard:
         """Check what was taken last; waits for the device.
 
         Raises:
-          NotFiniteError: see `train`.
+            NotFiniteError: See `train`.
         """
         if self._unread is None:
             return

@@ -26,7 +26,7 @@ class Recorder:
         """Go on with the file in `folder` after `step`, with the values that were waiting there.
 
         Raises:
-          ValueError: if tensorboard is wanted and not installed.
+            ValueError: If tensorboard is wanted and not installed.
         """
         self._pending = {name: list(values) for name, values in pending.items()}
         self._new: list[dict[str, jax.Array]] = []

@@ -17,17 +17,17 @@ class OptimiserConfig:
     """An optimiser with warm-up, a constant stretch and a cosine to a last rate.
 
     Attributes:
-      kind: "adam" (AdamW) or "muon" (matrices by Muon, the rest by AdamW).
-      learning_rate: the peak, reached after `warmup` steps, at once where that is 0.
-      steps: the length that the schedule is made for; the rate is `last_rate` from there on.
-      warmup: updates over which the rate rises from 0.
-      decay_from: fraction of `steps` at which the cosine begins; 1 keeps the rate to the end.
-      last_rate: where the cosine ends.
-      b1: decay of Adam's mean of gradients.
-      b2: decay of Adam's mean of squared gradients.
-      weight_decay: of AdamW, in units of the rate.
-      clip: global-norm bound on the gradient.
-      out_axis: axis of a matrix that counts its outputs: -2 for core matrices, -1 for Flax kernels.
+        kind: "adam" (AdamW) or "muon" (matrices by Muon, the rest by AdamW).
+        learning_rate: The peak, reached after `warmup` steps, at once where that is 0.
+        steps: The length that the schedule is made for; the rate is `last_rate` from there on.
+        warmup: Updates over which the rate rises from 0.
+        decay_from: Fraction of `steps` at which the cosine begins; 1 keeps the rate to the end.
+        last_rate: Where the cosine ends.
+        b1: Decay of Adam's mean of gradients.
+        b2: Decay of Adam's mean of squared gradients.
+        weight_decay: Of AdamW, in units of the rate.
+        clip: Global-norm bound on the gradient.
+        out_axis: Axis of a matrix that counts its outputs: -2 for core matrices, -1 for Flax kernels.
     """
 
     kind: Literal["adam", "muon"] = "muon"

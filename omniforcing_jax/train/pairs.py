@@ -34,16 +34,16 @@ def pairs_header(
     """Describe a store of pairs.
 
     Args:
-      count: trajectories in all, one per prompt.
-      shards: files that they lie in.
-      sigmas: noise levels of the E entries, from noise to clip.
-      video: latent frames, rows, columns and channels of an entry.
-      audio: latent frames and channels of an entry.
-      teacher: fingerprint (`weights.fingerprint`) of the weights that made them.
-      extra: further arrays of a row, dtype and shape by name, such as token ids of the prompt.
+        count: Trajectories in all, one per prompt.
+        shards: Files that they lie in.
+        sigmas: Noise levels of the E entries, from noise to clip.
+        video: Latent frames, rows, columns and channels of an entry.
+        audio: Latent frames and channels of an entry.
+        teacher: Fingerprint (`weights.fingerprint`) of the weights that made them.
+        extra: Further arrays of a row, dtype and shape by name, such as token ids of the prompt.
 
     Raises:
-      ValueError: if the sigmas do not fall to 0, or the audio is not as long as the video.
+        ValueError: If the sigmas do not fall to 0, or the audio is not as long as the video.
     """
     if list(sigmas) != sorted(set(sigmas), reverse=True) or sigmas[-1] != 0:
         raise ValueError(f"sigmas={sigmas}: must fall, and end at 0")
@@ -67,11 +67,11 @@ def write_pairs(
     """Make and write the trajectories that a store lacks, of this process's rows.
 
     Args:
-      writer: of the store; its header is one of `pairs_header`.
-      batch: rows at a time; the last ones are filled up with rows over again, so that one program makes all.
-      make: takes rows [B] int32, gives the entries of their trajectories, [E, B, T, C] and [E, B, A, C]; those of a
-        row must not depend on the rows beside it.
-      describe: gives a row's prompt and its extra arrays.
+        writer: Of the store; its header is one of `pairs_header`.
+        batch: Rows at a time; the last ones are filled up with rows over again, so that one program makes all.
+        make: Takes rows [B] int32, gives the entries of their trajectories, [E, B, T, C] and [E, B, A, C]; those of a
+            row must not depend on the rows beside it.
+        describe: Gives a row's prompt and its extra arrays.
     """
     missing, shape = writer.missing(), writer.header.arrays["video"][1]
     for first in range(0, len(missing), batch):
@@ -103,15 +103,15 @@ class Pairs:
         """Open a store and check that it is what a student learns from.
 
         Args:
-          folder: of the store.
-          sigmas: the student's noise levels.
-          layout: the student's; the clips must be whole blocks of it.
-          channels: latent channels of video and audio; None takes any.
-          teacher: fingerprint of the weights that must have made them; None takes any.
+            folder: Of the store.
+            sigmas: The student's noise levels.
+            layout: The student's; the clips must be whole blocks of it.
+            channels: Latent channels of video and audio; None takes any.
+            teacher: Fingerprint of the weights that must have made them; None takes any.
 
         Raises:
-          ValueError: if the store is missing, incomplete or damaged, or made for other levels, another layout, other
-            latents or by another teacher; says which.
+            ValueError: If the store is missing, incomplete or damaged, or made for other levels, another layout, other
+                latents or by another teacher; says which.
         """
         self._store = Store(folder, KIND)
         header = self._store.header

@@ -22,12 +22,12 @@ class TrainState:
     """One trainer of one network.
 
     Attributes:
-      step: optimiser steps done, int32 scalar.
-      params: masters, float32.
-      opt_state: of the optimiser that `create` was given.
-      ema: exponential average of params, float32, or None when it is not kept.
-      extra: what a loss carries from step to step beside parameters (running statistics), or None.
-      key: PRNG key; step i uses fold_in(key, i), so a resumed run draws what an unbroken one draws.
+        step: Optimiser steps done, int32 scalar.
+        params: Masters, float32.
+        opt_state: Of the optimiser that `create` was given.
+        ema: Exponential average of params, float32, or None when it is not kept.
+        extra: What a loss carries from step to step beside parameters (running statistics), or None.
+        key: PRNG key; step i uses fold_in(key, i), so a resumed run draws what an unbroken one draws.
     """
 
     step: ArrayLeaf
@@ -47,9 +47,9 @@ class DistillState:
     """Two networks trained against each other: the generator and the critic of its samples.
 
     Attributes:
-      step: steps done, int32 scalar (on the host once a step was made); each is one update of the critic.
-      generator: its own `step` counts its updates, one in `ratio` of all; has the average.
-      critic: without an average.
+        step: Steps done, int32 scalar (on the host once a step was made); each is one update of the critic.
+        generator: Its own `step` counts its updates, one in `ratio` of all; has the average.
+        critic: Without an average.
     """
 
     step: ArrayLeaf

@@ -31,9 +31,9 @@ class Report:
     """What a step reports beside the new state.
 
     Attributes:
-      metrics: float32 scalars by name, on the device.
-      finite: bool [N], whether each checked tensor holds numbers only.
-      checked: names of the N tensors: the loss, each leaf of the gradient, each parameter after the update.
+        metrics: float32 scalars by name, on the device.
+        finite: Bool [N], whether each checked tensor holds numbers only.
+        checked: Names of the N tensors: the loss, each leaf of the gradient, each parameter after the update.
     """
 
     metrics: Metrics
@@ -117,9 +117,9 @@ class DistillSchedule:
     """How often generator and critic are updated, and the generator's average.
 
     Attributes:
-      ratio: steps, each with an update of the critic, per update of the generator.
-      ema_decay: average = decay * average + (1 - decay) * parameters, after the generator's updates.
-      ema_from: until so many steps are done the average is a copy of the parameters.
+        ratio: Steps, each with an update of the critic, per update of the generator.
+        ema_decay: Average = decay * average + (1 - decay) * parameters, after the generator's updates.
+        ema_from: Until so many steps are done the average is a copy of the parameters.
     """
 
     ratio: int = 5
@@ -165,14 +165,14 @@ def make_step(
     """Compile `(TrainState, batch) -> (TrainState, Report)`.
 
     Args:
-      gradient: from `gradient.of_loss`, or made by hand.
-      optimiser: applied to the gradient.
-      ema_decay: of the average; it warms up as (1 + n) / (10 + n), so early steps are forgotten.
-      ema_from: until so many steps are done the average is a copy of the parameters.
-      site_of: from a weight's name to its site, for gradient norms by site, such as `gradient.network_site`.
+        gradient: From `gradient.of_loss`, or made by hand.
+        optimiser: Applied to the gradient.
+        ema_decay: Of the average; it warms up as (1 + n) / (10 + n), so early steps are forgotten.
+        ema_from: Until so many steps are done the average is a copy of the parameters.
+        site_of: From a weight's name to its site, for gradient norms by site, such as `gradient.network_site`.
 
     Returns:
-      The step. Its metrics are the gradient's own plus `loss`, `grad_norm` and, by site, `grad_norm/SITE`.
+        The step. Its metrics are the gradient's own plus `loss`, `grad_norm` and, by site, `grad_norm/SITE`.
     """
 
     def decay(step: jax.Array) -> jax.Array:
@@ -200,15 +200,15 @@ def make_distill_step(
     critic is, on the same batch, with keys of its own and against the new generator. Each has its program.
 
     Args:
-      method: the gradients of both networks.
-      optimisers: of generator and critic. The generator's counts its own updates, so its schedule is `ratio` times
-        slower.
-      schedule: see DistillSchedule.
-      frozen: what the method needs beside both networks; an argument of the programs.
-      site_of: see `make_step`.
+        method: The gradients of both networks.
+        optimisers: Of generator and critic. The generator's counts its own updates, so its schedule is `ratio` times
+            slower.
+        schedule: See DistillSchedule.
+        frozen: What the method needs beside both networks; an argument of the programs.
+        site_of: See `make_step`.
 
     Returns:
-      The step. Metrics are named `generator/...`, in steps that update it, and `critic/...`.
+        The step. Metrics are named `generator/...`, in steps that update it, and `critic/...`.
 
     Source: OmniForcing@50a271f:ltx_distillation/train_distillation.py, Trainer.train_one_step.
     """

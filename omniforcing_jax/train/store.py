@@ -40,11 +40,11 @@ class Header:
     """What a store holds, all of it known before the first row is written.
 
     Attributes:
-      kind: what the rows are, such as "ode_pairs".
-      count: rows in all.
-      shards: files that they lie in, each a run of rows.
-      arrays: dtype and shape by name, in the order in which they lie in a record.
-      facts: what else a reader must know, as JSON has it.
+        kind: What the rows are, such as "ode_pairs".
+        count: Rows in all.
+        shards: Files that they lie in, each a run of rows.
+        arrays: Dtype and shape by name, in the order in which they lie in a record.
+        facts: What else a reader must know, as JSON has it.
     """
 
     kind: str
@@ -76,7 +76,7 @@ class Header:
         """Return one of the facts.
 
         Raises:
-          ValueError: if the header has none of that name.
+            ValueError: If the header has none of that name.
         """
         if name not in self.facts:
             raise ValueError(f"the header's facts have no '{name}': made by another version?")
@@ -96,7 +96,7 @@ def read_header(folder: Path) -> Header:
     """Read a store's header.
 
     Raises:
-      ValueError: if there is none, or it has another format; names the file.
+        ValueError: If there is none, or it has another format; names the file.
     """
     path = folder / HEADER
     values = read_object(path, "; a store begins with its header")
@@ -132,7 +132,7 @@ def encode(header: Header, row: Row) -> bytes:
     """Make a record: the prompt's length and UTF-8, then each array's bytes, little-endian, rows first.
 
     Raises:
-      ValueError: if the arrays are not those of the header, or hold what is not a number; names them.
+        ValueError: If the arrays are not those of the header, or hold what is not a number; names them.
     """
     found = {name: [str(array.dtype), list(array.shape)] for name, array in row.arrays.items()}
     wanted = {name: [dtype, list(shape)] for name, (dtype, shape) in header.arrays.items()}
@@ -149,7 +149,7 @@ def decode(header: Header, record: bytes) -> Row:
     """Read what `encode` made.
 
     Raises:
-      ValueError: if the record has another length than the header's arrays.
+        ValueError: If the record has another length than the header's arrays.
     """
     begin = LENGTH_BYTES + int.from_bytes(record[:LENGTH_BYTES], "little")
     prompt, arrays = record[LENGTH_BYTES:begin].decode(), {}
@@ -184,8 +184,8 @@ class Writer:
         """Begin or go on; process p has the shards p, p + processes, ...
 
         Raises:
-          ValueError: if the folder holds a store with another header, or the disk has too little room for the rows
-            that are missing.
+            ValueError: If the folder holds a store with another header, or the disk has too little room for the rows
+                that are missing.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.header = folder, header
@@ -206,7 +206,7 @@ class Writer:
         """Write row `index`; when it is the last of its shard, the shard.
 
         Raises:
-          ValueError: if the row is not this process's or not what the header says.
+            ValueError: If the row is not this process's or not what the header says.
         """
         shard = next((s for s in self._shards if index in self.header.rows_of(s)), None)
         if shard is None:
@@ -253,7 +253,7 @@ def pack(folder: Path, header: Header, shard: int) -> None:
     """Make a shard of its rows.
 
     Raises:
-      OSError: if it cannot be read back whole, as on a full disk.
+        OSError: If it cannot be read back whole, as on a full disk.
     """
     from array_record.python.array_record_module import ArrayRecordWriter
 
@@ -293,7 +293,7 @@ class Store:
         """Open and check it.
 
         Raises:
-          ValueError: if it is of another kind, a shard is missing (with how far it was written), or cut off.
+            ValueError: If it is of another kind, a shard is missing (with how far it was written), or cut off.
         """
         import grain
 
@@ -315,8 +315,8 @@ class Store:
         """Read a row.
 
         Raises:
-          ValueError: if its bytes are damaged, or it is another row, as in shards that changed places; names row and
-            shard.
+            ValueError: If its bytes are damaged, or it is another row, as in shards that changed places; names row and
+                shard.
         """
         try:
             row = decode(self.header, self._records[index])
