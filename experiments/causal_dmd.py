@@ -59,8 +59,8 @@ class Config(CausalConfig, DistillConfig):
     """One run.
 
     Attributes:
-      seconds: length of the clips, one frame not counted.
-      dmd: how clips are scored.
+        seconds: Length of the clips, one frame not counted.
+        dmd: How clips are scored.
     """
 
     seconds: int = 5

@@ -19,11 +19,11 @@ def refusing(*outputs: Path | None) -> Iterator[None]:
     """Answer an error by one line on stderr and exit code 2, or by its traceback with `--debug`; Ctrl-C by code 130.
 
     Args:
-        outputs: files that will be written at the end; None was not asked for. One that cannot be written is refused
-            at once. Nothing is made.
+        outputs: Files that will be written at the end; None was not asked for. One that cannot be written is refused at
+            once. Nothing is made.
 
     Raises:
-        SystemExit: with code 2, in place of an error; with code 130, in place of Ctrl-C.
+        SystemExit: With code 2, in place of an error; with code 130, in place of Ctrl-C.
     """
     with unfailing_stderr():
         try:

@@ -69,7 +69,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     """Compile until a mesh fits; returns the figures of the one that takes least of the memory, and what was tried.
 
     Raises:
-      ValueError: if something is not known, does not fit together, or the compiler takes none of the meshes.
+        ValueError: If something is not known, does not fit together, or the compiler takes none of the meshes.
     """
     if arguments.preset not in PRESETS:
         raise ValueError(f"--preset {arguments.preset}: must be one of {', '.join(PRESETS)}")
@@ -93,7 +93,7 @@ def topology_devices(name: str) -> Sequence[jax.Device]:
     """Return the devices of a topology that need not be there.
 
     Raises:
-      ValueError: if libtpu is not installed, or does not know the topology.
+        ValueError: If libtpu is not installed, or does not know the topology.
     """
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError("libtpu is not installed: run `make libtpu`, then this command with PYTHONPATH=.venv/libtpu")

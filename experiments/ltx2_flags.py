@@ -98,9 +98,9 @@ class CausalConfig:
     """What a recipe for a causal student sets, whatever its teacher is.
 
     Attributes:
-      sigmas: noise levels of the student's steps.
-      cross_timestep: whose noise level drives the student's crossings, see `ModelConfig`. OmniForcing's student takes
-        each token's own. LTX-2 takes the other stream's, of which a clip with a level per block has several.
+        sigmas: Noise levels of the student's steps.
+        cross_timestep: Whose noise level drives the student's crossings, see `ModelConfig`. OmniForcing's student takes
+            each token's own. LTX-2 takes the other stream's, of which a clip with a level per block has several.
     """
 
     sigmas: tuple[float, ...] = V2_SIGMAS

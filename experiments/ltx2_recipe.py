@@ -56,10 +56,10 @@ class Opened(NamedTuple):
     """What a recipe with a critic begins from, no weights among it.
 
     Attributes:
-      student: what the generator is.
-      teacher: what network teacher and critic are.
-      contexts: of all prompts.
-      negative: context of the negative prompt.
+        student: What the generator is.
+        teacher: What network teacher and critic are.
+        contexts: Of all prompts.
+        negative: Context of the negative prompt.
     """
 
     student: PipelineConfig
@@ -73,12 +73,12 @@ def set_up(batch: int, mesh: str, *, alone: bool = False) -> Iterator[Mesh | Non
     """Join the other processes, set logging, the compilation cache and the mesh up; gives the mesh, None is one device.
 
     Args:
-      batch: rows of a batch.
-      mesh: as `--mesh` has it.
-      alone: each process works and speaks for itself, on its own devices.
+        batch: Rows of a batch.
+        mesh: As `--mesh` has it.
+        alone: Each process works and speaks for itself, on its own devices.
 
     Raises:
-      ValueError: if there are no rows, or the mesh fits neither the devices nor the batch.
+        ValueError: If there are no rows, or the mesh fits neither the devices nor the batch.
     """
     distributed.start()
     level = logging.INFO if alone or distributed.speaks() else logging.WARNING
@@ -95,7 +95,7 @@ def open_bidirectional(flag: str, folder: Path) -> PipelineConfig:
     """Read what a bidirectional network is.
 
     Raises:
-      ValueError: if the folder is damaged or holds a causal student; names the flag.
+        ValueError: If the folder is damaged or holds a causal student; names the flag.
     """
     found = read_pipeline_config(folder)
     if found.sampler is not None or found.model.sinks:
@@ -112,13 +112,13 @@ def open_student(
     equal, as its teacher's are, that is the same function. A student keeps those it was trained with.
 
     Args:
-      folder: its weights.
-      sampler: what it will be trained as.
-      sinks: how many it gets where it has none.
-      cross_timestep: whose noise level drives its crossings.
+        folder: Its weights.
+        sampler: What it will be trained as.
+        sinks: How many it gets where it has none.
+        cross_timestep: Whose noise level drives its crossings.
 
     Raises:
-      ValueError: if the folder is damaged, or holds a student of other blocks or crossings.
+        ValueError: If the folder is damaged, or holds a student of other blocks or crossings.
     """
     found = read_pipeline_config(folder)
     if found.sampler is not None:
@@ -134,7 +134,7 @@ def open_teacher(folder: Path, student: PipelineConfig) -> ModelConfig:
     """Read what network the teacher is.
 
     Raises:
-      ValueError: if the folder is damaged, holds a causal student or a network of other sizes than the student's.
+        ValueError: If the folder is damaged, holds a causal student or a network of other sizes than the student's.
     """
     found = open_bidirectional("--teacher", folder)
     own, wanted = ({name: model.to_dict()[name] for name in ALIKE} for model in (found.model, student.model))
@@ -146,7 +146,7 @@ def open_contexts(folder: Path, model: ModelConfig) -> Contexts:
     """Open the contexts of a network's prompts.
 
     Raises:
-      ValueError: if the store is missing, damaged or of other widths.
+        ValueError: If the store is missing, damaged or of other widths.
     """
     video, audio = (model.caption_channels or stream.width for stream in (model.video, model.audio))
     return Contexts(folder, channels=(video, audio))
@@ -156,8 +156,8 @@ def open_pairs(folder: Path, student: PipelineConfig, sampler: SamplerConfig) ->
     """Open pairs at the student's levels, of clips as long as its horizon and as large as its pictures.
 
     Raises:
-      ValueError: if the store is missing, damaged or of other levels, lengths, sizes or latents; or if the student is
-        one that a masked forward cannot train.
+        ValueError: If the store is missing, damaged or of other levels, lengths, sizes or latents; or if the student is
+            one that a masked forward cannot train.
     """
     model = student.model
     if model.text_adaln:
@@ -183,7 +183,7 @@ class Prompts(data.Rows):
         """Find the prompt.
 
         Raises:
-          ValueError: if it is not there.
+            ValueError: If it is not there.
         """
         row = contexts.row_of(without)
         rows = [i for i in range(len(contexts)) if i != row]
@@ -195,7 +195,7 @@ def context_of(contexts: Contexts, prompt: str) -> text_contexts.TextContexts:
     """Read the text features of one prompt, as a batch of one.
 
     Raises:
-      ValueError: if there are none.
+        ValueError: If there are none.
     """
     return contexts_of({name: jnp.asarray(array[None]) for name, array in contexts[contexts.row_of(prompt)].items()})
 
@@ -206,7 +206,7 @@ def load_network(
     """Load a transformer; sinks that `model` has and the folder lacks are drawn, N(0, 0.02^2).
 
     Raises:
-      ValueError: in one line, if weights are missing, unknown or mis-shaped, or the mesh cannot cut the network.
+        ValueError: In one line, if weights are missing, unknown or mis-shaped, or the mesh cannot cut the network.
     """
     if mesh is not None:
         meshes.config_of(mesh).check_network(model)
@@ -251,7 +251,7 @@ def open_dmd(arguments: DmdArguments, student: PipelineConfig) -> Opened:
     """Open the teacher and the contexts of a training with a critic, and check them against the student.
 
     Raises:
-      ValueError: if the teacher's folder or the store does not fit, or the negative prompt has no context.
+        ValueError: If the teacher's folder or the store does not fit, or the negative prompt has no context.
     """
     teacher = open_teacher(arguments.teacher, student)
     contexts = open_contexts(arguments.contexts, student.model)
@@ -271,7 +271,7 @@ def sample_hooks(
     """Make clips of the network in training every so many steps, see ltx2_samples.
 
     Raises:
-      ValueError: if the codecs of the student's folder are missing or damaged.
+        ValueError: If the codecs of the student's folder are missing or damaged.
     """
     sampler = Sampler(
         folder=arguments.folder / "samples",
@@ -301,16 +301,16 @@ def distil(
     """Load the networks, train generator and critic, and write the generator's average once the run is whole.
 
     Args:
-      arguments: the recipe's flags, with its values.
-      opened: student, teacher and negative prompt.
-      source: of batches.
-      method: the gradients of both networks.
-      shown: what sample clips show.
-      mesh: None is one device.
-      measures: see `loop.train`.
+        arguments: The recipe's flags, with its values.
+        opened: Student, teacher and negative prompt.
+        source: Of batches.
+        method: The gradients of both networks.
+        shown: What sample clips show.
+        mesh: None is one device.
+        measures: See `loop.train`.
 
     Raises:
-      ValueError: before the first step, as `loop.train` and `load_network` do.
+        ValueError: Before the first step, as `loop.train` and `load_network` do.
     """
     dtype, student = jnp.dtype(arguments.dtype), opened.student
     batches = data.PlacedBatches(source, arguments.batch, arguments.seed, mesh)

@@ -51,11 +51,11 @@ def measures(
     """Measure the loss on held-out pairs: the same batches at the same noise levels each time.
 
     Args:
-      arguments: how often, and the rows of a batch.
-      held: the pairs, with their contexts; without any there is nothing to measure.
-      loss: from `make_loss`.
-      params_of: takes the weights out of the trainer's state.
-      mesh: None is one device.
+        arguments: How often, and the rows of a batch.
+        held: The pairs, with their contexts; without any there is nothing to measure.
+        loss: From `make_loss`.
+        params_of: Takes the weights out of the trainer's state.
+        mesh: None is one device.
     """
     if not len(held):
         return ()

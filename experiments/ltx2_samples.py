@@ -38,9 +38,9 @@ class Examples(NamedTuple):
     """What sample clips show, and how they are made.
 
     Attributes:
-      texts: prompts, each with its contexts, a batch of one.
-      seconds: length of a clip, one frame not counted.
-      sigmas: noise levels of a bidirectional network; a student has its own.
+        texts: Prompts, each with its contexts, a batch of one.
+        seconds: Length of a clip, one frame not counted.
+        sigmas: Noise levels of a bidirectional network; a student has its own.
     """
 
     texts: Sequence[tuple[str, TextContexts]]
@@ -53,12 +53,12 @@ class Sampler:
     """The call of a `loop.Hook`: clips with the same noise every time.
 
     Attributes:
-      folder: clips go here, as `step_000500_0.mp4` and `.png`; made when the first ones are.
-      begun: weights folder that has the codecs.
-      config: what network it is.
-      examples: see Examples.
-      params_of: takes the weights out of the trainer's state, such as its average.
-      dtype: type to compute in.
+        folder: Clips go here, as `step_000500_0.mp4` and `.png`; made when the first ones are.
+        begun: Weights folder that has the codecs.
+        config: What network it is.
+        examples: See Examples.
+        params_of: Takes the weights out of the trainer's state, such as its average.
+        dtype: Type to compute in.
     """
 
     folder: Path
@@ -104,7 +104,7 @@ def hooks(every: int, sampler: Sampler) -> tuple[Hook, ...]:
     """Return the sampler as a hook; 0 steps are never.
 
     Raises:
-      ValueError: if the codecs' weights are missing or damaged, before the first step.
+        ValueError: If the codecs' weights are missing or damaged, before the first step.
     """
     if not every:
         return ()

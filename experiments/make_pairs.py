@@ -57,10 +57,10 @@ class Config:
     """How trajectories are made.
 
     Attributes:
-      seconds: length of the clips, one frame not counted.
-      steps: Euler steps of the teacher.
-      student_steps: the student's levels in thousandths, snapped to those of the teacher.
-      guidance: of the teacher.
+        seconds: Length of the clips, one frame not counted.
+        steps: Euler steps of the teacher.
+        student_steps: The student's levels in thousandths, snapped to those of the teacher.
+        guidance: Of the teacher.
     """
 
     seconds: int = 5
@@ -99,7 +99,7 @@ def open_teacher(folder: Path, config: Config) -> PipelineConfig:
     """Read what the teacher is.
 
     Raises:
-      ValueError: if the folder is damaged, holds a causal student or has not the layers that guidance names.
+        ValueError: If the folder is damaged, holds a causal student or has not the layers that guidance names.
     """
     found = ltx2_recipe.open_bidirectional("--teacher", folder)
     layers = found.model.layers
@@ -133,7 +133,7 @@ def say_cost(make_rows: Callable[[np.ndarray], Streams], arguments: Arguments, h
     """Make clips without writing them, and print seconds and bytes of each and of all.
 
     Raises:
-      ValueError: if a trajectory is not finite, or the disk has no room for all of them.
+        ValueError: If a trajectory is not finite, or the disk has no room for all of them.
     """
 
     def make_batch(first: int) -> float:

@@ -19,11 +19,11 @@ def read_flags(kind: type[T], doc: str | None) -> T:
     """Read the command line into a dataclass; `--help` shows the script's docstring and its flags.
 
     Args:
-        kind: the dataclass. What its fields refuse is answered as a flag that cannot be read.
-        doc: of the script.
+        kind: The dataclass. What its fields refuse is answered as a flag that cannot be read.
+        doc: Of the script.
 
     Raises:
-        SystemExit: after printing the help that was asked for, or with code 2 and one line on stderr if the flags
+        SystemExit: After printing the help that was asked for, or with code 2 and one line on stderr if the flags
             cannot be read.
     """
     module = getattr(sys.modules["__main__"], "__spec__", None)

@@ -45,9 +45,9 @@ class Config(DistillConfig):
     """One run.
 
     Attributes:
-      seconds: length of the clips, one frame not counted.
-      sigmas: noise levels of the few-step sampler.
-      dmd: how clips are scored.
+        seconds: Length of the clips, one frame not counted.
+        sigmas: Noise levels of the few-step sampler.
+        dmd: How clips are scored.
     """
 
     seconds: int = 5

@@ -39,12 +39,12 @@ class Config(CausalConfig):
     """One run.
 
     Attributes:
-      seconds: length of the clips, one frame not counted.
-      context: what a block sees of its past: noisy, as the reference, or clean, as a stream will.
-      audio_weight: of the audio term.
-      ema_decay: keep an average of the weights, whose decay warms up to this, and write it at the end. None keeps none,
-        as the reference.
-      optimiser: how the student is updated.
+        seconds: Length of the clips, one frame not counted.
+        context: What a block sees of its past: noisy, as the reference, or clean, as a stream will.
+        audio_weight: Of the audio term.
+        ema_decay: Keep an average of the weights, whose decay warms up to this, and write it at the end. None keeps
+            none, as the reference.
+        optimiser: How the student is updated.
     """
 
     seconds: int = 5

@@ -44,8 +44,8 @@ class Config(CausalConfig, DistillConfig):
     """One run.
 
     Attributes:
-      context_noise: sigma of the clean pass.
-      self_forcing: length of the clips, scoring, exit steps.
+        context_noise: Sigma of the clean pass.
+        self_forcing: Length of the clips, scoring, exit steps.
     """
 
     context_noise: float = 0.0

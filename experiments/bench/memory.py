@@ -102,7 +102,7 @@ def temporary_bytes(program: Program) -> int:
     """Compile a program and return the bytes that it needs beside its arguments and results.
 
     Raises:
-      ValueError: if XLA does not say it on this backend.
+        ValueError: If XLA does not say it on this backend.
     """
     function, arguments = program
     analysis = jax.jit(function).lower(*arguments).compile(dict(SAME_BUFFERS)).memory_analysis()

@@ -48,7 +48,7 @@ def plan(arguments: Arguments) -> tuple[Sequence[str], Sequence[Request | None],
     """Check everything that can be checked, then return prompts, what they ask for, and the clips, not yet made.
 
     Raises:
-        ValueError: whatever is wrong with the arguments, in one line.
+        ValueError: Whatever is wrong with the arguments, in one line.
     """
     if (arguments.source is None) == (arguments.file is None):
         raise ValueError("give one of --source and --file, not both or none")

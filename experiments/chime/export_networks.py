@@ -65,7 +65,7 @@ def export(arguments: Arguments) -> None:
     """Write the part.
 
     Raises:
-      ValueError: if a flag is given that has no meaning for this part, or the run has no checkpoint.
+        ValueError: If a flag is given that has no meaning for this part, or the run has no checkpoint.
     """
     part, run, halfway = arguments.part, arguments.run, arguments.halfway
     require(part == "student" or halfway is None, "halfway", halfway, f"is for --part student, not {part}")

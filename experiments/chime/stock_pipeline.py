@@ -103,7 +103,7 @@ def open_stock(folder: Path, codecs: Codecs) -> Any:
     """Open an exported transformer in diffusers' pipeline, our codecs and contexts in the other places.
 
     Raises:
-        ValueError: if diffusers misses weights or finds more than it knows.
+        ValueError: If diffusers misses weights or finds more than it knows.
     """
     from diffusers.models.transformers.transformer_ltx2 import LTX2VideoTransformer3DModel
     from diffusers.pipelines.ltx2.pipeline_ltx2 import LTX2Pipeline

@@ -88,7 +88,7 @@ def cells(arguments: Arguments) -> Iterator[Cell]:
     """List the cells of the parts asked for.
 
     Raises:
-      ValueError: if a stage is not NAME=FOLDER, a name comes twice or a folder is missing, or if there are no clips.
+        ValueError: If a stage is not NAME=FOLDER, a name comes twice or a folder is missing, or if there are no clips.
     """
     check(arguments)
     if "sinks" in arguments.parts:
@@ -121,7 +121,7 @@ def check(arguments: Arguments) -> None:
     """Check what the parts asked for need, before the first cell: a cell takes minutes.
 
     Raises:
-      ValueError: see `cells`.
+        ValueError: See `cells`.
     """
     if arguments.prompts < 1:
         raise ValueError(f"--prompts {arguments.prompts}: must be at least 1")

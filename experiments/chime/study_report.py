@@ -50,7 +50,7 @@ def read(folder: Path, having: str) -> Groups:
     """Read all cells that have a figure, those that differ by their seed alone as one group, numbers in their order.
 
     Raises:
-      ValueError: if one is no JSON.
+        ValueError: If one is no JSON.
     """
     groups: Groups = {}
     for path in sorted(

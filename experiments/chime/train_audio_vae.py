@@ -31,9 +31,9 @@ class Config:
     """One run.
 
     Attributes:
-      seconds: length of a clip; the decoder looks back 1.3 s.
-      noise: standard deviation of the noise on latents, relative to their spread.
-      loud_weight: weight of a mel cell 8 nats above silence, beside 1 for silence.
+        seconds: Length of a clip; the decoder looks back 1.3 s.
+        noise: Standard deviation of the noise on latents, relative to their spread.
+        loud_weight: Weight of a mel cell 8 nats above silence, beside 1 for silence.
     """
 
     seconds: float = 2.0

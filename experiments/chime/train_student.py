@@ -45,14 +45,14 @@ class Config:
     """One run.
 
     Attributes:
-      entries: of rendered clips, or of the teacher's trajectories.
-      ode: how the student regresses on them. Guidance is learned into the prediction: without it the teacher itself
-        shows the right number of balls in half of its clips only, with a scale of 3 in most of them. Conditioning lets
-        the student be driven by a picture or a sound. Context noise, in training and in the stream, hides the small
-        errors of a block from the next one.
-      empty_prompts: share of samples that see the empty prompt, which guidance pushes away from.
-      changes: share of samples whose past, up to a border drawn at random, is that of another clip with another
-        prompt. A stream sees the same when its prompt changes and its past is made again under the new one.
+        entries: Of rendered clips, or of the teacher's trajectories.
+        ode: How the student regresses on them. Guidance is learned into the prediction: without it the teacher itself
+            shows the right number of balls in half of its clips only, with a scale of 3 in most of them. Conditioning
+            lets the student be driven by a picture or a sound. Context noise, in training and in the stream, hides the
+            small errors of a block from the next one.
+        empty_prompts: Share of samples that see the empty prompt, which guidance pushes away from.
+        changes: Share of samples whose past, up to a border drawn at random, is that of another clip with another
+            prompt. A stream sees the same when its prompt changes and its past is made again under the new one.
     """
 
     model: configs.ModelConfig = presets.CHIME
@@ -110,7 +110,7 @@ def trained(folder: Path) -> Transformer:
     """Read the weights of a run's newest checkpoint: its own, not the average, because the rate ends at zero.
 
     Raises:
-      ValueError: if there is none.
+        ValueError: If there is none.
     """
     blank = spec.init(transformer_spec(presets.CHIME_TEACHER), jax.random.key(0))
     return recipe.newest(folder, start(CONFIG, blank)[0]).params

@@ -56,10 +56,10 @@ class Config:
     """One run.
 
     Attributes:
-      stages: short clips first, which are cheaper by more than their length.
-      empty_prompts: share of samples that see the empty prompt, for classifier-free guidance.
-      sigma_mean, sigma_spread: of the logit of the noise level.
-      more_of_many: a clip of n balls comes n times as often: one ball is learned first, three are what is hard.
+        stages: Short clips first, which are cheaper by more than their length.
+        empty_prompts: Share of samples that see the empty prompt, for classifier-free guidance. sigma_mean,
+            sigma_spread: of the logit of the noise level.
+        more_of_many: a clip of n balls comes n times as often: one ball is learned first, three are what is hard.
     """
 
     model: configs.ModelConfig = presets.CHIME_TEACHER
@@ -122,7 +122,7 @@ def trained(folder: Path) -> Transformer:
     """Read the weights of a run's newest checkpoint: its own, not the average, because the rate ends at zero.
 
     Raises:
-      ValueError: if there is none.
+        ValueError: If there is none.
     """
     return recipe.newest(folder, start(FIRST)[0]).params
 

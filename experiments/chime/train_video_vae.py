@@ -41,9 +41,9 @@ class Config:
     """One run.
 
     Attributes:
-      stages: clip lengths in order; the receptive field of the decoder is about 80 frames.
-      noise: standard deviation of the noise on latents of unit scale, once warmed up.
-      foreground_weight: weight of a pixel that a ball covers, beside 1 for the background.
+        stages: Clip lengths in order; the receptive field of the decoder is about 80 frames.
+        noise: Standard deviation of the noise on latents of unit scale, once warmed up.
+        foreground_weight: Weight of a pixel that a ball covers, beside 1 for the background.
     """
 
     stages: tuple[Stage, ...] = (Stage(17, 5, 600), Stage(33, 3, 400), Stage(65, 2, 650))

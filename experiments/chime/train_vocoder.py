@@ -34,11 +34,11 @@ class Config:
     """One run.
 
     Attributes:
-      clips: training worlds whose sound is used.
-      rows: mel rows of a crop. Its ends count in the loss: they stand for the start and the end of a clip, where the
-        network sees zeros, which as log-mel are loud.
-      noise: largest standard deviation of the noise on audio latents, whose scale is one.
-      ffts: window lengths of the spectral losses, in samples at 24 kHz; hops are a quarter.
+        clips: Training worlds whose sound is used.
+        rows: Mel rows of a crop. Its ends count in the loss: they stand for the start and the end of a clip, where the
+            network sees zeros, which as log-mel are loud.
+        noise: Largest standard deviation of the noise on audio latents, whose scale is one.
+        ffts: Window lengths of the spectral losses, in samples at 24 kHz; hops are a quarter.
     """
 
     clips: int = 200

@@ -15,7 +15,7 @@ def load(folder: Path) -> str:
     """Load the network; returns what was loaded in a few words.
 
     Raises:
-      ValueError: if the loader misses a weight, or knows none of its name.
+        ValueError: If the loader misses a weight, or knows none of its name.
     """
     from diffusers.models.transformers.transformer_ltx2 import LTX2VideoTransformer3DModel
 

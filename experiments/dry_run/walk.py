@@ -27,9 +27,9 @@ class Pace:
     """How short the walk is.
 
     Attributes:
-      steps: of each training.
-      seconds: length of clips, in trainings and from the student.
-      sample: whether trainings make sample clips at their end.
+        steps: Of each training.
+        seconds: Length of clips, in trainings and from the student.
+        sample: Whether trainings make sample clips at their end.
     """
 
     steps: int = 2
@@ -42,9 +42,9 @@ class Step:
     """One command.
 
     Attributes:
-      what: what it does, in a few words.
-      command: module and flags as the pages have them.
-      short: flags that the walk adds.
+        what: What it does, in a few words.
+        command: Module and flags as the pages have them.
+        short: Flags that the walk adds.
     """
 
     what: str
@@ -65,9 +65,9 @@ class Walked:
     """A command that was run.
 
     Attributes:
-      step: the command.
-      seconds: wall time.
-      code: exit code, 0 is good.
+        step: The command.
+        seconds: Wall time.
+        code: Exit code, 0 is good.
     """
 
     step: Step
@@ -139,7 +139,7 @@ def prepare(folder: Path) -> None:
     """Write what a user brings: LTX-2 as published, Gemma's folder, and prompts.
 
     Raises:
-      ValueError: if the folder is not empty.
+        ValueError: If the folder is not empty.
     """
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"--folder {folder}: is not empty; choose another, the walk begins anew")

@@ -62,9 +62,9 @@ class Cost:
     """What a program, or a part of it, does on one device.
 
     Attributes:
-      flops: of matrix products, two per multiply-add.
-      collectives: (kind, devices in a group) -> (times, bytes that a device receives in all).
-      unknown_loops: loops whose number of turns the text does not say.
+        flops: Of matrix products, two per multiply-add.
+        collectives: (kind, devices in a group) -> (times, bytes that a device receives in all).
+        unknown_loops: Loops whose number of turns the text does not say.
     """
 
     flops: float = 0.0
@@ -81,11 +81,11 @@ def read_cost(text: str, unknown_trips: float = 1.0) -> Cost:
     """Read what a program does on one device.
 
     Args:
-      text: of `jax.stages.Compiled.as_text()`.
-      unknown_trips: how often a loop runs whose count depends on data, such as rollouts up to a drawn step.
+        text: Of `jax.stages.Compiled.as_text()`.
+        unknown_trips: How often a loop runs whose count depends on data, such as rollouts up to a drawn step.
 
     Raises:
-      ValueError: if the text holds no entry computation.
+        ValueError: If the text holds no entry computation.
     """
     computations, entry = parse(text)
 
@@ -115,7 +115,7 @@ def parse(text: str) -> tuple[dict[str, dict[str, Instruction]], str]:
     """Split a module into computations, each a table of instructions by name, and the entry's name.
 
     Raises:
-      ValueError: if there is no entry computation.
+        ValueError: If there is no entry computation.
     """
     computations: dict[str, dict[str, Instruction]] = {}
     entry, current = "", None

@@ -42,10 +42,10 @@ class Chip:
     """What one chip has.
 
     Attributes:
-      hbm_bytes: memory that a program may use.
-      flops: peak per second in bfloat16.
-      hbm_bandwidth: bytes per second.
-      ici_bandwidth: bytes per second to its neighbours, all links together.
+        hbm_bytes: Memory that a program may use.
+        flops: Peak per second in bfloat16.
+        hbm_bandwidth: Bytes per second.
+        ici_bandwidth: Bytes per second to its neighbours, all links together.
     """
 
     hbm_bytes: int
@@ -92,7 +92,7 @@ class Slice:
         """Read a topology such as `v5p:4x4x4`.
 
         Raises:
-          ValueError: if the generation is unknown, or the sides are no numbers.
+            ValueError: If the generation is unknown, or the sides are no numbers.
         """
         generation, _, sides = topology.partition(":")
         if generation not in CHIPS or not all(side.isdecimal() and int(side) for side in sides.split("x")):

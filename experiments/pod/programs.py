@@ -37,9 +37,9 @@ class Subject:
     """What is lowered.
 
     Attributes:
-      preset: sizes of network and pictures, and what makes the network a student.
-      batch: rows in all.
-      text: tokens of a prompt.
+        preset: Sizes of network and pictures, and what makes the network a student.
+        batch: Rows in all.
+        text: Tokens of a prompt.
     """
 
     preset: PipelineConfig
@@ -51,7 +51,7 @@ class Subject:
         """What makes the network a student.
 
         Raises:
-          ValueError: if it is none.
+            ValueError: If it is none.
         """
         if self.preset.sampler is None:
             raise ValueError(f"--preset {self.preset.name}: is not a causal student, which every program here needs")

@@ -26,10 +26,10 @@ def hooks(
     """Stream the student in training with the codecs that ship, every so many steps; None never.
 
     Args:
-      folder: of the run; clips go to its `samples`.
-      every: in steps.
-      config: what student it is.
-      params_of: takes the weights out of the trainer's state, such as its average.
+        folder: Of the run; clips go to its `samples`.
+        every: In steps.
+        config: What student it is.
+        params_of: Takes the weights out of the trainer's state, such as its average.
     """
     if every is None:
         return ()
@@ -48,12 +48,12 @@ def sampler(
     """Make the call of a `loop.Hook`: `step_000500_0.mp4` and `.png` for each prompt, with the same noise every time.
 
     Args:
-      folder: clips go here; made when the first ones are.
-      pipeline: a student; its transformer is replaced by the one in training.
-      params_of: as for `hooks`.
-      prompts: what to show.
-      seconds: length of a clip.
-      seed: random seed of the noise.
+        folder: Clips go here; made when the first ones are.
+        pipeline: a student; its transformer is replaced by the one in training.
+        params_of: As for `hooks`.
+        prompts: What to show.
+        seconds: Length of a clip.
+        seed: Random seed of the noise.
     """
 
     def call(done: int, state: Any) -> None:

@@ -76,7 +76,7 @@ def load(folder: Path) -> Pipeline:
     """Load a weights folder.
 
     Raises:
-        ValueError: in one line, if it is missing or damaged.
+        ValueError: In one line, if it is missing or damaged.
     """
     return load_pipeline(folder, read_pipeline_config(folder))
 
@@ -85,7 +85,7 @@ def read_prompts(source: str, seed: int) -> list[str]:
     """Return the prompts of a file, or draw as many as the number says.
 
     Raises:
-        ValueError: neither a number nor a readable file, or nothing in it.
+        ValueError: Neither a number nor a readable file, or nothing in it.
     """
     if source.isdecimal():
         if int(source) < 1:

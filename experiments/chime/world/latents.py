@@ -52,7 +52,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
     """Read what `write` wrote.
 
     Raises:
-      ValueError: if the file is missing.
+        ValueError: If the file is missing.
     """
     if not path.exists():
         raise ValueError(f"{path}: no latents; python -m experiments.chime.encode_clips writes them")

@@ -79,7 +79,7 @@ def read(folder: Path = FOLDER) -> dict[str, np.ndarray]:
     """Read what `write` wrote, whole: `video` [N, E, T, C], `audio` [N, E, A, C], `ids` [N, X].
 
     Raises:
-      ValueError: if the store is missing, incomplete or not for this student.
+        ValueError: If the store is missing, incomplete or not for this student.
     """
     pairs = Pairs(folder, sigmas=recipe.STUDENT_SIGMAS, layout=PREFIX)
     rows = [pairs[index] for index in range(len(pairs))]

@@ -48,12 +48,12 @@ def sample_world(seed: int | Sequence[int], balls: int | None = None, colours: S
     """Draw a world; the same arguments give the same world.
 
     Args:
-        seed: whatever NumPy's generator takes.
-        balls: how many, 1 to 3; drawn if neither this nor `colours` is given.
-        colours: names of the balls' colours, distinct; who is in front of whom is drawn all the same.
+        seed: Whatever NumPy's generator takes.
+        balls: How many, 1 to 3; drawn if neither this nor `colours` is given.
+        colours: Names of the balls' colours, distinct; who is in front of whom is drawn all the same.
 
     Raises:
-        ValueError: more than three balls, a colour twice, an unknown colour, or `balls` contradicting `colours`.
+        ValueError: More than three balls, a colour twice, an unknown colour, or `balls` contradicting `colours`.
     """
     rng = np.random.default_rng(seed)
     drawn = rng.permutation(len(COLOURS))[: balls or rng.integers(1, 4)]

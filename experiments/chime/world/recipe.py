@@ -99,7 +99,7 @@ def read_transformer(folder: Path, model: ModelConfig) -> Transformer:
     """Read the transformer of a weights folder, in float32.
 
     Raises:
-        ValueError: in one line, if it is missing, damaged or another network's.
+        ValueError: In one line, if it is missing, damaged or another network's.
     """
     return weights.load_component(folder, "transformer", spec.abstract(transformer_spec(model)))
 
@@ -108,11 +108,11 @@ def newest(folder: Path, like: S) -> S:
     """Read the trainer's state from the newest checkpoint of a run.
 
     Args:
-        folder: the run's.
+        folder: The run's.
         like: a state of the same tree and shapes.
 
     Raises:
-        ValueError: if there is no checkpoint, or one of another trainer.
+        ValueError: If there is no checkpoint, or one of another trainer.
     """
     found = checkpoint.restore(checkpoint.open_manager(folder / "checkpoints"), like)
     if found is None:

@@ -37,8 +37,8 @@ class Config(DistillConfig):
     """One run.
 
     Attributes:
-      sampler: the student's, fresh noise at each level: the nine that stage 2 was trained at.
-      dmd: how clips are scored.
+        sampler: The student's, fresh noise at each level: the nine that stage 2 was trained at.
+        dmd: How clips are scored.
     """
 
     sampler: SamplerConfig = recipe.SAMPLER
@@ -81,7 +81,7 @@ def trained(folder: Path) -> Transformer:
     """Read the generator's average from a run's newest checkpoint.
 
     Raises:
-      ValueError: if there is none.
+        ValueError: If there is none.
     """
     config, key = Config(), jax.random.key(0)
     generator, critic = (spec.init(transformer_spec(m), key) for m in (presets.CHIME, presets.CHIME_TEACHER))
@@ -93,10 +93,10 @@ def train(config: Config, arguments: Arguments, method: DistillMethod, rows: dic
     """Train or continue generator and critic.
 
     Args:
-      config: the run's values.
-      arguments: where it is, and what it begins from.
-      method: the gradients of both networks.
-      rows: `ids` of the prompts, and what else the method begins from; a prompt comes as often as it has balls.
+        config: The run's values.
+        arguments: Where it is, and what it begins from.
+        method: The gradients of both networks.
+        rows: `ids` of the prompts, and what else the method begins from; a prompt comes as often as it has balls.
     """
     start_logging()
     student = recipe.read_transformer(arguments.student, presets.CHIME)

@@ -19,7 +19,7 @@ def change_pasts(trajectory: Trajectory, key: jax.Array, share: float) -> Trajec
     """Give a share of the samples the past of their neighbour in the batch, at every entry; it is not learned.
 
     Returns:
-      The trajectory, whose `since` is the first block of each sample that is its own.
+        The trajectory, whose `since` is the first block of each sample that is its own.
     """
     for_choice, for_border = jax.random.split(key)
     count = trajectory.video.shape[1]
