@@ -11,16 +11,17 @@ the folder is as it was before, and removes the stage. Stages of other processes
 """
 
 import contextlib
-import json
 import os
 import re
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from omniforcing_jax.io import lock
 from omniforcing_jax.io.atomic_write import write_json
+from omniforcing_jax.strict_json import as_texts, read_object, require
 
 STAGE = ".new."
 NEW, OLD, MOVES = "new", "old", "moves.json"
@@ -160,16 +161,25 @@ def _put_back(folder: Path, stage: Path) -> None:
     """
     if not (stage / MOVES).is_file():
         return
-    moves = json.loads((stage / MOVES).read_bytes())
-    names = moves["names"] if os.path.lexists(stage / NEW / moves["names"][-1]) else []
+    moves = read_object(stage / MOVES)
+    names = _entries(moves, str(stage / MOVES))
+    names = names if os.path.lexists(stage / NEW / names[-1]) else ()
     for name in names:
         if not os.path.lexists(stage / NEW / name):
             os.rename(folder / name, stage / NEW / name)
         if os.path.lexists(stage / OLD / name):
             os.replace(stage / OLD / name, folder / name)
-    if names and _is_text(folder / names[-1], moves["unfinished"]):
+    if names and _is_text(folder / names[-1], moves.get("unfinished")):
         (folder / names[-1]).unlink()
     (stage / MOVES).unlink()  # so that nobody else does it, too
+
+
+def _entries(moves: dict[str, Any], where: str) -> tuple[str, ...]:
+    """Return the names of what is exchanged; entries of the folder and of nothing beyond it."""
+    names = as_texts(moves.get("names"), f"{where}: names")
+    for name in names or ("",):
+        require(name not in ("", ".", "..") and Path(name).name == name, f"{where}: names", name, "must be an entry")
+    return names
 
 
 def _is_text(path: Path, text: str | None) -> bool:

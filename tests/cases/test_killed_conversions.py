@@ -4,6 +4,7 @@ A forked process is killed at its n-th change of a name in the folder, for every
 the folder is the same.
 """
 
+import json
 import os
 import re
 import shutil
@@ -329,3 +330,14 @@ def test_an_error_leaves_neither_stage_nor_new_folders(tmp_path):
     with pytest.raises(ValueError, match="broken"), folder_swap.swapping_in(tmp_path / "a" / "b") as stage:
         fail(stage)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_dead_process_was_exchanging_is_never_taken_beyond_the_folder(tmp_path):
+    """A stage is a file from outside, too: its names are of entries in the folder."""
+    folder, stage = tmp_path / "weights", tmp_path / "weights/.new.0123456789ab"
+    (stage / "new").mkdir(parents=True)
+    (tmp_path / "precious").write_text("mine")
+    (stage / "moves.json").write_text(json.dumps({"names": ["../precious"], "unfinished": None}))
+    with pytest.raises(ValueError, match=r"moves\.json: names='\.\./precious': must be an entry"):
+        folder_swap.recover(folder)
+    assert (tmp_path / "precious").read_text() == "mine"
