@@ -32,6 +32,7 @@ from omniforcing_jax.train.loop import Hook
 CODECS = ("video_vae", "audio_vae", "vocoder")
 COLUMNS, CELL, WAVE = 10, 160, 80  # frames on a sheet, their widest side, height of the sound, the last two in pixels
 PAPER, INK = (10, 12, 18), (118, 134, 181)
+ALL_FRESH = 1e9  # renewal of a generator of few steps: the share of fresh noise is cut at 1
 
 
 class Examples(NamedTuple):
@@ -81,7 +82,7 @@ class Sampler:
     def _make(self, pipeline: Pipeline, prompt: str, contexts: TextContexts) -> list[Chunk]:
         seconds, sigmas = self.examples.seconds, self.examples.sigmas
         if self.config.sampler is None:  # all noise is drawn afresh at each level, as few-step networks are trained to
-            options = {"sigmas": sigmas, "renewal": math.inf, "contexts": contexts, "dtype": self.dtype}
+            options = {"sigmas": sigmas, "renewal": ALL_FRESH, "contexts": contexts, "dtype": self.dtype}
             return sample_clip(pipeline, (prompt,), seconds, guidance=1.0, seed=1, **options)
         request = StreamRequest(prompt=prompt, seconds=seconds, seed=1, dtype=self.dtype, contexts=contexts)
         return list(start_stream(pipeline, plan_stream(pipeline, request), contexts))
