@@ -22,11 +22,13 @@ KEYS = re.findall(
 PARTS = {"text", "denoise", "clean_pass", "video_decode", "audio_decode", "copy", "mux"}
 
 
+def figures_subject(blocks=13):
+    plan = plan_stream(student(), StreamRequest(prompt=PROMPT))
+    return bench_stream.BenchSubject(pipeline=student(), plan=plan, blocks=blocks)
+
+
 def figures(blocks=13, mux=True):
-    subject = bench_stream.BenchSubject(
-        pipeline=student(), plan=plan_stream(student(), StreamRequest(prompt=PROMPT)), blocks=blocks
-    )
-    return bench_stream.measure(subject, mux=mux, cold_s=None)
+    return bench_stream.measure(figures_subject(blocks), mux=mux, cold_s=None)
 
 
 def test_the_figures_of_a_run_are_those_that_others_rely_on():
@@ -63,9 +65,18 @@ def test_a_cold_start_says_when_a_second_could_be_played_and_what_it_compiled(ca
     assert answer["compiled"] >= 0
 
 
-def test_the_table_of_the_full_size_runs_at_a_tiny_size(tmp_path, capsys):
-    rows = gpu.run(
-        gpu.Arguments(json=tmp_path / "a.json", preset="tiny", steps=(2,), windows=(0,), blocks=4, dtype="float32")
-    )
-    assert [(row["steps"], row["window"]) for row in rows] == [(2, 0)]
-    assert gpu.format_row(rows[0]).count("|") == 1 + len(gpu.COLUMNS) + len(gpu.PART_COLUMNS)
+def test_the_table_of_the_full_size_runs_at_a_tiny_size(tmp_path):
+    path = tmp_path / "a.json"
+    arguments = gpu.Arguments(json=path, preset="tiny", steps=(4, 2), windows=(0,), blocks=4, dtype="float32")
+    found = gpu.run(arguments)
+    assert [(row["steps"], row["window"], row["dtype"]) for row in found["rows"]] == [(2, 0, "float32")]
+    assert gpu.format_row(found["rows"][0]).count("|") == 1 + len(gpu.HEAD)
+    assert json.loads(path.read_text()) == found
+
+
+def test_a_run_that_fails_is_a_row_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "measure", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(gpu, "_load", lambda *_: figures_subject())
+    found = gpu.run(gpu.Arguments(json=tmp_path / "a.json", preset="tiny", windows=(0, 2)))
+    assert [row["error"] for row in found["rows"]] == ["ZeroDivisionError: division by zero"] * 2
+    assert "division by zero" in gpu.table(found)

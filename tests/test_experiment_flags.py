@@ -9,9 +9,10 @@ import pytest
 import experiments
 import experiments.bench
 import experiments.chime
+import experiments.gpu
 from experiments.script import read_flags
 
-ROOMS = (experiments, experiments.bench, experiments.chime)
+ROOMS = (experiments, experiments.bench, experiments.chime, experiments.gpu)
 MODULES = sorted(
     found.name
     for room in ROOMS

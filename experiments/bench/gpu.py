@@ -2,7 +2,9 @@
 
 Weights are random and made on the device, in bfloat16, for 512x768 pixels. Neither network nor PyAV is needed. A GPU
 of 80 GB should hold it: 38 GB of weights, 2.4 GB of codecs and about 6 GB of cache. The table is printed, and the
-figures of every run (keys as in `bench stream`) go to a JSON file. `ttfc_cold_s` is not measured here.
+figures of every run (keys as in `bench stream`) go to a JSON file, which is written again after each. `ttfc_cold_s` is
+not measured here. `compiled` has the seconds of every program, `start` those until the first chunk. With `--profile`
+steady blocks of the first run are profiled: the named scopes that take most time, and how long the device was busy.
 
 Source: OmniForcing's read-me publishes 0.7 s to the first chunk and about 25 frames/s, to compare with.
 
@@ -10,19 +12,30 @@ Source: OmniForcing's read-me publishes 0.7 s to the first chunk and about 25 fr
 """
 
 import dataclasses
+import itertools
+import tempfile
+import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from experiments.cli_errors import keep_figures, refusing
-from experiments.script import read_flags
-from omniforcing_jax.cli.bench_stream import load_subject, measure
+import jax
+
+from experiments.cli_errors import refusing
+from experiments.gpu import compiled, trace
+from experiments.gpu.sheet import Figures, Sheet, markdown, markdown_row
+from experiments.gpu.subject import student_preset
+from experiments.script import read_flags, start_logging
+from omniforcing_jax.cli.bench_stream import BenchSubject, load_subject, measure
 from omniforcing_jax.cli.options import BenchOptions, DType
 from omniforcing_jax.io import machine
-from omniforcing_jax.pipeline.presets import PRESETS
 from omniforcing_jax.stream.plan import plan_stream
 
-COLUMNS = ("steps", "window", "fps", "realtime_factor", "first_frame_s", "ttfc_s", "device_gb", *("p50", "p95"))
+COLUMNS = ("dtype", "steps", "window", "fps", "realtime_factor", "first_frame_s", "ttfc_s", "device_gb", "p50", "p95")
 PART_COLUMNS = ("denoise", "clean_pass", "video_decode", "audio_decode", "copy")
+HEAD = (*COLUMNS, *(f"{name} ms" for name in PART_COLUMNS))
+PROFILED = 3  # blocks, after as many as fill the ring
+PROFILE_COLUMNS = ("program", "scope", "ms", "share", "kernels", "most")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,11 +54,31 @@ class Arguments:
     """Length of each stream, in blocks."""
     dtype: DType = "bfloat16"
     """Type to compute in."""
+    profile: bool = False
+    """Profile steady blocks of the first run."""
+    minutes: float | None = None
+    """Begin no run that would end after so many minutes (default: no bound)."""
 
 
-def run(arguments: Arguments) -> list[dict[str, Any]]:
-    """Measure every combination on one set of weights."""
-    sampler = PRESETS[arguments.preset].sampler
+def run(arguments: Arguments) -> Figures:
+    """Measure every combination on one set of weights; returns what the JSON file holds."""
+    sheet = Sheet(arguments.json, arguments.minutes, preset=arguments.preset)
+    with compiled.CompiledPrograms(lambda program: sheet.add("compiled", program)):
+        subject = _load(arguments, sheet)
+        steps = sorted({min(asked, subject.plan.static.sampler.steps) for asked in arguments.steps}, reverse=True)
+        for number, (window, count) in enumerate(itertools.product(arguments.windows, steps)):
+            request = dataclasses.replace(subject.plan.request, window=window, steps=count)
+            planned = dataclasses.replace(subject, plan=plan_stream(subject.pipeline, request))
+            row = {"dtype": arguments.dtype, "steps": count, "window": window}
+            sheet.measure("rows", row, partial(_measured, planned))
+            print(format_row(sheet.figures["rows"][-1]), flush=True)
+            if arguments.profile and number == 0:
+                sheet.measure("profile", row, partial(profile, planned))
+    return sheet.finish()
+
+
+def _load(arguments: Arguments, sheet: Sheet) -> BenchSubject:
+    """Draw the weights, and time the way to the first chunk."""
     command = BenchOptions(
         what="stream",
         blocks=arguments.blocks,
@@ -55,32 +88,64 @@ def run(arguments: Arguments) -> list[dict[str, Any]]:
         mux=False,
         dtype=arguments.dtype,
     )
-    subject, rows = load_subject(command), []
-    for asked in arguments.steps:
-        steps = min(asked, sampler.steps) if sampler else asked
-        for window in arguments.windows:
-            request = dataclasses.replace(subject.plan.request, window=window, steps=steps)
-            plan = plan_stream(subject.pipeline, request)
-            figures = measure(dataclasses.replace(subject, plan=plan), mux=False, cold_s=None)
-            rows.append({"steps": steps, "window": window, **figures})
-            print(format_row(rows[-1]), flush=True)
-    return rows
+    subject = load_subject(command)
+    jax.block_until_ready(subject.pipeline.transformer)
+    weights_s = machine.process_seconds()
+    next(subject.open())
+    first_s = round(machine.process_seconds(), 2)
+    device = jax.devices()[0].device_kind
+    sheet.put(device=device, start={"weights_s": round(weights_s, 2), "first_chunk_s": first_s})
+    return subject
 
 
-def format_row(figures: dict[str, Any]) -> str:
+def _measured(subject: BenchSubject) -> Figures:
+    return measure(subject, mux=False, cold_s=None)
+
+
+def profile(subject: BenchSubject) -> Figures:
+    """Profile steady blocks; returns the figures of `trace.summarise`."""
+    stream = subject.open()
+    for _ in range(stream.static.sampler.past_blocks + 2):
+        next(stream)
+    options: Any = jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0  # thousands of events that nobody reads
+    with tempfile.TemporaryDirectory() as folder:
+        jax.block_until_ready(stream.state.cache)
+        with jax.profiler.trace(folder, profiler_options=options):
+            begun = time.perf_counter()
+            for _ in range(PROFILED):
+                next(stream)
+            jax.block_until_ready(stream.state.cache)
+            wall_s = time.perf_counter() - begun
+        return {"blocks": PROFILED, **trace.summarise(trace.read_trace(Path(folder)), trace.live_paths(), wall_s)}
+
+
+def format_row(figures: Figures) -> str:
     """Write one run as a row of a Markdown table."""
-    shown = {**figures, **figures["block_ms"], "device_gb": round(figures["device_bytes_end"] / 1e9, 2)}
-    cells = [shown[name] for name in COLUMNS] + [figures["parts"][name] for name in PART_COLUMNS]
-    return f"| {' | '.join(map(str, cells))} |"
+    if "parts" not in figures:
+        return markdown_row(HEAD, figures)
+    parts = {f"{name} ms": figures["parts"][name] for name in PART_COLUMNS}
+    gigabytes = round(figures["device_bytes_end"] / 1e9, 2)
+    return markdown_row(HEAD, {**figures, **figures["block_ms"], **parts, "device_gb": gigabytes})
+
+
+def table(figures: Figures) -> str:
+    """Write runs, profile and compiled programs as Markdown tables."""
+    tables = ["\n".join([markdown(HEAD, ()), *map(format_row, figures.get("rows", []))])]
+    for found in figures.get("profile", []):
+        shown = {name: value for name, value in found.items() if name != "top"}
+        tables += [f"Profile: {shown}", markdown(PROFILE_COLUMNS, found.get("top", []))]
+    return "\n\n".join([*tables, f"Start: {figures.get('start')}", compiled.table(figures)])
 
 
 def main(arguments: Arguments) -> None:
     """Print the table and write the figures; bad input is one line on stderr and exit code 2."""
+    start_logging()
     machine.use_compilation_cache()
-    names = [*COLUMNS, *(f"{name} ms" for name in PART_COLUMNS)]
     with refusing(arguments.json):
-        print(f"| {' | '.join(names)} |\n|{'---|' * len(names)}")
-        keep_figures(arguments.json, run(arguments))
+        student_preset(arguments.preset)
+        print(markdown(HEAD, ()), flush=True)
+        run(arguments)
 
 
 if __name__ == "__main__":

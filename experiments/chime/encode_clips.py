@@ -26,12 +26,15 @@ class Arguments:
     """Length of each clip, one frame not counted."""
     encoders: Path = encoders.FOLDER
     """Folder of the codecs."""
+    workers: int = 1
+    """Processes that render."""
 
 
 def main(arguments: Arguments) -> None:
     """Encode all clips."""
     start_logging()
-    latents.write(arguments.out, encoders.load_encoders(arguments.encoders), arguments.count, arguments.seconds)
+    codecs = encoders.load_encoders(arguments.encoders)
+    latents.write(arguments.out, codecs, arguments.count, arguments.seconds, workers=arguments.workers)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from experiments.script import read_flags, start_logging
 from omniforcing_jax.io import weights
 from omniforcing_jax.model.transformer import Transformer
 from omniforcing_jax.pipeline import presets
-from omniforcing_jax.pipeline.pipeline import PipelineConfig, assemble
+from omniforcing_jax.pipeline.pipeline import PipelineConfig, abstract_pipeline
 from omniforcing_jax.pipeline.presets import CHIME_CLIP
 from omniforcing_jax.pipeline.shipped import CHIME_WEIGHTS
 from omniforcing_jax.pipeline.weights_folder import save_pipeline
@@ -47,8 +47,8 @@ class Arguments:
 
 def save(folder: Path, config: PipelineConfig, params: Transformer) -> None:
     """Write a transformer whose other components lie in the codecs' folder."""
-    parts = {"transformer": params, **dict.fromkeys(SHARED)}
-    save_pipeline(folder, assemble(config, parts), shared=SHARED, dtype=jnp.float16)
+    pipeline = dataclasses.replace(abstract_pipeline(config), transformer=params)  # what is shared is not written
+    save_pipeline(folder, pipeline, shared=SHARED, dtype=jnp.float16)
 
 
 def halfway_to(params: Transformer, folder: Path) -> Transformer:

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from experiments.chime.world import physics, render
 from experiments.chime.world.clips import to_float
@@ -63,10 +64,20 @@ def _decode_sound(variables: dict, normalised: jax.Array) -> jax.Array:
 
 def render_clips(seeds: range, seconds: int) -> tuple[jax.Array, jax.Array]:
     """Render worlds from their beginning: pixels [B, T, H, W, 3] in [-1, 1] and 16 kHz sound [B, samples, 2]."""
+    return to_device(*render_worlds(seeds, seconds))
+
+
+def render_worlds(seeds: range, seconds: int) -> tuple[np.ndarray, np.ndarray]:
+    """Render worlds without a device: pixels uint8 [B, T, H, W, 3] and 16 kHz sound [B, samples, 2]."""
     frames, rate = layout.PREFIX.frames_for(seconds), LTX2_MEL.sample_rate
     worlds = [physics.sample_world(seed) for seed in seeds]
-    pixels = jnp.stack([to_float(render.render_video(w, frames)) for w in worlds])
-    return pixels, jnp.stack([render.render_audio(w, seconds * rate, rate) for w in worlds])
+    pixels = np.stack([render.render_video(w, frames) for w in worlds])
+    return pixels, np.stack([render.render_audio(w, seconds * rate, rate) for w in worlds])
+
+
+def to_device(pixels: np.ndarray, sound: np.ndarray) -> tuple[jax.Array, jax.Array]:
+    """Turn rendered worlds into what the encoders take."""
+    return jnp.asarray(to_float(pixels)), jnp.asarray(sound)
 
 
 def load_encoders(folder: Path = FOLDER) -> Encoders:
