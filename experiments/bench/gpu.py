@@ -23,6 +23,7 @@ import jax
 
 from experiments.cli_errors import refusing
 from experiments.gpu import compiled, trace
+from experiments.gpu.ahead import compile_ahead
 from experiments.gpu.sheet import Figures, Sheet, markdown, markdown_row
 from experiments.gpu.subject import student_preset
 from experiments.script import read_flags, start_logging
@@ -56,6 +57,8 @@ class Arguments:
     """Type to compute in."""
     profile: bool = False
     """Profile steady blocks of the first run."""
+    ahead: bool = False
+    """Compile all programs at once before the first run, in threads."""
     minutes: float | None = None
     """Begin no run that would end after so many minutes (default: no bound)."""
 
@@ -65,20 +68,32 @@ def run(arguments: Arguments) -> Figures:
     sheet = Sheet(arguments.json, arguments.minutes, preset=arguments.preset)
     with compiled.CompiledPrograms(lambda program: sheet.add("compiled", program)):
         subject = _load(arguments, sheet)
-        steps = sorted({min(asked, subject.plan.static.sampler.steps) for asked in arguments.steps}, reverse=True)
-        for number, (window, count) in enumerate(itertools.product(arguments.windows, steps)):
-            request = dataclasses.replace(subject.plan.request, window=window, steps=count)
-            planned = dataclasses.replace(subject, plan=plan_stream(subject.pipeline, request))
-            row = {"dtype": arguments.dtype, "steps": count, "window": window}
-            sheet.measure("rows", row, partial(_measured, planned))
+        planned = _plans(arguments, subject)
+        if arguments.ahead:
+            compile_ahead([each for _, each in planned])
+        next(subject.open())
+        sheet.put(start={**sheet.figures["start"], "first_chunk_s": round(machine.process_seconds(), 2)})
+        for number, (row, each) in enumerate(planned):
+            sheet.measure("rows", row, partial(_measured, each))
             print(format_row(sheet.figures["rows"][-1]), flush=True)
             if arguments.profile and number == 0:
-                sheet.measure("profile", row, partial(profile, planned))
+                sheet.measure("profile", row, partial(profile, each))
     return sheet.finish()
 
 
+def _plans(arguments: Arguments, subject: BenchSubject) -> list[tuple[Figures, BenchSubject]]:
+    """List what is measured: the first figures of its row, and the stream."""
+    plan, rows = subject.plan, []
+    steps = sorted({min(asked, plan.static.sampler.steps) for asked in arguments.steps}, reverse=True)
+    for window, count in itertools.product(arguments.windows, steps):
+        request = dataclasses.replace(plan.request, window=window, steps=count)
+        row = {"dtype": arguments.dtype, "steps": count, "window": window}
+        rows.append((row, dataclasses.replace(subject, plan=plan_stream(subject.pipeline, request))))
+    return rows
+
+
 def _load(arguments: Arguments, sheet: Sheet) -> BenchSubject:
-    """Draw the weights, and time the way to the first chunk."""
+    """Draw the weights, and note when they are there."""
     command = BenchOptions(
         what="stream",
         blocks=arguments.blocks,
@@ -90,11 +105,8 @@ def _load(arguments: Arguments, sheet: Sheet) -> BenchSubject:
     )
     subject = load_subject(command)
     jax.block_until_ready(subject.pipeline.transformer)
-    weights_s = machine.process_seconds()
-    next(subject.open())
-    first_s = round(machine.process_seconds(), 2)
-    device = jax.devices()[0].device_kind
-    sheet.put(device=device, start={"weights_s": round(weights_s, 2), "first_chunk_s": first_s})
+    weights_s = round(machine.process_seconds(), 2)
+    sheet.put(device=jax.devices()[0].device_kind, start={"weights_s": weights_s})
     return subject
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 GRACE = 0.08  # of a box, between the request to stop and the kill
-INNER = 0.9  # of a box, which is what the part itself is told that it has
+INNER = 0.85  # of a box, which is what the part itself is told that it has
 ERROR_LINES = 12  # of a failed part's output
 
 

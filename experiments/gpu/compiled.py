@@ -1,5 +1,6 @@
 """Every program that becomes ready, as it does: its name, the seconds, and whether the disk cache had it."""
 
+import threading
 from collections.abc import Callable
 
 import jax
@@ -20,7 +21,8 @@ class CompiledPrograms:
     """
 
     def __init__(self, on_ready: Callable[[Figures], None]):
-        self._on_ready, self._from_disk, self.compiled = on_ready, False, 0
+        self._on_ready, self.compiled = on_ready, 0
+        self._lock, self._thread = threading.Lock(), threading.local()
 
     def __enter__(self) -> "CompiledPrograms":
         jax.monitoring.register_event_duration_secs_listener(self._on_duration)
@@ -32,16 +34,18 @@ class CompiledPrograms:
         jax.monitoring.unregister_event_listener(self._on_event)
 
     def _on_event(self, event: str, **kwargs: str | int) -> None:
-        self._from_disk |= event == FROM_DISK
+        if event == FROM_DISK:
+            self._thread.from_disk = True
 
     def _on_duration(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
         if event != READY:
             return
-        from_disk, self._from_disk = self._from_disk, False
-        self.compiled += not from_disk
-        if duration_secs >= LEAST_S:
-            name = str(kwargs.get("fun_name", "?"))
-            self._on_ready({"program": name, "seconds": round(duration_secs, 3), "from_disk": from_disk})
+        from_disk, self._thread.from_disk = getattr(self._thread, "from_disk", False), False
+        name = str(kwargs.get("fun_name", "?"))
+        with self._lock:
+            self.compiled += not from_disk
+            if duration_secs >= LEAST_S:
+                self._on_ready({"program": name, "seconds": round(duration_secs, 3), "from_disk": from_disk})
 
 
 def table(figures: Figures) -> str:

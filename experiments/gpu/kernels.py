@@ -198,9 +198,10 @@ def measure_case(case: Case, chain_ms: float) -> list[dict[str, Any]]:
     arrays = case.draw(jnp.bfloat16)
     truth, rows, chains = _truth(case, arrays), {}, {}
     for name, form in forms(case).items():
-        rows[name] = attempt(partial(_error, form, case, arrays, truth))
-        if "error" in rows[name] and isinstance(rows[name]["error"], float):
-            chains[name] = partial(_chain(form, case), *arrays)
+        chain = partial(_chain(form, case), *arrays)
+        rows[name] = _refused(form, case, arrays) or attempt(partial(_error, chain, truth))
+        if "largest" in rows[name]:
+            chains[name] = chain
     for name, ms in _alternate(chains, chain_ms).items():
         rows[name] |= {"ms": round(ms, 4), "tflops": case.tflop / (ms / 1000)}
     return [{**case.row, "form": name, **row} for name, row in rows.items()]
@@ -213,13 +214,18 @@ def _truth(case: Case, arrays: Any) -> Array:
         return jax.jit(lambda q, held: plain_attention(q, case.segments(held)))(q, held)
 
 
-def _error(form: Form, case: Case, arrays: Any, truth: Array) -> dict[str, Any]:
+def _refused(form: Form, case: Case, arrays: Any) -> dict[str, Any]:
+    """Say why cuDNN cannot compute this case, if so."""
     q, held = arrays
-    if form is cudnn.cudnn_attention and (reason := cudnn.refusal(q, case.segments(held))) is not None:
-        return {"refused": reason}
-    gap = jax.jit(lambda q, held: form(q, case.segments(held)))(q, held).astype(jnp.float32) - truth
-    norms = jnp.linalg.norm(gap.ravel()) / jnp.linalg.norm(truth.ravel())
-    return {"error": float(norms), "largest": float(jnp.max(jnp.abs(gap)))}
+    reason = cudnn.refusal(q, case.segments(held)) if form is cudnn.cudnn_attention else None
+    return {} if reason is None else {"refused": reason}
+
+
+def _error(chain: Callable[..., Array], truth: Array) -> dict[str, Any]:
+    """Compare one call with the truth."""
+    gap = chain(jnp.int32(1)).astype(jnp.float32) - truth
+    share = jnp.linalg.norm(gap.ravel()) / jnp.linalg.norm(truth.ravel())
+    return {"error": float(share), "largest": float(jnp.max(jnp.abs(gap)))}
 
 
 def _chain(form: Form, case: Case) -> Callable[..., Array]:
@@ -242,8 +248,7 @@ def _alternate(chains: dict[str, Callable[..., Array]], chain_ms: float) -> dict
 
 
 def _calls(chain: Callable[..., Array], chain_ms: float) -> int:
-    """Count the calls that fill a chain."""
-    _seconds(chain, 1)  # compiles
+    """Count the calls that fill a chain, which is compiled already."""
     return max(1, min(MOST_CALLS, int(chain_ms / 1000 / _seconds(chain, 1))))
 
 

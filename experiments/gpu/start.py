@@ -13,27 +13,22 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
 from experiments.cli_errors import refusing
 from experiments.gpu import compiled
+from experiments.gpu.decoders import Decoder, random_decoders
 from experiments.gpu.sheet import Figures, Sheet, markdown
 from experiments.gpu.subject import student_preset
 from experiments.script import read_flags, start_logging
 from omniforcing_jax.cli.bench_stream import is_second_playable, load_subject
 from omniforcing_jax.cli.options import BenchOptions, DType
 from omniforcing_jax.io import machine
-from omniforcing_jax.layout import Layout
-from omniforcing_jax.pipeline.checks import student_sampler
-from omniforcing_jax.pipeline.pipeline import Codecs, PipelineConfig
 from omniforcing_jax.pipeline.random_weights import random_pipeline
-from omniforcing_jax.stream.decode import decode_audio, decode_video
 
 STARTS = 3
 DECODED = 12  # later blocks
@@ -116,35 +111,8 @@ def _decode(arguments: Arguments, sheet: Sheet) -> None:
     shallow = dataclasses.replace(preset, model=dataclasses.replace(preset.model, layers=1))
     codecs = random_pipeline(shallow, 0, arguments.dtype).codecs
     sheet.put(device=jax.devices()[0].device_kind)
-    for name, decoder in _decoders(preset, codecs, jax.numpy.dtype(arguments.dtype)).items():
+    for name, decoder in random_decoders(preset, codecs, jax.numpy.dtype(arguments.dtype)).items():
         sheet.measure("decode", {"decoder": name}, partial(_time_decoder, decoder))
-
-
-Decoder = Callable[[int, Any], tuple[Any, Any]]
-"""Takes a block's number and a carry, returns what is shown or heard and the next carry."""
-
-
-def _decoders(preset: PipelineConfig, codecs: Codecs, dtype: Any) -> dict[str, Decoder]:
-    """Return both decoders on random latents."""
-    grid, layout, model = preset.grid(*preset.resolution), student_sampler(preset).layout, preset.model
-    drawn = {k: _latents(layout, k, grid, model.video.latent_channels, model.audio.latent_channels) for k in (0, 1)}
-
-    def video(k: int, carry: Any) -> tuple[Any, Any]:
-        return decode_video(codecs, drawn[min(k, 1)][0], carry, grid=grid, dtype=dtype)
-
-    def audio(k: int, carry: Any) -> tuple[Any, Any]:
-        return decode_audio(codecs, drawn[min(k, 1)][1], carry)
-
-    return {"video": video, "audio": audio}
-
-
-def _latents(layout: Layout, k: int, grid: tuple[int, int], video: int, audio: int) -> tuple[jax.Array, jax.Array]:
-    block, key = layout.block(k), jax.random.key(k)
-    tokens = (block.video_end - block.video_start) * grid[0] * grid[1]
-    return (
-        jax.random.normal(key, (1, tokens, video)),
-        jax.random.normal(key, (1, block.audio_end - block.audio_start, audio)),
-    )
 
 
 def _time_decoder(decoder: Decoder) -> Figures:

@@ -3,6 +3,10 @@
 import json
 import time
 
+import jax
+import jax.numpy as jnp
+
+from experiments.gpu import compiled
 from experiments.gpu.sheet import Sheet, markdown
 
 
@@ -38,3 +42,13 @@ def test_a_row_as_long_as_those_before_it_is_not_begun_too_late(tmp_path, monkey
     sheet.measure("rows", {"a": 1}, lambda: time.sleep(0.1) or {"ms": 1.0})
     sheet.measure("rows", {"a": 2}, lambda: {"ms": 1.0})
     assert sheet.figures["rows"][1] == {"a": 2, "skipped": "0 s were left"}
+
+
+def test_programs_that_become_ready_are_named_with_their_seconds(monkeypatch):
+    monkeypatch.setattr(compiled, "LEAST_S", 0.0)
+    rows = []
+    with compiled.CompiledPrograms(rows.append) as programs:
+        jax.jit(lambda x: jnp.tanh(x) @ x.T)(jnp.ones((3, 7)))
+    assert "jit(<lambda>)" in [row["program"] for row in rows]
+    assert programs.compiled == sum(not row["from_disk"] for row in rows)
+    assert compiled.table({"compiled": rows}).count("\n") == 1 + len(rows)
