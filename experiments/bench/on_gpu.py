@@ -51,7 +51,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments.cli_errors import make_folder, refusing
+from experiments.cli_errors import refusing
 from experiments.gpu.boxes import Outcome, Part, run_parts
 from experiments.gpu.sheet import Figures, Sheet, markdown
 from experiments.script import read_flags
@@ -182,7 +182,6 @@ def main(arguments: Arguments) -> None:
         if arguments.minutes <= 0:
             raise ValueError(f"--minutes {arguments.minutes}: must be above 0")
         scratch = arguments.scratch or Path(temporary)
-        make_folder(scratch)
         parts = chosen_parts(arguments, scratch)
         figures = run(arguments, parts, scratch)
         print(summary(figures, arguments.out, parts))

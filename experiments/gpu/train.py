@@ -161,7 +161,7 @@ def train_for(training: Training, seconds: float, arguments: Arguments, report: 
 
     def go_on(trainer: state.TrainState, name: str, steps: int, seconds: float) -> state.TrainState:
         config = loop.LoopConfig(
-            folder=folder / name, steps=steps, save_every=MOST_STEPS, minutes=max(seconds, 0.0) / 60
+            folder=folder / name, steps=steps, save_every=MOST_STEPS, minutes=max(seconds, 0.1) / 60
         )
         hooks = (loop.Hook(1, pace.note), loop.Hook(config.log_every, lambda done, _: show(done)))
         trainer = loop.train(config, trainer, update, batches, hooks=hooks)
