@@ -74,7 +74,7 @@ PARTS = (
 )
 TINY = {
     "kernels": ("--preset", "tiny", "--chain-ms", "1"),
-    "stream": ("--preset", "tiny", "--steps", "2", "--windows", "0", "2", "--blocks", "4", "--profile", "--ahead"),
+    "stream": ("--preset", "tiny", "--steps", "2", "--windows", "0", "--blocks", "4", "--profile", "--ahead"),
     "train": (
         "--tiny",
         "--teacher-batch",

@@ -58,10 +58,10 @@ class Sheet:
         """Add what `work` returns to `row`: one row, or several that share it.
 
         Where it fails the row has an `error` instead. Where a row as long as the table's last one would not fit into
-        the time that is left, `work` is not begun and the row says so in `skipped`.
+        the time that is left, `work` is not begun and the row says so in `skipped`. The first row is always begun.
         """
         begun = time.monotonic()
-        if self.left_s < self._last.get(table, 0):
+        if self.left_s < self._last.get(table, -math.inf):
             self.add(table, {**row, "skipped": f"{self.left_s:.0f} s were left"})
             return
         made = attempt(work)

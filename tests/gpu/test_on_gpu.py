@@ -116,11 +116,10 @@ def check_kernels(figures):
 
 
 def check_stream(figures):
-    assert [(row["dtype"], row["steps"], row["window"]) for row in figures["rows"]] == [
-        ("bfloat16", 2, 0),
-        ("bfloat16", 2, 2),
-    ]
-    assert all(row["fps"] > 0 and row["compiles_after_block2"] == 0 for row in figures["rows"])
+    (row,) = figures["rows"]
+    assert (row["dtype"], row["steps"], row["window"]) == ("bfloat16", 2, 0)
+    assert row["fps"] > 0
+    assert row["compiles_after_block2"] == 0
     (profile,) = figures["profile"]
     assert 0 < profile["busy_ms"] <= profile["kernel_ms"]
     assert profile["busy_ms"] < profile["wall_ms"]
