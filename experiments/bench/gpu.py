@@ -72,7 +72,7 @@ def run(arguments: Arguments) -> Figures:
         if arguments.ahead:
             compile_ahead([each for _, each in planned])
         next(subject.open())
-        sheet.put(start={**sheet.figures["start"], "first_chunk_s": round(machine.process_seconds(), 2)})
+        sheet.put(start={**sheet.figures.get("start", {}), "first_chunk_s": round(machine.process_seconds(), 2)})
         for number, (row, each) in enumerate(planned):
             sheet.measure("rows", row, partial(_measured, each))
             print(format_row(sheet.figures["rows"][-1]), flush=True)

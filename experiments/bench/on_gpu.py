@@ -35,7 +35,7 @@ Where a command may take ten minutes only, two calls do the same. Each installs 
 
 To try it on a CPU, in a few minutes:
 
-    python -m experiments.bench.on_gpu --tiny --minutes 4 --out out/on_gpu
+    python -m experiments.bench.on_gpu --tiny --minutes 8 --out out/on_gpu
 """
 
 import dataclasses
