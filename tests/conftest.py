@@ -26,6 +26,7 @@ os.environ["XLA_FLAGS"] = (
 
 import jax
 import pytest
+from work_began import forbid
 
 jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -58,15 +59,6 @@ def _drop_old_programs():
 @pytest.fixture(autouse=True)
 def _leave_the_users_cache_alone(monkeypatch):
     monkeypatch.setattr("omniforcing_jax.io.machine.cache_folder", lambda: None)
-
-
-def forbid(monkeypatch, target):
-    """Let a test fail where a function is called."""
-
-    def called(*arguments):
-        raise AssertionError(f"{target} was called")
-
-    monkeypatch.setattr(target, called)
 
 
 @pytest.fixture

@@ -87,10 +87,10 @@ def prepare_sample(command: SampleOptions, startup: Startup) -> Callable[[], Non
     Raises:
         ValueError: In one line, whatever is wrong with the request.
     """
-    check_kind(command.out)
-    check_writable(command.out)
     read = {name.replace("_", "-"): getattr(command, name) for name in ("contexts", "negative_contexts")}
     refuse_inputs("out", command.out, {**read, "weights": find_weights(command.weights)})
+    check_kind(command.out)
+    check_writable(command.out)
     request = build_request(command)
     plan = plan_clip(command.weights, request)
     announce_text(startup, command.weights, request.contexts, request.dtype)

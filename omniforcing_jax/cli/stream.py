@@ -83,9 +83,9 @@ def prepare_stream(command: StreamOptions, startup: Startup) -> Callable[[], Non
     Raises:
         ValueError: In one line, whatever is wrong with the request.
     """
+    refuse_inputs("out", command.out, _inputs_of(command))
     check_kind(command.out)
     check_writable(command.out)
-    refuse_inputs("out", command.out, _inputs_of(command))
     require(command.sound is not None or not command.resynthesise, "resynthesise", True, "needs --sound")
     pictures = (command.picture, command.from_image, command.continue_)
     rule = "needs a picture: --picture, --from-image or --continue"

@@ -6,7 +6,8 @@ import pytest
 from prose import ROOT
 
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
-CODE = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "omniforcing_jax").rglob("*.py")))
+FILES = [path for room in ("omniforcing_jax", "converters") for path in sorted((ROOT / room).rglob("*.py"))]
+CODE = "\n".join(path.read_text(encoding="utf-8") for path in FILES)
 
 
 def quoted() -> list[str]:

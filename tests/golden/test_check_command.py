@@ -26,7 +26,7 @@ LONG = {"a_teacher_core100", "d_rollout_v2", "f_guided_bundled"}  # their compil
 def convert(source, out, *flags):
     """Convert golden weights as the OmniForcing they are, with the heads of their JSON."""
     heads = read_json("weights_main")["config"]["num_attention_heads"]
-    command = ["convert", "--from", source, "--heads", heads, "--out", out, *flags]
+    command = ["convert", "--from", source, "--heads", heads, "--release", "omniforcing", "--out", out, *flags]
     assert main([str(word) for word in command]) == 0
 
 

@@ -37,7 +37,7 @@ def test_renewed_noise_depends_on_the_place_and_the_seed_and_not_on_neighbours()
     (euler,) = sample_clip(teacher(), [PROMPT], 1, steps=3, guidance=1, seed=5)
     np.testing.assert_allclose(both[0].audio, alone.audio, atol=1e-4)
     assert np.abs(alone.audio - euler.audio).max() > 1e-3
-    with pytest.raises(ValueError, match=r"renewal=-1: must not be negative"):
+    with pytest.raises(ValueError, match=r"renewal=-1: must be finite and not negative"):
         ClipRequest(prompts=[PROMPT], seconds=1, renewal=-1)
 
 

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import forbid
 from tiny_text import ENCODER, build_tokenizer, folders, params
+from work_began import forbid
 
 from omniforcing_jax.io.atomic_write import write_json
 from omniforcing_jax.io.weights import read_config
