@@ -78,6 +78,7 @@ def test_a_prompt_that_is_no_prompt_is_one_line_and_exit_code_two(tmp_path, caps
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.long
 def test_it_runs_outside_the_repository_where_only_a_streams_packages_are(tmp_path):
     made = subprocess.run(
         [sys.executable, "-c", WITHOUT_OTHERS],

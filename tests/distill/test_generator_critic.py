@@ -125,6 +125,7 @@ def test_a_critic_that_is_the_teacher_pulls_nowhere_but_where_guidance_does(netw
     assert all(float(jnp.abs(x).max()) > 1e-2 for x in other)
 
 
+@pytest.mark.long
 def test_the_generator_on_a_mesh_equals_one_device(networks, generator):
     expected = generator(networks[0], PROMPTS, jax.random.key(3), networks[1], Frozen(networks[2], NEGATIVE))
     with jax.set_mesh(CUBE):

@@ -12,10 +12,11 @@ from omniforcing_jax.cli.main import parse
 
 TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in documents()}
 BLOCKS = {name: blocks for name, text in TEXTS.items() if (blocks := blocks_of(name, text))}
+LONG = {"docs/chime.md", "docs/steering.md"}  # programs of their own
 COMMAND = re.compile(r"^(?: {4})?(omniforcing [a-z](?:[^\n]*\\\n)*[^\n]*)", re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.long if n in LONG else ()) for n in BLOCKS])
 def test_marked_blocks_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "__main__"}
