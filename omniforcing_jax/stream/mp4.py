@@ -59,7 +59,7 @@ class Mp4Writer:
     def __init__(self, path: AnyPath, *, height: int, width: int, frame_rate: int, sample_rate: int) -> None:
         import av  # imported where it is used: the network runs without PyAV
 
-        self._path, self._whole_bytes = path, 0
+        self._path, self._whole_bytes = path, _size_of(path)
         kind = "mov" if Path(path).suffix.lower() == ".mov" else "mp4"
         self._file = av.open(as_url(path), "w", format=kind, container_options=_CONTAINER_OPTIONS)
         self._video = _add_video(self._file, height, width, frame_rate)
@@ -77,7 +77,7 @@ class Mp4Writer:
             self._is_empty = False
         self._write_video(chunk.video)
         self._write_audio(chunk.audio)
-        self._whole_bytes = os.path.getsize(self._path)
+        self._whole_bytes = _size_of(self._path)
 
     def close(self) -> None:
         """Flush both encoders and the last fragment. If that fails, the file ends with its last whole fragment."""
@@ -89,7 +89,7 @@ class Mp4Writer:
             with contextlib.suppress(Exception):
                 self._file.close()
             if os.path.isfile(self._path):
-                os.truncate(self._path, self._whole_bytes)
+                os.truncate(self._path, min(self._whole_bytes, _size_of(self._path)))
             raise
 
     def __enter__(self) -> "Mp4Writer":
@@ -123,6 +123,11 @@ class Mp4Writer:
         frame.time_base = Fraction(1, self._audio.rate)
         self._samples += len(audio)
         self._file.mux(self._audio.encode(frame))
+
+
+def _size_of(path: AnyPath) -> int:
+    """Return the bytes of a file. PyAV makes it only when something is written, which a held-back picture delays."""
+    return os.path.getsize(path) if os.path.exists(path) else 0
 
 
 def _add_video(file: Any, height: int, width: int, frame_rate: int) -> Any:

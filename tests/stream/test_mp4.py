@@ -50,6 +50,21 @@ def test_picture_and_sound_of_the_file_keep_their_places(tmp_path, chunks):
     assert abs(int(np.argmax(np.abs(audio[:, 0]) > 0.3)) - 12_000) <= 24
 
 
+def test_a_stream_whose_picture_is_held_back_begins_with_chunks_of_nothing(tmp_path, chunks):
+    empty = replace(chunks[0], video=chunks[0].video[:0], audio=chunks[0].audio[:0])
+    write(tmp_path / "a.mp4", [empty, *chunks])
+    assert len(read(tmp_path / "a.mp4")[0]) == 73
+
+
+def test_an_error_before_anything_is_written_leaves_the_file_that_was_there(tmp_path, chunks, monkeypatch):
+    (tmp_path / "a.mp4").write_bytes(b"precious")
+    out = Mp4Writer(tmp_path / "a.mp4", **SIZE, **RATES)
+    monkeypatch.setattr(out, "_file", None)
+    with pytest.raises(AttributeError):
+        out.close()
+    assert (tmp_path / "a.mp4").read_bytes() == b"precious"
+
+
 def test_colours_survive_the_file(tmp_path):
     red = np.tile(np.array([220, 40, 30], np.uint8), (25, 32, 48, 1))
     write_mp4(tmp_path / "a.mp4", red, np.zeros((24_000, 2), np.float32), **RATES)
