@@ -64,7 +64,7 @@ def test_the_length_of_a_measured_stream_has_to_be_given(capsys, tmp_path, no_wo
 @pytest.mark.long
 def test_the_command_writes_and_prints_its_figures(capsys, tmp_path):
     file = tmp_path / "a.json"
-    command = BenchOptions(what="decode", json=file, blocks=3, weights=folders() / "student")
+    command = BenchOptions(what="decode", json=file, blocks=3, weights=str(folders() / "student"))
     with Startup("bench") as startup:
         bench_decode.prepare_bench(command, startup)()
     assert '"lookahead": 0' in file.read_text()

@@ -27,6 +27,7 @@ def streaming(tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
     )
     file = tmp_path / "a.mp4"
     while process.poll() is None and (not file.exists() or file.stat().st_size < 100_000):
