@@ -20,6 +20,7 @@ HOURS = 2 * 3600
 def streaming(tmp_path):
     """A process that streams for hours, its file grown by some blocks."""
     flags = ["--prompt", PROMPT, "--seconds", str(HOURS), "--out", "a.mp4", "--weights", str(folders() / "student")]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
     process = subprocess.Popen(
         [sys.executable, "-m", "omniforcing_jax", "stream", *flags],
         cwd=tmp_path,
@@ -27,8 +28,8 @@ def streaming(tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
     )
+    signal.signal(signal.SIGINT, before)
     file = tmp_path / "a.mp4"
     while process.poll() is None and (not file.exists() or file.stat().st_size < 100_000):
         time.sleep(0.1)
