@@ -40,16 +40,15 @@ from .torch_checkpoint import TorchCheckpoint, open_torch_checkpoint
 GGUF = ".gguf"
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 SHARD = re.compile(r".*-\d{5}-of-\d{5}")
+IN_A_FOLDER = (  # keys that only diffusers has, one for each kind of component
+    "latents_mean",
+    "time_embed.emb.timestep_embedder.linear_1.weight",
+    "video_connector.learnable_registers",
+    "upsamplers.0.weight",
+)
 STRANGERS = {  # a key that tells a file which has no component of ours: what it is, and what to do
     "initial_conv.weight": "is a latent upsampler of LTX-2, which nothing here uses",
-    "latents_mean": "has diffusers' keys; name the component's folder, whose config.json is needed",
-    "time_embed.emb.timestep_embedder.linear_1.weight": (
-        "has diffusers' keys; name the component's folder, whose config.json is needed"
-    ),
-    "video_connector.learnable_registers": (
-        "has diffusers' keys; name the component's folder, whose config.json is needed"
-    ),
-    "upsamplers.0.weight": "has diffusers' keys; name the component's folder, whose config.json is needed",
+    **dict.fromkeys(IN_A_FOLDER, "has diffusers' keys; name the component's folder, whose config.json is needed"),
 }
 
 

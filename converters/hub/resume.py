@@ -7,10 +7,10 @@ file is put where the client looks for one, and the client does the rest.
 Source: huggingface_hub@2.4.0:file_download.py.
 """
 
-import hashlib
 import re
 from pathlib import Path
 
+from omniforcing_jax.io.atomic_write import hash_file
 from omniforcing_jax.io.extras import need
 
 LARGE = 10 << 20  # bytes; what is smaller is loaded anew
@@ -57,8 +57,6 @@ def load_blob(repo: str, file: str, commit: str) -> None:
 
 
 def _check(partial: Path, digest: str, name: str) -> None:
-    with partial.open("rb") as content:
-        found = hashlib.file_digest(content, "sha256").hexdigest()
-    if found != digest:
+    if hash_file(partial) != digest:
         partial.unlink()
         raise ValueError(f"{name}: the parts that were downloaded do not fit together; run the command again")

@@ -15,6 +15,7 @@ from converters import bench
 from converters.cli import main as run_converters
 from omniforcing_jax.config import ModelConfig
 from omniforcing_jax.io import folder_swap
+from omniforcing_jax.io.atomic_write import hash_file
 
 Content = dict[str, str]
 READY = "ready"  # a file of this name says that the work proper begins
@@ -45,7 +46,7 @@ def read_content(folder: Path) -> Content:
     """Hash all files of a folder that are not hidden, by their path."""
     names = {path: str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     shown = {path: name for path, name in names.items() if not any(part.startswith(".") for part in name.split("/"))}
-    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for path, name in shown.items()}
+    return {name: hash_file(path) for path, name in shown.items()}
 
 
 def convert_over(old: Path, source: Path, new: Content) -> Subject:
