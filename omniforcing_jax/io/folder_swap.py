@@ -80,10 +80,13 @@ def recover(folder: Path) -> None:
             number = lock.take(stage / "lock")
         except OSError:  # no locks here, or removed just now
             continue
-        if number is not None:
+        if number is None:
+            continue
+        try:
             _put_back(folder, stage)
             shutil.rmtree(stage, ignore_errors=True)
-            os.close(number)
+        finally:
+            os.close(number)  # after an error too, so that the next try does not take this one for another process
 
 
 def find_stages(folder: Path) -> list[Path]:
