@@ -76,6 +76,16 @@ def test_errors_of_converters_are_one_line_as_well(capsys, monkeypatch):
     assert refusal(capsys, ["inspect", "a"]) == "error: RuntimeError: boom (--debug shows where)"
 
 
+@pytest.fixture(autouse=True)
+def _signals_as_on_a_terminal():
+    """Under `nohup` or in the background the tests themselves inherit ignored signals, which commands respect."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_that_ends_the_program_saves_the_state(tmp_path, monkeypatch, number):
     state = tmp_path / "state"
