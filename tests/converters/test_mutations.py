@@ -88,6 +88,7 @@ def convert(tmp_path, capsys):
     return try_it
 
 
+@pytest.mark.long
 @settings(many, max_examples=500)
 @given(mutation=mutations())
 def test_any_mutation_of_length_header_or_size_is_refused_in_one_line_or_does_no_harm(good, convert, mutation):

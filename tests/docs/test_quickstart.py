@@ -25,6 +25,7 @@ def no_window():
     plt.close("all")
 
 
+@pytest.mark.long
 def test_all_cells_run_in_one_namespace(tmp_path, monkeypatch, capsys, no_window):
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "__main__"}

@@ -12,7 +12,7 @@ from omniforcing_jax.cli.main import parse
 
 TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in documents()}
 BLOCKS = {name: blocks for name, text in TEXTS.items() if (blocks := blocks_of(name, text))}
-LONG = {"docs/chime.md", "docs/steering.md"}  # programs of their own
+LONG = {"docs/chime.md", "docs/steering.md", "docs/stream.md"}  # programs of their own
 COMMAND = re.compile(r"^(?: {4})?(omniforcing [a-z](?:[^\n]*\\\n)*[^\n]*)", re.MULTILINE)
 
 
