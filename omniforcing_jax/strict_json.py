@@ -166,11 +166,11 @@ class Config:
         return json.dumps(self.to_dict(), indent=2)
 
     @classmethod
-    def from_dict(cls: type[C], values: dict[str, Any]) -> C:
-        """Build the config from `to_dict`'s form; absent keys take their defaults.
+    def from_dict(cls: type[C], values: Any) -> C:
+        """Build the config from `to_dict`'s form, or from any other JSON value; absent keys take their defaults.
 
         Raises:
-            ValueError: A key is unknown or missing, or a value has the wrong type; names it.
+            ValueError: It is no object, a key is unknown or missing, or a value has the wrong type; names it.
         """
         return parse(cls, values, cls.__name__)
 

@@ -36,6 +36,10 @@ SCALARS = (
     | st.text(max_size=4)
 )
 JUNK = SCALARS | st.lists(SCALARS, max_size=3) | st.dictionaries(st.text(max_size=3), SCALARS, max_size=2)
+EVERY_JUNK = (
+    *(None, True, 0, -1, 7, 2**31, 2**62, -(2**63), 1.5, 1e300, -1e-300, "", "x", "../x", "\0"),
+    *([], [None], [1, "x", 2], {}, {"a": None}),
+)
 SAFE = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 few = settings(max_examples=12, deadline=None, database=None, print_blob=True, suppress_health_check=SAFE)
 many = settings(few, max_examples=80)
@@ -119,13 +123,15 @@ def check_folder(folder, name, place, junk):
         assert read_pipeline_config(folder)
 
 
-def check_table(name, place, junk):
+def _written_tables(name):
     config = {"transformer": TINY_STREAM.model}.get(name) or getattr(TINY_STREAM, name)
     for naming in PARTS[name].namings.values():
-        try:
-            values = json.loads(json.dumps(naming.table.write(config)))
-        except ValueError:  # a format that cannot express the tiny one
-            continue
+        with contextlib.suppress(ValueError):  # a format that cannot express the tiny one
+            yield naming, json.loads(json.dumps(naming.table.write(config)))
+
+
+def check_table(name, place, junk):
+    for naming, values in _written_tables(name):
         with one_line():
             naming.table.read(changed(values, place, junk))
 
@@ -177,7 +183,8 @@ def check_media(media, name, place, length, data):
 
 KINDS = st.sampled_from(["a.mp4", "a.mkv", "a.wav", "a.png", "a.mjpeg"])
 LENGTHS = st.sampled_from([0, 1, 4, 64, 2000])
-FOLDERS = st.sampled_from(["", "transformer", "video_vae", "audio_vae", "vocoder", "text"])
+EVERY_FOLDER = ("", "transformer", "video_vae", "audio_vae", "vocoder", "text")
+FOLDERS = st.sampled_from(EVERY_FOLDER)
 
 
 @few
@@ -218,6 +225,48 @@ def test_many_changed_requests_states_and_configs(saved, tmp_path, place, junk, 
     check_state(saved, tmp_path / "state", place, junk)
     check_folder(tmp_path / "weights", folder, place, junk)
     check_table(part, place, junk)
+
+
+def sweep(check, values, *first):
+    """Put every kind of junk at every place, one after the other."""
+    spots = sum(len(_keys(inside)) for inside in _objects(values))
+    for place in range(spots):
+        for junk in EVERY_JUNK:
+            check(*first, (place + 0.5) / spots, junk)
+
+
+@pytest.mark.long
+def test_every_place_of_a_request():
+    sweep(check_request, StreamRequest(prompt=PROMPT, seconds=3).to_dict())
+
+
+@pytest.mark.long
+def test_every_place_of_a_state(saved, tmp_path):
+    sweep(check_state, json.loads((saved / STATE).read_text()), saved, tmp_path / "state")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", EVERY_FOLDER)
+def test_every_place_of_a_config_of_a_weights_folder(tmp_path, name):
+    values = json.loads((folders() / "student" / name / "config.json").read_text())
+    sweep(check_folder, values, tmp_path / "weights", name)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", sorted(PARTS))
+def test_every_place_of_a_config_of_another_format(name):
+    for _, values in _written_tables(name):
+        sweep(check_table, values, name)
+
+
+@pytest.mark.parametrize("junk", [None, [], "x", 1])
+@pytest.mark.parametrize("key", ["sampler", "resolution", "components", "name"])
+def test_a_key_of_the_top_config(tmp_path, key, junk):
+    shutil.copytree(folders() / "student", tmp_path / "weights")
+    path = tmp_path / "weights" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: junk}))
+    with one_line():
+        read_pipeline_config(tmp_path / "weights")
 
 
 @pytest.mark.long
