@@ -19,7 +19,6 @@ from jaxtyping import Float32, UInt8
 from omniforcing_jax.io.atomic_write import AnyPath
 
 LARGEST_PICTURE = 2**26  # pixels; 8K has half as many. A decoder refuses a larger picture before it takes memory
-MOST_STREAMS = 16  # of a file, for which the decoders' limits are set
 OPENING_OTHERS = {  # formats that make libav open other files, devices or addresses
     *("concat", "concatf", "hls", "dash", "webm_dash_manifest", "imf", "hds", "smoothstreaming", "mlv", "vobsub"),
     *("sdp", "rtsp", "rtp", "sap", "lavfi", "avisynth", "vapoursynth"),
@@ -57,10 +56,10 @@ def open_media(path: AnyPath) -> Iterator[Any]:
     from av.error import ArgumentError, FFmpegError
 
     options = {"protocol_whitelist": "file", "format_whitelist": _allowed_formats(), "pattern_type": "none"}
-    limits: Any = [{"max_pixels": str(LARGEST_PICTURE)}] * MOST_STREAMS
+    options["max_pixels"] = str(LARGEST_PICTURE)  # for the decoder of each stream that is tried while it is opened
     is_open = False
     try:
-        with av.open(as_url(path), options=options, stream_options=limits) as file:
+        with av.open(as_url(path), options=options) as file:
             is_open = True
             yield file
     except (OSError, FFmpegError) as error:

@@ -221,6 +221,18 @@ def test_a_huge_picture_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
             read(large)
 
 
+def test_a_format_that_tells_its_streams_late_is_read(tmp_path):
+    with av.open(str(tmp_path / "a.mpg"), "w", format="mpeg") as file:
+        stream = file.add_stream("mpeg1video", rate=24)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for _ in range(25):
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(corners(48, 64), format="rgb24")))
+        file.mux(stream.encode(None))
+    info, (frame,) = read_picture_info(tmp_path / "a.mpg"), next(read_frames(tmp_path / "a.mpg", iter([1])))
+    assert (info.height, info.width) == (48, 64)
+    assert np.abs(frame[8, 8].astype(int) - RED).max() <= 40
+
+
 @pytest.mark.parametrize("name", ["a.svg", "a.png", "a.jpg"])
 def test_a_drawing_that_no_decoder_knows_is_refused(tmp_path, name):
     (tmp_path / name).write_text('<svg xmlns="http://www.w3.org/2000/svg" width="64" height="64"/>')
