@@ -1,7 +1,7 @@
 """Any media file, read once from start to end with its time stamps. Numbers are kept, frames are not."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +9,16 @@ import numpy as np
 from jaxtyping import UInt8
 
 from omniforcing_jax.io.atomic_write import AnyPath
-from omniforcing_jax.io.media_file import LONGEST_S, SoundClock, check_samples, find_picture, find_sound, open_media
+from omniforcing_jax.io.media_file import (
+    LONGEST_S,
+    Orientation,
+    SoundClock,
+    check_samples,
+    find_picture,
+    find_sound,
+    open_media,
+    read_orientation,
+)
 from omniforcing_jax.judge.picture import Picture, Watcher
 from omniforcing_jax.judge.sound import PIECE, RATE, Listener, Sound
 
@@ -171,7 +180,7 @@ def read_media(path: AnyPath, progress: Callable[[float], None] = lambda seconds
         video, audio = find_picture(file, path), find_sound(file, path)
         watcher, clock = Watcher(), _Clock(video, path)
         ear = None if audio is None else _Ear(audio.codec_context.channels, path)
-        undecodable = 0
+        undecodable, shown = 0, None
         if video is not None:
             video.thread_type = "AUTO"
         for packet in file.demux([stream for stream in (video, audio) if stream is not None]):
@@ -179,11 +188,14 @@ def read_media(path: AnyPath, progress: Callable[[float], None] = lambda seconds
             undecodable += frames is None
             for frame in frames or ():
                 if isinstance(frame, av.VideoFrame):
+                    shown = shown or read_orientation(frame, video, path).size(frame.height, frame.width)
                     watcher.see(frame, clock.time_of(frame))
                     progress(clock.now_s)
                 elif ear is not None:
                     ear.hear(frame)
         picture = watcher.picture()
+        if picture is not None and shown is not None:
+            picture = replace(picture, height=shown[0], width=shown[1])
         sound = None if ear is None or audio is None else ear.sound(audio.codec_context.sample_rate)
     if picture is None and sound is None:
         raise ValueError(f"cannot judge {path}: nothing in it could be decoded")
@@ -191,7 +203,7 @@ def read_media(path: AnyPath, progress: Callable[[float], None] = lambda seconds
 
 
 def decode_pictures(path: AnyPath) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-    """Yield the frames of the first video stream as RGB, all at the size of the first one.
+    """Yield the frames of the first video stream as RGB and upright, all at the size of the first one.
 
     Packets that cannot be decoded are skipped.
     """
@@ -200,12 +212,15 @@ def decode_pictures(path: AnyPath) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
 
     with open_media(path) as file:
         size: dict[str, int] = {}
-        for packet in file.demux(find_picture(file, path)):
+        orientation, video = Orientation(), find_picture(file, path)
+        for packet in file.demux(video):
             try:
                 frames = packet.decode()
             except FFmpegError:
                 continue
             for frame in frames:
                 if isinstance(frame, av.VideoFrame):
-                    size = size or {"width": frame.width, "height": frame.height}
-                    yield frame.reformat(**size, format="rgb24").to_ndarray()
+                    if not size:
+                        orientation = read_orientation(frame, video, path)
+                        size = {"width": frame.width, "height": frame.height}
+                    yield orientation.show(frame.reformat(**size, format="rgb24").to_ndarray())

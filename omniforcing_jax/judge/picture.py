@@ -26,8 +26,8 @@ class Picture:
     """Measurements of a moving picture, one entry per frame.
 
     Attributes:
-        height: Pixels.
-        width: Pixels.
+        height: Pixels, as it is shown.
+        width: Pixels, as it is shown.
         times: Seconds at which a frame is shown, in the file's clock.
         change: Mean |difference of luma| from the frame before, luma in [0, 1]; 0 for the first.
         event: How much the motion changes at a frame, in the same unit; near 0 where motion continues. It is the

@@ -14,7 +14,7 @@ from work_began import WorkBeganError
 
 from omniforcing_jax.io import media_file
 from omniforcing_jax.io.media_file import open_media
-from omniforcing_jax.judge.media import check_readable
+from omniforcing_jax.judge.media import check_readable, decode_pictures, read_media
 from omniforcing_jax.stream.conditioning.media import fit_picture, read_frames, read_picture_info, read_sound
 from omniforcing_jax.stream.mp4 import check_kind, write_mp4
 
@@ -79,7 +79,11 @@ def write_video(path, frames, times, *, container=None, rate=24, **settings):
 @pytest.mark.parametrize(("degrees", "turns"), [(90, -1), (-90, 1), (180, 2), (0, 0)])
 def test_a_phones_video_is_shown_as_its_display_matrix_says(tmp_path, degrees, turns):
     stored = [np.rot90(corners(48, 64), turns)] * 3
-    assert_upright(write_video(tmp_path / "a.mp4", stored, [0, 42, 83], rotation=degrees), 48, 64)
+    path = write_video(tmp_path / "a.mp4", stored, [0, 42, 83], rotation=degrees)
+    assert_upright(path, 48, 64)
+    picture = read_media(path).picture
+    assert (picture.height, picture.width) == (48, 64)
+    assert np.abs(next(decode_pictures(path))[8, 8].astype(int) - RED).max() <= 40
 
 
 def test_a_picture_that_is_turned_by_less_than_a_quarter_is_refused(tmp_path):
