@@ -49,7 +49,7 @@ from omniforcing_jax.strict_json import require
 from omniforcing_jax.text.contexts import TextContexts
 from omniforcing_jax.train import data
 from omniforcing_jax.train.pairs import pairs_header, write_pairs
-from omniforcing_jax.train.store import Header, Writer
+from omniforcing_jax.train.store import Header, writing
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -193,8 +193,8 @@ def main(arguments: Arguments) -> None:
         if arguments.try_:
             say_cost(make_rows, arguments, header, processes)
             return
-        writer = Writer(arguments.folder, header, process=jax.process_index(), processes=processes)
-        write_pairs(writer, arguments.batch, make_rows, lambda row: (prompts.prompts[row], {}))
+        with writing(arguments.folder, header, process=jax.process_index(), processes=processes) as writer:
+            write_pairs(writer, arguments.batch, make_rows, lambda row: (prompts.prompts[row], {}))
 
 
 if __name__ == "__main__":

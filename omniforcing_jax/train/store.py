@@ -10,13 +10,14 @@ import dataclasses
 import json
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
+from omniforcing_jax.io import lock
 from omniforcing_jax.io.atomic_write import replacing, write_json
 from omniforcing_jax.strict_json import as_texts, parse, read_list, read_object, require, shorten
 from omniforcing_jax.train.compare import differences, refuse
@@ -240,13 +241,26 @@ class Writer:
             raise ValueError(f"{self.folder}: rows need {needed / 1e9:.3g} GB of disk, {free / 1e9:.3g} GB are free")
 
 
+@contextlib.contextmanager
+def writing(folder: Path, header: Header, *, process: int = 0, processes: int = 1) -> Iterator[Writer]:
+    """Context manager that yields a `Writer` and keeps out another one with the same shards.
+
+    Raises:
+        lock.TakenError: Another program writes the same shards; says which.
+        ValueError: As `Writer`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock.held(folder / f".omniforcing-{process}-of-{processes}.lock", str(folder)):
+        yield Writer(folder, header, process=process, processes=processes)
+
+
 def fill(folder: Path, header: Header, read: Callable[[int], Row], *, process: int = 0, processes: int = 1) -> int:
     """Put what is missing of this process's rows; returns how many rows were put now."""
-    writer = Writer(folder, header, process=process, processes=processes)
-    missing = writer.missing()
-    for index in missing:
-        writer.put(index, read(index))
-    return len(missing)
+    with writing(folder, header, process=process, processes=processes) as writer:
+        missing = writer.missing()
+        for index in missing:
+            writer.put(index, read(index))
+        return len(missing)
 
 
 def pack(folder: Path, header: Header, shard: int) -> None:

@@ -13,7 +13,7 @@ from omniforcing_jax.train import data
 from omniforcing_jax.train.contexts import Contexts, PairsWithContexts, contexts_header
 from omniforcing_jax.train.lmdb_pairs import import_pairs, open_lmdb
 from omniforcing_jax.train.pairs import Pairs, pairs_header
-from omniforcing_jax.train.store import Header, Row, Store, Writer, partial_path, shard_path
+from omniforcing_jax.train.store import Header, Row, Store, Writer, fill, partial_path, shard_path, writing
 
 SIGMAS = (1.0, 0.75, 0.0)
 VIDEO, AUDIO = (7, 2, 3, 4), (51, 5)  # one frame and two seconds
@@ -50,6 +50,16 @@ def copy(whole, tmp_path):
     for path in whole.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     return tmp_path
+
+
+def test_two_writers_of_the_same_shards_do_not_meet(tmp_path):
+    with writing(tmp_path, HEADER, process=0, processes=2):
+        with pytest.raises(ValueError, match=f"{tmp_path} is in use by process .* choose another folder"):
+            fill(tmp_path, HEADER, row, process=0, processes=2)
+        assert fill(tmp_path, HEADER, row, process=1, processes=2)  # its shards are others
+    assert fill(tmp_path, HEADER, row, process=0, processes=2)
+    assert len(Store(tmp_path, "ode_pairs")) == 7
+    assert not [path.name for path in tmp_path.iterdir() if path.suffix == ".lock"]
 
 
 def test_rows_come_back_as_they_were_put(whole):

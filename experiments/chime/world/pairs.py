@@ -24,7 +24,7 @@ from omniforcing_jax.pipeline import presets
 from omniforcing_jax.streams import Streams
 from omniforcing_jax.text import words
 from omniforcing_jax.train.pairs import Pairs, pairs_header, write_pairs
-from omniforcing_jax.train.store import Writer
+from omniforcing_jax.train.store import writing
 
 FOLDER = recipe.RUNS / "pairs"
 SHARDS = 4
@@ -72,7 +72,8 @@ def write(folder: Path, params: Transformer, count: int, batch: int, shards: int
         prompt = latents.prompt_of(TRAIN_SEED + row)
         return prompt, {"ids": words.tokenise(recipe.WORDS_CONFIG, prompt)[0].astype(np.int32)}
 
-    write_pairs(Writer(folder, header), batch, make, describe)
+    with writing(folder, header) as writer:
+        write_pairs(writer, batch, make, describe)
 
 
 def read(folder: Path = FOLDER) -> dict[str, np.ndarray]:
