@@ -5,6 +5,7 @@ for PyTorch checkpoints belong to the converters, which a wheel has inside this 
 """
 
 import contextlib
+import gc
 import importlib
 import importlib.util
 import sys
@@ -50,7 +51,7 @@ GROUPS = {
     "Prepare text": {"contexts": ContextsOptions},
     "Weights from and to PyTorch": CONVERTERS,
 }
-
+STARTING = ("stream", "sample", "bench", "contexts")  # these import JAX and compile
 
 Work = Callable[[], int]
 
@@ -58,12 +59,17 @@ Work = Callable[[], int]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 2 after an error, 130 after Ctrl-C, else the command's own."""
     words, debug = take_debug(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None and words[:1] and words[0] in STARTING:  # this process is the command's own
+        gc.disable()  # a fifth of a start is the collector, which finds nothing; `Startup` ends it
 
     def work() -> int:
         with contextlib.ExitStack() as stack:
             return prepare(words, stack)()
 
-    return answer(work, debug=debug)
+    try:
+        return answer(work, debug=debug)
+    finally:
+        gc.enable()
 
 
 def parse(arguments: Sequence[str]) -> Any:

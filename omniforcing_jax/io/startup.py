@@ -5,6 +5,7 @@ command, weights and shapes. A start that finds its programs in the disk cache i
 them, so the two have entries of their own.
 """
 
+import gc
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -56,6 +57,7 @@ class Startup:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._show(None)
+        _collect_again()
         self._counter.stop()
         jax.monitoring.unregister_scalar_listener(self._on_scalar)
 
@@ -79,6 +81,7 @@ class Startup:
 
     def ready(self) -> None:
         """End: everything is compiled. The times are kept for the next start. Later calls do nothing."""
+        _collect_again()
         if self._ticker is None:
             return
         times = StartTimes(round(self._load_s, 2), round(self._elapsed, 2), self._programs)
@@ -135,6 +138,13 @@ class Startup:
             return text + _left(last.compile_s - self._elapsed) + " (as last time)"
         hint = "; the next start will be shorter" if self._kind == COMPILED else ""
         return f"{text} after {words_for(self._elapsed)}{hint}"
+
+
+def _collect_again() -> None:
+    """Let the collector work where the program had stopped it; what is there by now lives as long as the command."""
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
 
 
 def _megabytes(nbytes: int) -> str:

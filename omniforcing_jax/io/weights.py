@@ -189,7 +189,8 @@ def _load_leaf(file: TensorFile, name: str, leaf: jax.ShapeDtypeStruct) -> jax.A
 
 def _put_leaf(file: TensorFile, name: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
     if leaf.sharding is None:
-        return jnp.asarray(file.read(name).astype(leaf.dtype, copy=False))
+        # Copied, because trainers donate it. `jnp.array` would compile a program for each shape.
+        return jax.device_put(file.read(name).astype(leaf.dtype, copy=False), may_alias=False)
     slices: dict[str, np.ndarray] = {}
 
     def read_slice(index: tensor_file.Index | None) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from flax.typing import VariableDict
 from jaxtyping import Array, DTypeLike, PyTree
@@ -167,9 +168,13 @@ def assemble(config: PipelineConfig, parts: Mapping[str, PyTree]) -> Pipeline:
     return Pipeline(transformer=parts["transformer"], codecs=codecs, words=parts.get("text"), config=config)
 
 
-@functools.cache
 def abstract_pipeline(config: PipelineConfig, dtype: DTypeLike = jnp.float32) -> Pipeline:
     """Return shapes and types: network and video codec in `dtype`; statistics, audio codecs and words in float32."""
+    return _abstract_pipeline(config, jnp.dtype(dtype))  # a name for each type, so that the cache has it once
+
+
+@functools.cache
+def _abstract_pipeline(config: PipelineConfig, dtype: np.dtype) -> Pipeline:
     video = jax.eval_shape(lambda: _init_video(config.video_vae, jax.random.key(0)))
     parts = {
         "transformer": spec.abstract(transformer_spec(config.model), dtype),

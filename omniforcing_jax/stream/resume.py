@@ -196,7 +196,7 @@ def _floats(*shape: int) -> Any:
 
 def _read_state(file: TensorFile, abstract: StreamState, header: SavedHeader) -> StreamState:
     # Copied, because JAX would use the memory of a NumPy array as it is, and the next block donates it.
-    named = {name: jnp.array(file.read(name)) for name in file.entries}
+    named = {name: jax.device_put(file.read(name), may_alias=False) for name in file.entries}
     counts = {name: getattr(header, field) for name, field in COUNTS.items()}
     state = fill_tree(abstract, {**named, **counts})
     return dataclasses.replace(state, keys=jax.random.wrap_key_data(state.keys, impl=header.key_kind))

@@ -1,5 +1,7 @@
 """What a command says while it works: plain lines on stderr now and then, a live line on a terminal; startup times."""
 
+import contextlib
+import gc
 import io
 import time
 
@@ -73,6 +75,24 @@ def test_a_terminal_has_a_live_line(monkeypatch):
 
     assert "1/2 blocks, fast" in sys.stderr.getvalue()
     assert "compiling: 3 programs" in sys.stderr.getvalue()
+
+
+@pytest.mark.parametrize("ends", ["ready", "refused"])
+def test_the_collector_waits_for_the_end_of_a_start(cache, ends):
+    gc.disable()  # as a program does that is about to start
+    try:
+        with pytest.raises(KeyError) if ends == "refused" else contextlib.nullcontext(), Startup("stream") as start:
+            start.loading("weights", 10)
+            assert not gc.isenabled()
+            if ends == "refused":
+                raise KeyError
+            start.ready()
+            assert gc.isenabled()
+            assert gc.get_freeze_count()
+        assert gc.isenabled()
+    finally:
+        gc.unfreeze()
+        gc.enable()
 
 
 def test_a_start_says_what_it_loads_and_how_much_is_left(cache):
