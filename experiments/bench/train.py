@@ -19,14 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from converters.component import LTX2
-from converters.formats import transformer
-from converters.native_component import rename_tensors, wrap_tree
 from experiments.cli_errors import keep_figures, refusing
 from experiments.script import read_flags
 from omniforcing_jax.config import ModelConfig, StreamConfig
 from omniforcing_jax.io import machine
-from omniforcing_jax.layout import FRAME_RATE, PREFIX, latent_frames
+from omniforcing_jax.layout import PREFIX, latent_frames
 from omniforcing_jax.model.positions import clip_block, make_positions, rotaries
 from omniforcing_jax.model.transformer import keep_projections, predict, text_kv, transformer_spec
 from omniforcing_jax.model.view import masked, one_sigma
@@ -131,46 +128,15 @@ def _ours(arguments: Arguments, model: ModelConfig, params: Any, inputs: tuple[n
 
 def _theirs(arguments: Arguments, model: ModelConfig, params: Any, inputs: tuple[np.ndarray, ...]):
     import torch
-    from ltx_core.components.patchifiers import AudioPatchifier, VideoLatentPatchifier, get_pixel_coords
     from ltx_core.guidance.perturbations import BatchedPerturbationConfig, PerturbationConfig
     from ltx_core.model.transformer.modality import Modality
-    from ltx_core.model.transformer.model import LTXModel
-    from ltx_core.model.transformer.rope import LTXRopeType
-    from ltx_core.model.transformer.text_projection import PixArtAlphaTextProjection
-    from ltx_core.types import AudioLatentShape, SpatioTemporalScaleFactors, VideoLatentShape
 
-    network = LTXModel(
-        num_attention_heads=model.video.heads,
-        attention_head_dim=model.video.head_size,
-        in_channels=CHANNELS,
-        out_channels=CHANNELS,
-        num_layers=model.layers,
-        cross_attention_dim=model.video.width,
-        audio_num_attention_heads=model.audio.heads,
-        audio_attention_head_dim=model.audio.head_size,
-        audio_in_channels=CHANNELS,
-        audio_out_channels=CHANNELS,
-        audio_cross_attention_dim=model.audio.width,
-        av_ca_timestep_scale_multiplier=1000,
-        rope_type=LTXRopeType.SPLIT,
-        double_precision_rope=True,
-        caption_projection=PixArtAlphaTextProjection(CAPTIONS, model.video.width),
-        audio_caption_projection=PixArtAlphaTextProjection(CAPTIONS, model.audio.width),
-    )
-    named = rename_tensors(wrap_tree(transformer.COMPONENT, model, params), LTX2)
-    network.load_state_dict(
-        {
-            key.removeprefix(transformer.PREFIX): torch.from_numpy(np.array(tensor.load()))
-            for key, tensor in named.items()
-        }
-    )
+    from experiments.bench.ltx_core_network import bounds_of, build
+
+    network = build(model, params)
     video, audio, *contexts = map(torch.from_numpy, inputs)
     frames = latent_frames(PREFIX.frames_for(arguments.seconds))
-    bounds = VideoLatentPatchifier(1).get_patch_grid_bounds(VideoLatentShape(1, CHANNELS, frames, *arguments.grid))
-    places_v = get_pixel_coords(bounds, SpatioTemporalScaleFactors.default(), causal_fix=True).float()
-    places_v[:, 0] /= FRAME_RATE
-    shape = AudioLatentShape(1, CHANNELS, audio.shape[1], 16)
-    places_a = AudioPatchifier(1).get_patch_grid_bounds(shape).float()
+    places_v, places_a = bounds_of(frames, arguments.grid, audio.shape[1])
 
     def modality(latent: Any, positions: Any, context: Any) -> Any:
         levels = torch.full(latent.shape[:2], SIGMA)
