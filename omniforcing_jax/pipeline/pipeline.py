@@ -157,7 +157,13 @@ def component_configs(config: PipelineConfig) -> dict[str, Any]:
 
 def assemble(config: PipelineConfig, parts: Mapping[str, PyTree]) -> Pipeline:
     """Build a pipeline from the values of its components, by their names on disk."""
-    codecs = Codecs(
+    codecs = assemble_codecs(config, parts)
+    return Pipeline(transformer=parts["transformer"], codecs=codecs, words=parts.get("text"), config=config)
+
+
+def assemble_codecs(config: PipelineConfig, parts: Mapping[str, PyTree]) -> Codecs:
+    """Build the codecs from the values of their components, by their names on disk."""
+    return Codecs(
         video=parts["video_vae"],
         audio=parts["audio_vae"],
         vocoder=parts["vocoder"],
@@ -165,7 +171,6 @@ def assemble(config: PipelineConfig, parts: Mapping[str, PyTree]) -> Pipeline:
         audio_config=config.audio_vae,
         vocoder_config=config.vocoder,
     )
-    return Pipeline(transformer=parts["transformer"], codecs=codecs, words=parts.get("text"), config=config)
 
 
 def abstract_pipeline(config: PipelineConfig, dtype: DTypeLike = jnp.float32) -> Pipeline:

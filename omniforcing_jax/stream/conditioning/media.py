@@ -105,7 +105,11 @@ def _packet_times(file: Any, video: Any, path: AnyPath) -> tuple[list[float], fl
 
 
 def read_frames(
-    path: AnyPath, batches: Iterator[int], size: tuple[int, int] | None = None, fit: Fit | None = None
+    path: AnyPath,
+    batches: Iterator[int],
+    size: tuple[int, int] | None = None,
+    fit: Fit | None = None,
+    start_s: float | None = None,
 ) -> Iterator[UInt8[np.ndarray, "F H W 3"]]:
     """Read frames as RGB, at the stream's frame rate, in batches of these sizes; stop after the last batch.
 
@@ -114,13 +118,16 @@ def read_frames(
         batches: Frames of each batch.
         size: Height and width to return; None is that of the first frame.
         fit: How frames of another size are brought to it; None refuses them.
+        start_s: Time of the first frame to return, in the file's clock; None begins with the picture.
 
     Raises:
         ValueError: If the file cannot be read, ends within a batch, or has a frame of another size.
     """
     with open_media(path) as file:
         video = _need_picture(file, path)
-        frames = _convert(_hold(file.decode(video)), video, path, size, fit)
+        if start_s is not None:
+            file.seek(max(0, math.floor(start_s / video.time_base)), stream=video)  # to a key frame before it
+        frames = _convert(_hold(file.decode(video), start_s), video, path, size, fit)
         for count in batches:
             batch = [frame for _, frame in zip(range(count), frames, strict=False)]
             if len(batch) < count:
@@ -128,9 +135,9 @@ def read_frames(
             yield np.stack(batch)
 
 
-def _hold(frames: Iterator[Any]) -> Iterator[Any]:
+def _hold(frames: Iterator[Any], first_s: float | None) -> Iterator[Any]:
     """Repeat and leave out frames, so that they are `FRAME_RATE` per second: each until the next one begins."""
-    count, held, start_s, stop_s, last_s = 0, None, None, 0.0, -math.inf
+    count, held, start_s, stop_s, last_s = 0, None, first_s, 0.0, -math.inf
     for frame in frames:
         time_s = last_s + 1 / FRAME_RATE if frame.time is None else frame.time
         start_s = (0.0 if time_s == -math.inf else time_s) if start_s is None else start_s
