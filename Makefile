@@ -9,7 +9,7 @@ export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
 # The tests compile in a hurry (tests/conftest.py). The recordings and properties are held against XLA's defaults, too.
 AS_USERS_DO := --xla_backend_optimization_level=3 --xla_cpu_use_fusion_emitters=true
 
-.PHONY: setup libtpu demo test test-long test-versions lint wheel bench
+.PHONY: setup libtpu cuda demo test test-long test-versions lint wheel bench
 
 setup: $(VENV)/dev.stamp
 
@@ -31,6 +31,16 @@ $(VENV)/libtpu.stamp: requirements-pod.txt | $(BIN)/python
 	$(PIP) install --target $(VENV)/libtpu --upgrade --no-deps -r requirements-pod.txt && touch $@ || true
 
 libtpu: $(VENV)/libtpu.stamp
+
+# CUDA's compilers, for programs of GPUs on a machine without any: 4.4 GB. Tests that want them are skipped without.
+CUDA := .venv-cuda
+
+$(CUDA)/cuda.stamp: requirements-cuda.txt
+	"$$(.ci/find-python 3.12)" -m venv $(CUDA)
+	$(CUDA)/bin/pip --disable-pip-version-check --quiet install -r requirements-cuda.txt
+	touch $@
+
+cuda: $(CUDA)/cuda.stamp
 
 demo: $(VENV)/run.stamp
 	$(BIN)/python -m omniforcing_jax demo
