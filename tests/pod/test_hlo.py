@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments.pod import hlo, plan
+from experiments.hlo.text import parse
+from experiments.pod import plan
 from experiments.pod.hlo import read_cost
 from omniforcing_jax.config import ModelConfig, StreamConfig
 from omniforcing_jax.model.positions import clip_block, make_positions, rotaries
@@ -120,7 +121,7 @@ def test_what_only_a_tpus_text_holds():
 
 def test_text_without_a_program_is_refused():
     with pytest.raises(ValueError, match="no entry computation"):
-        hlo.parse("HloModule nothing")
+        parse("HloModule nothing")
 
 
 def text_flops(model, text):

@@ -1,0 +1,1 @@
+"""Compiled programs as text (optimised HLO): reading them, and the work of one instruction."""
