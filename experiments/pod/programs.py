@@ -5,8 +5,9 @@ stage2_ode.py and stage3_self_forcing.py.
 """
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -96,7 +97,21 @@ def _stage3(program: Program, subject: Subject, mesh: Mesh) -> jax.stages.Lowere
 
 
 def _stream_block(subject: Subject, mesh: Mesh) -> jax.stages.Lowered:
-    """A late block: every denoise step, then the clean pass that is committed into the donated cache."""
+    return jax.jit(late_block(subject.static), donate_argnums=0).lower(*late_block_inputs(subject, mesh))
+
+
+class BlockInputs(NamedTuple):
+    """Shapes of what the programs of a late block take."""
+
+    cache: Any
+    params: Any
+    prompt: Any
+    keys: Any
+    positions: Any
+
+
+def late_block_inputs(subject: Subject, mesh: Mesh) -> BlockInputs:
+    """Return the shapes and shardings of a late block's inputs; the cache is full."""
     static, batch = subject.static, subject.batch
     params = meshes.abstract(transformer_spec(static.model), mesh, DTYPE)
     video, audio, mask = _contexts(subject, batch, mesh)
@@ -104,19 +119,23 @@ def _stream_block(subject: Subject, mesh: Mesh) -> jax.stages.Lowered:
     cache = jax.eval_shape(lambda: rollout.make_cache(static, batch))
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch))
     positions = rollout.block_positions(static, static.sampler.past_blocks + 1)
+    return BlockInputs(
+        cache=_of_cache(cache, mesh),
+        params=params,
+        prompt=_of_cache(prompt, mesh),
+        keys=whole(keys, mesh),
+        positions=whole(positions, mesh),
+    )
+
+
+def late_block(static: StaticConfig) -> Callable[..., Any]:
+    """Return a late block: every denoise step, then the clean pass that is committed into the donated cache."""
 
     def block(cache: Any, params: Any, prompt: Any, keys: Any, positions: Any):
         latents = rollout.denoise_block(params, cache, prompt, keys, positions, static=static)
         return rollout.commit_block(params, cache, prompt, keys, latents, positions, static=static), latents
 
-    whole_positions = (
-        _of_cache(cache, mesh),
-        params,
-        _of_cache(prompt, mesh),
-        _whole(keys, mesh),
-        _whole(positions, mesh),
-    )
-    return jax.jit(block, donate_argnums=0).lower(*whole_positions)
+    return block
 
 
 def _of_cache(tree: PyTree, mesh: Mesh) -> PyTree:
@@ -124,14 +143,16 @@ def _of_cache(tree: PyTree, mesh: Mesh) -> PyTree:
 
     def place(leaf: Any) -> jax.ShapeDtypeStruct:
         if len(leaf.shape) != len(OF_CACHES):
-            return _whole(leaf, mesh)
+            return whole(leaf, mesh)
         axes = activation_spec(leaf.shape, OF_CACHES, mesh.abstract_mesh)
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, axes))
 
     return jax.tree.map(place, tree)
 
 
-def _whole(tree: PyTree, mesh: Mesh) -> PyTree:
+def whole(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Return shapes whose arrays are whole on every device."""
+
     def place(leaf: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=meshes.replicated(mesh))
 
