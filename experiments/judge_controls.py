@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from experiments.chime.world import physics, render
 from experiments.cli_errors import keep_figures, refusing
 from experiments.script import read_flags
+from omniforcing_jax.chime import physics, render
 from omniforcing_jax.judge import report
 from omniforcing_jax.judge.media import read_media
 from omniforcing_jax.judge.seams import Blocks

@@ -19,10 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.chime.world import encoders, latents, physics, render
+from experiments.chime.world import encoders, latents
 from experiments.chime.world.clips import TRAIN_SEED
 from experiments.chime.world.recipe import RUNS, RunArguments
 from experiments.script import read_flags, start_logging
+from omniforcing_jax.chime import physics, render
 from omniforcing_jax.codecs.mel import stft_magnitude
 from omniforcing_jax.codecs.vocoder import CHIME_VOCODER, Vocoder
 from omniforcing_jax.train import data, gradient, loop, optimiser, state, step

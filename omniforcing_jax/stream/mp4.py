@@ -8,7 +8,7 @@ Where the disk is full, the part of a fragment that still found room is cut off 
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
@@ -43,10 +43,68 @@ def check_kind(path: AnyPath) -> None:
         raise ValueError(f"cannot write {path}: must end in {', '.join(KINDS)}, because it becomes a file of that kind")
 
 
+class ChunkEncoder:
+    """H.264 and AAC of chunks, as packets for the container that has the two streams.
+
+    It keeps the times of the chunks: if the first chunk is from the middle of a stream, the packets begin at that time.
+
+    Args:
+        file: A container of PyAV, open for writing. The two streams are added to it.
+        height: Height of the picture in pixels, even.
+        width: Width of the picture in pixels, even.
+        frame_rate: Frames per second.
+        sample_rate: Samples per second of the stereo sound.
+    """
+
+    def __init__(self, file: Any, *, height: int, width: int, frame_rate: int, sample_rate: int) -> None:
+        self.video = _add_video(file, height, width, frame_rate)
+        self.audio: Any = file.add_stream("aac", rate=sample_rate, layout="stereo")
+        self.audio.bit_rate = _AUDIO_BITS_PER_S
+        self._frame_time = Fraction(1, frame_rate)  # not the stream's own time base: the container changes that
+        self._frames = self._samples = 0
+        self._is_empty = True
+
+    def encode(self, chunk: Chunk) -> Iterator[Any]:
+        """Encode a chunk: yield the packets that are ready, those of the picture first."""
+        if self._is_empty:
+            self._frames = round(chunk.video_start_s / self._frame_time)
+            self._samples = round(chunk.audio_start_s * chunk.sample_rate)
+            self._is_empty = False
+        yield from self._encode_video(chunk.video)
+        yield from self._encode_audio(chunk.audio)
+
+    def flush(self) -> Iterator[Any]:
+        """Yield the packets that the encoders still hold."""
+        for stream in (self.video, self.audio):
+            yield from stream.encode(None)
+
+    def _encode_video(self, video: UInt8[np.ndarray, "F H W 3"]) -> Iterator[Any]:
+        import av
+        from av.video.frame import PictureType
+
+        for offset, pixels in enumerate(video):
+            rgb = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame = rgb.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+            frame.pts, frame.time_base = self._frames, self._frame_time
+            frame.pict_type = PictureType.I if offset == 0 else PictureType.NONE
+            self._frames += 1
+            yield from self.video.encode(frame)
+
+    def _encode_audio(self, audio: Float32[np.ndarray, "samples 2"]) -> Iterator[Any]:
+        import av
+
+        if not len(audio):
+            return
+        planes = np.ascontiguousarray(audio.T, np.float32)
+        frame = av.AudioFrame.from_ndarray(planes, format="fltp", layout="stereo")
+        frame.sample_rate, frame.pts = self.audio.rate, self._samples
+        frame.time_base = Fraction(1, self.audio.rate)
+        self._samples += len(audio)
+        yield from self.audio.encode(frame)
+
+
 class Mp4Writer:
     """A growing MP4 file; a context manager that closes it in a playable state.
-
-    It keeps the times of the chunks: if the first chunk is from the middle of a stream, the file begins at that time.
 
     Args:
         path: The file; replaced if it exists.
@@ -62,28 +120,19 @@ class Mp4Writer:
         self._path, self._whole_bytes = path, _size_of(path)
         kind = "mov" if Path(path).suffix.lower() == ".mov" else "mp4"
         self._file = av.open(as_url(path), "w", format=kind, container_options=_CONTAINER_OPTIONS)
-        self._video = _add_video(self._file, height, width, frame_rate)
-        self._audio: Any = self._file.add_stream("aac", rate=sample_rate, layout="stereo")
-        self._audio.bit_rate = _AUDIO_BITS_PER_S
-        self._frame_time = Fraction(1, frame_rate)  # not the stream's own time base: the container changes that
-        self._frames = self._samples = 0
-        self._is_empty = True
+        self._encoder = ChunkEncoder(
+            self._file, height=height, width=width, frame_rate=frame_rate, sample_rate=sample_rate
+        )
 
     def write(self, chunk: Chunk) -> None:
         """Encode a chunk and add it to the container. Its key frame brings the block before to the disk."""
-        if self._is_empty:
-            self._frames = round(chunk.video_start_s / self._frame_time)
-            self._samples = round(chunk.audio_start_s * chunk.sample_rate)
-            self._is_empty = False
-        self._write_video(chunk.video)
-        self._write_audio(chunk.audio)
+        self._file.mux(self._encoder.encode(chunk))
         self._whole_bytes = _size_of(self._path)
 
     def close(self) -> None:
         """Flush both encoders and the last fragment. If that fails, the file ends with its last whole fragment."""
         try:
-            for stream in (self._video, self._audio):
-                self._file.mux(stream.encode(None))
+            self._file.mux(self._encoder.flush())
             self._file.close()
         except Exception:
             with contextlib.suppress(Exception):
@@ -99,30 +148,6 @@ class Mp4Writer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _write_video(self, video: UInt8[np.ndarray, "F H W 3"]) -> None:
-        import av
-        from av.video.frame import PictureType
-
-        for offset, pixels in enumerate(video):
-            rgb = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-            frame = rgb.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
-            frame.pts, frame.time_base = self._frames, self._frame_time
-            frame.pict_type = PictureType.I if offset == 0 else PictureType.NONE
-            self._frames += 1
-            self._file.mux(self._video.encode(frame))
-
-    def _write_audio(self, audio: Float32[np.ndarray, "samples 2"]) -> None:
-        import av
-
-        if not len(audio):
-            return
-        planes = np.ascontiguousarray(audio.T, np.float32)
-        frame = av.AudioFrame.from_ndarray(planes, format="fltp", layout="stereo")
-        frame.sample_rate, frame.pts = self._audio.rate, self._samples
-        frame.time_base = Fraction(1, self._audio.rate)
-        self._samples += len(audio)
-        self._file.mux(self._audio.encode(frame))
 
 
 def _size_of(path: AnyPath) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments.chime import alignment
-from experiments.chime.world import physics
+from omniforcing_jax.chime import physics
 from omniforcing_jax.chime.detect import Event
 from omniforcing_jax.layout import PREFIX, latent_frames
 

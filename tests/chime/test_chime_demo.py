@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from experiments.chime.judge.sources import render_film
-from experiments.chime.world import physics
-from omniforcing_jax.chime import demo, metrics
+from omniforcing_jax.chime import demo, metrics, physics
 from omniforcing_jax.chime.animation import write_webp
 from omniforcing_jax.chime.prompts import parse
 from omniforcing_jax.cli.main import main

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from experiments.chime.world import physics, render
-from omniforcing_jax.chime import box, detect
+from omniforcing_jax.chime import box, detect, physics, render
 from omniforcing_jax.chime.track import watch
 
 SECONDS, FRAMES = 4, 97

@@ -10,7 +10,7 @@ from test_chime_metrics import KEYS
 
 from experiments.chime import evaluate
 from experiments.chime.judge import sources
-from experiments.chime.world import physics, render
+from omniforcing_jax.chime import physics, render
 from omniforcing_jax.chime.contact_sheet import write_contact_sheet
 from omniforcing_jax.chime.film import Film, read_film
 from omniforcing_jax.chime.metrics import perceive

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments.chime.world import physics, render
-from omniforcing_jax.chime import metrics
+from omniforcing_jax.chime import metrics, physics, render
 from omniforcing_jax.chime.detect import Event
 from omniforcing_jax.chime.prompts import Request
 from omniforcing_jax.chime.track import Tracks

@@ -5,8 +5,7 @@ import pytest
 
 from experiments.chime import conditioning, drift, prompt_change
 from experiments.chime.judge.sources import render_film
-from experiments.chime.world import physics, render
-from omniforcing_jax.chime import metrics
+from omniforcing_jax.chime import metrics, physics, render
 from omniforcing_jax.chime.film import Film
 from omniforcing_jax.chime.prompts import parse
 from omniforcing_jax.layout import FRAME_RATE

@@ -5,8 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from experiments.chime.world import physics, render
-from omniforcing_jax.chime import box, prompts
+from omniforcing_jax.chime import box, physics, prompts, render
 from omniforcing_jax.layout import FRAME_RATE
 
 SECONDS = 6

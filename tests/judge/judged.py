@@ -7,7 +7,7 @@ import av
 import numpy as np
 
 from experiments import judge_controls
-from experiments.chime.world import physics, render
+from omniforcing_jax.chime import physics, render
 from omniforcing_jax.judge import report
 from omniforcing_jax.judge.media import Media
 from omniforcing_jax.judge.picture import Watcher

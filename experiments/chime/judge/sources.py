@@ -10,8 +10,9 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.chime.world import encoders, physics, render
+from experiments.chime.world import encoders
 from experiments.chime.world.clips import to_float
+from omniforcing_jax.chime import physics, render
 from omniforcing_jax.chime.film import Film, join_film
 from omniforcing_jax.chime.prompts import Request, parse, sample_prompts
 from omniforcing_jax.codecs.mel import LTX2_MEL

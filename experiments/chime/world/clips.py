@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.chime.world import physics, render
+from omniforcing_jax.chime import physics, render
 from omniforcing_jax.layout import FRAME_RATE
 
 TRAIN_SEED = 1_000_000

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.chime.world import physics, render
 from experiments.chime.world.clips import to_float
 from omniforcing_jax import layout
+from omniforcing_jax.chime import physics, render
 from omniforcing_jax.codecs.audio_vae import CHIME_AUDIO_VAE, AudioVAE
 from omniforcing_jax.codecs.mel import LTX2_MEL, fit_rows, log_mel
 from omniforcing_jax.codecs.video_config import CHIME_VIDEO_VAE

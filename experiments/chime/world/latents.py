@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from experiments.chime.world import encoders, physics
+from experiments.chime.world import encoders
 from experiments.chime.world.clips import TRAIN_SEED
 from experiments.chime.world.recipe import RUNS, WORDS_CONFIG
+from omniforcing_jax.chime import physics
 from omniforcing_jax.io.atomic_write import replacing
 from omniforcing_jax.text import words
 

@@ -9,8 +9,8 @@ import math
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from experiments.chime.world.physics import World, impacts, positions
 from omniforcing_jax.chime.box import PALETTE, PITCHES, RADIUS, backdrop
+from omniforcing_jax.chime.physics import World, impacts, positions
 from omniforcing_jax.chime.prompts import COLOURS
 from omniforcing_jax.layout import FRAME_RATE
 
@@ -22,7 +22,7 @@ RING = DECAY * math.log(1e4)  # seconds until a tone has fallen by 80 dB, where 
 
 
 def _windows(
-    centres: Float[np.ndarray, "f 2"], size: int, grow: float
+    centres: Float[np.ndarray, "f 2"], size: int, grow: int | float
 ) -> tuple[Int[np.ndarray, "f w"], Int[np.ndarray, "f w"], Float[np.ndarray, "f w w"]]:
     """Rows, columns and coverage of the square of pixels around one disc in each frame.
 
@@ -62,7 +62,7 @@ def render_video(world: World, frames: int, size: int = 64, first_frame: int = 0
 
 
 def foreground_mask(
-    world: World, frames: int, size: int = 64, first_frame: int = 0, dilate: float = 0.0
+    world: World, frames: int, size: int = 64, first_frame: int = 0, dilate: int | float = 0.0
 ) -> Float[np.ndarray, "f s s"]:
     """Return how much of each pixel any ball covers, in [0, 1], with radii grown by `dilate` pixels."""
     canvas = np.zeros((frames, size * size), np.float32)

@@ -88,7 +88,7 @@ def positions(world: World, times: Float[np.ndarray, " t"]) -> Float[np.ndarray,
     return np.stack([x, y], axis=-1)
 
 
-def _arrivals(first: float, period: float, seconds: float) -> list[float]:
+def _arrivals(first: float, period: float, seconds: int | float) -> list[float]:
     """Times first + k * period in (0, seconds), where `first` may be at or before zero."""
     start = math.floor(-first / period) + 1
     return [
@@ -96,7 +96,7 @@ def _arrivals(first: float, period: float, seconds: float) -> list[float]:
     ]
 
 
-def impacts(world: World, seconds: float) -> list[Impact]:
+def impacts(world: World, seconds: int | float) -> list[Impact]:
     """Return every impact in (0, seconds), exact, in order of time."""
     found: list[tuple[float, int, Surface, float]] = []
     for ball in range(len(world.colour)):
