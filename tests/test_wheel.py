@@ -50,6 +50,7 @@ def test_the_only_top_level_package_is_ours(wheel):
 
 def test_everything_of_the_package_is_inside(wheel):
     wanted = files("omniforcing_jax", "*.py") | files("omniforcing_jax/assets", "*") | {"omniforcing_jax/py.typed"}
+    wanted |= files("omniforcing_jax/serve/page_files", "*")
     wanted |= {f"omniforcing_jax/{path}" for path in files("converters", "*.py")}
     found = {name for name in wheel.namelist() if name.startswith("omniforcing_jax/")}
     assert found == wanted

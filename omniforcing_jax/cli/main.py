@@ -17,7 +17,14 @@ from typing import Any
 import omniforcing_jax
 from omniforcing_jax.chime import demo
 from omniforcing_jax.chime.demo import Demo
-from omniforcing_jax.cli.options import BenchOptions, ContextsOptions, JudgeOptions, SampleOptions, StreamOptions
+from omniforcing_jax.cli.options import (
+    BenchOptions,
+    ContextsOptions,
+    JudgeOptions,
+    SampleOptions,
+    ServeOptions,
+    StreamOptions,
+)
 from omniforcing_jax.io.answers import answer, take_debug
 from omniforcing_jax.io.arguments import read_flags, unknown
 from omniforcing_jax.io.help_page import list_commands
@@ -29,9 +36,10 @@ Stream video with sound from text, block by block: OmniForcing in JAX.
 Try:   omniforcing demo
        omniforcing stream --prompt "a red ball and a blue ball" --seconds 12 --out out/balls.mp4
 """
-Command = StreamOptions | SampleOptions | Demo | ContextsOptions | BenchOptions | JudgeOptions
+Command = StreamOptions | SampleOptions | ServeOptions | Demo | ContextsOptions | BenchOptions | JudgeOptions
 COMMANDS: dict[str, type] = {
     "stream": StreamOptions,
+    "serve": ServeOptions,
     "sample": SampleOptions,
     "demo": Demo,
     "contexts": ContextsOptions,
@@ -46,7 +54,7 @@ CONVERTERS = {
     "check": "Run a converted network on recorded activations.",
 }
 GROUPS = {
-    "Make": {name: COMMANDS[name] for name in ("stream", "sample", "demo")},
+    "Make": {name: COMMANDS[name] for name in ("stream", "serve", "sample", "demo")},
     "Measure": {name: COMMANDS[name] for name in ("judge", "bench")},
     "Prepare text": {"contexts": ContextsOptions},
     "Weights from and to PyTorch": CONVERTERS,
@@ -116,6 +124,10 @@ def prepare_command(name: str, command: Command, stack: contextlib.ExitStack) ->
         from omniforcing_jax.cli.judge import prepare_judge
 
         return _returning_zero(prepare_judge(command))
+    if isinstance(command, ServeOptions):  # its mock runs without JAX
+        from omniforcing_jax.cli.serve import prepare_serve
+
+        return prepare_serve(command, stack)
     from omniforcing_jax.cli import bench_decode, bench_stream, contexts, sample, stream
     from omniforcing_jax.io import machine
     from omniforcing_jax.io.startup import Startup

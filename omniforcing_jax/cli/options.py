@@ -202,6 +202,60 @@ class BenchOptions(NetworkOptions, SizeOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SharingOptions:
+    """How streams share the device."""
+
+    ahead: Seconds = 3.0
+    """How far a stream is made ahead of its viewers. A new prompt is seen after about as long."""
+    max_sessions: Annotated[int, tyro.conf.arg(metavar="N")] = 16
+    """Streams that are held at once, waiting ones included."""
+    seats: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Streams that are made at once; by default as many as the device makes in real time, which is measured."""
+    per_client: Annotated[int, tyro.conf.arg(metavar="N")] = 8
+    """Streams that one client may have."""
+    idle: Seconds = 600.0
+    """Put a stream away that nobody has watched for so long. With --state it is saved."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReachOptions:
+    """Who can reach the server."""
+
+    host: Annotated[str, tyro.conf.arg(metavar="ADDRESS")] = "127.0.0.1"
+    """Address to listen at. Any other than this machine's own needs --token."""
+    port: Annotated[int, tyro.conf.arg(metavar="PORT")] = 8188
+    """Port to listen at; 0 takes any that is free."""
+    token: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
+    """What clients must know; by default the variable OMNIFORCING_TOKEN, if it is set."""
+    allow_host: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME [...]")] = ()
+    """Further names that browsers reach this server by, such as that of a proxy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions(SharingOptions, ReachOptions):
+    """Serve live streams to browsers and players: a page, an API, MP4 and HLS.
+
+    Examples:
+      omniforcing serve
+      omniforcing serve --weights weights/ltx2-student --host 0.0.0.0 --token SECRET --state state
+      omniforcing serve --mock
+    """
+
+    weights: Weights = STUDENT
+    """Weights folder of a causal student, or the name of shipped weights."""
+    dtype: DType = "float32"
+    """Type to compute in."""
+    state: SomeFolder = None
+    """Folder for saved streams. What it holds is offered again after a restart."""
+    save_every: Annotated[int, tyro.conf.arg(metavar="BLOCKS")] = 30
+    """Blocks between two saves to --state; 0 saves only when the server is told to stop."""
+    mock: bool = False
+    """Draw the small world instead of making it with weights: starts at once, for work on the page."""
+    log_json: bool = False
+    """Write log lines as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class JudgeOptions:
     """Judge picture and sound of any media file: synchrony, visible block borders, drift.
 

@@ -126,13 +126,13 @@ class Mp4Writer:
 
     def write(self, chunk: Chunk) -> None:
         """Encode a chunk and add it to the container. Its key frame brings the block before to the disk."""
-        self._file.mux(self._encoder.encode(chunk))
+        self._mux(self._encoder.encode(chunk))
         self._whole_bytes = _size_of(self._path)
 
     def close(self) -> None:
         """Flush both encoders and the last fragment. If that fails, the file ends with its last whole fragment."""
         try:
-            self._file.mux(self._encoder.flush())
+            self._mux(self._encoder.flush())
             self._file.close()
         except Exception:
             with contextlib.suppress(Exception):
@@ -140,6 +140,10 @@ class Mp4Writer:
             if os.path.isfile(self._path):
                 os.truncate(self._path, min(self._whole_bytes, _size_of(self._path)))
             raise
+
+    def _mux(self, packets: Iterable[Any]) -> None:
+        for packet in packets:
+            self._file.mux(packet)
 
     def __enter__(self) -> "Mp4Writer":
         return self

@@ -1,0 +1,117 @@
+"""What the engine holds: sessions, the lock around them, and the threads that prepare and save.
+
+`engine.py` drives the device; `seats.py`, `requests.py` and `viewers.py` change sessions. All of them take this.
+"""
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from omniforcing_jax.io.answers import describe
+from omniforcing_jax.serve import session as states
+from omniforcing_jax.serve.history import History
+from omniforcing_jax.serve.limits import Limits, RefusedError
+from omniforcing_jax.serve.messages import SavedView, StreamRequestBody
+from omniforcing_jax.serve.session import Session
+from omniforcing_jax.serve.stored import Store, StoredSession
+from omniforcing_jax.serve.studio import Source, Studio
+
+log = logging.getLogger(__name__)
+
+LOADING, READY, DRAINING, BROKEN = "loading", "ready", "draining", "failed"
+
+
+class EngineCore:
+    """Sessions and what they share.
+
+    Args:
+        studio: Opens sources.
+        limits: Bounds of what clients may ask for.
+        store: Where sessions are saved.
+        clock: Seconds of a clock that never goes back.
+
+    Attributes:
+        stage: One of loading, ready, draining and failed.
+        message: What is going on, in words.
+        lock: Guards all sessions; threads wait on it for news.
+        cost: Seconds of work per second of stream, the mean of all sessions; None before any is known.
+        totals: Counts since the start.
+        preparing: The thread that reads prompts and compiles.
+        saving: The thread that writes to the disk.
+    """
+
+    def __init__(
+        self, studio: Studio, limits: Limits, store: Store, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.studio, self.limits, self.store, self.clock = studio, limits, store, clock
+        self.stage, self.message = LOADING, "starting"
+        self.lock = threading.Condition(threading.RLock())
+        self.sessions: dict[str, Session] = {}
+        self.cost: float | None = None
+        self.totals: Counter[str] = Counter()
+        self.preparing, self.saving = ThreadPoolExecutor(1, "prepare"), ThreadPoolExecutor(1, "save")
+        for found in store.list():
+            self.sessions[found.id] = self._offer(found)
+
+    def _offer(self, found: StoredSession) -> Session:
+        """Return the session of a saved one, which goes on when it is asked to."""
+        session = self.new_session(found.id, found.body, "", self.studio.size)
+        session.state, session.message = states.SAVED, "saved by an earlier run"
+        session.saved_block = session.block = found.block
+        session.prompt, session.made_s, session.left_s = found.prompt, found.made_s, found.made_s
+        return session
+
+    def new_session(self, name: str, body: StreamRequestBody, client: str, size: tuple[int, int]) -> Session:
+        """Return a session that waits for a seat."""
+        now = self.clock()
+        kept = History(self.limits.history_bytes)
+        return Session(name, body, client, now, size, kept, prompt=body.prompt, unwatched_since=now)
+
+    def save_now(self, session: Session, source: Source) -> SavedView | None:
+        """Write a session to the disk; None, and a line in the log, if that fails."""
+        return self.save_as(stored(session), source)
+
+    def save_as(self, about: StoredSession, source: Source) -> SavedView | None:
+        """Write a source that was forked from a session, as it was then."""
+        try:
+            self.store.save(about, source)
+            return SavedView(id=about.id, block=about.block)
+        except (ValueError, OSError) as error:
+            log.warning("stream %s is not saved: %s", about.id, describe(error))
+            return None
+
+    def find(self, name: str) -> Session:
+        """Return a session.
+
+        Raises:
+            RefusedError: There is none of this name.
+        """
+        session = self.sessions.get(name)
+        if session is None:
+            raise RefusedError(404, "there is no such stream: it was deleted, or it ended long ago")
+        return session
+
+    def queue(self) -> list[Session]:
+        """Return the sessions that wait for a seat, in order."""
+        return [each for each in self.sessions.values() if each.state == states.QUEUED]
+
+    def cost_of(self, session: Session) -> float:
+        """Return the seconds of work per second of a session's stream, as far as it is known."""
+        return session.cost or self.cost or 0.0
+
+    def load(self) -> float:
+        """Return the share of the device's time that running sessions take."""
+        return sum(self.cost_of(each) for each in self.sessions.values() if each.is_seated)
+
+    def wake(self) -> None:
+        """Let the device's thread look again."""
+        with self.lock:
+            self.lock.notify_all()
+
+
+def stored(session: Session) -> StoredSession:
+    """Return what is written of a session beside its source."""
+    return StoredSession(session.id, session.body, session.block, session.prompt, session.made_s)

@@ -1,0 +1,187 @@
+"""The engine: the thread that makes the blocks of all sessions, one at a time.
+
+A second thread prepares (text, compilation) and a third one saves. Turns are taken at block borders.
+"""
+
+import dataclasses
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from omniforcing_jax.io.answers import describe
+from omniforcing_jax.layout import FRAME_RATE
+from omniforcing_jax.serve import schedule, seats
+from omniforcing_jax.serve import session as states
+from omniforcing_jax.serve.core import BROKEN, DRAINING, READY, EngineCore, stored
+from omniforcing_jax.serve.limits import Limits
+from omniforcing_jax.serve.session import Change, Session
+from omniforcing_jax.serve.stored import Store
+from omniforcing_jax.serve.studio import Source, Studio
+
+log = logging.getLogger(__name__)
+
+LONGEST_WAIT_S = 1.0  # of the device's thread, until it looks again
+
+
+class Engine(EngineCore):
+    """Makes the blocks of all sessions; arguments as for `EngineCore`.
+
+    Attributes:
+        work_s: Seconds of work on blocks since the start.
+    """
+
+    def __init__(
+        self, studio: Studio, limits: Limits, store: Store, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__(studio, limits, store, clock)
+        self._thread = threading.Thread(target=self._run, name="device", daemon=True)
+        self._is_ending = False
+        self.work_s = 0.0
+
+    def start(self) -> None:
+        """Load, compile and then make blocks, in threads of their own."""
+        self._thread.start()
+
+    def warm(self) -> None:
+        """Load and compile. Requests wait until then."""
+        try:
+            cost = self.studio.warm(self._say)
+        except Exception as error:
+            log.exception("the engine could not start")
+            self.stage, self.message = BROKEN, describe(error)
+            return
+        self.cost = cost or None
+        self.stage, self.message = READY, "ready"
+
+    def drain(self) -> None:
+        """Take no new sessions, finish the block under way, save what runs, and tell the viewers."""
+        with self.lock:
+            self.stage, self.message = DRAINING, "the server is going down"
+            running = [each for each in self.sessions.values() if each.source is not None and each.block]
+            for session in self.sessions.values():
+                session.message = "the server is going down" + (
+                    "; the stream is saved" if self.store.folder is not None else ""
+                )
+        self.stop()
+        for session in running if self.store.folder is not None else ():
+            if session.state not in states.OVER and session.source is not None:
+                self.save_now(session, session.source)
+        with self.lock:
+            for session in self.sessions.values():
+                session.tell()
+
+    def stop(self) -> None:
+        """End the threads after what they are doing."""
+        with self.lock:
+            self._is_ending = True
+            self.lock.notify_all()
+        if self._thread.is_alive():
+            self._thread.join()
+        self.preparing.shutdown(cancel_futures=True)
+        self.saving.shutdown()
+        for session in self.sessions.values():
+            if session.pipe is not None:
+                session.pipe.__exit__(None, None, None)
+                session.pipe = None
+
+    def is_alive(self) -> bool:
+        """Return whether blocks can be made."""
+        return self._thread.is_alive() and self.stage != BROKEN
+
+    def _say(self, text: str) -> None:
+        self.message = text
+
+    def _run(self) -> None:
+        self.warm()
+        while not self._is_ending and self.stage != BROKEN:
+            wait_s = self.step()
+            if wait_s > 0:
+                with self.lock:
+                    if not self._is_ending:
+                        self.lock.wait(min(wait_s, LONGEST_WAIT_S))
+
+    def step(self) -> float:
+        """Do what is next: make one block. Returns the seconds until there may be more to do, 0 for at once."""
+        with self.lock:
+            now = self.clock()
+            seats.seat(self, now)
+            seats.retire(self, now)
+            for session in list(self.sessions.values()):
+                if session.todo and not session.is_at_work:
+                    session.todo.pop(0)()
+                    return 0.0
+            able = {each.id: each for each in self.sessions.values() if each.can_go_on()}
+            claims = [each.claim(self.studio.block_s, now) for each in able.values()]
+            chosen = schedule.choose(claims, self.limits.ahead_s)
+            if chosen is None:
+                return schedule.wait_for_any(claims, self.limits.ahead_s)
+            session = able[chosen.name]
+            session.is_at_work = True
+        try:
+            self._make(session)
+        except Exception as error:
+            log.exception("stream %s failed", session.id)
+            seats.fail(self, session, error)
+        finally:
+            session.is_at_work = False
+        return 0.0
+
+    def _make(self, session: Session) -> None:
+        """Make one block of a session, and hand it to its encoder."""
+        source = session.source
+        assert source is not None, "only a session with a source can go on"
+        with self.lock:
+            change = session.take_changes()
+        if change is not None:
+            self._apply(session, source, change)
+        began = self.clock()
+        chunk = source.make()
+        if chunk is None:
+            self._end(session)
+            return
+        pipe = session.pipe
+        assert pipe is not None, "a prepared session has an encoder"
+        pipe(chunk)
+        took = self.clock() - began
+        with self.lock:
+            self.totals["blocks"] += 1
+            self.work_s += took
+            session.block = source.block
+            length = len(chunk.video) / FRAME_RATE
+            session.made_s = max(session.made_s, chunk.video_start_s + length)
+            if chunk.index > 0 and length:
+                session.cost = schedule.mean_cost(session.cost, took / length)
+                self.cost = schedule.mean_cost(self.cost, took / length)
+        self._save_now_and_then(session, source)
+
+    def _apply(self, session: Session, source: Source, change: Change) -> None:
+        try:
+            source.set_prompt(change.body.prompt, change.contexts.result(), change.body.recompute, change.body.fade)
+        except ValueError as error:
+            with self.lock:
+                session.settle(change, dataclasses.replace(change.receipt, stage="refused", message=describe(error)))
+            return
+        with self.lock:
+            change.block, session.prompt = source.block, change.body.prompt
+
+    def _end(self, session: Session) -> None:
+        pipe, fragmenter = session.pipe, session.fragmenter
+        if pipe is not None:
+            pipe.__exit__(None, None, None)
+        rest = None if fragmenter is None else fragmenter.close()
+        with self.lock:
+            if rest is not None:
+                session.publish(rest, self.clock())
+            session.state, session.message, session.is_seated = states.ENDED, "the stream has ended", False
+            session.source = session.pipe = None
+            self.store.remove(session.id)
+            session.tell()
+
+    def _save_now_and_then(self, session: Session, source: Source) -> None:
+        """Save every so many blocks: a copy, so that the stream need not wait for the disk."""
+        every = self.limits.save_every
+        if self.store.folder is None or not every or session.block - session.saved_block < every:
+            return
+        session.saved_block = session.block
+        self.saving.submit(self.save_as, stored(session), source.fork())

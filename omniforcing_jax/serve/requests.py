@@ -1,0 +1,184 @@
+"""What clients ask of sessions. Each call is brief: it notes what is wanted, and the device's thread does it.
+
+What concerns a source is done between two of its blocks.
+"""
+
+import secrets
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from omniforcing_jax.serve import seats
+from omniforcing_jax.serve import session as states
+from omniforcing_jax.serve.core import BROKEN, DRAINING, EngineCore, stored
+from omniforcing_jax.serve.limits import RefusedError
+from omniforcing_jax.serve.messages import PromptBody, Receipt, SavedView, StreamRequestBody, StreamView
+from omniforcing_jax.serve.session import Change, Session
+from omniforcing_jax.serve.studio import Source, StartMedia
+
+
+def create(core: EngineCore, body: StreamRequestBody, client: str, start: StartMedia | None = None) -> Session:
+    """Make a session. It waits in the queue until it has a seat.
+
+    Raises:
+        ValueError: The request cannot be met.
+        RefusedError: There are too many sessions already.
+    """
+    size = core.studio.check(body, start)
+    with core.lock:
+        check_room(core, client)
+        session = core.new_session(_new_name(), body, client, size)
+        session.start = start
+        core.sessions[session.id] = session
+        core.totals["streams_created"] += 1
+        seats.seat(core, core.clock())
+        core.lock.notify_all()
+    return session
+
+
+def check_room(core: EngineCore, client: str) -> None:
+    """Refuse a new session if there are too many.
+
+    Raises:
+        RefusedError: There are, or the server is going down.
+    """
+    if core.stage in (DRAINING, BROKEN):
+        raise RefusedError(503, f"no new streams: {core.message}")
+    alive = [each for each in core.sessions.values() if each.state not in (*states.OVER, states.SAVED)]
+    most = core.limits.max_sessions
+    if len(alive) >= most:
+        raise RefusedError(503, f"there are {most} streams, the most this server holds; try again later")
+    own = sum(each.client == client for each in alive)
+    if own >= core.limits.per_client:
+        raise RefusedError(429, f"you have {own} streams, the most for one client; delete one first")
+
+
+def view(core: EngineCore, session: Session) -> StreamView:
+    """Return a session as viewers see it."""
+    with core.lock:
+        waiting = core.queue()
+        place = 1 + waiting.index(session) if session in waiting else None
+        return session.view(place, core.clock(), core.studio.block_s)
+
+
+def change_prompt(core: EngineCore, session: Session, body: PromptBody) -> Receipt:
+    """Note another prompt; its text is encoded by the thread that prepares.
+
+    Raises:
+        ValueError: It cannot be read.
+        RefusedError: The stream is over, or too many changes wait.
+    """
+    core.studio.check_prompt(body.prompt)
+    with core.lock:
+        check_alive(session)
+        if len(session.changes) >= states.WAITING_CHANGES:
+            raise RefusedError(429, f"{len(session.changes)} changes of prompt wait already")
+        made_s = round(session.made_s, 3)
+        if body.at is not None and body.at < made_s:
+            raise ValueError(f"at={body.at:g}: {made_s:g} s of the stream are made already; give a later second")
+        seen_s = round(session.played_s(core.clock()), 3)
+        receipt = Receipt(id=_new_name(), prompt=body.prompt, stage="received", received_s=seen_s)
+        contexts: Future[Any] = core.preparing.submit(core.studio.encode, body.prompt)
+        contexts.add_done_callback(lambda _: core.wake())
+        session.changes.append(Change(receipt, body, core.clock(), contexts))
+        session.replace_receipt(receipt)
+    return receipt
+
+
+def check_alive(session: Session) -> None:
+    """Refuse a session that is over.
+
+    Raises:
+        RefusedError: It is.
+    """
+    if session.state in states.OVER:
+        raise RefusedError(409, f"the stream is over: {session.message}")
+
+
+def pause(core: EngineCore, session: Session, is_paused: bool) -> None:
+    """Stop making blocks, or go on; also of a session that was saved."""
+    with core.lock:
+        check_alive(session)
+        session.is_paused = is_paused
+        if not is_paused:
+            seats.want(core, session)
+        session.tell()
+        core.lock.notify_all()
+
+
+def at_border(core: EngineCore, session: Session, work: Callable[[Source], Any]) -> "Future[Any]":
+    """Do something with a session's source between two of its blocks, in the device's thread.
+
+    Raises:
+        RefusedError: The session has no source now.
+    """
+    done: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            if session.source is None:
+                raise RefusedError(409, f"the stream is not running: {session.state}")
+            done.set_result(work(session.source))
+        except Exception as error:
+            done.set_exception(error)
+
+    with core.lock:
+        if session.source is None:
+            raise RefusedError(409, f"the stream is {session.state}: wait until it runs")
+        session.todo.append(run)
+        core.lock.notify_all()
+    return done
+
+
+def fork(core: EngineCore, session: Session, client: str) -> "Future[Session]":
+    """Make a second future of a session's past."""
+    with core.lock:
+        check_room(core, client)
+
+    def work(source: Source) -> Session:
+        other = core.new_session(_new_name(), session.body, client, session.size)
+        other.history, other.fragments = session.history.copy(), session.fragments
+        other.prompt, other.block, other.made_s = session.prompt, session.block, session.made_s
+        other.left_s, other.cost = session.played_s(core.clock()), session.cost
+        seats.connect(core, other, source.fork())
+        other.state = states.QUEUED
+        core.sessions[other.id] = other
+        seats.seat(core, core.clock())
+        return other
+
+    return at_border(core, session, work)
+
+
+def save(core: EngineCore, session: Session) -> "Future[Future[SavedView | None]]":
+    """Save a session, which goes on meanwhile. The inner future is there at the next border.
+
+    Raises:
+        RefusedError: The server has no folder for that, or the session has no block yet.
+    """
+    if core.store.folder is None:
+        raise RefusedError(409, "the server keeps no streams: it was started without --state")
+    if not session.block:
+        raise RefusedError(409, "the stream has no block yet")
+
+    def work(source: Source) -> "Future[SavedView | None]":
+        session.saved_block = session.block
+        return core.saving.submit(core.save_as, stored(session), source.fork())
+
+    return at_border(core, session, work)
+
+
+def delete(core: EngineCore, session: Session) -> None:
+    """End a session and forget it, on disk too."""
+    with core.lock:
+        core.sessions.pop(session.id, None)
+        session.state, session.message, session.is_seated = states.ENDED, "the stream was deleted", False
+        session.tell()
+        core.lock.notify_all()
+        pipe, session.pipe = (None, session.pipe) if session.is_at_work else (session.pipe, None)
+    if pipe is not None:
+        pipe.__exit__(None, None, None)
+    core.saving.submit(core.store.remove, session.id)
+
+
+def _new_name() -> str:
+    return "".join(secrets.choice("abcdefghijkmnpqrstuvwxyz23456789") for _ in range(12))
