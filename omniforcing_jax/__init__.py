@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from omniforcing_jax.judge.judge_file import judge_file
     from omniforcing_jax.pipeline.weights_folder import load_pipeline
     from omniforcing_jax.sample.clip import sample_clip
+    from omniforcing_jax.serve.client import connect
     from omniforcing_jax.stream.chunk import Chunk
     from omniforcing_jax.stream.chunk_stream import ChunkStream
     from omniforcing_jax.stream.conditioning.condition import Condition
@@ -31,6 +32,7 @@ __all__ = [
     "ChunkStream",
     "Condition",
     "__version__",
+    "connect",
     "judge_file",
     "load_pipeline",
     "open_stream",
@@ -43,6 +45,7 @@ __all__ = [
 _MODULES = {
     "Chunk": "stream.chunk",
     "ChunkStream": "stream.chunk_stream",
+    "connect": "serve.client",
     "Condition": "stream.conditioning.condition",
     "judge_file": "judge.judge_file",
     "load_pipeline": "pipeline.weights_folder",

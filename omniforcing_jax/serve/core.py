@@ -104,7 +104,7 @@ class EngineCore:
 
     def load(self) -> float:
         """Return the share of the device's time that running sessions take."""
-        return sum(self.cost_of(each) for each in self.sessions.values() if each.is_seated)
+        return sum((self.cost_of(each) for each in self.sessions.values() if each.is_seated), start=0.0)
 
     def wake(self) -> None:
         """Let the device's thread look again."""

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import signal
 import socket
 import threading
@@ -13,6 +14,7 @@ from types import FrameType
 import uvicorn
 from starlette.types import ASGIApp
 
+from omniforcing_jax.serve.core import LOADING
 from omniforcing_jax.serve.engine import Engine
 
 MESSAGE_BYTES = 4096  # of what a WebSocket client says
@@ -67,6 +69,8 @@ class DrainingServer(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Take a signal: the first one drains, the second one ends at once."""
         self.caught = sig
+        if self._engine.stage == LOADING:
+            os._exit(128 + sig)  # nothing is there to be saved, and a compilation cannot be interrupted
         if self._is_draining:
             self.force_exit = self.should_exit = True
             return
