@@ -9,7 +9,9 @@ export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
 # The tests compile in a hurry (tests/conftest.py). The recordings and properties are held against XLA's defaults, too.
 AS_USERS_DO := --xla_backend_optimization_level=3 --xla_cpu_use_fusion_emitters=true
 
-.PHONY: setup libtpu cuda demo test test-long test-versions lint wheel bench
+SERVE := $(VENV)/serve.stamp
+
+.PHONY: setup libtpu cuda demo live browser test test-long test-versions lint wheel bench
 
 setup: $(VENV)/dev.stamp
 
@@ -44,6 +46,18 @@ cuda: $(CUDA)/cuda.stamp
 
 demo: $(VENV)/run.stamp
 	$(BIN)/python -m omniforcing_jax demo
+
+$(SERVE): $(VENV)/run.stamp
+	$(PIP) install -c constraints.txt -e .[serve]
+	touch $@
+
+# A page at http://127.0.0.1:8188; make live LIVE="--port 9000 --state out/streams" has other flags.
+live: $(SERVE)
+	$(BIN)/python -m omniforcing_jax serve $(LIVE)
+
+# For the tests of the page. They are skipped where it is missing.
+browser:
+	command -v chromium >/dev/null || (apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium)
 
 test: $(VENV)/dev.stamp $(VENV)/libtpu.stamp
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder

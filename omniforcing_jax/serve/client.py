@@ -1,12 +1,12 @@
 """A client in Python: streams of a server as objects.
 
-    import omniforcing_jax as of
+import omniforcing_jax as of
 
-    server = of.connect("http://127.0.0.1:8188")
-    stream = server.open("a red ball", seed=0)
-    stream.set_prompt("a green ball")
-    for event in stream.follow():
-        print(event)
+server = of.connect("http://127.0.0.1:8188")
+stream = server.open("a red ball", seed=0)
+stream.set_prompt("a green ball")
+for event in stream.follow():
+    print(event)
 """
 
 import json

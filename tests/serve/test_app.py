@@ -163,7 +163,10 @@ def test_only_this_servers_names_and_pages_are_let_in(server):
     evil = {"origin": "http://evil.example"}
     assert client.post("/v1/streams", json={"prompt": "a red ball"}, headers=evil).status_code == 403
     name = new_stream(client)
-    with pytest.raises(WebSocketDisconnect), client.websocket_connect(f"ws://localhost/v1/streams/{name}/live", headers=evil):
+    with (
+        pytest.raises(WebSocketDisconnect),
+        client.websocket_connect(f"ws://localhost/v1/streams/{name}/live", headers=evil),
+    ):
         pass
     assert client.post("/v1/streams", json={"prompt": "a red ball"}, headers={"origin": HOME}).status_code == 201
 
