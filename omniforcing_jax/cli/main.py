@@ -128,6 +128,10 @@ def prepare_command(name: str, command: Command, stack: contextlib.ExitStack) ->
         from omniforcing_jax.cli.serve import prepare_serve
 
         return prepare_serve(command, stack)
+    if isinstance(command, BenchOptions) and command.what == "serve":  # its server is another process
+        from omniforcing_jax.cli import bench_serve
+
+        return _returning_zero(bench_serve.prepare_bench(command))
     from omniforcing_jax.cli import bench_decode, bench_stream, contexts, sample, stream
     from omniforcing_jax.io import machine
     from omniforcing_jax.io.startup import Startup

@@ -174,21 +174,23 @@ class ContextsOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchOptions(NetworkOptions, SizeOptions):
-    """Measure the speed and memory of a stream, or what streaming costs its decoders.
+    """Measure the speed and memory of a stream, what streaming costs its decoders, or what a server holds.
 
-    The figures are explained at the head of omniforcing_jax/cli/bench_stream.py and bench_decode.py.
+    The figures are explained at the head of omniforcing_jax/cli/bench_stream.py, bench_decode.py and bench_serve.py.
 
     Examples:
       omniforcing bench stream --blocks 600 --json out/bench.json
       omniforcing bench decode --json out/decode.json
+      omniforcing bench serve --json out/serve.json
     """
 
-    what: Annotated[Literal["stream", "decode"], tyro.conf.Positional]
+    what: Annotated[Literal["stream", "decode", "serve"], tyro.conf.Positional]
     """What to measure."""
     json: File
     """JSON file for the figures."""
     blocks: Blocks = None
-    """Length of the stream, about one second per block. Required by `bench stream`; 12 for `bench decode`."""
+    """Length of the stream, about one second per block. Required by `bench stream`; 12 for `bench decode`, 20 for
+    each part of `bench serve`."""
     weights: Annotated[str | None, tyro.conf.arg(metavar="FOLDER|NAME")] = None
     """Weights folder of a causal student, or the name of shipped weights; by default chime."""
     preset: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None

@@ -72,14 +72,21 @@ class RemoteServer:
             ServerError: The server refuses; has its words.
         """
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        found = self._send(method, path, data)
+        return json.loads(found) if found else None
+
+    def read_text(self, path: str) -> str:
+        """Return what an address has, as text; raises as `ask`."""
+        return self._send("GET", path, None).decode()
+
+    def _send(self, method: str, path: str, data: bytes | None) -> bytes:
         request = urllib.request.Request(self._base + path, data, self.headers, method=method)
         try:
             with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
-                found = answer.read()
+                return answer.read()
         except urllib.error.HTTPError as error:
             words = json.loads(error.read() or b"{}").get("error", error.reason)
             raise ServerError(error.code, words) from None
-        return json.loads(found) if found else None
 
     def about(self) -> dict[str, Any]:
         """Return what the server is and does."""
