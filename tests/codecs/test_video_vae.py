@@ -138,6 +138,28 @@ def test_an_accelerator_gets_one_direct_convolution_and_a_cpu_one_per_tap(platfo
     assert traced.lower(lowering_platforms=(platform,)).as_text().count("stablehlo.convolution") == convolutions
 
 
+def test_a_border_by_index_is_the_border_by_slices_in_value_and_gradient():
+    x = jax.random.normal(jax.random.key(6), (2, 3, 4, 5, 2))
+    cotangent = jax.random.normal(jax.random.key(7), (2, 3, 6, 7, 2))
+
+    def value_and_pullback(form):
+        value, pull = jax.vjp(form, x)
+        return value, pull(cotangent)
+
+    by_index, by_slices = (jax.jit(value_and_pullback, static_argnums=0)(f) for f in (conv.by_index, conv.by_slices))
+    chex.assert_trees_all_close(by_index, by_slices, atol=1e-6)
+
+
+@pytest.mark.parametrize(("platform", "gathers"), [("cpu", 0), ("cuda", 2), ("tpu", 0)])
+def test_a_gpu_reads_a_border_by_index_and_keeps_the_scale_of_a_norm_apart(platform, gathers):
+    traced = jax.jit(lambda x: conv.reflect(conv.pixel_norm(x))).trace(
+        jax.ShapeDtypeStruct((1, 3, 4, 5, 2), jnp.float32)
+    )
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert text.count('"stablehlo.gather"(') == gathers
+    assert text.count("optimization_barrier") == (platform == "cuda")
+
+
 def test_a_whole_clip_repeats_the_first_frame_in_front():
     x = jax.random.normal(jax.random.key(4), (1, 4, 3, 3, 2))
     layer = conv.TemporalConv(2, conv.SpatialPadding.ZEROS)
