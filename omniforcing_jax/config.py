@@ -45,6 +45,33 @@ class CrossTimestep(enum.StrEnum):
     HYBRID = "hybrid"
 
 
+class EightBitKind(enum.StrEnum):
+    """What eight bits encode: whole numbers, or float8 with 4 bits of exponent and 3 of mantissa (e4m3)."""
+
+    INT8 = "int8"
+    FLOAT8 = "float8"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EightBits(Config):
+    """Which matrices of a network are in eight bits.
+
+    Attributes:
+        kind: The kind of eight bits.
+        layers: Layers that have them, in order.
+        parts: The matrices of such a layer, by path, as "video/self_attn/q".
+    """
+
+    kind: EightBitKind
+    layers: tuple[int, ...]
+    parts: tuple[str, ...]
+
+    def __post_init__(self):
+        in_order = all(a < b for a, b in itertools.pairwise((-1, *self.layers)))
+        require(len(self.layers) > 0 and in_order, "layers", self.layers, "must be numbers of layers, from 0, in order")
+        require(0 < len(self.parts) == len(set(self.parts)), "parts", self.parts, "must be matrices, each named once")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RotatedHeads(Config):
     """Sizes of attention whose heads are rotated."""
@@ -114,6 +141,7 @@ class ModelConfig(Config):
         sinks: Learned audio tokens in front of block 0.
         log_ratio: Whether queries are scaled by log(1 + visible) / log(1 + total); masked regime only.
         spatial_compression: Pixels per latent row or column.
+        eight_bits: Which matrices are in eight bits; None where none is.
     """
 
     layers: int
@@ -128,6 +156,7 @@ class ModelConfig(Config):
     sinks: int = 0
     log_ratio: bool = False
     spatial_compression: int = 32
+    eight_bits: EightBits | None = None
 
     def __post_init__(self):
         require_counts(self, MOST_LAYERS, "layers")
@@ -137,6 +166,9 @@ class ModelConfig(Config):
         require(same, "audio.heads", self.audio.heads, f"must equal video.heads={self.video.heads}")
         if self.caption_channels is not None:
             require_counts(self, LARGEST_SIZE, "caption_channels")
+        if self.eight_bits is not None:
+            numbers, rule = self.eight_bits.layers, f"must be below {self.layers}, the number of layers"
+            require(numbers[-1] < self.layers, "eight_bits.layers", numbers, rule)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ from omniforcing_jax.model.dual_stream import (
     dual_stream_layer_spec,
     text_kv_of_layer,
 )
+from omniforcing_jax.model.eight_bits import eight_bits_spec
 from omniforcing_jax.model.view import Times, View
 from omniforcing_jax.nn.attention import KV, NO_PAST, Site, Sites
 from omniforcing_jax.nn.linear import Linear, linear_spec, project
@@ -39,6 +40,7 @@ from omniforcing_jax.nn.modulation import (
     time_embedding_spec,
 )
 from omniforcing_jax.nn.norm import layer_norm
+from omniforcing_jax.nn.stack import scan_layers
 from omniforcing_jax.parallel.sharding import constrain, gather
 from omniforcing_jax.parallel.spec import Leaf, Spec, array, normal, stacked
 from omniforcing_jax.streams import Streams, map_streams
@@ -73,7 +75,7 @@ class Transformer:
 
     video: StreamEnds
     audio: StreamEnds
-    layers: DualStreamLayer  # every leaf [L, ...]
+    layers: DualStreamLayer  # every leaf [L, ...], or a `MixedStack` of all layers
     sinks: Leaf  # [1, sinks, D_a] or None
 
     @property
@@ -128,7 +130,7 @@ def transformer_spec(config: ModelConfig) -> Transformer:
     return Transformer(
         video=_ends_spec(config, config.video),
         audio=_ends_spec(config, config.audio),
-        layers=stacked(dual_stream_layer_spec(config), config.layers),
+        layers=eight_bits_spec(stacked(dual_stream_layer_spec(config), config.layers), config.eight_bits),
         sinks=sinks if config.sinks else None,
     )
 
@@ -193,7 +195,7 @@ def _text_kv_of_stream(
     rows = None
     if ends.prompt_time is not None and sigma is not None:
         _, rows = embed_time(ends.prompt_time, TIME_SCALE * sigma[:, None])
-    kv = jax.lax.map(lambda layer: text_kv_of_layer(layer, context, rows), layers)
+    _, kv = scan_layers(lambda carry, layer: (carry, text_kv_of_layer(layer, context, rows)), None, layers)
     return jax.tree.map(lambda x: constrain(x, None, "batch", None, "heads", None), kv)
 
 
@@ -228,7 +230,7 @@ def predict(
     layer = layer_body(config, view, map_streams(lambda m: m.rows, modulation), text.site, dtype)
     inputs = LayerInputs(params.layers, text.kv, past, perturbation)
     with jax.named_scope("layers"):
-        x, fresh = jax.lax.scan(remat(layer) if remat else layer, x, inputs)
+        x, fresh = scan_layers(remat(layer) if remat else layer, x, inputs)
     return Prediction(velocity=_velocities(params, x, modulation, view.sinks), fresh=fresh)
 
 

@@ -17,7 +17,7 @@ from omniforcing_jax.nn.linear import Linear, linear_spec, project
 from omniforcing_jax.nn.mask import AttentionMask, QueryBand
 from omniforcing_jax.nn.norm import rms_norm
 from omniforcing_jax.nn.rope import Rotary, rotate
-from omniforcing_jax.parallel.spec import ArrayLeaf, Leaf, Spec, array, ones
+from omniforcing_jax.parallel.spec import ArrayLeaf, Leaf, Spec, ones
 
 
 @struct.dataclass
@@ -86,8 +86,8 @@ def attention_spec(query_width: int, context_width: int, heads: int, head_size: 
 
 def attention_spec_of(p: Attention) -> Attention:
     """Declare an attention again from its weights (of one layer)."""
-    inner, query_width = array(p.q.w).shape
-    return attention_spec(query_width, array(p.k.w).shape[1], p.heads, inner // p.heads, gated=p.gate is not None)
+    inner, query_width = p.q.shape
+    return attention_spec(query_width, p.k.shape[1], p.heads, inner // p.heads, gated=p.gate is not None)
 
 
 def project_kv(p: Attention, x: Float[Array, "B S D"], rotary: Rotary | None) -> KV:

@@ -1,13 +1,14 @@
 """Linear maps: matrices `[out, in]`, as they are on disk, contracted over their last axis.
 
-`project` is the one place that looks at a weight's type. A quantised or low-rank leaf would be understood here and
-nowhere else.
+`project` is the one place that looks at a weight's type: a matrix may be in eight bits (quantised.py).
 """
 
 import jax
+import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float
+from jaxtyping import Array, DTypeLike, Float
 
+from omniforcing_jax.nn.quantised import Quantised, multiply
 from omniforcing_jax.parallel.spec import Leaf, Spec, array, fan_in, zeros
 
 
@@ -15,8 +16,13 @@ from omniforcing_jax.parallel.spec import Leaf, Spec, array, fan_in, zeros
 class Linear:
     """y = x w^T + b."""
 
-    w: Leaf  # [O, I]
+    w: Leaf | Quantised  # [O, I]
     b: Leaf  # [O] or None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes of the matrix, [O, I]."""
+        return self.w.shape if isinstance(self.w, Quantised) else array(self.w).shape
 
 
 def linear_spec(
@@ -27,9 +33,12 @@ def linear_spec(
 
 
 def project(p: Linear, x: Float[Array, "*batch I"]) -> Float[Array, "*batch O"]:
-    """Apply a linear map in x's type, whatever type the weights have."""
+    """Apply a linear map in x's type, whatever type the weights have; one in eight bits adds its bias in float32."""
+    if isinstance(p.w, Quantised):
+        return _add(multiply(x, p.w), p.b, jnp.float32).astype(x.dtype)
     contract = (((x.ndim - 1,), (1,)), ((), ()))
-    y = jax.lax.dot_general(x, array(p.w).astype(x.dtype), contract)
-    if p.b is None:
-        return y
-    return y + array(p.b).astype(x.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+    return _add(jax.lax.dot_general(x, array(p.w).astype(x.dtype), contract), p.b, x.dtype)
+
+
+def _add(y: Float[Array, "*batch O"], bias: Leaf, dtype: DTypeLike) -> Float[Array, "*batch O"]:
+    return y if bias is None else y + array(bias).astype(dtype).reshape((1,) * (y.ndim - 1) + (-1,))

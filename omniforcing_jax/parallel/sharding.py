@@ -67,7 +67,8 @@ def gather(params: PyTree, specs: PyTree, dtype: DTypeLike | None = None) -> PyT
     """Gather the weights of a layer over `fsdp`; their gradient is scattered back to the shards.
 
     Shards over `tensor` stay. Weights are cast before they are gathered, so that the transfer is as narrow as the
-    computation.
+    computation. A weight of several arrays, as one in eight bits is, keeps their types; all of them begin with the
+    weight's axes.
 
     Args:
         params: Weights of a layer, or of any other part of the network.
@@ -78,11 +79,14 @@ def gather(params: PyTree, specs: PyTree, dtype: DTypeLike | None = None) -> PyT
     if mesh is None or mesh.shape["fsdp"] == 1:
         return params
 
-    def one(spec: Spec, weight: Array) -> Array:
-        at_rest, in_use = (_weight_spec(spec, rules) for rules in (AT_REST, IN_USE))
+    def one(spec: Spec, weight: PyTree) -> PyTree:
+        at_rest, in_use = (_weight_axes(spec, rules) for rules in (AT_REST, IN_USE))
         if at_rest == in_use:
             return weight
-        return _gathered(weight if dtype is None else weight.astype(dtype), in_use, at_rest)
+        cast = weight.astype(dtype) if dtype is not None and isinstance(weight, jax.Array) else weight
+        return jax.tree.map(
+            lambda x: _gathered(x, PartitionSpec(*in_use[: x.ndim]), PartitionSpec(*at_rest[: x.ndim])), cast
+        )
 
     return jax.tree.map(one, specs, params)
 
@@ -103,8 +107,8 @@ def _gathered_backward(in_use: PartitionSpec, at_rest: PartitionSpec, _: None, g
 _gathered.defvjp(_gathered_forward, _gathered_backward)
 
 
-def _weight_spec(spec: Spec, rules: Rules) -> PartitionSpec:
-    return PartitionSpec(*(rules.get(axis) if axis else None for axis in spec.axes))
+def _weight_axes(spec: Spec, rules: Rules) -> list[str | tuple[str, ...] | None]:
+    return [rules.get(axis) if axis else None for axis in spec.axes]
 
 
 def _parts(mesh: AbstractMesh, axes: str | tuple[str, ...] | None) -> int:

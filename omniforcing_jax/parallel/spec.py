@@ -52,11 +52,13 @@ class Spec:
         shape: Its sizes.
         axes: The logical name of each axis, or None where it is never sharded.
         init: Makes the initial value from (key, shape, dtype).
+        dtype: Its type whatever type the network's weights have, as eight bits need it; None is the network's type.
     """
 
     shape: tuple[int, ...]
     axes: tuple[str | None, ...]
     init: Initialiser
+    dtype: DTypeLike | None = None
 
     def __post_init__(self):
         if len(self.shape) != len(self.axes):
@@ -79,21 +81,21 @@ def array(leaf: Leaf) -> Array:
 
 def stacked(specs: PyTree, layers: int) -> PyTree:
     """Prepend a `layers` axis to every declaration in the tree."""
-    return jax.tree.map(lambda s: Spec((layers, *s.shape), ("layers", *s.axes), s.init), specs)
+    return jax.tree.map(lambda s: dataclasses.replace(s, shape=(layers, *s.shape), axes=("layers", *s.axes)), specs)
 
 
 def init(specs: PyTree, key: Array, dtype: DTypeLike = jnp.float32) -> PyTree:
     """Make initial values; a leaf's value depends only on the key and on its own path."""
 
     def make(path: Any, spec: Spec) -> Array:
-        return spec.init(jax.random.fold_in(key, zlib.crc32(path_name(path).encode())), spec.shape, dtype)
+        return spec.init(jax.random.fold_in(key, zlib.crc32(path_name(path).encode())), spec.shape, spec.dtype or dtype)
 
     return jax.tree_util.tree_map_with_path(make, specs)
 
 
 def abstract(specs: PyTree, dtype: DTypeLike = jnp.float32) -> PyTree:
     """Return shapes and dtypes without values."""
-    return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, dtype), specs)
+    return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype or dtype), specs)
 
 
 def shardings(specs: PyTree, mesh: Mesh, rules: Rules) -> PyTree:

@@ -2,12 +2,15 @@
 
 import math
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, DTypeLike, Float
 
-from omniforcing_jax.io import weights
+from omniforcing_jax.nn.quantised import BY_DTYPE, Quantised, even_scale, is_quantised
+from omniforcing_jax.parallel.spec import path_name
 from omniforcing_jax.pipeline.pipeline import Pipeline, PipelineConfig, abstract_pipeline
 
 SMALL_STD = 0.02  # standard deviation of random biases and tables
@@ -17,19 +20,24 @@ def random_pipeline(config: PipelineConfig, seed: int, dtype: DTypeLike = jnp.fl
     """Draw weights for measurements.
 
     They are drawn on the device and leaf by leaf, so that a large network is never in memory twice. Matrices and
-    kernels keep the scale of their inputs, norms and standard deviations are about 1, and the rest is small. Trainings
-    start from their own initial values, not from these.
+    kernels keep the scale of their inputs, norms and standard deviations are about 1, and the rest is small. Eight bits
+    are drawn as such. Trainings start from their own initial values, not from these.
     """
-    shapes = abstract_pipeline(config, dtype)
-    leaves, tree = jax.tree.flatten(shapes)
-    names = list(weights.name_leaves(shapes))
+    named, tree = jax.tree_util.tree_flatten_with_path(abstract_pipeline(config, dtype), is_leaf=is_quantised)
     # These random numbers are neither good nor portable, but their programs, one per shape, compile three times faster.
-    keys = jax.random.split(jax.random.key(seed, impl="unsafe_rbg"), len(leaves))
-    drawn = [
-        _draw(k, *map(jnp.float32, _moments(name, x.shape)), x.shape, x.dtype)
-        for name, x, k in zip(names, leaves, keys, strict=True)
-    ]
-    return tree.unflatten(drawn)
+    keys = jax.random.split(jax.random.key(seed, impl="unsafe_rbg"), len(named))
+    return tree.unflatten([_draw_leaf(k, path_name(path), x) for (path, x), k in zip(named, keys, strict=True)])
+
+
+def _draw_leaf(key: Array, name: str, leaf: Any) -> Any:
+    if not is_quantised(leaf):
+        return _draw(key, *map(jnp.float32, _moments(name, leaf.shape)), leaf.shape, leaf.dtype)
+    eights, shape = BY_DTYPE[np.dtype(leaf.values.dtype)], leaf.values.shape
+    even = jnp.float32(eights.largest / math.sqrt(3))
+    return Quantised(
+        values=_draw(key, jnp.float32(0), even, shape, leaf.values.dtype),
+        scale=jnp.full(shape[:-1], even_scale(eights, shape[-1]), leaf.scale.dtype),
+    )
 
 
 def _moments(name: str, shape: tuple[int, ...]) -> tuple[float, float]:
