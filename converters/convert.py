@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from omniforcing_jax.config import ModelConfig, SamplerConfig
+from omniforcing_jax.config import EightBitKind, ModelConfig, SamplerConfig
 from omniforcing_jax.io import atomic_write, manifest, weights
 from omniforcing_jax.io.folder_swap import is_empty, recover, require_space
 from omniforcing_jax.io.tensor_file import write_runs
 from omniforcing_jax.pipeline import weights_folder
+from omniforcing_jax.strict_json import require
 
 from .hash_aside import HashAside
 from .hub.download import name_of
@@ -28,6 +29,7 @@ from .open_source import list_components
 from .overrides import Overrides, choose_sampler
 from .plan import Plan, plan_component
 from .progress import ByteProgress
+from .quantise import quantise_plan
 from .read_ahead import BlockReader, read_ahead
 from .source_component import SourceComponent
 from .tokenizer_files import TOKENIZERS
@@ -63,6 +65,7 @@ def prepare(
     *,
     resolution: tuple[int, int] = RESOLUTION,
     loras: Sequence[tuple[Path, float]] = (),
+    quantise: EightBitKind | None = None,
 ) -> Conversion:
     """Open all sources and check everything. Later sources replace the components of earlier ones.
 
@@ -72,6 +75,7 @@ def prepare(
         overrides: Settings given on the command line.
         resolution: Height and width that the weights were trained at, in pixels.
         loras: LoRA files to fuse into the transformer, and their strengths.
+        quantise: What the transformer's large matrices become; None leaves them as they are.
 
     Raises:
         ValueError: In one line, whatever is wrong.
@@ -89,6 +93,11 @@ def prepare(
     for path, strength in loras:
         plans, fused = fuse_lora(plans, path, strength)
         notes += fused
+    if quantise is not None:
+        has_network = "transformer" in plans
+        require(has_network, "quantise", quantise.value, f"needs a transformer, the sources have {', '.join(plans)}")
+        plans["transformer"], said = quantise_plan(plans["transformer"], quantise)
+        notes += said
     _check_replaced(folder, list(plans))
     require_space(folder, sum(plan.nbytes for plan in plans.values()))
     return Conversion(folder=folder, plans=plans, sampler=sampler, resolution=resolution, name=name, notes=tuple(notes))

@@ -24,6 +24,7 @@ from .ltx2_header import find_contradiction, merge_header
 from .native_component import NativeComponent, open_weights_folder, rename_tensors
 from .original_keys import ASSUMED_ROTARY, read_header_config
 from .progress import ByteProgress
+from .quantise import describe
 from .registry import CLASSES, FOLDERS, PREFIXES
 from .rotary_rows import permute_rotary
 from .shards import TensorFiles, write_shards
@@ -142,6 +143,9 @@ def _describe(native: NativeComponent, to: Target) -> list[str]:
     if native.passed and native.naming != _naming_of(native, to):
         notes.append(f"{native.name}: {len(native.passed)} tensors that passed through are not {to}'s, left out")
     if isinstance(native.config, ModelConfig):
+        if native.config.eight_bits is not None:
+            said = describe(native.config.eight_bits, native.config.layers)
+            notes.append(f"transformer: {said} become wide again; what was lost in eight bits stays lost")
         timesteps = native.config.cross_timestep
         notes.append(f"transformer: no format has a key for --timesteps; these weights need {timesteps}")
         notes.append("transformer: no format has a key for the sampler; give --layout, --sigmas, --horizon to convert")

@@ -1,4 +1,4 @@
-"""Float8 checkpoints: matrices with a scalar scale each, turned back into bfloat16.
+"""Float8 checkpoints: matrices with a scalar scale each, read as bfloat16; `--quantise float8` keeps them.
 
 | who writes it | scale of `X.weight` | beside it |
 |---|---|---|
@@ -10,8 +10,10 @@ Scales of inputs belong to a kind of product that is not used here. A float8 mat
 unless something beside it says that it was scaled. Whatever nests the keys, the names end like this.
 """
 
+import dataclasses
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
@@ -123,13 +125,22 @@ def _read_scale(key: str, tensor: LazyTensor) -> float:
     return scale
 
 
-def _scale(tensor: LazyTensor, scale: float) -> LazyTensor:
-    def load() -> np.ndarray:
-        flat = tensor.load().reshape(-1)
+@dataclass(frozen=True, kw_only=True)
+class Scaled:
+    """A way to load a float8 matrix: a call returns its values times its scale."""
+
+    values: LazyTensor
+    scale: float
+
+    def __call__(self) -> np.ndarray:
+        """Widen it."""
+        flat = self.values.load().reshape(-1)
         result = np.empty(flat.shape, RESULT)
         for begin in range(0, flat.size, VALUES_AT_ONCE):
             some = slice(begin, begin + VALUES_AT_ONCE)
-            result[some] = flat[some].astype(np.float32) * np.float32(scale)
-        return result.reshape(tensor.shape)
+            result[some] = flat[some].astype(np.float32) * np.float32(self.scale)
+        return result.reshape(self.values.shape)
 
-    return LazyTensor(dtype=RESULT, shape=tensor.shape, where=tensor.where, load=load)
+
+def _scale(tensor: LazyTensor, scale: float) -> LazyTensor:
+    return dataclasses.replace(tensor, dtype=RESULT, load=Scaled(values=tensor, scale=scale))

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from omniforcing_jax.config import ModelConfig
 from omniforcing_jax.io import manifest, weights
 from omniforcing_jax.io.tensor_file import NAMES
 from omniforcing_jax.text.tokenizer import FILE
@@ -17,6 +18,7 @@ from .missing_config import complete
 from .native_component import NativeComponent, is_weights_folder, open_weights_folder
 from .open_source import list_components
 from .overrides import Overrides
+from .quantise import describe
 from .source_component import SourceComponent
 
 NEEDED = ("transformer", "video_vae", "audio_vae", "vocoder")  # by any command that makes picture and sound
@@ -74,6 +76,8 @@ def _inspect_folder(folder: Path) -> Iterator[str]:
     for name, native in natives.items():
         source = f" from {native.source['format']} ({native.source['file']})" if native.source else ""
         yield f"{name}: {native.folder}{source}, {_count(native.tensors or {})}"
+        if isinstance(native.config, ModelConfig) and native.config.eight_bits is not None:
+            yield f"  {describe(native.config.eight_bits, native.config.layers)}, see eight_bits"
         if native.tensors is not None:
             yield from _list_config(weights.read_config(native.folder))
             yield from _list_tensors(native.tensors)

@@ -46,6 +46,22 @@ class MappedTensor:
         return self.file.windows(self.name, self.row, nbytes=BLOCK)
 
 
+@dataclass(frozen=True)
+class Rows:
+    """A stack of tensors, each lazy. A call loads all of them."""
+
+    rows: "tuple[LazyTensor, ...]"
+
+    def __call__(self) -> np.ndarray:
+        """Load and stack them."""
+        return np.stack([row.load() for row in self.rows])
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Load them one by one."""
+        for row in self.rows:
+            yield from row.blocks()
+
+
 @dataclass(frozen=True, kw_only=True)
 class LazyTensor:
     """A tensor that is not read yet.
@@ -74,6 +90,8 @@ class LazyTensor:
     def row(self, index: int) -> "LazyTensor":
         """Return one row of the leading axis."""
         load = self.load
+        if isinstance(load, Rows):
+            return load.rows[index]
         if isinstance(load, MappedTensor) and load.row is None:
             return dataclasses.replace(self, shape=self.shape[1:], load=dataclasses.replace(load, row=index))
         return dataclasses.replace(self, shape=self.shape[1:], load=lambda: load()[index, ...])

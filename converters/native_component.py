@@ -22,6 +22,7 @@ from omniforcing_jax.strict_json import read_object
 
 from .component import Component
 from .lazy_tensor import LazyTensor, list_tensors, wrap_array
+from .quantise import widen
 from .registry import COMPONENTS, NAMES
 from .rules import Placement
 
@@ -146,6 +147,8 @@ def wrap_tree(component: Component, config: Any, tree: PyTree) -> NativeComponen
 def rename_tensors(native: NativeComponent, naming: str) -> dict[str, LazyTensor]:
     """List a component's tensors under another format's keys, with those that passed through from that format.
 
+    Matrices in eight bits become wide.
+
     Raises:
         ValueError: The component has no table for that naming.
     """
@@ -155,8 +158,9 @@ def rename_tensors(native: NativeComponent, naming: str) -> dict[str, LazyTensor
     if native.component is None or native.tensors is None or naming not in native.component.namings:
         rule = "choose other components with --components"
         raise ValueError(f"{native.folder}: {native.name} has no table for {naming}; {rule}")
-    placements = native.component.expand(native.config, naming)
-    return {each.source: _take(native.tensors[each.native], each) for each in placements} | passed
+    config, tensors = widen(native.config, native.tensors)
+    placements = native.component.expand(config, naming)
+    return {each.source: _take(tensors[each.native], each) for each in placements} | passed
 
 
 def _take(tensor: LazyTensor, placement: Placement) -> LazyTensor:

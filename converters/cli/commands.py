@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from omniforcing_jax.config import CrossTimestep, GridPrecision, RotaryKind
+from omniforcing_jax.config import CrossTimestep, EightBitKind, GridPrecision, RotaryKind
 from omniforcing_jax.io.atomic_write import write_json
 from omniforcing_jax.io.folder_swap import require_space
 from omniforcing_jax.io.plain_text import printable
@@ -47,7 +47,8 @@ def prepare_convert(options: ConvertOptions) -> Work:
     resolution = (options.resolution.height, options.resolution.width)
     sources = [find(path) for path in options.from_]
     loras = [(find(path, is_lora=True), strength) for path, strength in options.lora]
-    conversion = convert.prepare(sources, options.out, overrides, resolution=resolution, loras=loras)
+    quantise = _or_none(EightBitKind, options.quantise)
+    conversion = convert.prepare(sources, options.out, overrides, resolution=resolution, loras=loras, quantise=quantise)
 
     return _write(options.out, conversion.notes, lambda: convert.run(conversion))
 

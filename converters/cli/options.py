@@ -71,6 +71,7 @@ class ConvertOptions:
     Examples:
         omniforcing convert --from ltx-2-19b-dev.safetensors --out weights/teacher
         omniforcing convert --from student.pt --state ema --out weights/student
+        omniforcing convert --from ltx-2-19b-dev-fp8.safetensors --quantise float8 --out weights/teacher8
         omniforcing convert --from Lightricks/LTX-2:ltx-2-19b-dev.safetensors --out weights/teacher
     """
 
@@ -80,6 +81,8 @@ class ConvertOptions:
     """Weights folder to write; components in it that no source replaces stay."""
     lora: tyro.conf.UseAppendAction[tuple[tuple[Path, float], ...]] = ()
     """LoRA to fuse into transformer and connectors, and its strength; a file, or a name on the hub."""
+    quantise: Annotated[Literal["int8", "float8"] | None, tyro.conf.arg(metavar="int8|float8")] = None
+    """Write the transformer's large matrices in eight bits. Float8 matrices of a source are kept bit for bit."""
     source: SourceOptions = field(default_factory=SourceOptions)
     network: NetworkOptions = field(default_factory=NetworkOptions)
     student: StudentOptions = field(default_factory=StudentOptions)

@@ -53,7 +53,7 @@ from omniforcing_jax.io.startup import Startup
 from omniforcing_jax.layout import FRAME_RATE
 from omniforcing_jax.pipeline import checks
 from omniforcing_jax.pipeline.loading import announce
-from omniforcing_jax.pipeline.pipeline import Pipeline, PipelineConfig
+from omniforcing_jax.pipeline.pipeline import Pipeline, PipelineConfig, with_weights_dtype
 from omniforcing_jax.pipeline.presets import PRESETS
 from omniforcing_jax.pipeline.random_weights import random_pipeline
 from omniforcing_jax.pipeline.shipped import STUDENT, find_weights
@@ -183,7 +183,7 @@ def _drop(chunk: Chunk) -> None:
 
 def _report(command: BenchOptions, startup: Startup) -> None:
     cold = measure_cold_start(command)  # first, because later this process holds the device's memory
-    config = _config_of(command)
+    config = with_weights_dtype(_config_of(command), command.weights_dtype)
     announce(startup, config, command.dtype, command.height, command.width, command.window, command.steps)
     subject = load_subject(command)
     startup.compiling()
@@ -198,8 +198,8 @@ def _config_of(command: BenchOptions) -> PipelineConfig:
 
 def load_subject(command: BenchOptions) -> BenchSubject:
     """Load a weights folder, or draw a preset's weights on the device."""
-    config, plan = _config_of(command), _plan(command)
-    dtype = plan.static.dtype
+    plan = _plan(command)
+    config, dtype = plan.config, plan.static.dtype
     if command.preset is None:
         pipeline = checks.load(command.weights or STUDENT, config, dtype)
     else:
@@ -223,6 +223,7 @@ def _plan(command: BenchOptions) -> StreamPlan:
         window=command.window,
         steps=command.steps,
         dtype=jnp.dtype(command.dtype),
+        weights_dtype=command.weights_dtype,
     )
     plan = resolve_request(_config_of(command), request)
     check_stream_memory(plan, plan.static.dtype, loaded=False)

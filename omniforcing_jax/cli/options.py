@@ -13,6 +13,7 @@ import tyro
 from omniforcing_jax.pipeline.shipped import STUDENT, TEACHER
 
 DType = Literal["float32", "bfloat16"]
+WeightsDType = Annotated[Literal["int8", "float8"] | None, tyro.conf.arg(metavar="int8|float8")]
 Text = Annotated[str, tyro.conf.arg(metavar="TEXT")]
 Seconds = Annotated[float, tyro.conf.arg(metavar="SECONDS")]
 Pixels = Annotated[int | None, tyro.conf.arg(metavar="PIXELS")]
@@ -44,6 +45,8 @@ class NetworkOptions:
     """Blocks that a block can see, itself included. 0 fills the trained length; by default the weights' own number."""
     steps: Steps = None
     """Denoising steps per block, at most the trained number, which is the default."""
+    weights_dtype: WeightsDType = None
+    """Type of the network's large matrices: eight bits halve their memory. By default they stay as they are."""
 
 
 @dataclass(frozen=True, kw_only=True)

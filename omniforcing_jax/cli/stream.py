@@ -44,7 +44,7 @@ from omniforcing_jax.strict_json import require
 
 COMPILING_CHUNKS = 2  # nothing is compiled after the second block
 SAVED_WITH_THE_STATE = (
-    *("prompt", "seed", "height", "width", "window", "steps", "dtype", "contexts"),
+    *("prompt", "seed", "height", "width", "window", "steps", "dtype", "weights_dtype", "contexts"),
     *("sound", "picture", "from_image", "continue_", "drop_past", "lookahead", "fit"),
 )
 
@@ -136,6 +136,7 @@ def build_request(command: StreamOptions) -> StreamRequest:
         window=command.window,
         steps=command.steps,
         dtype=command.dtype,
+        weights_dtype=command.weights_dtype,
         contexts=text_source.open_source(command.contexts),
         history=None if command.recompute is None else max(0, command.recompute - 1),
         start=_start_of(command),

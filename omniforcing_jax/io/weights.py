@@ -13,7 +13,7 @@ before any tensor is read. Each device reads only its own slice. Configs are pla
 import collections
 import functools
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -149,21 +149,25 @@ def _cast(name: str, value: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return cast
 
 
-def load_component(folder: AnyPath, name: str, abstract: PyTree) -> PyTree:
+def load_component(
+    folder: AnyPath, name: str, abstract: PyTree, view: Callable[[TensorFile], TensorFile] = lambda file: file
+) -> PyTree:
     """Load one component into the shapes, dtypes and shardings of an abstract tree.
 
     Args:
         folder: The weights folder.
         name: The component, e.g. "transformer".
-        abstract: The tree in `jax.ShapeDtypeStruct`s. Floating leaves may have any floating dtype on disk and are cast.
+        abstract: The tree in `jax.ShapeDtypeStruct`s. Floating leaves may have any floating dtype on disk and are cast,
+            except from and to float8, which has no meaning without its scale.
             A leaf with a sharding is read slice by slice, each device its own. The others go to the default device.
+        view: Changes what is read of the file.
 
     Raises:
         ValueError: In one line and before any tensor is read, if the file is missing or damaged, or if a weight is
             missing, unknown, mis-shaped or of a wrong kind, or if the files are not those of the folder's manifest;
             names file and keys.
     """
-    file = open_tensors(Path(folder) / name / MODEL)
+    file = view(open_tensors(Path(folder) / name / MODEL))
     expected = name_leaves(abstract)
     compare_shapes(file.shapes, {key: tuple(leaf.shape) for key, leaf in expected.items()}, str(file.path))
     _check_dtypes(file, expected)
@@ -175,7 +179,7 @@ def _check_dtypes(file: TensorFile, expected: Mapping[str, jax.ShapeDtypeStruct]
     """Refuse a weight of another kind (integer, floating) than expected."""
     for name, leaf in expected.items():
         own = file.entries[name].dtype
-        both_float = jnp.issubdtype(own, jnp.floating) and jnp.issubdtype(leaf.dtype, jnp.floating)
+        both_float = all(jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize > 1 for dtype in (own, leaf.dtype))
         if own != leaf.dtype and not both_float:
             raise ValueError(f"{file.path}: '{name}' is {own}, expected {leaf.dtype}")
 

@@ -87,7 +87,8 @@ def measure_scale(w: np.ndarray, kind: EightBitKind) -> np.ndarray:
     Raises:
         ValueError: A value is not finite.
     """
-    top = np.maximum(w.max(-1).astype(np.float32), -w.min(-1).astype(np.float32))
+    with np.errstate(invalid="ignore"):
+        top = np.maximum(w.max(-1).astype(np.float32), -w.min(-1).astype(np.float32))
     if not np.isfinite(top).all():
         raise ValueError("has values that are not finite")
     return np.maximum(top / np.float32(EIGHTS[kind].largest), np.float32(SMALLEST))

@@ -41,5 +41,6 @@ def announce_text(startup: Startup, weights: checks.Weights, source: text_source
 
 def announce(startup: Startup, config: PipelineConfig, dtype: DTypeLike, *shapes: object) -> None:
     """Say that weights are being loaded from now on; arguments as `load_shown`."""
-    startup.identify(config.name, jnp.dtype(dtype).name, *shapes)
+    kind = [] if config.model.eight_bits is None else [config.model.eight_bits.kind.value]
+    startup.identify(config.name, jnp.dtype(dtype).name, *kind, *shapes)
     startup.loading("weights", count_bytes(abstract_pipeline(config, dtype)))

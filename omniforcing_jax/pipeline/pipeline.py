@@ -22,8 +22,9 @@ from omniforcing_jax.codecs.audio_vae import AudioVAE, AudioVAEConfig
 from omniforcing_jax.codecs.video_config import VideoVAEConfig
 from omniforcing_jax.codecs.video_vae import VideoVAE
 from omniforcing_jax.codecs.vocoder import Vocoder, VocoderConfig
-from omniforcing_jax.config import ModelConfig, SamplerConfig
+from omniforcing_jax.config import EightBitKind, ModelConfig, SamplerConfig
 from omniforcing_jax.io import weights
+from omniforcing_jax.model.eight_bits import in_eight_bits
 from omniforcing_jax.model.transformer import Transformer, transformer_spec
 from omniforcing_jax.parallel import spec
 from omniforcing_jax.strict_json import require
@@ -99,6 +100,18 @@ class PipelineConfig:
         return height // pixels, width // pixels
 
 
+def with_weights_dtype(config: PipelineConfig, weights_dtype: str | None) -> PipelineConfig:
+    """Return the configs of the same weights with the network in eight bits, or unchanged for None.
+
+    Raises:
+        ValueError: There is no such type, or the weights are in eight bits of another kind.
+    """
+    kinds = [kind.value for kind in EightBitKind]
+    require(weights_dtype is None or weights_dtype in kinds, "weights_dtype", weights_dtype, f"must be one of {kinds}")
+    kind = None if weights_dtype is None else EightBitKind(weights_dtype)
+    return dataclasses.replace(config, model=in_eight_bits(config.model, kind))
+
+
 def _same(field: str, value: object, other: str, expected: object) -> None:
     require(value == expected, field, value, f"{other} has {expected}")
 
@@ -130,7 +143,9 @@ class Pipeline:
         millions = sum(leaf.size for leaf in leaves) / 1e6
         dtype = leaves[0].dtype if leaves else "no arrays"
         height, width = self.config.resolution
-        return f"Pipeline({self.config.name!r}, {kind}, {millions:.1f} M parameters, {height}x{width}, {dtype})"
+        eight_bits = self.config.model.eight_bits
+        types = dtype if eight_bits is None else f"{eight_bits.kind.value} and {dtype}"
+        return f"Pipeline({self.config.name!r}, {kind}, {millions:.1f} M parameters, {height}x{width}, {types})"
 
     @property
     def parts(self) -> dict[str, tuple[PyTree, Any]]:

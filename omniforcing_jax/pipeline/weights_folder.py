@@ -8,7 +8,8 @@ to the folder, of components that are in another folder, so that a teacher and i
 
 import contextlib
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from omniforcing_jax.codecs.vocoder import VocoderConfig
 from omniforcing_jax.config import ModelConfig, SamplerConfig
 from omniforcing_jax.io import folder_swap, manifest, weights
 from omniforcing_jax.io.atomic_write import AnyPath
-from omniforcing_jax.io.tensor_file import open_tensors
+from omniforcing_jax.io.tensor_file import TensorFile, open_tensors
 from omniforcing_jax.model.transformer import transformer_spec
 from omniforcing_jax.parallel import distributed
 from omniforcing_jax.parallel import mesh as meshes
@@ -32,7 +33,9 @@ from omniforcing_jax.pipeline.pipeline import (
     abstract_words,
     assemble,
     to_dict,
+    with_weights_dtype,
 )
+from omniforcing_jax.pipeline.quantise import quantising
 from omniforcing_jax.pipeline.shipped import STUDENT, find_weights
 from omniforcing_jax.strict_json import parse, require
 from omniforcing_jax.text.connector import ConnectorsConfig
@@ -60,8 +63,13 @@ def save_pipeline(
         pipeline: Values and configs to write.
         shared: Components that are not written, because they are already at these paths relative to the folder. Gemma
             and connectors are never written, only shared.
-        dtype: Type on disk; None keeps the type of each leaf.
+        dtype: Type on disk; None keeps the type of each leaf, which eight bits and their scales need.
+
+    Raises:
+        ValueError: A type is given for weights in eight bits.
     """
+    in_eight_bits = pipeline.config.model.eight_bits is not None
+    require(dtype is None or not in_eight_bits, "dtype", dtype, "must be None for weights in eight bits")
     shared = dict(shared or {})
     written = {name: part for name, part in pipeline.parts.items() if name not in shared}
     with replacing_components(Path(folder)) as stage:
@@ -179,7 +187,10 @@ def _read_text(places: Mapping[str, tuple[Path, str]]) -> WordsConfig | Encoder 
 
 
 def load_pipeline(
-    weights: AnyPath | None = STUDENT, config: PipelineConfig | None = None, dtype: DTypeLike = jnp.float32
+    weights: AnyPath | None = STUDENT,
+    config: PipelineConfig | None = None,
+    dtype: DTypeLike = jnp.float32,
+    weights_dtype: str | None = None,
 ) -> Pipeline:
     """Load a weights folder. All names and shapes are checked before any tensor is read.
 
@@ -189,13 +200,16 @@ def load_pipeline(
         weights: The folder, or the name of shipped weights: "chime" (also None) or "chime-teacher".
         config: What `read_pipeline_config` returned for the folder, if it was read already.
         dtype: Type of the network and the picture's codec. Sound and words are always float32.
+        weights_dtype: "int8" or "float8" quantises the network's large matrices while they are loaded. None leaves them
+            as they are in the folder.
 
     Raises:
         ValueError: In one line, naming file and keys, if a config is damaged, if weights are missing, unknown or
             mis-shaped, or if the mesh cannot cut the network.
     """
     folder = find_weights(weights)
-    return _load(folder, read_pipeline_config(folder) if config is None else config, dtype)
+    config = read_pipeline_config(folder) if config is None else config
+    return _load(folder, with_weights_dtype(config, weights_dtype), dtype)
 
 
 def _load(folder: Path, config: PipelineConfig, dtype: DTypeLike) -> Pipeline:
@@ -216,7 +230,7 @@ def check_components(folder: Path, config: PipelineConfig, names: Collection[str
         meshes.config_of(mesh).check_network(config.model)
     for name, (tree, _) in abstract_pipeline(config).parts.items():
         if name in names:
-            file = open_tensors(Path(*places[name]) / weights.MODEL)
+            file = _view_of(name, config)(open_tensors(Path(*places[name]) / weights.MODEL))
             shapes = {key: tuple(leaf.shape) for key, leaf in weights.name_leaves(tree).items()}
             weights.compare_shapes(file.shapes, shapes, str(file.path))
             manifest.check(places[name][0], [places[name][1]])
@@ -236,7 +250,14 @@ def load_components(
     if mesh is not None:
         specs = transformer_spec(config.model)
         expected = {name: meshes.abstract_beside(tree, specs, mesh) for name, tree in expected.items()}
-    return {name: weights.load_component(*places[name], tree) for name, tree in expected.items()}
+    return {
+        name: weights.load_component(*places[name], tree, _view_of(name, config)) for name, tree in expected.items()
+    }
+
+
+def _view_of(name: str, config: PipelineConfig) -> Callable[[TensorFile], TensorFile]:
+    """Return what is read of a component's file: a network may be quantised on the way."""
+    return partial(quantising, config=config.model) if name == "transformer" else lambda file: file
 
 
 def locate_components(folder: AnyPath) -> dict[str, tuple[Path, str]]:

@@ -9,7 +9,7 @@ from omniforcing_jax.codecs.video_config import VideoVAEConfig
 from omniforcing_jax.config import SamplerConfig
 from omniforcing_jax.layout import latent_frames
 from omniforcing_jax.pipeline import budget, checks, text_source
-from omniforcing_jax.pipeline.pipeline import Pipeline, PipelineConfig
+from omniforcing_jax.pipeline.pipeline import Pipeline, PipelineConfig, with_weights_dtype
 from omniforcing_jax.rollout import StaticConfig
 from omniforcing_jax.stream.conditioning.condition import ConditioningPlan, plan_conditioning
 from omniforcing_jax.stream.prompt_change.history import exact_depth
@@ -51,12 +51,15 @@ def plan_stream(weights: checks.Weights, request: StreamRequest) -> StreamPlan:
     """
     config = checks.pipeline_config(weights)
     plan = resolve_request(config, request)
+    rule = "the weights are loaded already in another type; give it to load_pipeline"
+    is_loaded = isinstance(weights, Pipeline)
+    require(not is_loaded or plan.config == config, "weights_dtype", request.weights_dtype, rule)
     text_source.check_text(config, request.prompts, request.contexts, weights)
     plan = plan._replace(conditioning=plan_conditioning(config, plan.static, plan.blocks, request.start, request.drive))
     is_given = plan.conditioning.picture_blocks or plan.conditioning.sound_blocks
     rule = "must be a single one with given picture or sound, which a batch cannot have"
     require(len(request.prompts) == 1 or not is_given, "prompt", request.prompts, rule)
-    check_stream_memory(plan, request.dtype, isinstance(weights, Pipeline))
+    check_stream_memory(plan, request.dtype, is_loaded)
     return plan
 
 
@@ -66,6 +69,7 @@ def resolve_request(config: PipelineConfig, request: StreamRequest) -> StreamPla
     Raises:
         ValueError: In one line, if the weights are no student or cannot stream at this size, length or window.
     """
+    config = with_weights_dtype(config, request.weights_dtype)
     sampler = checks.adjust_sampler(checks.student_sampler(config), request.window, request.steps)
     checks.check_mesh(config)
     grid = checks.check_side(config, request.height, request.width)

@@ -38,6 +38,7 @@ class StreamRequest:
         window: Blocks that a block attends to, itself included; 0 fills the trained horizon; None is the weights' own.
         steps: Denoise steps per block, at most the trained ones; None is all of them.
         dtype: Type to compute in. Sound is always decoded in float32.
+        weights_dtype: "int8" or "float8" for the network's large matrices; None leaves them as they are.
         contexts: Text contexts, or a file of them, instead of the weights' own text encoder.
         history: Later blocks whose latents are kept, so that a change of prompt can recompute them. At least, and with
             None, those of the window. "exact" keeps all blocks on which the window depends, and `set_prompt` then
@@ -61,6 +62,7 @@ class StreamRequest:
     window: int | None = None
     steps: int | None = None
     dtype: DTypeLike = jnp.float32
+    weights_dtype: str | None = None
     contexts: TextSource = None
     history: int | Literal["exact"] | None = None
     start: Condition = NO_CONDITION

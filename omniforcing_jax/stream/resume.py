@@ -18,7 +18,7 @@ from omniforcing_jax.io.tensor_file import TensorFile, open_tensors
 from omniforcing_jax.io.weights import compare_shapes, fill_tree
 from omniforcing_jax.model.cache import put_cache
 from omniforcing_jax.pipeline import checks, text_source
-from omniforcing_jax.pipeline.pipeline import Codecs, Pipeline, PipelineConfig, abstract_pipeline
+from omniforcing_jax.pipeline.pipeline import Codecs, Pipeline, PipelineConfig, abstract_pipeline, with_weights_dtype
 from omniforcing_jax.pipeline.shipped import STUDENT
 from omniforcing_jax.rollout import make_prompt_kv
 from omniforcing_jax.stream.batch import BatchStream
@@ -71,7 +71,8 @@ def resume(
     """
     saved = read_saved(folder)
     weights = STUDENT if weights is None else weights
-    header, config = saved.header, checks.pipeline_config(weights)
+    header = saved.header
+    config = with_weights_dtype(checks.pipeline_config(weights), saved.request.weights_dtype)
     checks.student_sampler(config)
     _check_weights(folder, saved, config, weights)
     plan = resolve_request(config, saved.request)

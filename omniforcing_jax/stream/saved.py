@@ -34,7 +34,7 @@ from omniforcing_jax.stream.request import StreamRequest
 from omniforcing_jax.stream.state import StreamState, check_block_count
 from omniforcing_jax.strict_json import Config, read_object, require
 
-FORMAT = 4
+FORMAT = 5
 STATE = "state.json"
 CHECKSUM = "sha256"  # key of the tensor file's hash
 TENSORS = "state-{}.safetensors"

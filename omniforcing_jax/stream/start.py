@@ -25,6 +25,7 @@ class RequestOptions(TypedDict, total=False):
     window: int | None
     steps: int | None
     dtype: DTypeLike
+    weights_dtype: str | None
     contexts: text_source.TextSource
     history: int | Literal["exact"] | None
     start: Condition
@@ -74,7 +75,7 @@ def open_stream(
         seed: Random seed. In a batch, one per row, or a number to which row i adds i.
         trace: Called after each dispatch, see `chunk_stream.Trace`. The text is the step "text".
         **options: The other fields of `StreamRequest`, which describes them: height, width, window, steps, dtype,
-            contexts, history, start, drive, lookahead.
+            weights_dtype, contexts, history, start, drive, lookahead.
 
     Raises:
         ValueError: In one line and before any work, whatever is wrong with the request.
