@@ -82,6 +82,7 @@ class Talk:
 
     def __init__(self, socket: WebSocket, context: ServerContext, session: Session) -> None:
         self._socket, self._context, self._session = socket, context, session
+        self._turn = asyncio.Lock()  # two tasks send
         self._header: Fragmenter | None = None
         self._told: dict[str, Receipt] = {}
         self._version, self._news_at = -1, 0.0
@@ -143,15 +144,17 @@ class Talk:
         await self._send({"type": "stream", "stream": dataclasses.asdict(view)})
 
     async def _send(self, envelope: dict[str, Any], data: bytes | None = None) -> None:
+        """Send a message, and the bytes that belong to it right after."""
         text = envelope if data is None else {**envelope, "bytes": len(data)}
-        async with asyncio.timeout(SEND_S):
+        async with self._turn, asyncio.timeout(SEND_S):
             await self._socket.send_json(text)
             if data is not None:
                 await self._socket.send_bytes(data)
 
     async def _close(self, code: int, message: str) -> None:
-        await self._send({"type": "end" if code == GOING_AWAY else "error", "message": message})
-        await self._socket.close(code, message.encode()[:120].decode(errors="ignore"))
+        async with self._turn, asyncio.timeout(SEND_S):  # nothing comes between the last word and the end
+            await self._socket.send_json({"type": "end" if code == GOING_AWAY else "error", "message": message})
+            await self._socket.close(code, message.encode()[:120].decode(errors="ignore"))
 
 
 def _envelope(fragment: Fragment) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from omniforcing_jax.serve.engine import Engine
 
 MESSAGE_BYTES = 4096  # of what a WebSocket client says
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+BACKLOG = 2048
 GRACE_S = 5  # seconds that open connections have to end
 log = logging.getLogger(__name__)
 
@@ -97,6 +98,7 @@ def listen(host: str, port: int) -> socket.socket:
         found = socket.socket(family, kind, number)
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind(address)
+        found.listen(BACKLOG)  # who comes before the application runs waits
     except OSError as error:
         raise ValueError(f"cannot listen at {host}:{port}: {error.strerror or error}") from None
     return found

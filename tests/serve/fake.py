@@ -70,7 +70,6 @@ class FakeStudio:
 
     def __init__(self, clock, cost_s=0.1):
         self.clock, self.cost_s = clock, cost_s
-        self.opened = []
 
     def warm(self, say):
         return self.cost_s
@@ -90,8 +89,7 @@ class FakeStudio:
         if "fails" in body.prompt:
             raise ValueError("this one fails")
         blocks = None if body.seconds is None else 1 + body.seconds
-        self.opened.append(FakeSource(self.clock, self.cost_s, blocks))
-        return self.opened[-1]
+        return FakeSource(self.clock, self.cost_s, blocks)
 
     def reopen(self, folder):
         return FakeSource(self.clock, self.cost_s, block=int((folder / "fake.txt").read_text()))
