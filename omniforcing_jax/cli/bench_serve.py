@@ -10,7 +10,8 @@ Each part lasts --blocks blocks, 20 by default. Viewers run in this process, on 
     underruns, stall_s     of that viewer, if it begins with one second in its buffer
     switch_s               three changes of prompt: from the request to the block that shows it (receipt 1 to 2), and
                            to the moment when the viewer sees it
-    block_ms_by_viewers    mean work on a block with 1, 10 and 50 viewers of one stream, in milliseconds
+    block_ms_by_viewers    mean work on a block with 1, 10 and 50 viewers of one stream, in milliseconds; one viewer is
+                           measured before and after the others
     pace_change            share by which 50 viewers make blocks slower than one does
     slow                   two viewers at 1 kB/s beside a quick one: what they missed, and the quick one's under-runs
     sessions               1 to 6 streams at once, each watched: how many run, how many wait in the queue, and the
@@ -40,7 +41,7 @@ from omniforcing_jax.strict_json import require
 
 SECONDS = 20  # of each part
 BUFFER_S = 1.0  # that a viewer gathers before it plays
-CLICKS, SWITCHES, SLOW, SLOW_BYTES_PER_S = 5, 3, 2, 1000.0
+CLICKS, SWITCHES, SLOW, SLOW_PARTS, SLOW_BYTES_PER_S = 5, 3, 2, 3, 1000.0
 CROWDS = (1, 10, 50)
 MOST_SESSIONS = 6
 START_S = 900.0  # that loading and compiling may take
@@ -117,6 +118,7 @@ async def measure(server: RemoteServer, seconds: float) -> dict[str, Any]:
         alone = await _watch_alone(server, prompts, seconds)
         show(2)
         crowd = [await _crowd(server, prompts[0], count, seconds) for count in CROWDS]
+        crowd[0] = (crowd[0] + await _crowd(server, prompts[0], CROWDS[0], seconds)) / 2
         show(3)
         slow = await _slow(server, prompts[0], seconds)
         show(4)
@@ -207,7 +209,7 @@ async def _slow(server: RemoteServer, prompt: str, seconds: float) -> dict[str, 
     """Let viewers at 1 kB/s watch beside a quick one."""
     stream = await asyncio.to_thread(server.open, prompt)
     quick, slow = _viewer(stream), [_viewer(stream, SLOW_BYTES_PER_S) for _ in range(SLOW)]
-    await asyncio.gather(*(each.watch(2 * seconds) for each in (quick, *slow)))
+    await asyncio.gather(*(each.watch(SLOW_PARTS * seconds) for each in (quick, *slow)))
     stream.delete()
     playback = play(quick.arrivals, quick.began, BUFFER_S)
     return {
