@@ -14,7 +14,6 @@ from jaxtyping import Array, Bool, Float, Int
 
 from omniforcing_jax.nn.linear import Linear, linear_spec, project
 from omniforcing_jax.nn.norm import EPSILON, rms_norm
-from omniforcing_jax.parallel.spec import array
 from omniforcing_jax.streams import Streams
 
 SPREAD = 8.0  # range of a prompt's values in one state after LTX-2 2.0's norm
@@ -69,7 +68,7 @@ def extract_features(
     width = states.shape[-1]
 
     def scaled(p: Linear) -> Array:
-        return project(p, flat * jnp.asarray(math.sqrt(array(p.w).shape[0] / width), flat.dtype))
+        return project(p, flat * jnp.asarray(math.sqrt(p.shape[0] / width), flat.dtype))
 
     return Streams(scaled(params.video), scaled(params.audio))
 
