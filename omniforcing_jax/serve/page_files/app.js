@@ -78,7 +78,8 @@ function showServer(server) {
   const what = server.is_mock ? "mock: drawn, no weights" : server.weights;
   $("server").textContent = server.stage === "ready" ? what : `${what} · ${server.message}`;
   const load = Math.round(100 * server.load);
-  $("f-streams").textContent = `${server.running} running, ${server.waiting} waiting, ${load} % busy`;
+  const waiting = server.waiting ? `, ${server.waiting} waiting` : "";
+  $("f-streams").textContent = `${server.running} running${waiting}, ${load} % busy`;
   if (!page.stream) $("start").disabled = false;
 }
 

@@ -2,6 +2,13 @@
 
 const SHOWN_S = 40;
 
+function shorten(paint, text, room) {
+  if (paint.measureText(text).width <= room) return text;
+  let kept = text.length;
+  while (kept && paint.measureText(`${text.slice(0, kept)}…`).width > room) kept -= 1;
+  return kept > 2 ? `${text.slice(0, kept)}…` : "";
+}
+
 export class Timeline {
   constructor(canvas) {
     this.canvas = canvas;
@@ -62,13 +69,14 @@ export class Timeline {
 
     const green = colour("shown");
     paint.lineWidth = 2;
-    for (const { received_s, second, stage, prompt } of this.receipts.values()) {
-      if (stage === "refused" || stage === "replaced") continue;
+    const told = [...this.receipts.values()].filter(({ stage }) => stage === "received" || stage === "applied");
+    told.sort((a, b) => (a.second ?? Infinity) - (b.second ?? Infinity));
+    told.forEach(({ received_s, second, prompt }, i) => {
       paint.strokeStyle = paint.fillStyle = green;
       paint.beginPath();
       paint.arc(x(received_s), 32, 4, 0, 7);
       paint.stroke();
-      if (second === null) continue;
+      if (second === null) return;
       paint.beginPath();
       paint.moveTo(x(received_s) + 5, 32);
       paint.lineTo(x(second), 32);
@@ -79,8 +87,9 @@ export class Timeline {
       paint.fill();
       paint.textAlign = "left";
       paint.fillStyle = colour("text");
-      paint.fillText(prompt.length > 28 ? `${prompt.slice(0, 27)}…` : prompt, Math.max(2, x(second) - 4), 20);
-    }
+      const room = x(told[i + 1]?.second ?? Infinity) - x(second) - 6;
+      paint.fillText(shorten(paint, prompt, Math.min(room, 200)), Math.max(2, x(second) - 4), 20);
+    });
 
     paint.fillStyle = colour("edge");
     paint.fillRect(x(edge) - 1, top - 6, 2, bottom - top + 12);
