@@ -55,9 +55,13 @@ $(SERVE): $(VENV)/run.stamp
 live: $(SERVE)
 	$(BIN)/python -m omniforcing_jax serve $(LIVE)
 
-# For the tests of the page. They are skipped where it is missing.
-browser:
+# For the tests of the page: Debian's Chromium, and a stock HLS player. Tests that lack one of them are skipped.
+browser: $(VENV)/hls/package.json
 	command -v chromium >/dev/null || (apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium)
+
+$(VENV)/hls/package.json: | $(BIN)/python
+	mkdir -p $(VENV)/hls
+	cd $(VENV)/hls && npm pack --silent hls.js@1.7.4 && tar -xzf hls.js-1.7.4.tgz --strip-components 1 || true
 
 test: $(VENV)/dev.stamp $(VENV)/libtpu.stamp
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder

@@ -1,5 +1,8 @@
 """The page in a real browser, against a server that draws the small world."""
 
+import sys
+from pathlib import Path
+
 import pytest
 from browser import CHROMIUM, FLAGS, MISSING, Person
 from live_server import make_context, serving
@@ -8,6 +11,9 @@ from omniforcing_jax.chime.prompts import COLOURS
 from omniforcing_jax.chime.track import watch
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
+
+
+HLS = Path(sys.prefix) / "hls" / "dist" / "hls.min.js"
 
 
 @pytest.fixture(scope="module")
@@ -159,3 +165,29 @@ def test_fork_download_keyboard_and_a_narrow_screen(person, url, tmp_path):
         it.page.click("#download")
     download.value.save_as(tmp_path / "a.mp4")
     assert (tmp_path / "a.mp4").stat().st_size > 10_000
+
+
+PLAY_HLS = """async (address) => {
+  const video = document.createElement("video");
+  video.muted = true;
+  document.body.append(video);
+  const hls = new Hls({ enableWorker: false });
+  window.faults = [];
+  hls.on(Hls.Events.ERROR, (event, fault) => fault.fatal && window.faults.push(fault.details));
+  hls.loadSource(address);
+  hls.attachMedia(video);
+  video.id = "hls";
+  video.play().catch(() => {});
+}"""
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not HLS.exists(), reason="hls.js is not here: make browser")
+def test_a_stock_hls_player_plays_a_stream_while_it_grows(person, url):
+    it = person(url, bypass_csp=True)
+    it.page.add_script_tag(path=HLS)
+    stream = it.page.request.post(f"{url}/v1/streams", data={"prompt": "a red ball"}).json()["id"]
+    it.page.evaluate(PLAY_HLS, f"/v1/streams/{stream}/index.m3u8")
+    it.wait(lambda: it.page.evaluate("() => document.getElementById('hls').currentTime") > 8, 40.0)
+    assert it.page.evaluate("() => window.faults") == []
+    assert it.page.evaluate("() => document.getElementById('hls').webkitAudioDecodedByteCount") > 0
