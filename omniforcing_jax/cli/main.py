@@ -21,6 +21,7 @@ from omniforcing_jax.cli.options import (
     BenchOptions,
     ContextsOptions,
     JudgeOptions,
+    PlanOptions,
     SampleOptions,
     ServeOptions,
     StreamOptions,
@@ -36,7 +37,9 @@ Stream video with sound from text, block by block: OmniForcing in JAX.
 Try:   omniforcing demo
        omniforcing stream --prompt "a red ball and a blue ball" --seconds 12 --out out/balls.mp4
 """
-Command = StreamOptions | SampleOptions | ServeOptions | Demo | ContextsOptions | BenchOptions | JudgeOptions
+Command = (
+    StreamOptions | SampleOptions | ServeOptions | Demo | ContextsOptions | BenchOptions | JudgeOptions | PlanOptions
+)
 COMMANDS: dict[str, type] = {
     "stream": StreamOptions,
     "serve": ServeOptions,
@@ -45,6 +48,7 @@ COMMANDS: dict[str, type] = {
     "contexts": ContextsOptions,
     "bench": BenchOptions,
     "judge": JudgeOptions,
+    "plan": PlanOptions,
 }
 CONVERTERS = {
     "convert": "Convert PyTorch checkpoints into a weights folder.",
@@ -55,7 +59,7 @@ CONVERTERS = {
 }
 GROUPS = {
     "Make": {name: COMMANDS[name] for name in ("stream", "serve", "sample", "demo")},
-    "Measure": {name: COMMANDS[name] for name in ("judge", "bench")},
+    "Measure": {name: COMMANDS[name] for name in ("judge", "bench", "plan")},
     "Prepare text": {"contexts": ContextsOptions},
     "Weights from and to PyTorch": CONVERTERS,
 }
@@ -132,6 +136,10 @@ def prepare_command(name: str, command: Command, stack: contextlib.ExitStack) ->
         from omniforcing_jax.cli import bench_serve
 
         return _returning_zero(bench_serve.prepare_bench(command))
+    if isinstance(command, PlanOptions):
+        from omniforcing_jax.cli.plan import prepare_plan
+
+        return prepare_plan(command)
     from omniforcing_jax.cli import bench_decode, bench_stream, contexts, sample, stream
     from omniforcing_jax.io import machine
     from omniforcing_jax.io.startup import Startup

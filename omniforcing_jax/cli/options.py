@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from omniforcing_jax.pipeline.cards import CARDS
 from omniforcing_jax.pipeline.shipped import STUDENT, TEACHER
 
 DType = Literal["float32", "bfloat16"]
@@ -258,6 +259,33 @@ class ServeOptions(SharingOptions, ReachOptions):
     """Draw the small world instead of making it with weights: starts at once, for work on the page."""
     log_json: bool = False
     """Write log lines as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions(NetworkOptions, SizeOptions):
+    """Print the memory that a stream needs on a card, and the speed to expect. No card is needed; nothing is loaded.
+
+    Memory is counted from shapes. The speed follows from the card's peaks and is not measured. The exit code is 1 if
+    the stream does not fit.
+
+    Examples:
+      omniforcing plan --preset ltx2-19b --device h100
+      omniforcing plan --preset ltx2-19b --device all
+      omniforcing plan --weights weights/student --device rtx4090 --weights-dtype float8 --window 2
+    """
+
+    device: Annotated[Literal[("all", *CARDS)], tyro.conf.arg(metavar="|".join(("all", *CARDS)))]
+    """The card, or all of them in one table of total memory and expected speed."""
+    weights: Annotated[str | None, tyro.conf.arg(metavar="FOLDER|NAME")] = None
+    """Weights folder of a causal student, or the name of shipped weights; by default chime."""
+    preset: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Sizes instead of a weights folder: ltx2-19b, chime or tiny."""
+    text_tokens: Annotated[int, tyro.conf.arg(metavar="TOKENS")] = 1024
+    """Tokens of a prompt, for weights whose text encoder is Gemma."""
+    dtype: DType = "bfloat16"
+    """Type to compute in. Sound is always made in float32."""
+    json: SomeFile = None
+    """JSON file for the figures."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -172,11 +172,11 @@ def _abstract_state(plan: StreamPlan, header: SavedHeader, tokens: int, has_mask
 
     cache, prompt, keys, history = jax.eval_shape(start, shapes.transformer, contexts)
     transition = PromptTransition(now=contexts, goal=contexts, left=header.left, recompute=header.recompute)
-    picture, sound = _abstract_carries(plan, shapes.codecs, header.block)
+    picture, sound = abstract_carries(plan, shapes.codecs, header.block)
     return StreamState(cache, prompt, keys, picture, sound, header.block, transition, history, plan.request.prompts)
 
 
-def _abstract_carries(plan: StreamPlan, codecs: Codecs, block: int) -> tuple[PictureCarry | None, SoundCarry | None]:
+def abstract_carries(plan: StreamPlan, codecs: Codecs, block: int) -> tuple[PictureCarry | None, SoundCarry | None]:
     """Return the shapes of the decoders' carries after so many blocks; both are None before block 0."""
     static, rows, picture, sound = plan.static, len(plan.request.prompts), None, None
     model, layout = static.model, static.sampler.layout

@@ -116,7 +116,7 @@ def test_the_program_lists_every_command_once(capsys):
     assert main(["--help"]) == 0
     page = capsys.readouterr().out
     names = [name for group in GROUPS.values() for name in group]
-    assert len(names) == len(set(names)) == 11
+    assert len(names) == len(set(names)) == 13
     for name in names:
         assert len(re.findall(rf"^  {name} +\S", page, re.MULTILINE)) == 1
 
