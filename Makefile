@@ -57,11 +57,13 @@ live: $(SERVE)
 
 # For the tests of the page: Debian's Chromium, and a stock HLS player. Tests that lack one of them are skipped.
 browser: $(VENV)/hls/package.json
-	command -v chromium >/dev/null || (apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium)
+	@command -v chromium >/dev/null || (apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium) \
+	  >/dev/null 2>&1 || echo "no Chromium could be installed: tests of the page are skipped"
 
 $(VENV)/hls/package.json: | $(BIN)/python
-	mkdir -p $(VENV)/hls
-	cd $(VENV)/hls && npm pack --silent hls.js@1.7.4 && tar -xzf hls.js-1.7.4.tgz --strip-components 1 || true
+	@mkdir -p $(VENV)/hls
+	@cd $(VENV)/hls && npm pack --silent hls.js@1.7.4 && tar -xzf hls.js-1.7.4.tgz --strip-components 1 2>/dev/null \
+	  || echo "no hls.js could be had: its test is skipped"
 
 test: $(VENV)/dev.stamp $(VENV)/libtpu.stamp
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
