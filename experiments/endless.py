@@ -31,7 +31,8 @@ from experiments.script import read_flags
 from omniforcing_jax.cli.bench_stream import EARLY, EDGE, PROMPT, StreamTimings
 from omniforcing_jax.io import machine
 from omniforcing_jax.io.progress import Bar
-from omniforcing_jax.model.positions import Shift, make_positions, shift_rotations
+from omniforcing_jax.model.layer_list import is_list
+from omniforcing_jax.model.positions import Shift, make_positions, shift_phases, shift_rotations
 from omniforcing_jax.nn.rope import Phases, frequencies, rotate
 from omniforcing_jax.pipeline.pipeline import Pipeline
 from omniforcing_jax.pipeline.presets import PRESETS
@@ -113,15 +114,16 @@ def time_in_turns(late: ChunkStream, new: ChunkStream) -> float:
 
 
 def pinned_key_error(stream: ChunkStream) -> float:
-    """Compare the pinned keys that the next block will read with exactly turned ones; relative to the largest."""
+    """Compare pinned keys, as the next block sees them moved, with exactly turned ones; relative to the largest."""
     model, cache, k = stream.static.model, stream.state.cache, stream.state.block
     fraction = Fraction(stream.static.sampler.shift_seconds(k)) / Fraction(model.rotary.max_seconds)
     solid, line = (exact_phases(grid, [2 * fraction]) for grid in grids(stream.static))
     turns, worst = shift_rotations(model, Shift(solid=solid, line=line)), 0.0
-    for name, slots in zip(("video_self", "audio_self"), (cache.video, cache.audio), strict=True):
-        first, read = getattr(cache.pinned, name), getattr(cache.past, name).k
-        exact = np.asarray(rotate(first, getattr(turns, name)))
-        found = np.asarray(read[:, :, slots.region - slots.pinned : slots.region])
+    own = shift_rotations(model, shift_phases(model, stream.static.sampler.shift_seconds(k)))
+    layers = cache.past if is_list(cache.past) else (cache.past,)
+    for name, past in ((name, getattr(layer, name)) for layer in layers for name in ("video_self", "audio_self")):
+        exact = np.asarray(rotate(past.pinned.k, getattr(turns, name)))
+        found = np.asarray(rotate(past.pinned.k, getattr(own, name)))
         worst = max(worst, float(np.abs(found - exact).max() / np.abs(exact).max()))
     return worst
 

@@ -18,8 +18,9 @@ from flax import struct
 from jaxtyping import Array, DTypeLike, Float, Int, Key
 
 from omniforcing_jax.config import ModelConfig, SamplerConfig
-from omniforcing_jax.model.cache import Cache, commit, empty_cache, past_bias
+from omniforcing_jax.model.cache import Cache, commit, empty_cache, keep, past_masks
 from omniforcing_jax.model.dual_stream import Text
+from omniforcing_jax.model.layer_list import is_list, map_layers
 from omniforcing_jax.model.positions import Positions, Shift, make_positions, rotaries, shift_phases, shift_rotations
 from omniforcing_jax.model.transformer import Prediction, Transformer, predict, text_kv
 from omniforcing_jax.model.view import Sigmas, one_sigma, streaming
@@ -54,7 +55,7 @@ class PromptKV:
 
 @struct.dataclass
 class BlockPositions:
-    """Host tables of one block: positions of its tokens, and the shift of pinned keys before the next block."""
+    """Host tables of one block: positions of its tokens, and by how much it sees pinned keys moved."""
 
     tokens: Positions
     pinned_shift: Shift
@@ -81,14 +82,14 @@ def block_positions(static: StaticConfig, k: int) -> BlockPositions:
     config, sampler = static.model, static.sampler
     return BlockPositions(
         tokens=make_positions(config, sampler.layout.block(k), static.grid),
-        pinned_shift=shift_phases(config, sampler.shift_seconds(k + 1)),
+        pinned_shift=shift_phases(config, sampler.shift_seconds(k)),
     )
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def make_cache(static: StaticConfig, batch: int) -> Cache:
-    """Make the empty cache of `batch` streams, in the type to compute in."""
-    return empty_cache(static.model, static.sampler, static.grid, batch, static.dtype)
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def make_cache(static: StaticConfig, batch: int, has_list: bool = False) -> Cache:
+    """Make the empty cache of `batch` streams, in the type to compute in; `has_list` for a list of layers."""
+    return empty_cache(static.model, static.sampler, static.grid, batch, static.dtype, has_list=has_list)
 
 
 @partial(jax.jit, static_argnames="static")
@@ -204,8 +205,8 @@ def denoise(
     static: StaticConfig,
     conditioning: Streams = NO_CONDITIONING,
     context: Streams = NO_CONDITIONING,
-) -> Streams:
-    """Run the denoise steps of one block against the cache, which is only read.
+) -> tuple[Streams, Cache]:
+    """Run the denoise steps of one block against the cache.
 
     Each step noises the last clean estimate (zeros at first) and predicts a new one. The noise is fresh. With a
     `renewal` only a share is; the rest is the last step's own estimate of the noise, x0 + velocity.
@@ -222,22 +223,24 @@ def denoise(
         context: The same tokens at context noise.
 
     Returns:
-        The clean estimates of every step, [J - 1, B, ...]; the last one is the block.
+        The clean estimates of every step, [J - 1, B, ...], of which the last one is the block, and the cache. Its
+        committed slots are as they were.
     """
 
     @jax.named_scope("denoise_step")
-    def step(last: CleanEstimate, inputs: tuple[Array, Array, Streams, Text | None]) -> tuple[CleanEstimate, Streams]:
-        sigma, share, fresh, text = inputs
+    def step(carry: tuple[CleanEstimate, Cache], inputs: Any) -> tuple[tuple[CleanEstimate, Cache], Streams]:
+        (last, cache), (sigma, share, fresh, text) = carry, inputs
         noisy = _hold(context, renoise(last, fresh, sigma, share, static))
         text = _text_with(conditioning, prompt.denoise if text is None else text, prompt.clean)
         sigmas = _sigmas_with(conditioning, sigma, static)
-        velocity = _predict(params, cache, text, noisy, sigmas, positions, static).velocity
-        last = estimate_clean(noisy, velocity, sigma, conditioning)
-        return last, last.x0
+        predicted = _predict(params, cache, text, noisy, sigmas, positions, static)
+        last = estimate_clean(noisy, predicted.velocity, sigma, conditioning)
+        return (last, keep(cache, predicted.fresh)), last.x0
 
     texts = prompt.denoise if prompt.per_step else None
     start = first_estimate(jax.tree.map(lambda x: x[0], noise))
-    return jax.lax.scan(step, start, (*levels(static), noise, texts))[1]
+    (_, cache), made = jax.lax.scan(step, (start, cache), (*levels(static), noise, texts))
+    return made, cache
 
 
 @jax.named_scope("clean_pass")
@@ -249,21 +252,21 @@ def clean_pass(
     noise: Streams | None,
     positions: BlockPositions,
     static: StaticConfig,
-    bias: Sites | None = None,
+    masks: Sites | None = None,
 ) -> Cache:
     """Run the network on the finished block at context noise, and commit the block's keys and values.
 
-    `noise` may be None where the context noise is 0. `bias` chooses the slots that are read, by default those that the
-    next block may see.
+    `noise` may be None where the context noise is 0. `masks` chooses the slots that are read, by default those that the
+    next block may see (`cache.past_masks`).
     """
     sigma = jnp.float32(static.sampler.context_noise)
     if noise is not None:
         latents = jax.tree.map(partial(add_noise, sigma=sigma), latents, noise)
-    fresh = _predict(params, cache, prompt.clean, latents, one_sigma(sigma[None]), positions, static, bias).fresh
-    return commit(cache, fresh, shift_rotations(static.model, positions.pinned_shift))
+    sigmas = one_sigma(sigma[None])
+    return commit(cache, _predict(params, cache, prompt.clean, latents, sigmas, positions, static, masks).fresh)
 
 
-@partial(jax.jit, static_argnames="static")
+@partial(jax.jit, static_argnames="static", donate_argnames="cache")
 def denoise_block(
     params: Transformer,
     cache: Cache,
@@ -273,14 +276,16 @@ def denoise_block(
     conditioning: Streams = NO_CONDITIONING,
     *,
     static: StaticConfig,
-) -> Streams:
-    """Denoise the next block: one program for block 0, one for all later blocks, per choice of conditioning streams."""
+) -> tuple[Streams, Cache]:
+    """Denoise the next block: one program for block 0, one for all later blocks, per choice of conditioning streams.
+
+    The cache is donated, because a list of layers writes the keys of each step in place; use the one that is returned.
+    """
     steps = jnp.arange(static.sampler.steps)
     noise = jax.vmap(lambda step: draw_noise(keys, cache.blocks_done, step, static, positions))(steps)
     context = _at_context_noise(conditioning, draw_context_noise(keys, cache.blocks_done, static, positions), static)
-    return jax.tree.map(
-        lambda x: x[-1], denoise(params, cache, prompt, noise, positions, static, conditioning, context)
-    )
+    made, cache = denoise(params, cache, prompt, noise, positions, static, conditioning, context)
+    return jax.tree.map(lambda x: x[-1], made), cache
 
 
 @partial(jax.jit, static_argnames="static", donate_argnames="cache")
@@ -303,10 +308,10 @@ def rollout(
     params: Transformer, prompt: PromptKV, keys: Key[Array, " B"], blocks: int, *, static: StaticConfig
 ) -> Streams:
     """Roll out whole clips of `blocks` blocks, one per key: the slow and simple form of a stream."""
-    cache, made = make_cache(static, len(keys)), []
+    cache, made = make_cache(static, len(keys), is_list(params.layers)), []
     for k in range(blocks):
         positions = block_positions(static, k)
-        latents = denoise_block(params, cache, prompt, keys, positions, static=static)
+        latents, cache = denoise_block(params, cache, prompt, keys, positions, static=static)
         cache = commit_block(params, cache, prompt, keys, latents, positions, static=static)
         made.append(latents)
     return jax.tree.map(lambda *pieces: jnp.concatenate(pieces, axis=1), *made)
@@ -338,8 +343,11 @@ def _sigmas_with(conditioning: Streams, sigma: Float[Array, ""], static: StaticC
 
 def _text_with(conditioning: Streams, text: Text, clean: Text) -> Text:
     """Return each stream's text: a conditioning stream has that of the clean pass."""
-    kv = map_streams(lambda known, own, of_clean: own if known is None else of_clean, conditioning, text.kv, clean.kv)
-    return Text(kv=kv, site=text.site)
+
+    def choose(own: Streams, of_clean: Streams) -> Streams:
+        return map_streams(lambda known, own, other: own if known is None else other, conditioning, own, of_clean)
+
+    return Text(kv=map_layers(choose, text.kv, clean.kv), site=text.site)
 
 
 def _predict(
@@ -350,15 +358,14 @@ def _predict(
     sigmas: Sigmas,
     positions: BlockPositions,
     static: StaticConfig,
-    bias: Sites | None = None,
+    masks: Sites | None = None,
     remat: Callable[..., Any] | None = None,
 ) -> Prediction:
     config, is_first = static.model, _is_first(static, positions)
     turned = rotaries(config, positions.tokens)
-    readable = past_bias(cache) if bias is None else bias
-    prefix = bias is None and cache.reads_prefix
-    view = streaming(config, turned, sigmas, None if is_first else readable, prefix=prefix)
-    past = NO_PAST if is_first else cache.past
+    if masks is None and not is_first:
+        masks = past_masks(cache, shift_rotations(config, positions.pinned_shift))
+    view, past = streaming(config, turned, sigmas, masks), NO_PAST if is_first else cache.past
     return predict(params, config, latents, view, text, past=past, dtype=static.dtype, remat=remat)
 
 

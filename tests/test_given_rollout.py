@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from random_weights import fill
 from tiny import MODERN
-from tiny_stream import GRID, STATIC, TOKENS, keys, student, text
+from tiny_stream import GRID, STATIC, TOKENS, keys, stacked, text
 
 from omniforcing_jax import rollout as r
 from omniforcing_jax.config import CrossTimestep
@@ -23,7 +23,7 @@ from omniforcing_jax.schedule import add_noise, to_x0
 from omniforcing_jax.streams import Streams
 
 SAMPLER, CONFIG = STATIC.sampler, STATIC.model
-PARAMS, KEYS, PROMPT = student().transformer, keys(1), text(rows=1)
+PARAMS, KEYS, PROMPT = stacked().transformer, keys(1), text(rows=1)
 LAST = 3  # the ring of two has wrapped when it is made
 BLOCKS = tuple(SAMPLER.layout.block(k) for k in range(LAST + 1))
 STREAMS = ("video", "audio")
@@ -53,13 +53,13 @@ def test_a_given_stream_is_seen_clean_while_the_other_is_made(stream):
     cache, context, c = r.make_cache(STATIC, 1), [], SAMPLER.context_noise
     for k in range(LAST):
         positions = r.block_positions(STATIC, k)
-        latents = r.denoise_block(PARAMS, cache, PROMPT, KEYS, positions, static=STATIC)
+        latents, cache = r.denoise_block(PARAMS, cache, PROMPT, KEYS, positions, static=STATIC)
         cache = r.commit_block(PARAMS, cache, PROMPT, KEYS, latents, positions, static=STATIC)
         noise = r.draw_noise(KEYS, jnp.int32(k), SAMPLER.steps, STATIC, positions)
         context.append([(1 - c) * x + c * n for x, n in zip(latents, noise, strict=True)])
     positions = r.block_positions(STATIC, LAST)
     known = known_tokens(positions)
-    made = r.denoise_block(PARAMS, cache, PROMPT, KEYS, positions, only(stream, known), static=STATIC)
+    made, _ = r.denoise_block(PARAMS, cache, PROMPT, KEYS, positions, only(stream, known), static=STATIC)
     np.testing.assert_array_equal(getattr(made, stream), getattr(known, stream))
 
     i, starts = STREAMS.index(stream), (BLOCKS[-1].video_start * TOKENS, BLOCKS[-1].audio_start)
@@ -87,7 +87,7 @@ def test_every_crossing_has_the_level_that_its_semantics_ask_for(stream):
         params, positions = fill(abstract(transformer_spec(config))), r.block_positions(static, 0)
         prompt, known = text(static, params), known_tokens(positions, static)
         cache = r.make_cache(static, 1)
-        made = r.denoise_block(params, cache, prompt, KEYS, positions, only(stream, known), static=static)
+        made, _ = r.denoise_block(params, cache, prompt, KEYS, positions, only(stream, known), static=static)
 
         own = r.draw_noise(KEYS, jnp.int32(0), static.sampler.steps, static, positions)
         fresh = r.draw_noise(KEYS, jnp.int32(0), 0, static, positions)
@@ -116,7 +116,7 @@ def test_each_stream_reads_the_text_of_its_own_level(stream):
     params, positions, i = fill(abstract(transformer_spec(MODERN))), r.block_positions(static, 0), STREAMS.index(stream)
     prompt, known = text(static, params), known_tokens(positions, static)
     cache = r.make_cache(static, 1)
-    made = r.denoise_block(params, cache, prompt, KEYS, positions, only(stream, known), static=static)
+    made, _ = r.denoise_block(params, cache, prompt, KEYS, positions, only(stream, known), static=static)
 
     own, fresh = (r.draw_noise(KEYS, jnp.int32(0), step, static, positions) for step in (static.sampler.steps, 0))
     levels = [SAMPLER.context_noise if j == i else 1.0 for j in range(2)]

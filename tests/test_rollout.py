@@ -12,19 +12,20 @@ import pytest
 from phases import moved_later
 from random_weights import fill
 from tiny import AS_USERS_DO, MODERN
-from tiny_stream import GRID, STATIC, TOKENS, keys, student, text
+from tiny_stream import GRID, STATIC, TOKENS, keys, stacked, text
 
 from omniforcing_jax import rollout as r
 from omniforcing_jax.layout import block_of_frames
-from omniforcing_jax.model.positions import clip_block, make_positions, rotaries
+from omniforcing_jax.model.positions import clip_block, make_positions, rotaries, shift_rotations
 from omniforcing_jax.model.transformer import predict, text_kv, transformer_spec
 from omniforcing_jax.model.view import Sigmas, masked, one_sigma, streaming
+from omniforcing_jax.nn.rope import rotate
 from omniforcing_jax.parallel.spec import abstract
 from omniforcing_jax.schedule import to_x0
 from omniforcing_jax.streams import Streams
 
 SAMPLER, CONFIG = STATIC.sampler, STATIC.model
-PARAMS = student().transformer
+PARAMS = stacked().transformer
 KEYS = keys(2)
 PROMPT = text(rows=2)
 
@@ -70,26 +71,25 @@ def test_a_block_is_the_last_slice_of_a_masked_clip_over_its_own_context():
     np.testing.assert_allclose(made.audio[:, blocks[last].audio_start :], x0[1], atol=2e-5)
 
 
-def test_pinned_keys_lie_where_each_block_reads_them_within_and_beyond_the_horizon():
+def test_pinned_keys_are_seen_where_each_block_wants_them_within_and_beyond_the_horizon():
     """The horizon is 3 s: block 4 is the first that wants them one second later."""
-    cache, pinned = r.make_cache(STATIC, 2), None
-    for k, seconds in enumerate([0, 0, 0, 1, 2]):  # where block k + 1 wants them
-        positions = r.block_positions(STATIC, k)
-        latents = r.draw_noise(KEYS, jnp.int32(k), 0, STATIC, positions)
-        cache = r.commit_block(PARAMS, cache, PROMPT, KEYS, latents, positions, static=STATIC)
-        pinned = pinned or jax.device_get(cache.past)  # after block 0 nothing has moved yet
+    for k, seconds in enumerate([0, 0, 0, 0, 1, 2]):
+        turns = shift_rotations(CONFIG, r.block_positions(STATIC, k).pinned_shift)
         for name in ("video_self", "audio_self", "a2v", "v2a"):
-            count = getattr(cache.pinned, name).shape[2]
-            found, first = getattr(cache.past, name).k[:, :, :count], getattr(pinned, name).k[:, :, :count]
-            expected = moved_later(first, seconds, axes=3 if name == "video_self" else 1)
-            np.testing.assert_allclose(found, expected, atol=2e-5, err_msg=f"{name} before block {k + 1}")
+            model = CONFIG.video if name == "video_self" else CONFIG.audio
+            keys = jnp.asarray(
+                np.random.default_rng(k).normal(size=(1, 1, 5, model.heads, model.head_size)), jnp.float32
+            )
+            expected = moved_later(keys, seconds, axes=3 if name == "video_self" else 1)
+            found = rotate(keys, getattr(turns, name))
+            np.testing.assert_allclose(found, expected, atol=2e-5, err_msg=f"{name} before block {k}")
 
 
 def test_renewing_no_noise_makes_every_step_eulers():
     sigmas = (1.0, 0.7, 0.3, 0.0)
     static = STATIC._replace(sampler=dataclasses.replace(SAMPLER, renewal=0.0, sigmas=sigmas))
     positions, cache = r.block_positions(static, 0), r.make_cache(static, 2)
-    made = r.denoise_block(PARAMS, cache, PROMPT, KEYS, positions, static=static)
+    made, _ = r.denoise_block(PARAMS, cache, PROMPT, KEYS, positions, static=static)
 
     @jax.jit
     def velocity_at(x, sigma):
@@ -107,7 +107,7 @@ def test_renewing_no_noise_makes_every_step_eulers():
 def test_renewing_all_noise_is_what_happens_without_a_number():
     plain, renewed = (STATIC._replace(sampler=dataclasses.replace(SAMPLER, renewal=x)) for x in (None, 1e9))
     one, other = (
-        r.denoise_block(PARAMS, r.make_cache(s, 2), PROMPT, KEYS, r.block_positions(s, 0), static=s)
+        r.denoise_block(PARAMS, r.make_cache(s, 2), PROMPT, KEYS, r.block_positions(s, 0), static=s)[0]
         for s in (plain, renewed)
     )
     for mine, theirs in zip(one, other, strict=True):
@@ -146,7 +146,7 @@ def test_two_kinds_of_block_are_traced_and_no_more():
     @jax.jit
     @chex.assert_max_traces(n=2)
     def one_block(cache, positions):
-        latents = r.denoise_block(PARAMS, cache, PROMPT, KEYS, positions, static=STATIC)
+        latents, cache = r.denoise_block(PARAMS, cache, PROMPT, KEYS, positions, static=STATIC)
         return r.commit_block(PARAMS, cache, PROMPT, KEYS, latents, positions, static=STATIC)
 
     cache = r.make_cache(STATIC, 2)
@@ -160,9 +160,10 @@ def test_text_that_depends_on_sigma_is_projected_once_per_step():
     prompt = text(static, params, 2)
     assert prompt.denoise.kv.video.k.shape == (SAMPLER.steps, *prompt.clean.kv.video.k.shape)
     swapped = prompt.replace(denoise=jax.tree.map(lambda x: x[::-1], prompt.denoise))
-    cache, positions = r.make_cache(static, 2), r.block_positions(static, 0)
+    positions = r.block_positions(static, 0)
     one, other = (
-        r.denoise_block(params, cache, text, KEYS, positions, static=static).video for text in (prompt, swapped)
+        r.denoise_block(params, r.make_cache(static, 2), text, KEYS, positions, static=static)[0].video
+        for text in (prompt, swapped)
     )
     assert np.isfinite(one).all()
     assert not np.allclose(one, other)
@@ -200,14 +201,14 @@ def test_the_clean_pass_reads_the_text_of_the_context_noise():
     expected = fresh(jax.tree.map(lambda x, n: (1 - c) * x + c * n, latents, noise), prompt.clean)
     for name in ("video_self", "audio_self", "a2v", "v2a"):
         own = getattr(expected, name).k
-        np.testing.assert_allclose(getattr(made.past, name).k[:, :, : own.shape[2]], own, atol=2e-5, err_msg=name)
+        np.testing.assert_allclose(getattr(made.past, name).pinned.k, own, atol=2e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("pin", [True, False])
 def test_slots_are_said_to_come_first_only_where_block_0_stays(pin, monkeypatch):
     """Kernels read as many slots as may be seen, from the first on, of a past that is said to be a prefix."""
     said = []
-    monkeypatch.setattr(r, "streaming", lambda *args, prefix: said.append(prefix) or streaming(*args, prefix=prefix))
+    monkeypatch.setattr(r, "streaming", lambda *args: said.append(args[3].v2a.is_prefix) or streaming(*args))
     static = STATIC._replace(sampler=dataclasses.replace(SAMPLER, pin_prefix=pin))
     positions, sigma = r.block_positions(static, 1), jnp.float32(0.5)
     noisy = r.draw_noise(KEYS, jnp.int32(1), 0, static, positions)
@@ -229,7 +230,7 @@ def test_the_compiled_steady_step_copies_no_cache(program):
     else:
         latents = r.draw_noise(KEYS, jnp.int32(1), 0, static, positions)
         lowered = r.commit_block.lower(params, cache, prompt, KEYS, latents, positions, static=static)
-    site = min(x.size for x in jax.tree.leaves(cache.past))
+    site = min(getattr(cache.past, name).ring.k.size for name in ("video_self", "audio_self", "a2v", "v2a"))
     made = re.findall(
         r"= \w+\[([\d,]+)\][^=]* (?:copy|concatenate|transpose)\(", lowered.compile(AS_USERS_DO).as_text()
     )

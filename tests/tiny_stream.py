@@ -1,6 +1,7 @@
 """One tiny pipeline for everything above the network: its compiled programs are shared by all tests of a process."""
 
 import atexit
+import dataclasses
 import shutil
 import tempfile
 from functools import cache
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from random_weights import fill
 
+from omniforcing_jax.model.transformer import list_layers
 from omniforcing_jax.pipeline.pipeline import Pipeline, abstract_pipeline
 from omniforcing_jax.pipeline.presets import TINY_CLIP, TINY_STREAM
 from omniforcing_jax.pipeline.weights_folder import save_pipeline
@@ -23,8 +25,15 @@ STATIC = StaticConfig(TINY_STREAM.model, TINY_STREAM.sampler, GRID)
 
 
 @cache
-def student() -> Pipeline:
+def stacked() -> Pipeline:
+    """The student with its layers stacked, as files, trainings and meshes have them."""
     return fill(abstract_pipeline(TINY_STREAM))
+
+
+@cache
+def student() -> Pipeline:
+    """The student as it is loaded: with a list of layers."""
+    return dataclasses.replace(stacked(), transformer=list_layers(stacked().transformer))
 
 
 @cache
@@ -50,7 +59,7 @@ def text(static=STATIC, params=None, rows=1):
     video, audio = (jnp.asarray(rng.normal(size=(rows, 16, w)), jnp.float32) for w in widths)
     mask = np.ones((rows, 16), np.int32)
     mask[0, :5] = 0
-    return make_prompt_kv(params or student().transformer, video, audio, jnp.asarray(mask), static=static)
+    return make_prompt_kv(params or stacked().transformer, video, audio, jnp.asarray(mask), static=static)
 
 
 def keys(rows: int) -> jax.Array:

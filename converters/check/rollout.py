@@ -14,6 +14,7 @@ from omniforcing_jax.config import ModelConfig, SamplerConfig
 from omniforcing_jax.layout import FUSED, PREFIX
 from omniforcing_jax.model.cache import Cache
 from omniforcing_jax.model.transformer import Transformer
+from omniforcing_jax.nn.attention import KV
 
 from .forward import QUICK
 from .recorded_case import STREAMS, RecordedCase, as_latents, as_tokens
@@ -40,7 +41,7 @@ def run_rollout(case: RecordedCase, run: str, config: ModelConfig, params: Trans
         block = f"{run}.block{k}"
         noise = _read(case, f"{block}.init_noise", *(f"{block}.step{i}.renoise" for i in range(steps - 1)))
         positions = rollout.block_positions(static, k)
-        estimates = _denoise(params, cache, prompt, noise, positions, static=plain)
+        estimates, cache = _denoise(params, cache, prompt, noise, positions, static=plain)
         for i in range(steps):
             result |= _name(case, f"{block}.step{i}.x0", (estimates.video[i], estimates.audio[i]))
         made.append(jax.tree.map(lambda x: x[-1], estimates))
@@ -85,6 +86,14 @@ def _name(case: RecordedCase, name: str, streams: Sequence[ArrayLike]) -> dict[s
     }
 
 
+def _history(cache: Cache, site: str) -> KV:
+    """Put the pinned keys and values of a site in front of those of its ring, [L, B, S, N, H]."""
+    past = getattr(cache.past, site)
+    return jax.tree.map(
+        lambda *x: jnp.concatenate(x, axis=2), *(kv for kv in (past.pinned, past.ring) if kv is not None)
+    )
+
+
 def _caches(case: RecordedCase, run: str, cache: Cache, prompt: rollout.PromptKV) -> dict[str, np.ndarray]:
     """Return the keys and values that were recorded, of the histories and of text."""
     result = {}
@@ -93,7 +102,10 @@ def _caches(case: RecordedCase, run: str, cache: Cache, prompt: rollout.PromptKV
         if found is None:
             continue
         layer, site, part = int(found[1]), found[2], found[3]
-        kv = getattr(cache.past, site) if site in HISTORIES else getattr(prompt.clean.kv, site.removesuffix("_text"))
+        kv = _history(cache, site) if site in HISTORIES else getattr(prompt.clean.kv, site.removesuffix("_text"))
         value = np.asarray(getattr(kv, part)[layer])
+        if site not in HISTORIES and case.settings.get("text_mask"):  # tokens that may be seen come first
+            order = np.argsort(np.asarray(case["in.text_mask"]) == 0, axis=1, kind="stable")
+            value = np.take_along_axis(value, np.argsort(order, axis=1)[:, :, None, None], axis=1)
         result[name] = value if site in HISTORIES else value.reshape(*value.shape[:2], -1)
     return result

@@ -47,7 +47,7 @@ def _network_programs(subject: BenchSubject) -> Iterator[Callable[[], Any]]:
     for k in (0, 1):
         positions = rollout.block_positions(static, k)
         run = partial(rollout.denoise_block, static=static)
-        latents = jax.eval_shape(run, params, cache, prompt, keys, positions, rollout.NO_CONDITIONING)
+        latents, _ = jax.eval_shape(run, params, cache, prompt, keys, positions, rollout.NO_CONDITIONING)
         yield partial(
             _compile, rollout.denoise_block, static, params, cache, prompt, keys, positions, rollout.NO_CONDITIONING
         )

@@ -132,7 +132,7 @@ def late_block(static: StaticConfig) -> Callable[..., Any]:
     """Return a late block: every denoise step, then the clean pass that is committed into the donated cache."""
 
     def block(cache: Any, params: Any, prompt: Any, keys: Any, positions: Any):
-        latents = rollout.denoise_block(params, cache, prompt, keys, positions, static=static)
+        latents, cache = rollout.denoise_block(params, cache, prompt, keys, positions, static=static)
         return rollout.commit_block(params, cache, prompt, keys, latents, positions, static=static), latents
 
     return block

@@ -25,7 +25,7 @@ from omniforcing_jax.model import transformer
 from omniforcing_jax.model.dual_stream import Text
 from omniforcing_jax.model.transformer import Prediction, Transformer
 from omniforcing_jax.model.view import Sigmas, View, masked, on_context, one_sigma
-from omniforcing_jax.nn.attention import NO_PAST, Sites
+from omniforcing_jax.nn.attention import NO_PAST, Sites, as_past
 from omniforcing_jax.parallel.spec import ArrayLeaf
 from omniforcing_jax.schedule import add_noise
 from omniforcing_jax.streams import Streams
@@ -223,7 +223,7 @@ def predict(
         made = ask(example.noisy, masked(model, rotaries, example.sigmas, blocks))
     else:
         clean = ask(example.context, masked(model, rotaries, one_sigma(example.context_sigma), blocks))
-        made = ask(example.noisy, on_context(model, rotaries, example.sigmas, blocks), clean.fresh)
+        made = ask(example.noisy, on_context(model, rotaries, example.sigmas, blocks), as_past(clean.fresh))
     return made.velocity
 
 

@@ -150,7 +150,11 @@ def _cast(name: str, value: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 def load_component(
-    folder: AnyPath, name: str, abstract: PyTree, view: Callable[[TensorFile], TensorFile] = lambda file: file
+    folder: AnyPath,
+    name: str,
+    abstract: PyTree,
+    view: Callable[[TensorFile], TensorFile] = lambda file: file,
+    then: Callable[[str, jax.Array], Any] | None = None,
 ) -> PyTree:
     """Load one component into the shapes, dtypes and shardings of an abstract tree.
 
@@ -161,6 +165,7 @@ def load_component(
             except from and to float8, which has no meaning without its scale.
             A leaf with a sharding is read slice by slice, each device its own. The others go to the default device.
         view: Changes what is read of the file.
+        then: Replaces each leaf, by its name, before the next one is read.
 
     Raises:
         ValueError: In one line and before any tensor is read, if the file is missing or damaged, or if a weight is
@@ -172,7 +177,8 @@ def load_component(
     compare_shapes(file.shapes, {key: tuple(leaf.shape) for key, leaf in expected.items()}, str(file.path))
     _check_dtypes(file, expected)
     manifest.check(Path(folder), [name])
-    return fill_tree(abstract, {key: _load_leaf(file, key, leaf) for key, leaf in expected.items()})
+    then = then or (lambda key, leaf: leaf)
+    return fill_tree(abstract, {key: then(key, _load_leaf(file, key, leaf)) for key, leaf in expected.items()})
 
 
 def _check_dtypes(file: TensorFile, expected: Mapping[str, jax.ShapeDtypeStruct]) -> None:

@@ -1,22 +1,32 @@
-"""The ring cache of a stream: static shapes and one block counter; denoise steps read it, commits write it.
+"""The cache of a stream: static shapes and one block counter, which alone says what may be read and where to write.
 
-Every site has slots [L, B, S, N, H] in the order block 0 | sinks | ring of R past blocks; block k >= 1 is in ring slot
-(k - 1) mod R. `blocks_done` alone decides which slots may be read. Keys are stored rotated, at the seconds of their
-block. Pinned keys (sinks, and block 0 where it is pinned) are stored a second time at their original positions, and are
-shifted from there before each block.
+Every site has two arrays of slots [L, B, S, N, H]:
+
+    pinned   sinks | block 0 | block 1 | ... as many blocks as are pinned; never evicted
+    ring     R past blocks, reused in turn; block 0 is in front of them where it is not pinned
+
+Keys are stored rotated, at the seconds of their block, and never move. Pinned keys are seen at later positions all the
+same: their part of the softmax rotates the queries back (nn/kv_segments.py).
+
+The arrays are stacked over the layers, or a list of layers has arrays of its own for each. Stacked, denoise steps only
+read the cache, and a commit writes the keys of a clean pass. In a list, every pass writes the keys of its block into
+the block's own slot and reads them there, so the ring has one block more and nothing is ever copied. What a denoise
+step leaves there is overwritten by the next one, and at last by the clean pass.
 """
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, DTypeLike, Float, Int
+from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
 from omniforcing_jax.config import ModelConfig, SamplerConfig, StreamConfig
-from omniforcing_jax.nn.attention import KV, Sites
-from omniforcing_jax.nn.mask import mask_bias
-from omniforcing_jax.nn.rope import Rotary, rotate
+from omniforcing_jax.model.layer_list import Layers, is_list, map_layers
+from omniforcing_jax.nn.attention import KV, Past, Sites, put
+from omniforcing_jax.nn.mask import PastMask, mask_bias
+from omniforcing_jax.nn.rope import Rotary
 from omniforcing_jax.parallel.sharding import constrain, mesh_in_use
 from omniforcing_jax.parallel.spec import ArrayLeaf
 
@@ -27,32 +37,53 @@ class Slots:
 
     Attributes:
         first: Tokens of block 0.
-        sinks: Sink tokens.
+        sinks: Sink tokens, which are pinned.
         step: Tokens of every later block.
-        ring: R, the past blocks that are kept besides block 0.
-        pinned: Tokens that are never evicted: [first + sinks - pinned, first + sinks).
+        pinned_blocks: Blocks that are never evicted, from block 0 on.
+        past: R, the past blocks that are kept besides.
+        in_place: Whether the block at hand has a place in the ring, too.
     """
 
     first: int
     sinks: int
     step: int
-    ring: int
-    pinned: int
+    pinned_blocks: int
+    past: int
+    in_place: bool
 
     @property
-    def region(self) -> int:
-        """Tokens of block 0 and the sinks."""
-        return self.first + self.sinks
+    def ring(self) -> int:
+        """Blocks in the ring."""
+        return self.past + int(self.in_place)
+
+    @property
+    def first_in_ring(self) -> int:
+        """The first block whose place is in the ring; it is block 1 even where block 0 is not pinned."""
+        return max(1, self.pinned_blocks)
+
+    @property
+    def front(self) -> int:
+        """Ring tokens of a block 0 that is not pinned."""
+        return 0 if self.pinned_blocks else self.first
+
+    @property
+    def ring_tokens(self) -> int:
+        """Slots of the ring."""
+        return self.front + self.ring * self.step
+
+    @property
+    def pinned_tokens(self) -> int:
+        """Slots that are never evicted."""
+        return self.sinks + (self.first + (self.pinned_blocks - 1) * self.step if self.pinned_blocks else 0)
 
     @property
     def total(self) -> int:
         """All slots."""
-        return self.region + self.ring * self.step
+        return self.ring_tokens + self.pinned_tokens
 
-    @property
-    def keeps_block_0(self) -> bool:
-        """Whether block 0 is pinned."""
-        return self.pinned == self.region
+    def place_in_ring(self, k: Int[Array, ""] | int) -> Int[Array, ""]:
+        """First slot of later block k in the ring; pinned blocks pass through the place of the first one."""
+        return jnp.asarray(self.front + jnp.maximum(k - self.first_in_ring, 0) % self.ring * self.step)
 
 
 @struct.dataclass
@@ -60,15 +91,13 @@ class Cache:
     """The keys and values of a stream's past blocks.
 
     Attributes:
-        past: Sites of KV [L, B, S, N, H], read by attention.
-        pinned: Sites of pinned keys [L, B, pinned, N, H] at their original positions, or None where a site has none.
+        past: Sites of Past [L, B, S, N, H], or a tuple of such Sites without L, one for each layer.
         blocks_done: Int32 [], blocks committed so far.
         video: Division of the slots of video keys (video_self, v2a).
         audio: Division of the slots of audio keys (audio_self, a2v).
     """
 
-    past: Sites
-    pinned: Sites
+    past: Layers
     blocks_done: ArrayLeaf
     video: Slots = struct.field(pytree_node=False)
     audio: Slots = struct.field(pytree_node=False)
@@ -78,34 +107,38 @@ class Cache:
         """The division of each site's slots."""
         return Sites.of_keys(self.video, self.audio)
 
-    @property
-    def reads_prefix(self) -> bool:
-        """Whether the readable slots always come first, because block 0 is never evicted from their front."""
-        return self.video.keeps_block_0 and self.audio.keeps_block_0
-
 
 def empty_cache(
-    config: ModelConfig, sampler: SamplerConfig, grid: tuple[int, int], batch: int, dtype: DTypeLike = jnp.float32
+    config: ModelConfig,
+    sampler: SamplerConfig,
+    grid: tuple[int, int],
+    batch: int,
+    dtype: DTypeLike = jnp.float32,
+    *,
+    has_list: bool = False,
 ) -> Cache:
-    """Make the cache of `batch` streams without any block, on a latent grid of (rows, columns)."""
-    layout, pin, ring = sampler.layout, sampler.pin_prefix, sampler.past_blocks
-    per_frame = grid[0] * grid[1]
-    first_v = layout.first_v * per_frame
-    video = Slots(first_v, 0, layout.step_v * per_frame, ring, first_v if pin else 0)
-    audio = Slots(layout.first_a, config.sinks, layout.step_a, ring, config.sinks + (layout.first_a if pin else 0))
-    slots = Sites.of_keys(video, audio)
+    """Make the cache of `batch` streams without any block, on a latent grid of (rows, columns).
+
+    `has_list` makes arrays for each layer, as a network needs whose layers are a list.
+    """
+    layout, per_frame = sampler.layout, grid[0] * grid[1]
+    kept = {"pinned_blocks": int(sampler.pin_prefix), "past": sampler.past_blocks, "in_place": has_list}
+    video = Slots(first=layout.first_v * per_frame, sinks=0, step=layout.step_v * per_frame, **kept)
+    audio = Slots(first=layout.first_a, sinks=config.sinks, step=layout.step_a, **kept)
     heads = Sites(video_self=config.video, audio_self=config.audio, a2v=config.audio, v2a=config.audio)
+    lead = () if has_list else (config.layers,)
 
-    def zeros(count: int, stream: StreamConfig) -> Array:
-        return _on_mesh(jnp.zeros((config.layers, batch, count, stream.heads, stream.head_size), dtype))
+    def zeros(tokens: int, stream: StreamConfig) -> KV | None:
+        if not tokens:
+            return None
+        return KV(*(_on_mesh(jnp.zeros((*lead, batch, tokens, stream.heads, stream.head_size), dtype)) for _ in "kv"))
 
-    return Cache(
-        past=jax.tree.map(lambda s, h: KV(k=zeros(s.total, h), v=zeros(s.total, h)), slots, heads),
-        pinned=jax.tree.map(lambda s, h: zeros(s.pinned, h) if s.pinned else None, slots, heads),
-        blocks_done=jnp.zeros((), jnp.int32),
-        video=video,
-        audio=audio,
-    )
+    def layer() -> Sites:
+        slots = Sites.of_keys(video, audio)
+        return jax.tree.map(lambda s, h: Past(zeros(s.ring_tokens, h), zeros(s.pinned_tokens, h)), slots, heads)
+
+    past = tuple(layer() for _ in range(config.layers)) if has_list else layer()
+    return Cache(past=past, blocks_done=jnp.zeros((), jnp.int32), video=video, audio=audio)
 
 
 def put_cache(cache: Cache) -> Cache:
@@ -115,104 +148,139 @@ def put_cache(cache: Cache) -> Cache:
 
 @jax.jit
 def _cut(cache: Cache) -> Cache:
-    past, pinned = jax.tree.map(_on_mesh, (cache.past, cache.pinned))
-    return dataclasses.replace(cache, past=past, pinned=pinned)
+    return dataclasses.replace(cache, past=jax.tree.map(_on_mesh, cache.past))
 
 
-def past_bias(cache: Cache) -> Sites:
-    """Bias for the scores of every slot, so that the next block reads only the blocks that it may see.
-
-    The readable slots are one range [start, stop). It grows while the ring fills, and an unpinned block 0 drops off its
-    front once it is out of the window.
-    """
-    return Sites.of_keys(*(_slot_bias(slots, cache.blocks_done) for slots in (cache.video, cache.audio)))
-
-
-def readable_range(slots: Slots, blocks_done: ArrayLeaf) -> tuple[Int[Array, ""] | int, Int[Array, ""]]:
-    """Range [start, stop) of the slots that the next block may read."""
-    start = 0 if slots.keeps_block_0 else jnp.where(blocks_done > slots.ring, slots.first, 0)
-    filled = jnp.clip(blocks_done - 1, 0, slots.ring)
-    return start, jnp.where(blocks_done > 0, slots.region + filled * slots.step, 0)
-
-
-def _slot_bias(slots: Slots, blocks_done: ArrayLeaf) -> Float[Array, "1 1 1 S"]:
-    start, stop = readable_range(slots, blocks_done)
-    index = jnp.arange(slots.total)
-    return mask_bias((index >= start) & (index < stop))[None, None, None]
-
-
-@jax.named_scope("commit")
-def commit(cache: Cache, fresh: Sites, shift: Sites | None = None) -> Cache:
-    """Write a block's K/V into the cache, advance the block counter, and re-anchor the pinned keys for the next block.
-
-    Donate the cache: then nothing is copied. The number of tokens tells block 0 from later blocks.
+def past_masks(cache: Cache, shift: Sites) -> Sites:
+    """Say for each site what the next later block may see of the cache, and where its own keys go.
 
     Args:
         cache: The cache.
-        fresh: Keys and values from the block's clean pass (`Prediction.fresh`).
-        shift: Rotations that move pinned keys from their original positions to those of the next block
-            (`positions.shift_rotations`), one row per site. None leaves the pinned keys where they are.
+        shift: Rotations by which the next block sees pinned keys moved (`positions.shift_rotations`), one row per site.
+    """
+    done = cache.blocks_done
+    rings = Sites.of_keys(*(seen_in_ring(slots, done) for slots in (cache.video, cache.audio)))
+    return masks_of(cache, done, rings, shift, is_prefix=cache.video.pinned_blocks > 0)
+
+
+def masks_of(cache: Cache, k: Int[Array, ""], rings: Sites, shift: Sites, *, is_prefix: bool) -> Sites:
+    """Build the masks of later block k from the slots of the ring [S] that it sees at each site.
+
+    `is_prefix` says that they come first.
+    """
+
+    def mask(slots: Slots, ring: Bool[Array, " S"], shift: Rotary) -> PastMask:
+        return PastMask(
+            ring=mask_bias(ring)[None, None, None],
+            pinned=_pinned_bias(slots, k),
+            shift=shift,
+            slot=slots.place_in_ring(k) if slots.in_place else None,
+            is_prefix=is_prefix,
+        )
+
+    return jax.tree.map(mask, cache.slots, rings, shift)
+
+
+def seen_in_ring(slots: Slots, k: Int[Array, ""]) -> Bool[Array, " S"]:
+    """Say which slots of the ring later block k sees in an unbroken stream, its own included if it is there.
+
+    They are one range [start, stop). It grows while the ring fills, and a block 0 that is not pinned drops off its
+    front once it is out of the window.
+    """
+    index, own = jnp.arange(slots.ring_tokens), int(slots.in_place)
+    filled = jnp.clip(k - slots.first_in_ring + own, own, slots.ring)
+    start = jnp.where(k > slots.past, slots.front, 0)
+    return (index >= start) & (index < slots.front + filled * slots.step)
+
+
+def _pinned_bias(slots: Slots, k: Int[Array, ""]) -> Float[Array, "1 1 1 S"] | None:
+    """Hide the pinned blocks that are still to come; None where there is at most one."""
+    if slots.pinned_blocks <= 1:
+        return None
+    made = slots.sinks + slots.first + (jnp.minimum(k, slots.pinned_blocks) - 1) * slots.step
+    return mask_bias(jnp.arange(slots.pinned_tokens) < made)[None, None, None]
+
+
+@jax.named_scope("commit")
+def commit(cache: Cache, fresh: Layers) -> Cache:
+    """Keep the keys and values of a block's clean pass (`Prediction.fresh`), and advance the block counter.
+
+    Donate the cache: then nothing is copied. The number of tokens tells block 0 from later blocks.
 
     Raises:
         ValueError: The tokens are neither those of block 0 nor those of a later block.
     """
-    if _is_first(cache, fresh):
-        regions = jax.tree.map(_sinks_last, cache.slots, fresh)
-        past = jax.tree.map(lambda _, old, new: _write(old, new, 0), cache.slots, cache.past, regions)
-        pinned = jax.tree.map(_pinned_keys, cache.slots, cache.past, regions)
-    else:
-        slot = cache.blocks_done - 1
-        past = jax.tree.map(lambda s, old, new: _write_in_ring(s, old, new, slot), cache.slots, cache.past, fresh)
-        pinned = cache.pinned
-    written = dataclasses.replace(cache, past=past, pinned=pinned, blocks_done=cache.blocks_done + 1)
-    return written if shift is None else reanchor_pinned(written, shift)
+    write = _write_first if _is_first(cache, fresh) else partial(_write_later, k=cache.blocks_done)
+    past = map_layers(partial(jax.tree.map, write, cache.slots), cache.past, fresh)
+    return dataclasses.replace(cache, past=past, blocks_done=cache.blocks_done + 1)
 
 
-def reanchor_pinned(cache: Cache, shift: Sites) -> Cache:
-    """Overwrite the pinned slots with the pinned keys, shifted from their original positions; one row per site."""
-
-    def reanchor(slots: Slots, past: KV, pinned: Array | None, shift: Rotary) -> KV:
-        if pinned is None:
-            return past
-        return KV(k=_put(past.k, rotate(pinned, shift), slots.region - slots.pinned), v=past.v)
-
-    return dataclasses.replace(cache, past=jax.tree.map(reanchor, cache.slots, cache.past, cache.pinned, shift))
+def keep(cache: Cache, fresh: Layers) -> Cache:
+    """Take over the rings of a denoise step, which wrote its keys in place; a stacked cache stays as it is."""
+    if not is_list(cache.past) or _is_first(cache, fresh):
+        return cache
+    past = map_layers(partial(jax.tree.map, _replace_ring, cache.slots), cache.past, fresh)
+    return dataclasses.replace(cache, past=past)
 
 
-def _is_first(cache: Cache, fresh: Sites) -> bool:
-    """Tell block 0 from a later block by the video tokens, whose numbers always differ."""
-    tokens = fresh.video_self.k.shape[2], fresh.audio_self.k.shape[2]
-    block_0, later = (cache.video.region, cache.audio.region), (cache.video.step, cache.audio.step)
-    if tokens not in (block_0, later):
-        raise ValueError(f"fresh: {tokens} tokens, but block 0 has {block_0} and every later block {later}")
-    return tokens == block_0
+def _replace_ring(slots: Slots, past: Past, ring: KV) -> Past:
+    return dataclasses.replace(past, ring=ring)
 
 
-def _sinks_last(slots: Slots, fresh: KV) -> KV:
-    """Move the sinks of block 0 from its front to its back."""
-    return jax.tree.map(lambda x: jnp.roll(x, -slots.sinks, axis=2), fresh)
+def _is_first(cache: Cache, fresh: Layers) -> bool:
+    """Tell block 0 from a later block by the tokens: those of block 0 go nowhere but to its own slots."""
+    sites = fresh[0] if is_list(fresh) else fresh
+    tokens = sites.video_self.k.shape[-3], sites.audio_self.k.shape[-3]
+    video, audio = cache.video, cache.audio
+    first = video.first, audio.sinks + audio.first
+    later = (video.ring_tokens, audio.ring_tokens) if video.in_place else (video.step, audio.step)
+    if tokens not in (first, later):
+        raise ValueError(f"fresh: {tokens} tokens, but block 0 has {first} and every later block {later}")
+    return tokens == first
 
 
-def _pinned_keys(slots: Slots, past: KV, region: KV) -> Array | None:
-    """Cut out the keys that are never evicted, in the cache's type."""
-    if not slots.pinned:
-        return None
-    return _on_mesh(region.k.astype(past.k.dtype)[:, :, slots.region - slots.pinned :])
+def _write_first(slots: Slots, past: Past, fresh: KV) -> Past:
+    """Write block 0 behind its sinks; where it is not pinned, it goes to the front of the ring."""
+    if slots.pinned_blocks:
+        return dataclasses.replace(past, pinned=_put(past.pinned, fresh, 0))
+    sinks, block = _cut_tokens(fresh, slice(slots.sinks)), _cut_tokens(fresh, slice(slots.sinks, None))
+    return Past(ring=_put(past.ring, block, 0), pinned=_put(past.pinned, sinks, 0) if slots.sinks else None)
 
 
-def _write_in_ring(slots: Slots, past: KV, fresh: KV, index: Int[Array, ""]) -> KV:
-    """Write later block `index` + 1 into its ring slot; without a ring, drop it."""
-    return _write(past, fresh, slots.region + index % slots.ring * slots.step) if slots.ring else past
+def _write_later(slots: Slots, past: Past, fresh: KV, k: Int[Array, ""]) -> Past:
+    """Write later block k into its place in the ring and, if it is pinned, into its pinned slots."""
+    ring, own = past.ring, fresh
+    if slots.in_place:
+        ring, own = fresh, _take(fresh, slots.place_in_ring(k), slots.step)
+    elif slots.ring:
+        ring = _put(ring, fresh, slots.place_in_ring(k))
+    return Past(ring=ring, pinned=_pin(slots, past.pinned, own, k))
 
 
-def _write(past: KV, fresh: KV, start: Int[Array, ""] | int) -> KV:
-    return jax.tree.map(lambda old, new: _put(old, new, start), past, fresh)
+def _pin(slots: Slots, pinned: KV | None, own: KV, k: Int[Array, ""]) -> KV | None:
+    """Write later block k to the pinned blocks if it is one of them; a block that is not leaves them as they are."""
+    if slots.pinned_blocks <= 1:
+        return pinned
+    assert pinned is not None, "pinned blocks without slots"
+    start = slots.sinks + slots.first + (jnp.clip(k, 1, slots.pinned_blocks - 1) - 1) * slots.step
+    old = _take(pinned, start, slots.step)
+    new = jax.tree.map(lambda new, old: jnp.where(k < slots.pinned_blocks, new.astype(old.dtype), old), own, old)
+    return _put(pinned, new, start)
 
 
-def _put(old: ArrayLeaf, new: ArrayLeaf, start: Int[Array, ""] | int) -> Array:
-    return _on_mesh(jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), start, axis=2))
+def _take(kv: KV, start: Int[Array, ""] | int, tokens: int) -> KV:
+    return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, tokens, axis=x.ndim - 3), kv)
+
+
+def _cut_tokens(kv: KV, tokens: slice) -> KV:
+    return jax.tree.map(lambda x: x[..., tokens, :, :], kv)
+
+
+def _put(kv: KV | None, new: KV, start: Int[Array, ""] | int) -> KV:
+    assert kv is not None, "keys without slots"
+    return jax.tree.map(_on_mesh, put(kv, new, start))
 
 
 def _on_mesh(slots: Array) -> Array:
-    """Shard slots [L, B, S, N, H] by batch and heads where there is a mesh."""
-    return constrain(slots, None, "batch", None, "heads", None)
+    """Shard slots [L, B, S, N, H] by batch and heads where there is a mesh; a list of layers is never on one."""
+    return constrain(slots, None, "batch", None, "heads", None) if slots.ndim == 5 else slots

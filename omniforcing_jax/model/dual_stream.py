@@ -4,23 +4,30 @@ It serves every regime. What differs between regimes arrives as data: sites, cac
 operations: ltx-core@1.0.0:model/transformer/transformer.py.
 """
 
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 from flax import struct
 from jaxtyping import Array, Float
 
 from omniforcing_jax.config import ModelConfig, StreamConfig
+from omniforcing_jax.model.layer_list import Layers
 from omniforcing_jax.nn.attention import (
     KV,
     Attention,
+    Past,
     Site,
     Sites,
     attend,
     attend_to,
     attention_spec,
     attention_spec_of,
+    join_projections,
     project_kv,
+    split_projections,
 )
 from omniforcing_jax.nn.mlp import Mlp, apply_mlp, mlp_spec
 from omniforcing_jax.nn.modulation import ScaleShift, add_gated, add_table, modulate, modulated_norm
@@ -75,11 +82,11 @@ class Text:
     """Keys and values of a prompt for the text attentions, and the mask over its tokens.
 
     Attributes:
-        kv: Streams of KV [L, B, X, N, H]; inside a layer, without L.
+        kv: Streams of KV [L, B, X, N, H], or a tuple with those of each layer; inside a layer, without L.
         site: The mask, the same for both streams.
     """
 
-    kv: Streams
+    kv: Layers
     site: Site
 
 
@@ -151,6 +158,29 @@ def dual_stream_layer_spec(config: ModelConfig) -> DualStreamLayer:
     )
 
 
+def join_layer(p: DualStreamLayer) -> DualStreamLayer:
+    """Put the projections of one input into one matrix, in every attention of a layer."""
+    return _map_attentions(p, partial(join_projections, is_self=True), partial(join_projections, is_self=False))
+
+
+def split_layer(p: DualStreamLayer, split: Callable[[Any, int], Sequence[Any]]) -> DualStreamLayer:
+    """Undo `join_layer`; `split` cuts a leaf into as many equal parts."""
+    own = partial(split_projections, split=split)
+    return _map_attentions(p, own, own)
+
+
+def _map_attentions(
+    p: DualStreamLayer, of_self: Callable[[Attention], Attention], of_others: Callable[[Attention], Attention]
+) -> DualStreamLayer:
+    """Replace the self-attentions, and all others."""
+
+    def of_stream(p: StreamLayer) -> StreamLayer:
+        return dataclasses.replace(p, self_attn=of_self(p.self_attn), text_attn=of_others(p.text_attn))
+
+    crossings = {"a2v": of_others(p.a2v), "v2a": of_others(p.v2a)}
+    return dataclasses.replace(p, video=of_stream(p.video), audio=of_stream(p.audio), **crossings)
+
+
 def dual_stream_layer(
     p: DualStreamLayer,
     x: Streams,
@@ -168,11 +198,11 @@ def dual_stream_layer(
         sites: A Site for each causal attention.
         rows: Rows of each stream.
         text: The prompt's keys and values in this layer.
-        past: Cached keys and values of each site, or None.
+        past: Past of each site, or None.
         perturbation: Masks of this layer, [B] each.
 
     Returns:
-        The new hidden states, and the keys and values [B, T, N, H] of the four causal attentions.
+        The new hidden states, and the keys and values that the four causal attentions keep (`attend`).
     """
     m = map_streams(lambda p, rows: _self_rows(p.table, rows.main), p.streams, rows)
     with jax.named_scope("video_self"):
@@ -199,12 +229,13 @@ def text_kv_of_layer(p: StreamLayer, context: Float[Array, "B X D"], rows: Float
         assert rows is not None, "text AdaLN without rows"
         shift, scale = add_table(p.text_table, rows)
         context = modulate(context, ScaleShift(shift, scale))
-    attention = gather(p.text_attn, attention_spec_of(p.text_attn), context.dtype)
+    is_joined = p.text_attn.joined is not None  # a list of layers, which is never on a mesh
+    attention = p.text_attn if is_joined else gather(p.text_attn, attention_spec_of(p.text_attn), context.dtype)
     return project_kv(attention, context, None)
 
 
 def _attend_self(
-    p: StreamLayer, x: Array, m: SelfRows, site: Site, past: KV | None, keep: ArrayLeaf | None, mix: ArrayLeaf | None
+    p: StreamLayer, x: Array, m: SelfRows, site: Site, past: Past | None, keep: ArrayLeaf | None, mix: ArrayLeaf | None
 ) -> tuple[Array, KV]:
     h = modulated_norm(x, m.attn)
     y, fresh = attend(p.self_attn, h, h, site, past, mix)

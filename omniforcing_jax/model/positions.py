@@ -95,7 +95,7 @@ def shift_phases(config: ModelConfig, seconds: int | float) -> Shift:
 
 
 def shift_rotations(config: ModelConfig, by: Shift) -> Sites:
-    """Combine the phases into rotations, one row each, for the keys of the four sites."""
+    """Combine the phases into rotations, one row each, of the keys of the four sites."""
     kind, heads = config.rotary.kind, config.video.heads
     still = Phases(cos=jnp.ones_like(by.solid.cos), sin=jnp.zeros_like(by.solid.sin))
     video = combine((by.solid, still, still), config.video.width, heads, kind)

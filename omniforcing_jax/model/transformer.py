@@ -4,6 +4,7 @@ Patch in, one scan over the stacked layers, head out. Nothing here knows whether
 masked student or a stream.
 """
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,19 +15,21 @@ from flax import struct
 from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
 from omniforcing_jax.config import ModelConfig, StreamConfig
+from omniforcing_jax.io.host_array import HostArray
 from omniforcing_jax.model.dual_stream import (
-    DualStreamLayer,
     Perturbation,
     Rows,
-    StreamLayer,
     Text,
     dual_stream_layer,
     dual_stream_layer_spec,
+    join_layer,
+    split_layer,
     text_kv_of_layer,
 )
 from omniforcing_jax.model.eight_bits import eight_bits_spec
+from omniforcing_jax.model.layer_list import Layers, is_list, map_layers
 from omniforcing_jax.model.view import Times, View
-from omniforcing_jax.nn.attention import KV, NO_PAST, Site, Sites
+from omniforcing_jax.nn.attention import NO_PAST, Site, Sites
 from omniforcing_jax.nn.linear import Linear, linear_spec, project
 from omniforcing_jax.nn.mask import AttentionMask, mask_bias
 from omniforcing_jax.nn.mlp import Mlp, apply_mlp, mlp_spec
@@ -40,7 +43,8 @@ from omniforcing_jax.nn.modulation import (
     time_embedding_spec,
 )
 from omniforcing_jax.nn.norm import layer_norm
-from omniforcing_jax.nn.stack import scan_layers
+from omniforcing_jax.nn.quantised import is_quantised
+from omniforcing_jax.nn.stack import is_mixed, restack, scan_layers, unstack
 from omniforcing_jax.parallel.sharding import constrain, gather
 from omniforcing_jax.parallel.spec import Leaf, Spec, array, normal, stacked
 from omniforcing_jax.streams import Streams, map_streams
@@ -75,7 +79,7 @@ class Transformer:
 
     video: StreamEnds
     audio: StreamEnds
-    layers: DualStreamLayer  # every leaf [L, ...], or a `MixedStack` of all layers
+    layers: Layers  # a DualStreamLayer of leaves [L, ...] and `MixedStack`s, or a list (`list_layers`)
     sinks: Leaf  # [1, sinks, D_a] or None
 
     @property
@@ -89,11 +93,12 @@ class Prediction(NamedTuple):
 
     Attributes:
         velocity: Noise - x0 of both streams, [B, T, C] and [B, A, C], float32.
-        fresh: Sites of KV [L, B, T, N, H] of this forward's own tokens; audio sinks come first.
+        fresh: Sites of KV [L, B, T, N, H] of this forward's own tokens; audio sinks come first. With a list of layers
+            it is a tuple of such Sites without L, and keys that were written into a ring are the whole ring's.
     """
 
     velocity: Streams
-    fresh: Sites
+    fresh: Layers
 
 
 class Modulation(NamedTuple):
@@ -109,7 +114,7 @@ class Modulation(NamedTuple):
 
 
 class LayerInputs(NamedTuple):
-    """Everything that differs from layer to layer; every leaf is [L, ...].
+    """Everything that differs from layer to layer: every leaf is [L, ...], or there is a tuple with an entry per layer.
 
     Attributes:
         params: The layers' weights.
@@ -118,9 +123,9 @@ class LayerInputs(NamedTuple):
         perturbation: What to leave out.
     """
 
-    params: DualStreamLayer
-    text_kv: Streams
-    past: Sites
+    params: Layers
+    text_kv: Layers
+    past: Layers
     perturbation: Perturbation
 
 
@@ -133,6 +138,31 @@ def transformer_spec(config: ModelConfig) -> Transformer:
         layers=eight_bits_spec(stacked(dual_stream_layer_spec(config), config.layers), config.eight_bits),
         sinks=sinks if config.sinks else None,
     )
+
+
+def list_layers(params: Transformer) -> Transformer:
+    """Give every layer arrays of its own, and one matrix to the projections that read the same input.
+
+    Nothing is then cut out of a stack or concatenated while the network runs, but each layer is compiled anew. That
+    suits streams on one device. Training, meshes and files stack the layers.
+
+    A leaf of the stack may also be a tuple of its rows: so a loader never has a network in memory twice.
+    """
+    if is_list(params.layers):
+        return params
+    leaves, form = jax.tree.flatten(params.layers, is_leaf=lambda x: is_list(x) or is_mixed(x))
+    layers = [form.unflatten(rows) for rows in zip(*map(unstack, leaves), strict=True)]
+    return dataclasses.replace(params, layers=tuple(map(join_layer, layers)))
+
+
+def stack_layers(params: Transformer) -> Transformer:
+    """Undo `list_layers`, as files and fingerprints have the network; each leaf is put together when it is read."""
+    if not is_list(params.layers):
+        return params
+    layers = [split_layer(p, HostArray.split) for p in params.layers]
+    leaves, forms = zip(*(jax.tree.flatten(p, is_leaf=is_quantised) for p in layers), strict=True)
+    stacks = [restack(rows, HostArray.stack) for rows in zip(*leaves, strict=True)]
+    return dataclasses.replace(params, layers=forms[0].unflatten(stacks))
 
 
 def _ends_spec(config: ModelConfig, stream: StreamConfig) -> StreamEnds:
@@ -169,32 +199,44 @@ def text_kv(
         dtype: Type to compute in.
 
     Returns:
-        Keys and values [L, B, X, N, H] of both streams with the mask.
+        Keys and values [L, B, X, N, H] of both streams with the mask; a tuple per layer for a list of layers. Tokens
+        that may be seen come first.
 
     Raises:
         ValueError: The network has text AdaLN and sigma is missing.
     """
     if params.video.prompt_time is not None and sigma is None:
         raise ValueError("sigma=None: text keys of a network with text AdaLN depend on sigma")
-    attended = AttentionMask() if mask is None else AttentionMask(bias=mask_bias(mask[:, None, None, :] != 0))
+    contexts, attended = Streams(context_video, context_audio), AttentionMask()
+    if mask is not None:  # keys have no positions here, so those that are seen may come first: kernels skip the others
+        order = jnp.argsort(mask == 0, axis=1, stable=True)
+        contexts = map_streams(lambda x: jnp.take_along_axis(x, order[:, :, None], axis=1), contexts)
+        seen = jnp.take_along_axis(mask != 0, order, axis=1)
+        attended = AttentionMask(bias=mask_bias(seen[:, None, None, :]), is_prefix=True)
+    layers = map_layers(lambda p: p.streams, params.layers)
+    if is_list(layers):
+        layers = Streams(*zip(*layers, strict=True))
     kv = map_streams(
         lambda ends, layers, context: _text_kv_of_stream(ends, layers, context.astype(dtype), sigma),
         params.ends,
-        params.layers.streams,
-        Streams(context_video, context_audio),
+        layers,
+        contexts,
     )
-    return Text(kv=kv, site=Site(mask=attended))
+    return Text(kv=tuple(map(Streams, *kv)) if is_list(params.layers) else kv, site=Site(mask=attended))
 
 
 @jax.named_scope("text_kv")
 def _text_kv_of_stream(
-    ends: StreamEnds, layers: StreamLayer, context: Float[Array, "B X _"], sigma: Float[Array, " B"] | None
-) -> KV:
+    ends: StreamEnds, layers: Any, context: Float[Array, "B X _"], sigma: Float[Array, " B"] | None
+) -> Any:
     if ends.caption is not None:
         context = apply_mlp(ends.caption, context)
     rows = None
     if ends.prompt_time is not None and sigma is not None:
         _, rows = embed_time(ends.prompt_time, TIME_SCALE * sigma[:, None])
+    if is_list(layers):
+        run = jax.jit(text_kv_of_layer)
+        return tuple(run(layer, context, rows) for layer in layers)
     _, kv = scan_layers(lambda carry, layer: (carry, text_kv_of_layer(layer, context, rows)), None, layers)
     return jax.tree.map(lambda x: constrain(x, None, "batch", None, "heads", None), kv)
 
@@ -206,7 +248,7 @@ def predict(
     view: View,
     text: Text,
     *,
-    past: Sites = NO_PAST,
+    past: Layers = NO_PAST,
     perturbation: Perturbation = NO_PERTURBATION,
     dtype: DTypeLike = jnp.float32,
     remat: Callable[..., Any] | None = None,
@@ -230,8 +272,21 @@ def predict(
     layer = layer_body(config, view, map_streams(lambda m: m.rows, modulation), text.site, dtype)
     inputs = LayerInputs(params.layers, text.kv, past, perturbation)
     with jax.named_scope("layers"):
-        x, fresh = scan_layers(remat(layer) if remat else layer, x, inputs)
+        x, fresh = _run_layers(remat(layer) if remat else layer, x, inputs)
     return Prediction(velocity=_velocities(params, x, modulation, view.sinks), fresh=fresh)
+
+
+def _run_layers(layer: Callable[..., Any], x: Streams, inputs: LayerInputs) -> tuple[Streams, Any]:
+    """Scan over stacked layers, or call those of a list one by one; a list's layers that are alike are traced once."""
+    if not is_list(inputs.params):
+        return scan_layers(layer, x, inputs)
+    run, kept = jax.jit(layer), []
+    for index, params in enumerate(inputs.params):
+        past = inputs.past[index] if is_list(inputs.past) else inputs.past
+        left_out = jax.tree.map(lambda keep, index=index: keep[index], inputs.perturbation)
+        x, fresh = run(x, LayerInputs(params, inputs.text_kv[index], past, left_out))
+        kept.append(fresh)
+    return x, tuple(kept)
 
 
 def embed_times(params: Transformer, config: ModelConfig, view: View) -> Streams:

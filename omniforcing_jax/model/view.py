@@ -7,7 +7,6 @@ asks which function built it.
 import dataclasses
 from collections.abc import Callable, Sequence
 
-import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
@@ -120,8 +119,8 @@ def on_context(
 ) -> View:
     """Whole clip at once, each block seeing itself and the *past* blocks of another forward.
 
-    The other forward is a masked one over the same blocks, usually of clean latents: pass its `fresh` as `past`. A
-    stream computes the same block by block, with its first window of positions.
+    The other forward is a masked one over the same blocks, usually of clean latents: pass its `fresh` as `past`
+    (`as_past`). A stream computes the same block by block, with its first window of positions.
 
     Raises:
         ValueError: The network scales its queries by log ratios, which only the masked regime defines.
@@ -133,27 +132,24 @@ def on_context(
     return _view(config, rotaries, sigmas, masks, config.sinks)
 
 
-def streaming(
-    config: ModelConfig, rotaries: Rotaries, sigmas: Sigmas, past_bias: Sites | None, *, prefix: bool = False
-) -> View:
+def streaming(config: ModelConfig, rotaries: Rotaries, sigmas: Sigmas, past: Sites | None) -> View:
     """One block against the cache.
 
     Args:
         config: The network.
         rotaries: Rotations of the block, at its absolute seconds.
         sigmas: Noise levels of the block.
-        past_bias: Which cache slots may be read (`cache.past_bias`). None is the first block, which has no past and
-            carries the sinks.
-        prefix: Whether the slots that may be read come first (`Cache.reads_prefix`).
+        past: A PastMask for each site (`cache.past_masks`). None is the first block, which has no past and carries the
+            sinks.
 
     Raises:
         ValueError: The network scales its queries by log ratios.
     """
     _refuse_log_ratio(config)
-    if past_bias is None:
+    if past is None:
         return bidirectional(config, rotaries, sigmas)
-    masks = jax.tree.map(lambda bias: AttentionMask(past_bias=bias, past_is_prefix=prefix), past_bias)
-    return _view(config, rotaries, sigmas, masks, 0)
+    sites = Sites(*(AttentionMask(past=mask) for mask in (past.video_self, past.audio_self, past.a2v, past.v2a)))
+    return _view(config, rotaries, sigmas, sites, 0)
 
 
 def token_spans(config: ModelConfig, rotaries: Rotaries, blocks: tuple[Block, ...], pin_prefix: bool) -> Streams:

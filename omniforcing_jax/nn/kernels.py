@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 import jax
-from jax.sharding import PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from omniforcing_jax.nn import cudnn, splash
 from omniforcing_jax.nn.kv_segments import KVSegment, plain_attention
+from omniforcing_jax.nn.rope import Rotary
 from omniforcing_jax.parallel.sharding import activation_spec, mesh_in_use
 
 
@@ -76,15 +76,21 @@ def _on_each_device(
     if mesh is None or mesh.size == 1:
         return attention(q, segments)
     of_tokens = activation_spec(q.shape, ("batch", None, "heads", None), mesh)
-    arrays = [(s.k, s.v, s.bias) for s in segments]
+    arrays = [(s.k, s.v, s.bias, s.shift) for s in segments]
 
-    def spec_of(bias: Array | None) -> PartitionSpec | None:
-        return None if bias is None else activation_spec(bias.shape, ("batch", None, None, None), mesh)
+    def spec_of(tree: PyTree, *axes: str | None) -> PyTree:
+        return jax.tree.map(lambda x: activation_spec(x.shape, axes, mesh), tree)
 
-    def local(q: Array, arrays: list[tuple[Array, Array, Array | None]]) -> Array:
-        return attention(q, [s._replace(k=k, v=v, bias=b) for s, (k, v, b) in zip(segments, arrays, strict=True)])
+    def local(q: Array, arrays: list[tuple[Array, Array, Array | None, Rotary | None]]) -> Array:
+        return attention(
+            q, [s._replace(k=k, v=v, bias=b, shift=r) for s, (k, v, b, r) in zip(segments, arrays, strict=True)]
+        )
 
-    specs = of_tokens, [(of_tokens, of_tokens, spec_of(s.bias)) for s in segments]
+    of_bias, of_shift = ("batch", None, None, None), (None, None, "heads", None)
+    specs = (
+        of_tokens,
+        [(of_tokens, of_tokens, spec_of(s.bias, *of_bias), spec_of(s.shift, *of_shift)) for s in segments],
+    )
     run = jax.shard_map(local, in_specs=specs, out_specs=of_tokens, check_vma=False)
     return run(q, arrays)
 

@@ -21,6 +21,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from omniforcing_jax.nn.rope import Rotary
 from omniforcing_jax.parallel.spec import ArrayLeaf
 
 HIDDEN = float(np.finfo(np.float32).min)  # added to a score; finite, so that a row that sees nothing has no NaN
@@ -45,23 +46,43 @@ class QueryBand(NamedTuple):
 
 
 @struct.dataclass
+class PastMask:
+    """What a block sees of the cached keys of one site, and where its own keys go.
+
+    Attributes:
+        ring: Bias for the scores of the ring's keys, as `AttentionMask.bias`; None shows all.
+        pinned: The same for pinned keys; those that it shows come first.
+        shift: Rotation, one row, by which pinned keys are seen moved; None sees them where they are.
+        slot: First of the ring's slots that the block's own keys and values are written to, int32 []. They are then
+            read there, and `ring` shows them too. None keeps them apart from the ring.
+        is_prefix: Whether the keys that `ring` shows come first in the ring.
+    """
+
+    ring: ArrayLeaf | None = None
+    pinned: ArrayLeaf | None = None
+    shift: Rotary | None = None
+    slot: ArrayLeaf | None = None
+    is_prefix: bool = struct.field(pytree_node=False, default=False)
+
+
+@struct.dataclass
 class AttentionMask:
     """Which keys the queries of one site may see. An empty mask hides nothing.
 
     Attributes:
         bias: Added to the scores of fresh keys; broadcasts to [B, N, T, S]. With one row for all heads and queries it
             holds only 0 and HIDDEN (`mask_bias`).
-        past_bias: The same for cached keys.
         scale: [T], multiplies the queries (log-ratio scaling).
+        past: What the queries may see of cached keys.
         bands: Static ranges; None is one band of everything.
-        past_is_prefix: Whether the keys that `past_bias` shows come first in the cache.
+        is_prefix: Whether the keys that `bias` shows come first.
     """
 
     bias: ArrayLeaf | None = None
-    past_bias: ArrayLeaf | None = None
     scale: ArrayLeaf | None = None
+    past: PastMask = PastMask()
     bands: tuple[QueryBand, ...] | None = struct.field(pytree_node=False, default=None)
-    past_is_prefix: bool = struct.field(pytree_node=False, default=False)
+    is_prefix: bool = struct.field(pytree_node=False, default=False)
 
 
 def visible(

@@ -106,6 +106,11 @@ def with_identity(rotary: Rotary, tokens: int) -> Rotary:
     return Rotary(jnp.pad(rotary.cos, pad, constant_values=1.0), jnp.pad(rotary.sin, pad), rotary.kind)
 
 
+def rotate_back(x: Float[Array, "*L B T N H"], rotary: Rotary) -> Float[Array, "*L B T N H"]:
+    """Undo `rotate`."""
+    return rotate(x, Rotary(rotary.cos, -rotary.sin, rotary.kind))
+
+
 def rotate(x: Float[Array, "*L B T N H"], rotary: Rotary) -> Float[Array, "*L B T N H"]:
     """Rotate each pair of channels by its angle, in float32, returned in x's type."""
     wide = x.astype(jnp.float32)

@@ -15,7 +15,8 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 from jaxtyping import Array, Float, Int
 
-from omniforcing_jax.nn.kv_segments import KVSegment, concat_keys
+from omniforcing_jax.nn.kv_segments import KVSegment, concat_keys, merge, move_keys, queries_for
+from omniforcing_jax.nn.rope import Rotary
 
 LANES = 128  # lengths are padded to multiples of it
 LARGEST_TILE = 512  # queries, and keys, that the kernel holds at once
@@ -23,11 +24,15 @@ WASTE = 2  # padded scores per needed one, beyond which the plain form is cheape
 
 
 class Keys(NamedTuple):
-    """One segment as the kernel takes it: `seen` is 1 where a key may be seen and 0 elsewhere; None shows all."""
+    """One segment as the kernel takes it: `seen` is 1 where a key may be seen and 0 elsewhere; None shows all.
+
+    `shift` is that of the segment.
+    """
 
     k: Float[Array, "B S N H"]
     v: Float[Array, "B S N H"]
     seen: Int[Array, "B S"] | None
+    shift: Rotary | None
 
 
 def refusal(q: Float[Array, "B T N H"], segments: Sequence[KVSegment]) -> str | None:
@@ -50,7 +55,7 @@ def splash_attention(
 
     `interpret` runs the kernel in Pallas's interpreter: on any backend, slowly.
     """
-    keys = tuple(Keys(s.k, s.v, None if s.bias is None else s.seen.astype(jnp.int32)) for s in segments)
+    keys = tuple(Keys(s.k, s.v, None if s.bias is None else s.seen.astype(jnp.int32), s.shift) for s in segments)
     scaled = (q / math.sqrt(q.shape[-1])).astype(q.dtype)
     return _union(interpret, scaled, keys)
 
@@ -58,10 +63,8 @@ def splash_attention(
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _union(interpret: bool, q: Array, segments: tuple[Keys, ...]) -> Array:
     if len(segments) == 1:
-        return _kernel(q, segments[0], interpret)
-    results = [_kernel_with_sizes(q, keys, interpret) for keys in segments]
-    shares = jax.nn.softmax(jnp.stack([size for _, size in results]), axis=0)[..., None]
-    return jnp.sum(shares * jnp.stack([y for y, _ in results]), axis=0).astype(q.dtype)
+        return _kernel(_queries(q, segments[0]), segments[0], interpret)
+    return merge([_kernel_with_sizes(_queries(q, keys), keys, interpret) for keys in segments], q.dtype)
 
 
 def _union_forward(interpret: bool, q: Array, segments: tuple[Keys, ...]) -> tuple[Array, Any]:
@@ -108,12 +111,17 @@ def _run(q: Float[Array, "B T N H"], keys: Keys, interpret: bool, *, sizes: bool
     return jax.vmap(kernel)(q, k, v, splash.SegmentIds(jnp.ones(q.shape[::2], jnp.int32), _pad(seen, 1)))
 
 
+def _queries(q: Float[Array, "B T N H"], keys: Keys) -> Float[Array, "B T N H"]:
+    return queries_for(q, KVSegment(keys.k, keys.v, shift=keys.shift))
+
+
 def _joined(segments: tuple[Keys, ...]) -> Keys:
-    """Concatenate the segments."""
+    """Move the keys of the segments, and concatenate them."""
+    moved = [move_keys(KVSegment(s.k, s.v, shift=s.shift)) for s in segments]
     seen = None
     if any(s.seen is not None for s in segments):
         seen = concat_keys([jnp.ones(s.k.shape[:2], jnp.int32) if s.seen is None else s.seen for s in segments])
-    return Keys(concat_keys([s.k for s in segments]), concat_keys([s.v for s in segments]), seen)
+    return Keys(concat_keys([s.k for s in moved]), concat_keys([s.v for s in moved]), seen, None)
 
 
 def _tiles(queries: int, keys: int) -> splash.BlockSizes:

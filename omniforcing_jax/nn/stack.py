@@ -4,7 +4,7 @@ A scan needs layers of one form. So the layers are cut into stretches of consecu
 over each. A stack is never cut itself, because that would copy weights: the scan runs over the numbers of layers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Int, PyTree
 
-from omniforcing_jax.nn.quantised import Quantised
+from omniforcing_jax.nn.quantised import Quantised, is_quantised
 from omniforcing_jax.parallel.spec import Leaf
 
 
@@ -34,6 +34,26 @@ class MixedStack:
 def is_mixed(leaf: Any) -> bool:
     """Whether a node of a tree is a `MixedStack`."""
     return isinstance(leaf, MixedStack)
+
+
+def unstack(leaf: Any) -> tuple[Any, ...]:
+    """Take a stacked leaf, or one whose arrays are tuples of rows, apart into what each layer has of it."""
+    if not is_mixed(leaf):
+        return tuple(leaf)
+    narrow = iter(zip(leaf.narrow.values, leaf.narrow.scale, strict=True))
+    wide = iter(() if leaf.wide is None else leaf.wide)
+    count = len(leaf.narrow.values) + (0 if leaf.wide is None else len(leaf.wide))
+    return tuple(Quantised(*next(narrow)) if i in leaf.layers else next(wide) for i in range(count))
+
+
+def restack(rows: Sequence[Any], stack: Callable[[Sequence[Any]], Any]) -> Any:
+    """Undo `unstack`; `stack` puts arrays together."""
+    layers = tuple(i for i, row in enumerate(rows) if is_quantised(row))
+    if not layers:
+        return stack(rows)
+    wide = [row for row in rows if not is_quantised(row)]
+    narrow = jax.tree.map(lambda *parts: stack(parts), *(rows[i] for i in layers))
+    return MixedStack(narrow=narrow, wide=stack(wide) if wide else None, layers=layers)
 
 
 def take_layer(layers: PyTree, layer: int | Int[Array, ""], like: int | None = None) -> PyTree:

@@ -25,8 +25,9 @@ from omniforcing_jax.codecs.vocoder import Vocoder, VocoderConfig
 from omniforcing_jax.config import EightBitKind, ModelConfig, SamplerConfig
 from omniforcing_jax.io import weights
 from omniforcing_jax.model.eight_bits import in_eight_bits
-from omniforcing_jax.model.transformer import Transformer, transformer_spec
+from omniforcing_jax.model.transformer import Transformer, list_layers, stack_layers, transformer_spec
 from omniforcing_jax.parallel import spec
+from omniforcing_jax.parallel.sharding import mesh_in_use
 from omniforcing_jax.strict_json import require
 from omniforcing_jax.text.encoder import EncoderConfig
 from omniforcing_jax.text.words import Words, WordsConfig, init_words
@@ -152,7 +153,7 @@ class Pipeline:
         """Values and config of each component, by its name on disk."""
         config, codecs = self.config, self.codecs
         named = {
-            "transformer": (self.transformer, config.model),
+            "transformer": (stack_layers(self.transformer), config.model),
             "video_vae": (codecs.video, config.video_vae),
             "audio_vae": (codecs.audio, config.audio_vae),
             "vocoder": (codecs.vocoder, config.vocoder),
@@ -163,6 +164,24 @@ class Pipeline:
     def fingerprint(self) -> str:
         """Hash that identifies these weights at the dtype they are loaded in."""
         return weights.fingerprint({name: values for name, (values, _) in self.parts.items()})
+
+
+def has_list(config: PipelineConfig) -> bool:
+    """Whether loaded weights have a list of layers (`transformer.list_layers`): a student's on one device.
+
+    TPUs scan a stack: their compiler would take many minutes for a list, and it copies nothing out of a stack.
+    """
+    return config.sampler is not None and mesh_in_use() is None and jax.default_backend() != "tpu"
+
+
+def cut_rows(name: str, leaf: Array) -> Array | tuple[Array, ...]:
+    """Cut a leaf of a transformer that `list_layers` takes next into its rows, if it has one for each layer."""
+    return tuple(leaf) if name.startswith("layers/") else leaf
+
+
+def with_list(config: PipelineConfig, transformer: Transformer) -> Transformer:
+    """Return loaded weights in the form that they have in a pipeline."""
+    return list_layers(transformer) if has_list(config) else transformer
 
 
 def component_configs(config: PipelineConfig) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Random weights for a whole pipeline, for measurements without a weights folder."""
 
+import dataclasses
 import math
 from functools import partial
 from typing import Any
@@ -11,7 +12,14 @@ from jaxtyping import Array, DTypeLike, Float
 
 from omniforcing_jax.nn.quantised import BY_DTYPE, Quantised, even_scale, is_quantised
 from omniforcing_jax.parallel.spec import path_name
-from omniforcing_jax.pipeline.pipeline import Pipeline, PipelineConfig, abstract_pipeline
+from omniforcing_jax.pipeline.pipeline import (
+    Pipeline,
+    PipelineConfig,
+    abstract_pipeline,
+    cut_rows,
+    has_list,
+    with_list,
+)
 
 SMALL_STD = 0.02  # standard deviation of random biases and tables
 
@@ -26,7 +34,12 @@ def random_pipeline(config: PipelineConfig, seed: int, dtype: DTypeLike = jnp.fl
     named, tree = jax.tree_util.tree_flatten_with_path(abstract_pipeline(config, dtype), is_leaf=is_quantised)
     # These random numbers are neither good nor portable, but their programs, one per shape, compile three times faster.
     keys = jax.random.split(jax.random.key(seed, impl="unsafe_rbg"), len(named))
-    return tree.unflatten([_draw_leaf(k, path_name(path), x) for (path, x), k in zip(named, keys, strict=True)])
+    drawn = []
+    for (path, leaf), k in zip(named, keys, strict=True):
+        name, value = path_name(path), _draw_leaf(k, path_name(path), leaf)
+        drawn.append(cut_rows(name.removeprefix("transformer/"), value) if has_list(config) else value)
+    pipeline = tree.unflatten(drawn)
+    return dataclasses.replace(pipeline, transformer=with_list(config, pipeline.transformer))
 
 
 def _draw_leaf(key: Array, name: str, leaf: Any) -> Any:

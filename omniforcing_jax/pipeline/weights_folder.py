@@ -32,7 +32,10 @@ from omniforcing_jax.pipeline.pipeline import (
     abstract_pipeline,
     abstract_words,
     assemble,
+    cut_rows,
+    has_list,
     to_dict,
+    with_list,
     with_weights_dtype,
 )
 from omniforcing_jax.pipeline.quantise import quantising
@@ -46,7 +49,7 @@ from omniforcing_jax.text.words import Words, WordsConfig
 FORMAT = 1
 
 KEYS = {"format", "name", "resolution", "sampler", "components"}
-COMPONENTS = ("transformer", "video_vae", "audio_vae", "vocoder", "text", "connectors")
+COMPONENTS = (TRANSFORMER := "transformer", "video_vae", "audio_vae", "vocoder", "text", "connectors")
 
 
 def save_pipeline(
@@ -250,14 +253,16 @@ def load_components(
     if mesh is not None:
         specs = transformer_spec(config.model)
         expected = {name: meshes.abstract_beside(tree, specs, mesh) for name, tree in expected.items()}
-    return {
-        name: weights.load_component(*places[name], tree, _view_of(name, config)) for name, tree in expected.items()
-    }
+    made = {}
+    for name, tree in expected.items():
+        cut = cut_rows if name == TRANSFORMER and has_list(config) else None
+        made[name] = weights.load_component(*places[name], tree, _view_of(name, config), cut)
+    return {name: with_list(config, tree) if name == TRANSFORMER else tree for name, tree in made.items()}
 
 
 def _view_of(name: str, config: PipelineConfig) -> Callable[[TensorFile], TensorFile]:
     """Return what is read of a component's file: a network may be quantised on the way."""
-    return partial(quantising, config=config.model) if name == "transformer" else lambda file: file
+    return partial(quantising, config=config.model) if name == TRANSFORMER else lambda file: file
 
 
 def locate_components(folder: AnyPath) -> dict[str, tuple[Path, str]]:

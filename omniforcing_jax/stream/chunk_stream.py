@@ -18,6 +18,7 @@ from jaxtyping import PyTree
 
 from omniforcing_jax.layout import FRAME_RATE, pixel_frames
 from omniforcing_jax.model.cache import Cache, put_cache
+from omniforcing_jax.model.layer_list import is_list
 from omniforcing_jax.pipeline import text_source
 from omniforcing_jax.pipeline.pipeline import Pipeline
 from omniforcing_jax.rollout import (
@@ -226,14 +227,14 @@ class ChunkStream(Iterator[Chunk]):
         state = self.state
         contexts, count = state.transition.now, self._count_passes(recompute)
         transition = begin_transition(no_transition(contexts), contexts, recompute=count, fade=fade)
-        held = jax.tree.map(np.array, state.cache) if state.block else None
+        held, has_list = jax.tree.map(np.array, state.cache) if state.block else None, is_list(state.cache.past)
         try:
             # Two blocks done: block 0 and one later block, which have one program each.
             changed = self._take_step(transition, done=2, trace=no_trace)
             jax.block_until_ready(changed.cache)
             del changed
         finally:
-            cache = make_cache(self.static, len(state.keys)) if held is None else put_cache(held)
+            cache = make_cache(self.static, len(state.keys), has_list) if held is None else put_cache(held)
             self.state = dataclasses.replace(state, cache=cache)
 
     def _count_passes(self, recompute: int | None) -> int:
@@ -286,9 +287,10 @@ class ChunkStream(Iterator[Chunk]):
             self.trace("conditioning", k, conditioning)
             return conditioning
         network = self.pipeline.transformer
-        latents = denoise_block(
+        latents, cache = denoise_block(
             network, state.cache, state.prompt, state.keys, positions, conditioning, static=self.static
         )
+        self.state = dataclasses.replace(state, cache=cache)
         self.trace("denoise", k, latents)
         return latents
 

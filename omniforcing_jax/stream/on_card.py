@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr
 from jaxtyping import PyTree
 
+from omniforcing_jax.model.transformer import list_layers
 from omniforcing_jax.nn.quantised import is_quantised
 from omniforcing_jax.parallel.jaxpr_work import Product, peak_bytes, products, trace
 from omniforcing_jax.pipeline.budget import count_bytes
@@ -94,8 +95,10 @@ def stream_parts(plan: StreamPlan, text_tokens: int, has_mask: bool = True) -> P
     contexts = TextContexts(video, audio, mask)
     return Parts(
         pipeline=shapes,
-        cache=jax.eval_shape(lambda: make_cache(static, rows)),
-        prompt=jax.eval_shape(partial(make_prompt_kv, static=static), shapes.transformer, *contexts),
+        cache=jax.eval_shape(lambda: make_cache(static, rows, has_list=True)),
+        prompt=jax.eval_shape(
+            partial(make_prompt_kv, static=static), jax.eval_shape(list_layers, shapes.transformer), *contexts
+        ),
         contexts=contexts,
         history=jax.eval_shape(lambda: make_history(static, rows, plan.history)),
         carries=abstract_carries(plan, shapes.codecs, 2 + plan.lookahead),
@@ -107,14 +110,14 @@ def trace_programs(plan: StreamPlan, parts: Parts) -> Programs:
     static, rows, layout = plan.static, len(plan.request.prompts), plan.static.sampler.layout
     positions = block_positions(static, 2 + plan.lookahead)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows))
-    shared = (parts.pipeline.transformer, parts.cache, parts.prompt, keys)
+    shared = (jax.eval_shape(list_layers, parts.pipeline.transformer), parts.cache, parts.prompt, keys)
     tokens = layout.step_v * static.grid[0] * static.grid[1]
     latents = (
         _floats(rows, tokens, static.model.video.latent_channels),
         _floats(rows, layout.step_a, static.model.audio.latent_channels),
     )
     denoised = trace(partial(denoise_block, static=static), *shared, positions)
-    made = jax.eval_shape(partial(denoise_block, static=static), *shared, positions)
+    made, _ = jax.eval_shape(partial(denoise_block, static=static), *shared, positions)
     render = partial(decode_video, grid=static.grid, dtype=static.dtype, lookahead=plan.lookahead)
     codecs = parts.pipeline.codecs
     return Programs(

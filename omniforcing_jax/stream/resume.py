@@ -17,8 +17,17 @@ from omniforcing_jax.io.atomic_write import AnyPath, hash_file
 from omniforcing_jax.io.tensor_file import TensorFile, open_tensors
 from omniforcing_jax.io.weights import compare_shapes, fill_tree
 from omniforcing_jax.model.cache import put_cache
+from omniforcing_jax.model.layer_list import is_list
+from omniforcing_jax.model.transformer import list_layers
 from omniforcing_jax.pipeline import checks, text_source
-from omniforcing_jax.pipeline.pipeline import Codecs, Pipeline, PipelineConfig, abstract_pipeline, with_weights_dtype
+from omniforcing_jax.pipeline.pipeline import (
+    Codecs,
+    Pipeline,
+    PipelineConfig,
+    abstract_pipeline,
+    has_list,
+    with_weights_dtype,
+)
 from omniforcing_jax.pipeline.shipped import STUDENT
 from omniforcing_jax.rollout import make_prompt_kv
 from omniforcing_jax.stream.batch import BatchStream
@@ -39,7 +48,10 @@ from omniforcing_jax.stream.saved import (
 from omniforcing_jax.stream.state import StreamState, start_state
 from omniforcing_jax.strict_json import require
 
-TEXT_KEYS = "prompt/clean/kv/video/k"  # [L, B, X, N, H]
+TEXT_KEYS = {
+    False: "prompt/clean/kv/video/k",
+    True: "prompt/clean/kv/0/video/k",
+}  # [L, B, X, N, H]; without L in a list
 TEXT_MASK = "prompt/clean/site/mask/bias"
 BLOCKS_DONE = "cache/blocks_done"
 
@@ -79,7 +91,7 @@ def resume(
     end = header.blocks if seconds is None else header.block + _count_more(plan, header, seconds)
     plan = plan._replace(blocks=end)
     check_recompute(plan.static.sampler, plan.history, header.recompute)
-    file, abstract = _open_state(Path(folder), saved, plan)
+    file, abstract = _open_state(Path(folder), saved, plan, _has_list(weights, config))
     dtype = jnp.dtype(header.weights_dtype)
     check_stream_memory(plan, dtype, isinstance(weights, Pipeline))
     pipeline = checks.load(weights, config, dtype)
@@ -127,7 +139,12 @@ def _count_more(plan: StreamPlan, header: SavedHeader, seconds: int | float) -> 
     return int(rest // step) + (header.block == 0)
 
 
-def _open_state(folder: Path, saved: SavedStream, plan: StreamPlan) -> tuple[TensorFile, StreamState]:
+def _has_list(weights: checks.Weights, config: PipelineConfig) -> bool:
+    """Whether the layers of the network are, or will be, a list."""
+    return is_list(weights.transformer.layers) if isinstance(weights, Pipeline) else has_list(config)
+
+
+def _open_state(folder: Path, saved: SavedStream, plan: StreamPlan, has_list: bool) -> tuple[TensorFile, StreamState]:
     """Check that the tensor file holds the state of this request, and that its bytes are those that were saved.
 
     Returns:
@@ -135,9 +152,14 @@ def _open_state(folder: Path, saved: SavedStream, plan: StreamPlan) -> tuple[Ten
     """
     header = saved.header
     file = open_tensors(folder / header.tensors)
-    text = file.shapes.get(TEXT_KEYS, ())
-    require(len(text) == 5, f"{file.path}: {TEXT_KEYS}", text, "must be [layers, rows, tokens, heads, size]")
-    abstract = _abstract_state(plan, header, text[2], TEXT_MASK in file.entries)
+    if TEXT_KEYS[not has_list] in file.shapes:
+        places = ("a mesh", "one device")
+        raise ValueError(f"{folder}: saved by a stream on {places[not has_list]}: resume it on {places[not has_list]}")
+    text = file.shapes.get(TEXT_KEYS[has_list], ())
+    require(
+        len(text) == 5 - has_list, f"{file.path}: {TEXT_KEYS[has_list]}", text, "must be [..., tokens, heads, size]"
+    )
+    abstract = _abstract_state(plan, header, text[-3], TEXT_MASK in file.entries, has_list)
     expected = tensors_of(abstract)
     compare_shapes(file.shapes, {name: tuple(leaf.shape) for name, leaf in expected.items()}, str(file.path))
     for name, leaf in expected.items():
@@ -150,7 +172,7 @@ def _open_state(folder: Path, saved: SavedStream, plan: StreamPlan) -> tuple[Ten
     return file, abstract
 
 
-def _abstract_state(plan: StreamPlan, header: SavedHeader, tokens: int, has_mask: bool) -> StreamState:
+def _abstract_state(plan: StreamPlan, header: SavedHeader, tokens: int, has_mask: bool, has_list: bool) -> StreamState:
     """Return the shapes of a state.
 
     Args:
@@ -158,6 +180,7 @@ def _abstract_state(plan: StreamPlan, header: SavedHeader, tokens: int, has_mask
         header: Tells how far it is.
         tokens: Text tokens of its contexts.
         has_mask: Whether its contexts have a mask.
+        has_list: Whether the layers of its network are a list.
     """
     static, rows = plan.static, len(plan.request.prompts)
     shapes = abstract_pipeline(plan.config, jnp.dtype(header.weights_dtype))
@@ -166,6 +189,7 @@ def _abstract_state(plan: StreamPlan, header: SavedHeader, tokens: int, has_mask
     contexts = text_source.TextContexts(video, audio, mask)
 
     def start(transformer: PyTree, contexts: text_source.TextContexts) -> tuple[Any, ...]:
+        transformer = list_layers(transformer) if has_list else transformer
         prompt = make_prompt_kv(transformer, *contexts, static=static)
         state = start_state(static, prompt, range(rows), contexts, plan.history)
         return state.cache, state.prompt, jax.random.key_data(state.keys), state.history

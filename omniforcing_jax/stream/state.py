@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from omniforcing_jax.model.cache import Cache
+from omniforcing_jax.model.layer_list import is_list
 from omniforcing_jax.parallel.spec import ArrayLeaf
 from omniforcing_jax.pipeline import text_source
 from omniforcing_jax.rollout import PromptKV, StaticConfig, make_cache
@@ -66,7 +67,7 @@ def start_state(
     return StreamState(
         transition=no_transition(contexts),
         history=make_history(static, len(keys), max(ring, history or 0)),
-        cache=make_cache(static, len(keys)),
+        cache=make_cache(static, len(keys), is_list(prompt.clean.kv)),
         prompt=prompt,
         keys=jnp.concatenate(keys) if len(keys) > 1 else keys[0],
         picture=None,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from omniforcing_jax.parallel.sharding import mesh_in_use
 from omniforcing_jax.pipeline import budget
-from omniforcing_jax.pipeline.pipeline import PipelineConfig, abstract_pipeline
+from omniforcing_jax.pipeline.pipeline import PipelineConfig, abstract_pipeline, has_list
 from omniforcing_jax.rollout import StaticConfig, make_cache
 from omniforcing_jax.stream.decode import decode_video
 from omniforcing_jax.stream.prompt_change.history import make_history
@@ -26,7 +26,7 @@ def working_bytes(
         lookahead: Latent frames by which the picture is delayed.
     """
     shapes = abstract_pipeline(config, static.dtype)
-    cache = jax.eval_shape(lambda: make_cache(static, rows))
+    cache = jax.eval_shape(lambda: make_cache(static, rows, has_list(config)))
     step = static.sampler.layout.step_v * static.grid[0] * static.grid[1]
     seen = step + lookahead * static.grid[0] * static.grid[1]
     tokens = jax.ShapeDtypeStruct((rows, seen, static.model.video.latent_channels), jnp.float32)

@@ -11,7 +11,8 @@ import pytest
 from golden_case import Case, list_variants, needs_golden
 
 from omniforcing_jax.config import SamplerConfig
-from omniforcing_jax.model.cache import commit, empty_cache, past_bias
+from omniforcing_jax.model.cache import commit, empty_cache, past_masks
+from omniforcing_jax.model.positions import shift_phases, shift_rotations
 from omniforcing_jax.model.view import Sigmas, masked, one_sigma, streaming, token_spans
 from omniforcing_jax.nn.attention import NO_PAST
 from omniforcing_jax.nn.mask import visible_tokens
@@ -84,12 +85,16 @@ def test_the_ring_cache_is_the_reference_with_fewer_blocks(variant, own_tables):
     sampler = SamplerConfig(layout=layout, sigmas=(1.0, 0.0), horizon_seconds=horizon, window=window, pin_prefix=pinned)
     video, audio = net.as_tokens(inputs()["in.video_latent"]), inputs()["in.audio_latent"]
     cache, made = empty_cache(config, sampler, grid, len(video)), []
+    still = shift_rotations(config, shift_phases(config, 0))
     for k, block in enumerate(blocks):
         tokens = slice(*(frame * grid[0] * grid[1] for frame in (block.video_start, block.video_end)))
         latents = slice(block.audio_start, block.audio_end)
         rotaries = net.cut_rotaries(tables, tokens, latents)
         view = streaming(
-            config, rotaries, one_sigma(jnp.asarray(inputs()["in.block_sigma"][:, k])), past_bias(cache) if k else None
+            config,
+            rotaries,
+            one_sigma(jnp.asarray(inputs()["in.block_sigma"][:, k])),
+            past_masks(cache, still) if k else None,
         )
         past = cache.past if k else NO_PAST
         noisy = Streams(video[:, tokens], audio[:, latents])

@@ -82,11 +82,22 @@ def compare_latents(case: Case, name: str, video, audio, own_tables: bool) -> No
     case.compare(f"{name}.audio", audio, own_tables)
 
 
+def history(cache, site):
+    """Keys and values of a site, those of block 0 in front of the ring's."""
+    past = getattr(cache.past, site)
+    return jax.tree.map(
+        lambda *x: jnp.concatenate(x, axis=2), *(kv for kv in (past.pinned, past.ring) if kv is not None)
+    )
+
+
 def compare_caches(case: Case, run: str, cache, prompt, own_tables: bool) -> None:
     for name in case.names(f"{run}.cache.*"):
         layer, site, part = re.fullmatch(rf"{run}\.cache\.layer(\d+)\.(\w+)\.([kv])", name).groups()
-        kv = getattr(cache.past, site) if site in SITES else getattr(prompt.clean.kv, site.removesuffix("_text"))
+        kv = history(cache, site) if site in SITES else getattr(prompt.clean.kv, site.removesuffix("_text"))
         value = getattr(kv, part)[int(layer)]
+        if site not in SITES and case.config["text_mask"]:  # tokens that may be seen come first
+            order = np.argsort(case["in.text_mask"] == 0, axis=1, kind="stable")
+            value = np.take_along_axis(np.asarray(value), np.argsort(order, axis=1)[:, :, None, None], axis=1)
         case.compare(name, value if site in SITES else value.reshape(*value.shape[:2], -1), own_tables)
 
 
@@ -109,7 +120,7 @@ def test_every_step_and_cache_of_a_rollout_is_the_reference_s(run, own_tables, g
         block = f"{run}.block{k}"
         noise = read_latents(case, f"{block}.init_noise", *(f"{block}.step{i}.renoise" for i in range(steps - 1)))
         positions = make_tables(static, k, whole_clip)
-        estimates = run_denoise(params, cache, prompt, noise, positions, static=without_noise)
+        estimates, cache = run_denoise(params, cache, prompt, noise, positions, static=without_noise)
         for i in range(steps):
             compare_latents(case, f"{block}.step{i}.x0", estimates.video[i], estimates.audio[i], own_tables)
         made.append(jax.tree.map(lambda x: x[-1], estimates))

@@ -14,6 +14,7 @@ from omniforcing_jax.model.positions import clip_block, make_positions, rotaries
 from omniforcing_jax.model.transformer import keep_projections, predict, text_kv, transformer_spec
 from omniforcing_jax.model.view import Sigmas, bidirectional, masked, one_sigma, streaming
 from omniforcing_jax.nn.attention import Sites
+from omniforcing_jax.nn.mask import PastMask
 from omniforcing_jax.parallel.spec import abstract, count, path_name
 from omniforcing_jax.pipeline.presets import LTX2_19B
 from omniforcing_jax.streams import Streams
@@ -234,8 +235,7 @@ def test_a_block_table_that_does_not_fit_the_rotations_is_refused():
 def test_a_stream_carries_its_sinks_in_block_0_only():
     rot = rotaries(SINKS, make_positions(SINKS, PREFIX.block(1), GRID))
     assert streaming(SINKS, rot, one_sigma(SIGMA), None).sinks == 3
-    shown = jnp.zeros((1, 1, 1, 4))
-    assert streaming(SINKS, rot, one_sigma(SIGMA), Sites.of_keys(shown, shown)).sinks == 0
+    assert streaming(SINKS, rot, one_sigma(SIGMA), Sites.of_keys(PastMask(), PastMask())).sinks == 0
 
 
 def test_rotation_of_another_range_is_another_function():

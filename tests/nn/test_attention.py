@@ -1,5 +1,6 @@
 import dataclasses
 import itertools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -7,10 +8,21 @@ import numpy as np
 import pytest
 
 from omniforcing_jax.config import RotaryKind
-from omniforcing_jax.nn.attention import KV, Site, attend, attend_to, attention_spec, masked_attention
+from omniforcing_jax.nn.attention import (
+    KV,
+    Past,
+    Site,
+    attend,
+    attend_to,
+    attention_spec,
+    join_projections,
+    masked_attention,
+    project_kv,
+    split_projections,
+)
 from omniforcing_jax.nn.kernels import dot_product_attention
 from omniforcing_jax.nn.kv_segments import KVSegment
-from omniforcing_jax.nn.mask import HIDDEN, AttentionMask, QueryBand
+from omniforcing_jax.nn.mask import HIDDEN, AttentionMask, PastMask, QueryBand
 from omniforcing_jax.nn.rope import Rotary
 from omniforcing_jax.parallel.spec import init
 from tests.by_hand import attention, wide
@@ -81,7 +93,7 @@ def test_bands_let_each_range_of_queries_see_its_ranges(strict):
     mask = AttentionMask(bands=(QueryBand((0, 2), ((0, 3),)), QueryBand((2, 5), ((0, 1), (4, 7)), ((1, 3),))))
     seen_k = np.concatenate([K[:, :1], K[:, 4:], past.k[:, 1:3]], axis=1)
     seen_v = np.concatenate([V[:, :1], V[:, 4:], past.v[:, 1:3]], axis=1)
-    y = masked_attention(Q, KV(K, V), past, mask)
+    y = masked_attention(Q, KV(K, V), Past(past), mask)
     np.testing.assert_allclose(y[:, :2], plain(Q[:, :2], K[:, :3], V[:, :3]), atol=1e-6)
     np.testing.assert_allclose(y[:, 2:], plain(Q[:, 2:], seen_k, seen_v), atol=1e-6)
 
@@ -100,7 +112,7 @@ def test_an_attention_is_its_formula_with_rotations_and_a_past(gated, strict):
     angles = [np.random.default_rng(i).uniform(-3, 3, (1, tokens, 3, 2)) for i, tokens in enumerate((5, 7))]
     rotaries = [Rotary(*(jnp.asarray(f(a), jnp.float32) for f in (np.cos, np.sin)), RotaryKind.SPLIT) for a in angles]
     bias = jnp.where(jnp.arange(4) >= seen.start, 0.0, HIDDEN)[None, None, None]
-    y, _ = attend(p, x_q, x_kv, Site(*rotaries, AttentionMask(past_bias=bias)), past)
+    y, _ = attend(p, x_q, x_kv, Site(*rotaries, AttentionMask(past=PastMask(bias))), Past(past))
     expected = attention(*wide((p, x_q, x_kv)), *(a[0] for a in angles), past=(past.k[:, seen], past.v[:, seen]))
     np.testing.assert_allclose(y, expected, atol=1e-5)
 
@@ -109,10 +121,40 @@ def test_an_attention_is_its_formula_with_rotations_and_a_past(gated, strict):
 def test_kernels_are_told_of_a_past_what_its_mask_says(prefix, monkeypatch):
     told = []
     monkeypatch.setattr("omniforcing_jax.nn.attention.dot_product_attention", lambda q, parts: told.extend(parts) or q)
-    bias = jnp.zeros((1, 1, 1, 7))
-    masked_attention(Q, KV(K, V), KV(K + 1, V), AttentionMask(past_bias=bias, past_is_prefix=prefix))
-    assert [part.prefix for part in told] == [False, prefix]
-    assert [part.bias is bias for part in told] == [False, True]
+    bias, shift = jnp.zeros((1, 1, 1, 7)), Rotary(jnp.ones((1, 1, 3, 2)), jnp.zeros((1, 1, 3, 2)), RotaryKind.SPLIT)
+    mask = AttentionMask(past=PastMask(ring=bias, shift=shift, is_prefix=prefix))
+    masked_attention(Q, KV(K, V), Past(KV(K + 1, V), KV(K, V)), mask)
+    assert [part.prefix for part in told] == [False, prefix, True]
+    assert [part.bias is bias for part in told] == [False, True, False]
+    assert [part.shift is shift for part in told] == [False, False, True]
+
+
+def test_a_block_writes_its_keys_into_its_slot_and_reads_them_there(strict):
+    p, x_q, x_kv = weights(), draw(6, 2, 5, 12), draw(7, 2, 2, 10)
+    ring, apart = (KV(draw(3, 2, slots, 3, 4), draw(4, 2, slots, 3, 4)) for slots in (6, 6))
+    seen = jnp.arange(6) < 4  # one other key, two fresh ones, and one more
+    bias = jnp.where(seen, 0.0, HIDDEN)[None, None, None]
+    mask = AttentionMask(past=PastMask(ring=bias, slot=jnp.int32(1)))
+    y, kept = attend(p, x_q, x_kv, Site(mask=mask), Past(ring))
+    fresh = project_kv(p, x_kv, None)
+    np.testing.assert_array_equal(kept.k, ring.k.at[:, 1:3].set(fresh.k))
+    np.testing.assert_array_equal(kept.v, ring.v.at[:, 1:3].set(fresh.v))
+    others = jnp.where(jnp.isin(jnp.arange(6), jnp.array([0, 3])), 0.0, HIDDEN)[None, None, None]
+    expected, _ = attend(p, x_q, x_kv, Site(mask=AttentionMask(past=PastMask(ring=others))), Past(apart))
+    np.testing.assert_allclose(y, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("is_self", [True, False])
+def test_joined_projections_are_the_same_attention_and_split_again(is_self, strict):
+    p = init(attention_spec(12, 12 if is_self else 10, 3, 4, gated=True), jax.random.key(0))
+    x_q, x_kv = draw(6, 2, 5, 12), draw(7, 2, 7, 10)
+    x_kv = x_q if is_self else x_kv
+    joined = join_projections(p, is_self=is_self)
+    y, fresh = attend(p, x_q, x_kv, Site())
+    again, kept = attend(joined, x_q, x_kv, Site())
+    np.testing.assert_allclose(again, y, atol=1e-6)
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-6), kept, fresh)
+    jax.tree.map(np.testing.assert_array_equal, split_projections(joined), p)
 
 
 def test_attending_also_returns_the_new_keys_and_values(strict):

@@ -5,11 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from omniforcing_jax.config import RotaryKind
 from omniforcing_jax.nn import cudnn, kernels, splash
-from omniforcing_jax.nn.attention import KV, masked_attention
+from omniforcing_jax.nn.attention import KV, Past, masked_attention
 from omniforcing_jax.nn.kernels import Kernel, dot_product_attention, using
 from omniforcing_jax.nn.kv_segments import KVSegment, concat_keys, plain_attention
 from omniforcing_jax.nn.mask import HIDDEN, AttentionMask, QueryBand
+from omniforcing_jax.nn.rope import Rotary, rotate
 from omniforcing_jax.parallel.mesh import MeshConfig, make_mesh
 
 ROWS, HEADS, SIZE = 2, 2, 64
@@ -66,7 +68,7 @@ def test_gradients_of_splash_are_those_of_the_plain_form(splash_on_cpu):
 
 def test_splash_takes_the_key_ranges_of_a_masked_student(splash_on_cpu):
     mask = AttentionMask(bands=(QueryBand((0, 60), ((0, 60),)), QueryBand((60, 120), ((0, 120),), ((10, 70),))))
-    past = KV(PAST.k, PAST.v)
+    past = Past(KV(PAST.k, PAST.v))
     made = masked_attention(Q, KV(FRESH.k, FRESH.v), past, mask)
     with using(Kernel.PLAIN):
         np.testing.assert_allclose(made, masked_attention(Q, KV(FRESH.k, FRESH.v), past, mask), atol=2e-6)
@@ -139,7 +141,7 @@ def test_cudnn_refuses_what_it_cannot_take():
     assert "float32" in str(cudnn.refusal(Q, [FRESH]))
     assert "heads of 12" in str(cudnn.refusal(half[..., :12], [FRESH]))
     assert "differs by query" in str(cudnn.refusal(half, [KVSegment(FRESH.k, FRESH.v, jnp.zeros((1, 1, 120, 120)))]))
-    assert "119 x 128" in str(cudnn.refusal(half[:, :119], [TEXT]))
+    assert cudnn.refusal(half[:, :119], [TEXT]) is None  # under a gradient the plain form is differentiated
 
 
 def test_cudnn_is_lowered_to_its_flash_kernel(monkeypatch):
@@ -154,10 +156,64 @@ def test_cudnn_is_lowered_to_its_flash_kernel(monkeypatch):
     assert "__cudnn$fmhaSoftmax" in text
 
 
+def turned_by(angle):
+    """A rotation, one row."""
+    angles = angle * jnp.arange(1, HEADS * SIZE // 2 + 1).reshape(1, 1, HEADS, SIZE // 2) / 20
+    return Rotary(jnp.cos(angles), jnp.sin(angles), RotaryKind.SPLIT)
+
+
+MOVED = [FRESH, PAST, KVSegment(draw(9, 40), draw(10, 40), shift=turned_by(1.3))]
+EXACT = [FRESH, PAST, MOVED[2]._replace(k=rotate(MOVED[2].k, MOVED[2].shift), shift=None)]
+
+
+def test_keys_that_are_seen_moved_score_as_if_they_were(splash_on_cpu):
+    expected = plain_attention(Q, EXACT)
+    assert np.abs(expected - plain_attention(Q, [*MOVED[:2], MOVED[2]._replace(shift=None)])).max() > 1e-2
+    np.testing.assert_allclose(plain_attention(Q, MOVED), expected, atol=2e-6)
+    np.testing.assert_allclose(splash.splash_attention(Q, MOVED, interpret=True), expected, atol=2e-6)
+
+
+def test_under_a_gradient_splash_moves_the_keys_themselves(splash_on_cpu):
+    def loss(q, segments):
+        return jnp.sum(jnp.sin(dot_product_attention(q, segments)))
+
+    found, expected = (jax.grad(loss)(Q, segments) for segments in (MOVED, EXACT))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def lowered_for_gpu(function, *arguments, monkeypatch):
+    monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    return jax.jit(function).trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
+
+
+def test_keys_that_are_seen_moved_are_a_flash_kernel_of_their_own(monkeypatch):
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), (Q, [s[:2] for s in MOVED]))
+
+    def attend(q, kv):
+        return dot_product_attention(q, [s._replace(k=k, v=v) for s, (k, v) in zip(MOVED, kv, strict=True)])
+
+    text = lowered_for_gpu(attend, *half, monkeypatch=monkeypatch)
+    assert text.count("custom_call @__cudnn$fmhaSoftmax") == 2
+    assert "tensor<2x2x120xf32>" in text  # sums of both, in float32
+    of_gradient = lowered_for_gpu(jax.grad(lambda *x: jnp.sum(attend(*x))), *half, monkeypatch=monkeypatch)
+    assert of_gradient.count("custom_call @__cudnn$fmhaSoftmax") == 2  # forward and backward of all keys together
+
+
+def test_a_full_mask_of_odd_lengths_has_the_plain_form_s_gradient(monkeypatch):
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), (Q[:, :25], TEXT.k, TEXT.v))
+
+    def attend(q, k, v):
+        return jnp.sum(dot_product_attention(q, [KVSegment(k, v, TEXT.bias)]))
+
+    assert "__cudnn$fmha" in lowered_for_gpu(attend, *half, monkeypatch=monkeypatch)
+    assert "__cudnn$fmha" not in lowered_for_gpu(jax.grad(attend), *half, monkeypatch=monkeypatch)
+
+
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="cuDNN needs an NVIDIA GPU")
-@pytest.mark.parametrize("segments", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("segments", [*CASES.values(), MOVED], ids=[*CASES, "moved"])
 def test_cudnn_equals_the_plain_form(segments):
-    half = [KVSegment(p.k.astype(jnp.bfloat16), p.v.astype(jnp.bfloat16), p.bias, p.prefix) for p in segments]
+    half = [p._replace(k=p.k.astype(jnp.bfloat16), v=p.v.astype(jnp.bfloat16)) for p in segments]
     with using(Kernel.CUDNN):
         made = dot_product_attention(Q.astype(jnp.bfloat16), half)
     np.testing.assert_allclose(made.astype(jnp.float32), plain_attention(Q, segments), atol=2e-2)

@@ -9,9 +9,9 @@ import numpy as np
 
 from omniforcing_jax.config import SamplerConfig
 from omniforcing_jax.layout import PREFIX, block_of_frames
-from omniforcing_jax.model.cache import commit, empty_cache, past_bias
+from omniforcing_jax.model.cache import commit, empty_cache, past_masks
 from omniforcing_jax.model.positions import clip_block, make_positions, rotaries, shift_phases, shift_rotations
-from omniforcing_jax.model.transformer import predict
+from omniforcing_jax.model.transformer import list_layers, predict
 from omniforcing_jax.model.view import Sigmas, masked, one_sigma, streaming
 from omniforcing_jax.nn.attention import NO_PAST
 from omniforcing_jax.streams import Streams
@@ -110,28 +110,36 @@ def run_masked(clip, **options):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def run_block(config, params, latents, positions, sigma, text, past, bias):
-    """One block; without bias it is the first."""
-    view = streaming(config, rotaries(config, positions), one_sigma(sigma), bias)
+def run_block(config, params, latents, positions, sigma, text, past, masks):
+    """One block; without masks it is the first."""
+    view = streaming(config, rotaries(config, positions), one_sigma(sigma), masks)
     return predict(params, config, latents, view, text, past=past)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def _commit(config, cache, fresh, shift):
-    cache = commit(cache, fresh, shift_rotations(config, shift))
-    return cache, past_bias(cache)
+    cache = commit(cache, fresh)
+    return cache, past_masks(cache, shift_rotations(config, shift))
 
 
-def run_stream(clip, sampler):
-    """Velocities of the whole clip, one block at a time, each block committed as it is."""
-    cache, bias, pieces = empty_cache(clip.config, sampler, GRID, BATCH), None, []
+def run_stream(clip, sampler, *, has_list=False):
+    """Velocities of the whole clip, one block at a time, each block committed as it is; layers stacked or in a list."""
+    cache, masks, pieces = empty_cache(clip.config, sampler, GRID, BATCH, has_list=has_list), None, []
+    params = list_layers(clip.params) if has_list else clip.params
+    text = listed_text(clip.text) if has_list else clip.text
     for k, block in enumerate(clip.blocks):
         past = NO_PAST if k == 0 else cache.past
         positions, sigma = make_positions(clip.config, block, GRID), clip.block_sigmas[:, k]
-        out, fresh = run_block(clip.config, clip.params, clip.block_of(k), positions, sigma, clip.text, past, bias)
-        cache, bias = _commit(clip.config, cache, fresh, shift_phases(clip.config, sampler.shift_seconds(k + 1)))
+        out, fresh = run_block(clip.config, params, clip.block_of(k), positions, sigma, text, past, masks)
+        cache, masks = _commit(clip.config, cache, fresh, shift_phases(clip.config, sampler.shift_seconds(k + 1)))
         pieces.append(out)
     return jax.tree.map(lambda *blocks: jnp.concatenate(blocks, axis=1), *pieces)
+
+
+def listed_text(text):
+    """Text keys and values by layer."""
+    layers = jax.tree.leaves(text.kv)[0].shape[0]
+    return text.replace(kv=tuple(jax.tree.map(lambda x, k=k: x[k], text.kv) for k in range(layers)))
 
 
 def assert_close(actual, expected, atol):

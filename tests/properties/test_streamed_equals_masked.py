@@ -9,8 +9,8 @@ import pytest
 from omniforcing_jax.layout import FUSED, PREFIX
 from omniforcing_jax.model.positions import make_positions, rotaries, shift_phases, shift_rotations
 from omniforcing_jax.model.view import on_context, one_sigma, streaming
-from omniforcing_jax.nn.attention import KV, NO_PAST, Sites
-from omniforcing_jax.nn.mask import mask_bias
+from omniforcing_jax.nn.attention import KV, NO_PAST, Past, Sites, as_past
+from omniforcing_jax.nn.mask import PastMask, mask_bias
 from omniforcing_jax.nn.rope import rotate
 from omniforcing_jax.streams import Streams
 from tests.properties.clips import Clip, assert_close, build, forward, horizon, run_block, run_masked, run_stream
@@ -18,12 +18,14 @@ from tests.tiny import GRID, INTERLEAVED, MODERN, SINKS, TINY, TOKENS, random_te
 
 LIMIT = 2e-5
 SUNK = Clip(SINKS)  # five blocks behind three sinks
+FORMS = pytest.mark.parametrize("has_list", [False, True], ids=["stacked", "list"])  # of the network's layers
 
 
+@FORMS
 @pytest.mark.parametrize(("window", "pin"), [(1, True), (1, False), (2, True), (2, False), (5, False)])
-def test_streamed_equals_masked_before_and_after_the_ring_wraps(window, pin):
+def test_streamed_equals_masked_before_and_after_the_ring_wraps(window, pin, has_list):
     expected, _ = run_masked(SUNK, window=window, pin_prefix=pin, dense=True)
-    assert_close(run_stream(SUNK, horizon(SUNK, window=window, pin_prefix=pin)), expected, LIMIT)
+    assert_close(run_stream(SUNK, horizon(SUNK, window=window, pin_prefix=pin), has_list=has_list), expected, LIMIT)
 
 
 def test_an_open_window_streams_the_whole_past():
@@ -69,15 +71,18 @@ def test_a_prefix_of_blocks_gives_the_same_values_alone():
 def test_blocks_on_the_context_of_the_same_clip_are_the_masked_clip():
     expected, fresh = run_masked(SUNK)
     view = build(SINKS, functools.partial(on_context, blocks=SUNK.blocks), SUNK.positions, SUNK.sigmas)
-    assert_close(forward(SINKS, SUNK.params, SUNK.latents, view, SUNK.text, fresh)[0], expected, LIMIT)
+    assert_close(forward(SINKS, SUNK.params, SUNK.latents, view, SUNK.text, as_past(fresh))[0], expected, LIMIT)
 
 
+@FORMS
 @pytest.mark.parametrize(("window", "pin"), [(1, True), (2, True), (3, True), (2, False)])
-def test_before_at_and_after_the_horizon_the_stream_reads_its_window_and_the_pinned_keys_moved_along(window, pin):
+def test_before_at_and_after_the_horizon_the_stream_reads_its_window_and_the_pinned_keys_moved_along(
+    window, pin, has_list
+):
     clip = Clip(SINKS, frames=19)  # seven blocks, the horizon has three
     sampler = dataclasses.replace(horizon(clip, window=window, pin_prefix=pin), horizon_seconds=2)
     assert [sampler.shift_seconds(k) for k in range(7)] == [0, 0, 0, 1, 2, 3, 4]
-    assert_close(run_stream(clip, sampler), explicit_stream(clip, sampler), LIMIT)
+    assert_close(run_stream(clip, sampler, has_list=has_list), explicit_stream(clip, sampler), LIMIT)
 
 
 def test_moving_the_pinned_keys_along_shows_only_beyond_the_horizon():
@@ -124,7 +129,7 @@ def recall(clip, sampler, history, shift):
         keys, values = (jnp.pad(x, room) for x in (made.k, made.v))
         keys = jnp.where(is_pinned[:, None, None], rotate(keys, getattr(shift, name)), keys)
         is_seen = (block_of < k) & ((k - block_of < sampler.past_blocks + 1) | is_pinned)
-        past[name], bias[name] = KV(keys, values), mask_bias(jnp.asarray(is_seen))[None, None, None]
+        past[name], bias[name] = Past(KV(keys, values)), PastMask(mask_bias(jnp.asarray(is_seen))[None, None, None])
     return Sites(**past), Sites(**bias)
 
 

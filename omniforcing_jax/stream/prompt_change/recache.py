@@ -13,13 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Int, PyTree
 
-from omniforcing_jax.model.cache import Cache, Slots, readable_range, reanchor_pinned
-from omniforcing_jax.model.positions import Shift, shift_phases, shift_rotations
+from omniforcing_jax.model.cache import Cache, Slots, masks_of, seen_in_ring
+from omniforcing_jax.model.positions import shift_rotations
 from omniforcing_jax.model.transformer import Transformer
 from omniforcing_jax.nn.attention import Sites
-from omniforcing_jax.nn.mask import mask_bias
 from omniforcing_jax.parallel.spec import ArrayLeaf
 from omniforcing_jax.rollout import (
     BlockPositions,
@@ -55,16 +54,14 @@ class ReplayedBlock:
     Attributes:
         index: Its number, int32 [].
         slot: Its slot in the history, int32 [].
-        in_ring: The block that each ring slot holds before the clean pass, int32 [R]; -1 is none.
+        in_ring: The block that each slot of the ring holds before the clean pass, int32 [ring]; -1 is none.
         positions: Positions of its tokens.
-        shift: Shift of the pinned keys for its clean pass.
     """
 
     index: ArrayLeaf
     slot: ArrayLeaf
     in_ring: ArrayLeaf
     positions: BlockPositions
-    shift: Shift
 
 
 def blocks_to_recache(static: StaticConfig, depth: int, done: int, count: int) -> list[int]:
@@ -113,7 +110,7 @@ def recache(
             cache = _replay_first(params, cache, inputs, static)
         else:
             oldest = blocks[1] if blocks[0] == 0 else blocks[0]
-            replayed = _place_block(static, inputs.history.depth, block, oldest=oldest, done=done)
+            replayed = _place_block(static, cache.video, inputs.history.depth, block, oldest=oldest, done=done)
             cache = _replay_later(params, cache, inputs, replayed, static=static)
         trace("recompute", block, cache)
     return cache
@@ -126,30 +123,30 @@ def _replay_first(params: Transformer, cache: Cache, inputs: CommitInputs, stati
     return commit_block(params, cache, inputs.prompt, inputs.keys, latents, positions, static=static)
 
 
-def _place_block(static: StaticConfig, depth: int, block: int, *, oldest: int, done: int) -> ReplayedBlock:
+def _place_block(
+    static: StaticConfig, slots: Slots, depth: int, block: int, *, oldest: int, done: int
+) -> ReplayedBlock:
     """Describe a block that is replayed after `oldest` .. block - 1, in a stream that has committed `done` blocks."""
-    sampler = static.sampler
     return ReplayedBlock(
         index=jnp.int32(block),
         slot=jnp.int32((block - 1) % depth),
-        in_ring=jnp.asarray(blocks_in_ring(sampler.past_blocks, done, oldest, block)),
+        in_ring=jnp.asarray(blocks_in_ring(slots, done, oldest, block)),
         positions=block_positions(static, block),
-        shift=shift_phases(static.model, sampler.shift_seconds(block)),
     )
 
 
-def blocks_in_ring(ring: int, done: int, oldest: int, block: int) -> Int[np.ndarray, " R"]:
-    """Return the block that each ring slot holds, before `block` is replayed; -1 is none.
+def blocks_in_ring(slots: Slots, done: int, oldest: int, block: int) -> Int[np.ndarray, " ring"]:
+    """Return the block that each slot of the ring holds, before `block` is replayed; -1 is none that it could see.
 
     Args:
-        ring: Number of slots.
+        slots: Division of the slots.
         done: Number of blocks committed so far.
         oldest: The first block after block 0 that was replayed; `oldest` .. block - 1 have been.
         block: The next block to replay.
     """
-    held = np.full(ring, -1, np.int32)
-    for k in [*range(max(1, done - ring), done), *range(max(oldest, block - ring), block)]:
-        held[(k - 1) % ring] = k
+    held, first = np.full(slots.ring, -1, np.int32), slots.first_in_ring
+    for k in [*range(max(first, done - slots.past), done), *range(max(oldest, block - slots.ring), block)]:
+        held[(k - first) % slots.ring] = k
     return held
 
 
@@ -158,23 +155,20 @@ def _replay_later(
     params: Transformer, cache: Cache, inputs: CommitInputs, block: ReplayedBlock, *, static: StaticConfig
 ) -> Cache:
     """Repeat the clean pass of a later block and commit it into the slot that it has."""
-    rotations = shift_rotations(static.model, block.shift)
-    cache = reanchor_pinned(dataclasses.replace(cache, blocks_done=block.index), rotations)
+    cache = dataclasses.replace(cache, blocks_done=block.index)
     take = partial(jax.lax.dynamic_index_in_dim, index=block.slot, axis=1, keepdims=False)
     latents = jax.tree.map(take, inputs.history.later)
     noise = draw_context_noise(inputs.keys, block.index, static, block.positions)
-    bias = _bias(cache, block.in_ring, block.index)
-    return clean_pass(params, cache, inputs.prompt, latents, noise, block.positions, static, bias)
+    rings = Sites.of_keys(*(_seen(slots, block.in_ring, block.index) for slots in (cache.video, cache.audio)))
+    shift = shift_rotations(static.model, block.positions.pinned_shift)
+    masks = masks_of(cache, block.index, rings, shift, is_prefix=False)
+    return clean_pass(params, cache, inputs.prompt, latents, noise, block.positions, static, masks)
 
 
-def _bias(cache: Cache, in_ring: Int[Array, " R"], block: Int[Array, ""]) -> Sites:
-    video, audio = (_slot_bias(slots, in_ring, block) for slots in (cache.video, cache.audio))
-    return Sites(video_self=video, audio_self=audio, a2v=audio, v2a=video)
-
-
-def _slot_bias(slots: Slots, in_ring: Int[Array, " R"], block: Int[Array, ""]) -> Float[Array, "1 1 1 S"]:
-    """Let a block read block 0 and the sinks as it did the first time, and older blocks of its window in the ring."""
-    start, _ = readable_range(slots, block)
-    ring = (in_ring >= jnp.maximum(1, block - slots.ring)) & (in_ring < block)
-    seen = jnp.concatenate([jnp.arange(slots.region) >= start, jnp.repeat(ring, slots.step)])
-    return mask_bias(seen)[None, None, None]
+def _seen(slots: Slots, in_ring: Int[Array, " ring"], block: Int[Array, ""]) -> Bool[Array, " S"]:
+    """Let a block read block 0 as it did the first time, and older blocks of its window where they are in the ring."""
+    oldest = jnp.maximum(slots.first_in_ring, block - slots.past)
+    ring = (in_ring >= oldest) & (in_ring < block)
+    if slots.in_place:
+        ring |= jnp.arange(slots.ring) == (block - slots.first_in_ring) % slots.ring
+    return jnp.concatenate([seen_in_ring(slots, block)[: slots.front], jnp.repeat(ring, slots.step)])
