@@ -62,23 +62,25 @@ def _video_decode(subject: Subject, mesh: Mesh) -> jax.stages.Lowered:
     first, later = (
         _latents(subject, frames * grid[0] * grid[1], channels, mesh) for frames in (layout.first_v, layout.step_v)
     )
-    return _decoder(decode, _codecs(subject, mesh), first, later, mesh)
+    return _decoder(decode, _codecs(subject, mesh), first, later, mesh, donated=2)
 
 
 def _audio_decode(subject: Subject, mesh: Mesh) -> jax.stages.Lowered:
     layout, channels = subject.sampler.layout, subject.preset.model.audio.latent_channels
     first, later = (_latents(subject, frames, channels, mesh) for frames in (layout.first_a, layout.step_a))
-    return _decoder(decode_audio, _codecs(subject, mesh), first, later, mesh)
+    return _decoder(decode_audio, _codecs(subject, mesh), first, later, mesh, donated=())
 
 
-def _decoder(decode: Callable[..., Any], codecs: PyTree, first: Any, later: Any, mesh: Mesh) -> jax.stages.Lowered:
-    """Lower a decoder for a late block; the carry that the block before left is donated."""
+def _decoder(
+    decode: Callable[..., Any], codecs: PyTree, first: Any, later: Any, mesh: Mesh, *, donated: int | tuple[int, ...]
+) -> jax.stages.Lowered:
+    """Lower a decoder for a late block, with the carry that the block before left, which a stream donates or not."""
 
     def decode_block(codecs: PyTree, latents: jax.Array, carry: PyTree) -> Any:
         return decode(codecs, latents, carry)
 
     carry = whole(jax.eval_shape(decode, codecs, first, None)[1], mesh)
-    return jax.jit(decode_block, donate_argnums=2).lower(codecs, later, carry)
+    return jax.jit(decode_block, donate_argnums=donated).lower(codecs, later, carry)
 
 
 def _codecs(subject: Subject, mesh: Mesh) -> PyTree:

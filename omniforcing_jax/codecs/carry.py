@@ -6,6 +6,7 @@ ended. A call that makes it mutable returns the new state. A whole clip is a fir
 """
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -15,6 +16,11 @@ COLLECTION = "carry"
 def is_first_call(module: nn.Module) -> bool:
     """True on the first call, before any state exists. Known at trace time: it depends on the tree's structure only."""
     return not module.has_variable(COLLECTION, "past")
+
+
+def apart(x: Array) -> Array:
+    """Keep an array from being fused with what reads it, on a GPU."""
+    return jax.lax.platform_dependent(x, cuda=jax.lax.optimization_barrier, default=lambda x: x)
 
 
 def with_past(

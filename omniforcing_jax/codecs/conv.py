@@ -7,14 +7,13 @@ other.
 
 import enum
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
-from omniforcing_jax.codecs.carry import COLLECTION, is_first_call
+from omniforcing_jax.codecs.carry import COLLECTION, apart, is_first_call
 
 REACH = 2
 """Past frames that a kernel of size 3 needs, and that a stream keeps for each convolution."""
@@ -141,10 +140,20 @@ class TemporalConv(nn.Module):
 def pixel_norm(x: Float[Array, "... C"], eps: float = 1e-8) -> Float[Array, "... C"]:
     """Divide each position by the root mean square of its channels; statistics in float32.
 
-    On a GPU the scale is computed apart. XLA would otherwise write the quotient out, and read it again to pad it.
-
     Source: LTX-2 PixelNorm; eps is 1e-8 in the video VAE and 1e-6 in the audio VAE.
     """
+    return x * pixel_scale(x, eps)
+
+
+def pixel_scale(x: Float[Array, "... C"], eps: float = 1e-8) -> Float[Array, "... 1"]:
+    """Return the inverse of each position's root mean square, by which `pixel_norm` multiplies."""
     mean_square = jnp.mean(jnp.square(x.astype(jnp.float32)), axis=-1, keepdims=True)
-    scale = jax.lax.rsqrt(mean_square + eps).astype(x.dtype)
-    return x * lax.platform_dependent(scale, cuda=lax.optimization_barrier, default=lambda scale: scale)
+    return lax.rsqrt(mean_square + eps).astype(x.dtype)
+
+
+def pixel_norm_before_border(x: Float[Array, "... C"]) -> Float[Array, "... C"]:
+    """Compute `pixel_norm` of what gets a border next.
+
+    On a GPU the scale is computed apart. XLA would otherwise write the quotient out, and read it again for the border.
+    """
+    return x * apart(pixel_scale(x))

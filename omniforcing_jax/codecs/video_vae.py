@@ -15,7 +15,7 @@ from flax.typing import VariableDict
 from jaxtyping import Array, Float
 
 from omniforcing_jax.codecs.carry import COLLECTION, is_first_call
-from omniforcing_jax.codecs.conv import SpatialPadding, TemporalConv, pixel_norm
+from omniforcing_jax.codecs.conv import SpatialPadding, TemporalConv, pixel_norm_before_border
 from omniforcing_jax.codecs.folding import fold, patchify, unfold, unpatchify
 from omniforcing_jax.codecs.video_config import (
     CHIME_VIDEO_VAE,
@@ -58,8 +58,8 @@ class ResBlock(nn.Module):
 
     def __call__(self, x: Float[Array, "B frames h w C"]) -> Float[Array, "B frames h w C"]:
         """Add the refinement to the input."""
-        h = self.conv1(nn.silu(pixel_norm(x)))
-        return x + self.conv2(nn.silu(pixel_norm(h)))
+        h = self.conv1(nn.silu(pixel_norm_before_border(x)))
+        return x + self.conv2(nn.silu(pixel_norm_before_border(h)))
 
 
 class ResStage(nn.Module):
@@ -158,7 +158,7 @@ class VideoEncoder(nn.Module):
         x = self.conv_in(patchify(pixels, self.config.patch_size))
         for block in self.down_blocks:
             x = block(x)
-        return self.conv_out(nn.silu(pixel_norm(x)))
+        return self.conv_out(nn.silu(pixel_norm_before_border(x)))
 
 
 class VideoDecoder(nn.Module):
@@ -192,7 +192,7 @@ class VideoDecoder(nn.Module):
         x = self.conv_in(latents)
         for block in self.up_blocks:
             x = block(x)
-        y = self.conv_out(nn.silu(pixel_norm(x)))
+        y = self.conv_out(nn.silu(pixel_norm_before_border(x)))
         return unpatchify(y[:, : y.shape[1] - self.conv_out.ahead], self.config.patch_size)
 
 

@@ -133,13 +133,14 @@ def rehearse_video(
     jax.block_until_ready(flush_video(codecs, carry))
 
 
-@partial(jax.jit, donate_argnames="carry")
+@jax.jit
 def decode_audio(
     codecs: Codecs, latents: Float[Array, "B A C"], carry: SoundCarry | None
 ) -> tuple[Float32[Array, "B samples channels"], SoundCarry]:
     """Decode the next audio latents of a stream, `codecs.vocoder_config.delay` samples late.
 
-    The first `delay` samples of a stream lie before its start; the caller drops them.
+    The first `delay` samples of a stream lie before its start; the caller drops them. The carry is not donated: it is
+    small, and XLA would copy each of its arrays to keep it until it was read.
     """
     decoder, held = (None, None) if carry is None else (carry.decoder, carry.vocoder)
     mel, decoder = audio_vae.decode_block(codecs.audio_config, codecs.audio, latents.astype(jnp.float32), decoder)

@@ -152,7 +152,7 @@ def test_a_border_by_index_is_the_border_by_slices_in_value_and_gradient():
 
 @pytest.mark.parametrize(("platform", "gathers"), [("cpu", 0), ("cuda", 2), ("tpu", 0)])
 def test_a_gpu_reads_a_border_by_index_and_keeps_the_scale_of_a_norm_apart(platform, gathers):
-    traced = jax.jit(lambda x: conv.reflect(conv.pixel_norm(x))).trace(
+    traced = jax.jit(lambda x: conv.reflect(conv.pixel_norm_before_border(x))).trace(
         jax.ShapeDtypeStruct((1, 3, 4, 5, 2), jnp.float32)
     )
     text = traced.lower(lowering_platforms=(platform,)).as_text()
