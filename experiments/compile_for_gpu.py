@@ -50,6 +50,8 @@ class Arguments:
     """Tokens of a prompt, which has a mask."""
     kernel: Literal["cudnn", "plain"] = "cudnn"
     """What computes attention."""
+    xla_flags: str = ""
+    """More flags of XLA, such as --xla_gpu_force_conv_nhwc=true."""
 
 
 def run(arguments: Arguments) -> dict[str, Any]:
@@ -68,7 +70,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
     names = [field.name for field in dataclasses.fields(Request)]
     request = json.dumps({name: getattr(arguments, name) for name in names})
     command = [str(PYTHON), "-m", "experiments.floors.compiling", request]
-    ended = subprocess.run(command, cwd=ROOT, env=os.environ | SETTINGS, capture_output=True, text=True, check=False)
+    settings = SETTINGS | {"XLA_FLAGS": f"{SETTINGS['XLA_FLAGS']} {arguments.xla_flags}"}
+    ended = subprocess.run(command, cwd=ROOT, env=os.environ | settings, capture_output=True, text=True, check=False)
     if ended.returncode:
         raise (ValueError if ended.returncode == 2 else RuntimeError)(_last_error(ended.stderr))
     return json.loads(ended.stdout.splitlines()[-1])

@@ -73,15 +73,16 @@ def test_what_the_other_environment_says_is_said_in_one_line(capsys, monkeypatch
 
 def test_the_figures_are_printed_as_a_table_and_written(capsys, monkeypatch, tmp_path):
     python, file = tmp_path / "python", tmp_path / "figures.json"
-    python.write_text(f"#!/bin/sh\necho '{json.dumps(MADE)}'\n")
+    python.write_text(f"#!/bin/sh\necho $XLA_FLAGS > {tmp_path}/flags\necho '{json.dumps(MADE)}'\n")
     python.chmod(0o755)
     monkeypatch.setattr(compile_for_gpu, "PYTHON", python)
-    compile_for_gpu.main(Arguments(target="h100", program="denoise", json=file))
+    compile_for_gpu.main(Arguments(target="h100", program="denoise", json=file, xla_flags="--more=1"))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("arguments 40.00 GB, temporaries 2.00, at its peak 42.50 of 84.9 (50%)")
     assert lines[1] == "12,345 kernels, 182.7 TFLOP, floor 12.2 ms"
     assert lines[-1] == "| weights_copied | 12,345 | 0.00 | 0.00 | 0.00 | 12.25 |"
     assert json.loads(file.read_text()) == MADE
+    assert (tmp_path / "flags").read_text().split()[-1] == "--more=1"
 
 
 @pytest.mark.skipif(not PYTHON.exists(), reason="needs CUDA's compilers: run `make cuda`")
