@@ -66,7 +66,7 @@ def test_a_stream_needs_ten_packages_at_most_and_no_torch(metadata):
     assert len(core) <= 10
     assert not [each for each in core if re.match("torch|librosa|matplotlib|optax|orbax|grain", each)]
     extras = set(metadata.get_all("Provides-Extra"))
-    assert extras == {"train", "judge", "convert", "record", "serve", "gpu", "tpu", "tensorboard", "lmdb", "dev"}
+    assert extras == {"train", "judge", "convert", "record", "serve", "ray", "gpu", "tpu", "tensorboard", "lmdb", "dev"}
 
 
 @pytest.mark.parametrize(

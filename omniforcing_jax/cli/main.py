@@ -131,7 +131,7 @@ def prepare_command(name: str, command: Command, stack: contextlib.ExitStack) ->
     if isinstance(command, ServeOptions):  # its mock runs without JAX
         from omniforcing_jax.cli.serve import prepare_serve
 
-        return prepare_serve(command, stack)
+        return prepare_serve(command, stack, omniforcing_jax.__version__)
     if isinstance(command, BenchOptions) and command.what == "serve":  # its server is another process
         from omniforcing_jax.cli import bench_serve
 

@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 from omniforcing_jax.cli.options import ServeOptions
 from omniforcing_jax.serve.app import make_app
-from omniforcing_jax.serve.context import LOOPBACK, ServerContext
+from omniforcing_jax.serve.context import ServerContext
+from omniforcing_jax.serve.door import LOOPBACK, Door
 from omniforcing_jax.serve.engine import Engine
 from omniforcing_jax.serve.limits import Limits
 from omniforcing_jax.serve.mock import MockStudio
@@ -24,33 +25,21 @@ TOKEN = "OMNIFORCING_TOKEN"
 SHORTEST_TOKEN = 8  # characters
 
 
-def prepare_serve(command: ServeOptions, stack: contextlib.ExitStack) -> Callable[[], int]:
+def prepare_serve(command: ServeOptions, stack: contextlib.ExitStack, version: str) -> Callable[[], int]:
     """Check the request and listen. What comes back serves until a signal comes.
 
     Args:
         command: The flags.
-        stack: Closes the socket and the engine.
+        stack: Closes the socket and what shows loading and compiling.
+        version: Version of the package.
 
     Raises:
         ValueError: In one line, whatever is wrong with the request.
     """
-    limits = Limits(
-        ahead_s=command.ahead,
-        max_sessions=command.max_sessions,
-        seats=command.seats,
-        per_client=command.per_client,
-        idle_s=command.idle,
-        save_every=command.save_every,
-    )
     token = check_token(command)
-    studio = _open_studio(command, stack)
-    rule = f"must be at least two blocks, {2 * studio.block_s:g} s, so that one is played while the next is made"
-    require(command.ahead >= 2 * studio.block_s, "ahead", command.ahead, rule)
-    store = Store(command.state)
+    engine = open_engine(command, stack)
     listener = stack.enter_context(contextlib.closing(listen(command.host, command.port)))
-    engine = Engine(studio, limits, store)
-    context = ServerContext(engine, limits, Uploads(), token, _hosts(command))
-    app = make_app(context)
+    app = make_app(open_context(engine, command, token, version))
     if command.log_json:
         _log_json()
 
@@ -62,6 +51,37 @@ def prepare_serve(command: ServeOptions, stack: contextlib.ExitStack) -> Callabl
         return 0 if caught is None else 128 + caught
 
     return work
+
+
+def open_engine(command: ServeOptions, stack: contextlib.ExitStack, prefix: str = "") -> Engine:
+    """Return an engine that is not started yet.
+
+    Args:
+        command: The flags.
+        stack: Closes what shows loading and compiling.
+        prefix: What the names of its streams begin with.
+
+    Raises:
+        ValueError: In one line, whatever is wrong with the flags.
+    """
+    limits = Limits(
+        ahead_s=command.ahead,
+        max_sessions=command.max_sessions,
+        seats=command.seats,
+        per_client=command.per_client,
+        idle_s=command.idle,
+        save_every=command.save_every,
+    )
+    studio = _open_studio(command, stack)
+    rule = f"must be at least two blocks, {2 * studio.block_s:g} s, so that one is played while the next is made"
+    require(command.ahead >= 2 * studio.block_s, "ahead", command.ahead, rule)
+    return Engine(studio, limits, Store(command.state), prefix=prefix)
+
+
+def open_context(engine: Engine, command: ServeOptions, token: str | None, version: str) -> ServerContext:
+    """Return what all requests to an engine share."""
+    door = Door(token, _hosts(command), engine.limits.requests_per_s)
+    return ServerContext(engine, engine.limits, Uploads(engine.prefix), door, version)
 
 
 def check_token(command: ServeOptions) -> str | None:

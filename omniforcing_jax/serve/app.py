@@ -19,16 +19,15 @@ from omniforcing_jax.serve.limits import RefusedError
 from omniforcing_jax.serve.openapi import describe_api
 
 
-def make_app(context: ServerContext, version: str = "") -> Starlette:
+def make_app(context: ServerContext) -> Starlette:
     """Return the application of a server.
 
     Args:
         context: The engine, limits, uploads and token. The engine is started by the caller.
-        version: Version of the package.
     """
 
     async def document(request: Request) -> Response:
-        return JSONResponse(describe_api(version))
+        return JSONResponse(describe_api(context.version))
 
     async def talk(socket: WebSocket) -> None:
         try:
@@ -53,7 +52,7 @@ def make_app(context: ServerContext, version: str = "") -> Starlette:
             Route("/v1/openapi.json", document),
             WebSocketRoute("/v1/streams/{id:str}/live", talk),
         ],
-        middleware=[Middleware(Guard, context=context)],
+        middleware=[Middleware(Guard, door=context.door)],
         lifespan=lifespan,
         exception_handlers={404: _not_found, 405: _not_found},
     )

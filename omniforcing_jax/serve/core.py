@@ -32,6 +32,7 @@ class EngineCore:
         limits: Bounds of what clients may ask for.
         store: Where sessions are saved.
         clock: Seconds of a clock that never goes back.
+        prefix: What the names of its sessions begin with, where several engines have one door.
 
     Attributes:
         stage: One of loading, ready, draining and failed.
@@ -44,9 +45,14 @@ class EngineCore:
     """
 
     def __init__(
-        self, studio: Studio, limits: Limits, store: Store, clock: Callable[[], float] = time.monotonic
+        self,
+        studio: Studio,
+        limits: Limits,
+        store: Store,
+        clock: Callable[[], float] = time.monotonic,
+        prefix: str = "",
     ) -> None:
-        self.studio, self.limits, self.store, self.clock = studio, limits, store, clock
+        self.studio, self.limits, self.store, self.clock, self.prefix = studio, limits, store, clock, prefix
         self.stage, self.message = LOADING, "starting"
         self.lock = threading.Condition(threading.RLock())
         self.sessions: dict[str, Session] = {}

@@ -221,21 +221,21 @@ async def poster(context: ServerContext, request: Request, body: None) -> Respon
 
 async def about(context: ServerContext, request: Request, body: None) -> ServerView:
     """Show the server."""
-    return view_server(context.engine)
+    return view_server(context.engine, context.version)
 
 
 async def is_healthy(context: ServerContext, request: Request, body: None) -> ServerView:
     """Say whether the engine lives."""
     if not context.engine.is_alive():
         raise RefusedError(503, context.engine.message)
-    return view_server(context.engine)
+    return view_server(context.engine, context.version)
 
 
 async def is_ready(context: ServerContext, request: Request, body: None) -> ServerView:
     """Say whether all programs are compiled and streams are taken."""
     if context.engine.stage != READY:
         raise RefusedError(503, f"{context.engine.stage}: {context.engine.message}")
-    return view_server(context.engine)
+    return view_server(context.engine, context.version)
 
 
 async def metrics(context: ServerContext, request: Request, body: None) -> Response:

@@ -32,9 +32,14 @@ class Engine(EngineCore):
     """
 
     def __init__(
-        self, studio: Studio, limits: Limits, store: Store, clock: Callable[[], float] = time.monotonic
+        self,
+        studio: Studio,
+        limits: Limits,
+        store: Store,
+        clock: Callable[[], float] = time.monotonic,
+        prefix: str = "",
     ) -> None:
-        super().__init__(studio, limits, store, clock)
+        super().__init__(studio, limits, store, clock, prefix)
         self._thread = threading.Thread(target=self._run, name="device", daemon=True)
         self._is_ending = False
         self.work_s = 0.0

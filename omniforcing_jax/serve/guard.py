@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from omniforcing_jax.serve.context import ServerContext
+from omniforcing_jax.serve.door import Door
 from omniforcing_jax.serve.limits import RefusedError
 
 OPEN = ("/", "/healthz", "/readyz", "/favicon.ico")
@@ -37,11 +37,11 @@ class Guard:
 
     Args:
         app: What is guarded.
-        context: Has hosts, token and rates.
+        door: Has names, token and rates.
     """
 
-    def __init__(self, app: ASGIApp, context: ServerContext) -> None:
-        self._app, self._context = app, context
+    def __init__(self, app: ASGIApp, door: Door) -> None:
+        self._app, self._door = app, door
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or refuse it in words."""
@@ -58,16 +58,16 @@ class Guard:
     def _check(self, scope: Scope) -> None:
         headers, is_socket = Headers(scope=scope), scope["type"] == "websocket"
         host = headers.get("host", "")
-        if _name_of(host) not in self._context.hosts:
+        if self._door.hosts and _name_of(host) not in self._door.hosts:
             raise RefusedError(421, f"this server has not the name {_name_of(host)[:80]!r}; see --allow-host")
         changes = is_socket or scope["method"] not in READS
         origin = headers.get("origin")
         if changes and origin is not None and urlsplit(origin).netloc != host:
             raise RefusedError(403, "the request comes from a page of another server")
-        if not self._is_open(scope) and not self._context.is_welcome(_token_of(scope, headers)):
+        if not self._is_open(scope) and not self._door.is_welcome(_token_of(scope, headers)):
             raise RefusedError(401, "a token is needed: open the page with ?token=... or send Authorization: Bearer")
         if changes and not is_socket:  # viewers are bounded by their number
-            self._context.check_rate(client_of(scope))
+            self._door.check_rate(client_of(scope))
 
     def _is_open(self, scope: Scope) -> bool:
         return scope["path"] in OPEN or scope["path"].startswith(OPEN_BELOW)

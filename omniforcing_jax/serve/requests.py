@@ -16,6 +16,8 @@ from omniforcing_jax.serve.messages import PromptBody, Receipt, SavedView, Strea
 from omniforcing_jax.serve.session import Change, Session
 from omniforcing_jax.serve.studio import Source, StartMedia
 
+NAME_LETTERS, NAME_LENGTH = "abcdefghijkmnpqrstuvwxyz23456789", 12
+
 
 def create(core: EngineCore, body: StreamRequestBody, client: str, start: StartMedia | None = None) -> Session:
     """Make a session. It waits in the queue until it has a seat.
@@ -27,7 +29,7 @@ def create(core: EngineCore, body: StreamRequestBody, client: str, start: StartM
     size = core.studio.check(body, start)
     with core.lock:
         check_room(core, client)
-        session = core.new_session(_new_name(), body, client, size)
+        session = core.new_session(_new_name(core), body, client, size)
         session.start = start
         core.sessions[session.id] = session
         core.totals["streams_created"] += 1
@@ -77,7 +79,7 @@ def change_prompt(core: EngineCore, session: Session, body: PromptBody) -> Recei
         if body.at is not None and body.at < made_s:
             raise ValueError(f"at={body.at:g}: {made_s:g} s of the stream are made already; give a later second")
         seen_s = round(session.played_s(core.clock()), 3)
-        receipt = Receipt(id=_new_name(), prompt=body.prompt, stage="received", received_s=seen_s)
+        receipt = Receipt(id=_new_name(core), prompt=body.prompt, stage="received", received_s=seen_s)
         contexts: Future[Any] = core.preparing.submit(core.studio.encode, body.prompt)
         contexts.add_done_callback(lambda _: core.wake())
         session.changes.append(Change(receipt, body, core.clock(), contexts))
@@ -136,7 +138,7 @@ def fork(core: EngineCore, session: Session, client: str) -> "Future[Session]":
         check_room(core, client)
 
     def work(source: Source) -> Session:
-        other = core.new_session(_new_name(), session.body, client, session.size)
+        other = core.new_session(_new_name(core), session.body, client, session.size)
         other.history, other.fragments = session.history.copy(), session.fragments
         other.prompt, other.block, other.made_s = session.prompt, session.block, session.made_s
         other.left_s, other.cost = session.played_s(core.clock()), session.cost
@@ -180,5 +182,6 @@ def delete(core: EngineCore, session: Session) -> None:
     core.saving.submit(core.store.remove, session.id)
 
 
-def _new_name() -> str:
-    return "".join(secrets.choice("abcdefghijkmnpqrstuvwxyz23456789") for _ in range(12))
+def _new_name(core: EngineCore) -> str:
+    length = NAME_LENGTH - len(core.prefix)
+    return core.prefix + "".join(secrets.choice(NAME_LETTERS) for _ in range(length))

@@ -106,7 +106,33 @@ def listen(host: str, port: int) -> socket.socket:
 
 def run_server(app: ASGIApp, engine: Engine, listener: socket.socket) -> int | None:
     """Serve until a signal comes; returns its number."""
-    config = uvicorn.Config(
+    server = DrainingServer(_configure(app), engine)
+    asyncio.run(server.serve([listener]))
+    return server.caught
+
+
+class ServerThread:
+    """A server in a thread of this process, for programs that have a main loop of their own.
+
+    Args:
+        app: The application.
+        listener: A socket that listens.
+    """
+
+    def __init__(self, app: ASGIApp, listener: socket.socket) -> None:
+        self._server = uvicorn.Server(_configure(app))
+        work = self._server.serve([listener])
+        self._thread = threading.Thread(target=asyncio.run, args=(work,), name="server", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End it; open connections have a few seconds."""
+        self._server.should_exit = True
+        self._thread.join(2 * GRACE_S)
+
+
+def _configure(app: ASGIApp) -> uvicorn.Config:
+    return uvicorn.Config(
         app,
         log_config=None,
         access_log=False,
@@ -120,6 +146,3 @@ def run_server(app: ASGIApp, engine: Engine, listener: socket.socket) -> int | N
         timeout_graceful_shutdown=GRACE_S,
         limit_concurrency=2000,
     )
-    server = DrainingServer(config, engine)
-    asyncio.run(server.serve([listener]))
-    return server.caught

@@ -5,7 +5,7 @@ from omniforcing_jax.serve.engine import Engine
 from omniforcing_jax.serve.messages import ServerView
 
 
-def view_server(engine: Engine, version: str = "") -> ServerView:
+def view_server(engine: Engine, version: str) -> ServerView:
     """Return what an engine is and does."""
     studio = engine.studio
     with engine.lock:

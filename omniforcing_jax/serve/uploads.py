@@ -22,9 +22,14 @@ KINDS = ("image", "clip", "sound")
 
 
 class Uploads:
-    """Decoded uploads by their ids. An id is made here, and is good for one client."""
+    """Decoded uploads by their ids. An id is made here, and is good for one client.
 
-    def __init__(self) -> None:
+    Args:
+        prefix: What ids begin with.
+    """
+
+    def __init__(self, prefix: str = "") -> None:
+        self._prefix = prefix
         self._kept: OrderedDict[str, tuple[float, str, StartMedia]] = OrderedDict()
         self._busy = asyncio.Semaphore(1)
 
@@ -42,7 +47,7 @@ class Uploads:
         async with self._busy:
             media = await decode(data, size)
         self._forget(time.monotonic() - KEPT_S)
-        name = secrets.token_hex(8)
+        name = self._prefix + secrets.token_hex(8)
         self._kept[name] = (time.monotonic(), client, media)
         while len(self._kept) > KEPT:
             self._kept.popitem(last=False)
