@@ -64,9 +64,9 @@ class EngineReplica:
         return self._address
 
     def load(self) -> float:
-        """Return the share of its device's time that is taken; the queue counts as a whole device."""
+        """Return how much it has to do: its load, a whole device for each waiting stream, and a little for any stream."""
         with self._engine.lock:
-            return self._engine.load() + len(self._engine.queue())
+            return self._engine.load() + len(self._engine.queue()) + 0.001 * len(self._engine.sessions)
 
     def process(self) -> int:
         """Return the process that it runs in."""
@@ -228,14 +228,10 @@ async def _answer(send: Send, status: int, values: dict[str, Any]) -> None:
     await send({"type": "http.response.body", "body": json.dumps(values).encode()})
 
 
-_routes: Routes | None = None  # of this process; Ray hands the application below no other state
-
-
 async def pass_on(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer a request of the router's process."""
     if scope["type"] in ("http", "websocket"):
-        assert _routes is not None, "the router is made before it is asked"
-        await _routes.pass_on(scope, receive, send)
+        await serve.get_replica_context().servable_object.routes.pass_on(scope, receive, send)
 
 
 def make_router() -> Guard:
@@ -253,8 +249,7 @@ class Router:
     """
 
     def __init__(self, *engines: Any) -> None:
-        global _routes
-        _routes = Routes(list(engines))
+        self.routes = Routes(list(engines))
 
 
 def build(values: dict[str, str]) -> serve.Application:
