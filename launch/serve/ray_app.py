@@ -64,7 +64,7 @@ class EngineReplica:
         return self._address
 
     def load(self) -> float:
-        """Return how much it has to do: its load, a whole device for each waiting stream, and a little for any stream."""
+        """Return how much it has to do: its load, a whole device for each stream that waits, a little for any other."""
         with self._engine.lock:
             return self._engine.load() + len(self._engine.queue()) + 0.001 * len(self._engine.sessions)
 

@@ -29,15 +29,18 @@ def make_app(context: ServerContext) -> Starlette:
     async def document(request: Request) -> Response:
         return JSONResponse(describe_api(context.version))
 
-    async def talk(socket: WebSocket) -> None:
+    async def follow(socket: WebSocket) -> None:
         try:
             session = context.engine.find(socket.path_params["id"])
         except RefusedError as refusal:
             await socket.send_denial_response(JSONResponse({"error": refusal.message}, refusal.status))
             return
         await socket.accept()
-        with contextlib.suppress(RefusedError):
-            await live.Talk(socket, context, session).run(socket.query_params.get("from") == "start")
+        talk = live.Talk(socket, context, session)
+        try:
+            await talk.run(socket.query_params.get("from") == "start")
+        except RefusedError as refusal:
+            await talk.refuse(refusal.message)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -50,7 +53,7 @@ def make_app(context: ServerContext) -> Starlette:
         routes=[
             *routes,
             Route("/v1/openapi.json", document),
-            WebSocketRoute("/v1/streams/{id:str}/live", talk),
+            WebSocketRoute("/v1/streams/{id:str}/live", follow),
         ],
         middleware=[Middleware(Guard, door=context.door)],
         lifespan=lifespan,

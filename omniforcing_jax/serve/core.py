@@ -89,6 +89,13 @@ class EngineCore:
             log.warning("stream %s is not saved: %s", about.id, describe(error))
             return None
 
+    def release(self, session: Session) -> None:
+        """Let go of a session's source and encoder. The encoder's thread ends after what it is doing."""
+        pipe, session.source, session.pipe = session.pipe, None, None
+        session.is_seated = False
+        if pipe is not None:
+            self.saving.submit(pipe.__exit__, None, None, None)
+
     def find(self, name: str) -> Session:
         """Return a session.
 

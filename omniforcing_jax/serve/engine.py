@@ -129,7 +129,10 @@ class Engine(EngineCore):
             log.exception("stream %s failed", session.id)
             seats.fail(self, session, error)
         finally:
-            session.is_at_work = False
+            with self.lock:
+                session.is_at_work = False
+                if session.state in states.OVER:  # deleted meanwhile
+                    self.release(session)
         return 0.0
 
     def _make(self, session: Session) -> None:

@@ -99,6 +99,10 @@ class Talk:
                     task.cancel()
                 await asyncio.gather(reader, writer, return_exceptions=True)
 
+    async def refuse(self, message: str) -> None:
+        """Say what is wrong, and hang up."""
+        await self._close(REFUSED, message)
+
     async def _read(self, viewer: Viewer) -> None:
         """Take what the viewer says of itself; anything else is refused in words, and then the line is closed."""
         while True:
@@ -108,7 +112,7 @@ class Talk:
                     return
                 said = PlayedMessage.from_dict(loads(message.get("text") or "", "message"))
             except (ValueError, RuntimeError) as error:
-                await self._close(REFUSED, str(error))
+                await self.refuse(str(error))
                 return
             viewers.report(self._context.engine, self._session, viewer, said.second, said.playing)
 

@@ -42,6 +42,7 @@ class NetworkSource:
 
     def __init__(self, stream: ChunkStream) -> None:
         self._stream = stream
+        self._chunks = machine.trimmed(stream)
 
     @property
     def block(self) -> int:
@@ -60,7 +61,7 @@ class NetworkSource:
 
     def make(self) -> Chunk | None:
         """Make the next block, or the tail of the sound; None after that."""
-        return next(self._stream, None)
+        return next(self._chunks, None)
 
     def set_prompt(self, prompt: str, contexts: Any, recompute: int | None, fade: int) -> None:
         """Change the prompt from the next block on."""

@@ -173,12 +173,11 @@ def delete(core: EngineCore, session: Session) -> None:
     """End a session and forget it, on disk too."""
     with core.lock:
         core.sessions.pop(session.id, None)
-        session.state, session.message, session.is_seated = states.ENDED, "the stream was deleted", False
+        session.state, session.message = states.ENDED, "the stream was deleted"
+        if not session.is_at_work:  # else the device's thread does it
+            core.release(session)
         session.tell()
         core.lock.notify_all()
-        pipe, session.pipe = (None, session.pipe) if session.is_at_work else (session.pipe, None)
-    if pipe is not None:
-        pipe.__exit__(None, None, None)
     core.saving.submit(core.store.remove, session.id)
 
 

@@ -11,6 +11,7 @@ from omniforcing_jax.serve import schedule
 from omniforcing_jax.serve import session as states
 from omniforcing_jax.serve.core import READY, EngineCore, stored
 from omniforcing_jax.serve.fragments import Fragmenter
+from omniforcing_jax.serve.history import History
 from omniforcing_jax.serve.session import Session
 from omniforcing_jax.serve.studio import Source
 from omniforcing_jax.stream.chunk import Chunk
@@ -58,6 +59,8 @@ def begin(core: EngineCore, session: Session) -> None:
             else:
                 source = core.studio.open(session.body, session.start, say)
             connect(core, session, source)
+            if session.state in states.OVER:  # deleted meanwhile
+                core.release(session)
         except Exception as error:
             if not isinstance(error, ValueError):
                 log.exception("stream %s could not be opened", session.id)
@@ -86,7 +89,7 @@ def retire(core: EngineCore, now: float) -> None:
             continue
         if session.state in states.OVER:
             del core.sessions[session.id]
-        elif session.state == states.RUNNING:
+        elif session.state in (states.RUNNING, states.QUEUED):
             put_away(core, session)
 
 
@@ -98,10 +101,9 @@ def put_away(core: EngineCore, session: Session) -> None:
     else:
         core.saving.submit(core.save_as, stored(session), source)
         session.state, session.message = states.SAVED, "saved, because nobody watched"
-        session.saved_block = session.block
-    session.is_seated, session.source, pipe, session.pipe = False, None, session.pipe, None
-    if pipe is not None:
-        pipe.__exit__(None, None, None)
+        session.saved_block, session.left_s = session.block, session.made_s
+        session.history, session.fragmenter = History(core.limits.history_bytes), None
+    core.release(session)
     session.tell()
 
 
@@ -115,8 +117,8 @@ def want(core: EngineCore, session: Session) -> None:
 def fail(core: EngineCore, session: Session, error: Exception) -> None:
     """End a session by an error. The others go on."""
     with core.lock:
-        session.state, session.message, session.is_seated = states.FAILED, describe(error), False
-        session.source = session.pipe = None
+        session.state, session.message = states.FAILED, describe(error)
+        core.release(session)
         session.tell()
 
 
