@@ -21,12 +21,20 @@ from omniforcing_jax.config import ModelConfig, SamplerConfig
 from omniforcing_jax.model.cache import Cache, commit, empty_cache, keep, past_masks
 from omniforcing_jax.model.dual_stream import Text
 from omniforcing_jax.model.layer_list import is_list, map_layers
+from omniforcing_jax.model.levels import LevelTable, look_up, make_levels
 from omniforcing_jax.model.positions import Positions, Shift, make_positions, rotaries, shift_phases, shift_rotations
 from omniforcing_jax.model.transformer import Prediction, Transformer, predict, text_kv
-from omniforcing_jax.model.view import Sigmas, one_sigma, streaming
+from omniforcing_jax.model.view import Sigmas, streaming
 from omniforcing_jax.nn.attention import NO_PAST, Sites
 from omniforcing_jax.schedule import add_noise, fresh_shares, renew, to_x0
 from omniforcing_jax.streams import Streams, map_streams
+
+
+class _Level(NamedTuple):
+    """A noise level, float32 [], and its place in a StreamNetwork's table, int32 []; None where there is no table."""
+
+    sigma: Array
+    place: Array | None
 
 
 class CleanEstimate(NamedTuple):
@@ -51,6 +59,17 @@ class PromptKV:
     denoise: Text
     clean: Text
     per_step: bool = struct.field(pytree_node=False)
+
+
+@struct.dataclass
+class StreamNetwork:
+    """A network, and its modulation at the levels of a sampler: of every denoise step, and last of the clean pass."""
+
+    params: Transformer
+    table: LevelTable
+
+
+Network = Transformer | StreamNetwork  # a Transformer alone embeds the levels in every pass, as trainings must
 
 
 @struct.dataclass
@@ -90,6 +109,16 @@ def block_positions(static: StaticConfig, k: int) -> BlockPositions:
 def make_cache(static: StaticConfig, batch: int, has_list: bool = False) -> Cache:
     """Make the empty cache of `batch` streams, in the type to compute in; `has_list` for a list of layers."""
     return empty_cache(static.model, static.sampler, static.grid, batch, static.dtype, has_list=has_list)
+
+
+def stream_network(params: Transformer, static: StaticConfig) -> StreamNetwork:
+    """Make the modulation of a stream's sampler, once for the stream."""
+    return StreamNetwork(params=params, table=_make_table(params, static))
+
+
+@partial(jax.jit, static_argnames="static")
+def _make_table(params: Transformer, static: StaticConfig) -> LevelTable:
+    return make_levels(params, static.model, (*static.sampler.sigmas[:-1], static.sampler.context_noise))
 
 
 @partial(jax.jit, static_argnames="static")
@@ -186,7 +215,8 @@ def denoise_step(
 
     `remat` wraps the body of the scan over layers, for use under a gradient.
     """
-    prediction = _predict(params, cache, text, noisy, one_sigma(sigma[None]), positions, static, remat=remat)
+    level = _Level(sigma, place=None)
+    prediction = _predict(params, cache, text, noisy, Streams(level, level), positions, static, remat=remat)
     return estimate_clean(noisy, prediction.velocity, sigma, NO_CONDITIONING)
 
 
@@ -197,7 +227,7 @@ def estimate_clean(noisy: Streams, velocity: Streams, sigma: Float[Array, ""], c
 
 
 def denoise(
-    params: Transformer,
+    params: Network,
     cache: Cache,
     prompt: PromptKV,
     noise: Streams,
@@ -212,7 +242,7 @@ def denoise(
     `renewal` only a share is; the rest is the last step's own estimate of the noise, x0 + velocity.
 
     Args:
-        params: The network's weights.
+        params: The network.
         cache: The stream's past; not read by block 0.
         prompt: The prompt's keys and values, from `make_prompt_kv`.
         noise: Fresh noise of every step, [J - 1, B, ...].
@@ -229,23 +259,25 @@ def denoise(
 
     @jax.named_scope("denoise_step")
     def step(carry: tuple[CleanEstimate, Cache], inputs: Any) -> tuple[tuple[CleanEstimate, Cache], Streams]:
-        (last, cache), (sigma, share, fresh, text) = carry, inputs
-        noisy = _hold(context, renoise(last, fresh, sigma, share, static))
+        (last, cache), (level, share, fresh, text) = carry, inputs
+        noisy = _hold(context, renoise(last, fresh, level.sigma, share, static))
         text = _text_with(conditioning, prompt.denoise if text is None else text, prompt.clean)
-        sigmas = _sigmas_with(conditioning, sigma, static)
-        predicted = _predict(params, cache, text, noisy, sigmas, positions, static)
-        last = estimate_clean(noisy, predicted.velocity, sigma, conditioning)
+        at = map_streams(lambda known: level if known is None else _context_level(static), conditioning)
+        predicted = _predict(params, cache, text, noisy, at, positions, static)
+        last = estimate_clean(noisy, predicted.velocity, level.sigma, conditioning)
         return (last, keep(cache, predicted.fresh)), last.x0
 
     texts = prompt.denoise if prompt.per_step else None
     start = first_estimate(jax.tree.map(lambda x: x[0], noise))
-    (_, cache), made = jax.lax.scan(step, (start, cache), (*levels(static), noise, texts))
+    sigmas, shares = levels(static)
+    each = _Level(sigmas, jnp.arange(len(sigmas))), shares, noise, texts
+    (_, cache), made = jax.lax.scan(step, (start, cache), each)
     return made, cache
 
 
 @jax.named_scope("clean_pass")
 def clean_pass(
-    params: Transformer,
+    params: Network,
     cache: Cache,
     prompt: PromptKV,
     latents: Streams,
@@ -262,13 +294,13 @@ def clean_pass(
     sigma = jnp.float32(static.sampler.context_noise)
     if noise is not None:
         latents = jax.tree.map(partial(add_noise, sigma=sigma), latents, noise)
-    sigmas = one_sigma(sigma[None])
-    return commit(cache, _predict(params, cache, prompt.clean, latents, sigmas, positions, static, masks).fresh)
+    at = Streams(*[_context_level(static)] * 2)
+    return commit(cache, _predict(params, cache, prompt.clean, latents, at, positions, static, masks).fresh)
 
 
 @partial(jax.jit, static_argnames="static", donate_argnames="cache")
 def denoise_block(
-    params: Transformer,
+    params: Network,
     cache: Cache,
     prompt: PromptKV,
     keys: Key[Array, " B"],
@@ -290,7 +322,7 @@ def denoise_block(
 
 @partial(jax.jit, static_argnames="static", donate_argnames="cache")
 def commit_block(
-    params: Transformer,
+    params: Network,
     cache: Cache,
     prompt: PromptKV,
     keys: Key[Array, " B"],
@@ -334,11 +366,9 @@ def _hold(conditioning: Streams, latents: Streams) -> Streams:
     return map_streams(lambda known, x: x if known is None else known, conditioning, latents)
 
 
-def _sigmas_with(conditioning: Streams, sigma: Float[Array, ""], static: StaticConfig) -> Sigmas:
-    """Return each stream's noise level: a conditioning stream has that of the clean pass."""
-    context = jnp.float32(static.sampler.context_noise)
-    video, audio = (sigma if known is None else context for known in conditioning)
-    return Sigmas(video=video[None, None], audio=audio[None, None])
+def _context_level(static: StaticConfig) -> _Level:
+    """Return the level of the clean pass, which conditioning streams always have."""
+    return _Level(jnp.float32(static.sampler.context_noise), jnp.int32(static.sampler.steps))
 
 
 def _text_with(conditioning: Streams, text: Text, clean: Text) -> Text:
@@ -351,11 +381,11 @@ def _text_with(conditioning: Streams, text: Text, clean: Text) -> Text:
 
 
 def _predict(
-    params: Transformer,
+    params: Network,
     cache: Cache,
     text: Text,
     latents: Streams,
-    sigmas: Sigmas,
+    at: Streams,
     positions: BlockPositions,
     static: StaticConfig,
     masks: Sites | None = None,
@@ -365,8 +395,12 @@ def _predict(
     turned = rotaries(config, positions.tokens)
     if masks is None and not is_first:
         masks = past_masks(cache, shift_rotations(config, positions.pinned_shift))
-    view, past = streaming(config, turned, sigmas, masks), NO_PAST if is_first else cache.past
-    return predict(params, config, latents, view, text, past=past, dtype=static.dtype, remat=remat)
+    sigmas, past = Sigmas(*(level.sigma[None, None] for level in at)), NO_PAST if is_first else cache.past
+    view, made = streaming(config, turned, sigmas, masks), None
+    if isinstance(params, StreamNetwork):
+        params, made = params.params, look_up(params.table, config, map_streams(lambda level: level.place, at))
+    options = {"past": past, "levels": made, "dtype": static.dtype, "remat": remat}
+    return predict(params, config, latents, view, text, **options)
 
 
 def _is_first(static: StaticConfig, positions: BlockPositions) -> bool:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_stream import STATIC, keys, stacked, student, text
+from tiny_stream import STATIC, keys, student, text
 
 from experiments import endless
 from omniforcing_jax import rollout as r
@@ -48,7 +48,7 @@ def test_a_block_stands_at_the_exact_angle_however_long_the_stream(k):
 
 def test_noise_of_a_block_depends_on_its_request_and_its_number_only():
     """A network of zeros hands its noise through, so the block is what was drawn for it."""
-    silent = jax.tree.map(jnp.zeros_like, stacked().transformer)
+    silent = jax.tree.map(jnp.zeros_like, student().transformer)
     prompt, positions = text(rows=2), r.block_positions(STATIC, MINUTE_TEN)
     empty = r.make_cache(STATIC, 2)
 

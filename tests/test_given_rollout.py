@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from random_weights import fill
 from tiny import MODERN
-from tiny_stream import GRID, STATIC, TOKENS, keys, stacked, text
+from tiny_stream import GRID, STATIC, TOKENS, keys, student, text
 
 from omniforcing_jax import rollout as r
 from omniforcing_jax.config import CrossTimestep
@@ -23,7 +23,7 @@ from omniforcing_jax.schedule import add_noise, to_x0
 from omniforcing_jax.streams import Streams
 
 SAMPLER, CONFIG = STATIC.sampler, STATIC.model
-PARAMS, KEYS, PROMPT = stacked().transformer, keys(1), text(rows=1)
+PARAMS, KEYS, PROMPT = student().transformer, keys(1), text(rows=1)
 LAST = 3  # the ring of two has wrapped when it is made
 BLOCKS = tuple(SAMPLER.layout.block(k) for k in range(LAST + 1))
 STREAMS = ("video", "audio")

@@ -5,7 +5,7 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
-from tiny_stream import GRID, STATIC, keys, stacked, student, text
+from tiny_stream import GRID, STATIC, keys, student, text
 
 from omniforcing_jax import rollout as r
 from omniforcing_jax.codecs import audio_vae, video_vae, vocoder
@@ -26,13 +26,13 @@ def block(k=1):
 
 def test_a_denoise_step_names_every_part_of_the_network():
     positions, cache = block()
-    lowered = r.denoise_block.lower(stacked().transformer, cache, text(), keys(1), positions, static=STATIC)
+    lowered = r.denoise_block.lower(student().transformer, cache, text(), keys(1), positions, static=STATIC)
     assert scopes(lowered) >= NETWORK | {"denoise_step"}
 
 
 def test_a_clean_pass_names_its_commit():
     positions, cache = block()
-    arguments = stacked().transformer, cache, text(), keys(1)
+    arguments = student().transformer, cache, text(), keys(1)
     latents = jax.eval_shape(lambda: r.denoise_block(*arguments, positions, static=STATIC)[0])
     lowered = r.commit_block.lower(*arguments, latents, positions, static=STATIC)
     assert scopes(lowered) >= NETWORK - {"head"} | {"clean_pass", "commit"}

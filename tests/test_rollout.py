@@ -12,7 +12,7 @@ import pytest
 from phases import moved_later
 from random_weights import fill
 from tiny import AS_USERS_DO, MODERN
-from tiny_stream import GRID, STATIC, TOKENS, keys, stacked, text
+from tiny_stream import GRID, STATIC, TOKENS, keys, student, text
 
 from omniforcing_jax import rollout as r
 from omniforcing_jax.layout import block_of_frames
@@ -25,7 +25,7 @@ from omniforcing_jax.schedule import to_x0
 from omniforcing_jax.streams import Streams
 
 SAMPLER, CONFIG = STATIC.sampler, STATIC.model
-PARAMS = stacked().transformer
+PARAMS = student().transformer
 KEYS = keys(2)
 PROMPT = text(rows=2)
 

@@ -25,15 +25,15 @@ STATIC = StaticConfig(TINY_STREAM.model, TINY_STREAM.sampler, GRID)
 
 
 @cache
-def stacked() -> Pipeline:
-    """The student with its layers stacked, as files, trainings and meshes have them."""
+def student() -> Pipeline:
+    """The student, its layers stacked."""
     return fill(abstract_pipeline(TINY_STREAM))
 
 
 @cache
-def student() -> Pipeline:
-    """The student as it is loaded: with a list of layers."""
-    return dataclasses.replace(stacked(), transformer=list_layers(stacked().transformer))
+def listed() -> Pipeline:
+    """The student with a list of layers, as a GPU loads it."""
+    return dataclasses.replace(student(), transformer=list_layers(student().transformer))
 
 
 @cache
@@ -59,7 +59,7 @@ def text(static=STATIC, params=None, rows=1):
     video, audio = (jnp.asarray(rng.normal(size=(rows, 16, w)), jnp.float32) for w in widths)
     mask = np.ones((rows, 16), np.int32)
     mask[0, :5] = 0
-    return make_prompt_kv(params or stacked().transformer, video, audio, jnp.asarray(mask), static=static)
+    return make_prompt_kv(params or student().transformer, video, audio, jnp.asarray(mask), static=static)
 
 
 def keys(rows: int) -> jax.Array:

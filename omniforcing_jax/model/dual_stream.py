@@ -70,7 +70,7 @@ class DualStreamLayer:
 
 @struct.dataclass
 class Rows:
-    """Modulation rows of one stream before the layers' tables are added, float32."""
+    """Modulation rows of one stream, float32, without or with the tables of one layer or, [L, ...], of all."""
 
     main: ArrayLeaf  # [B, U, 6 or 9, D]
     cross: ArrayLeaf  # [B, U, 4, D]
@@ -196,7 +196,7 @@ def dual_stream_layer(
         p: The layer's weights.
         x: Hidden states, [B, T, D_v] and [B, T, D_a]; audio includes its sinks.
         sites: A Site for each causal attention.
-        rows: Rows of each stream.
+        rows: Rows of each stream, with this layer's tables (`add_tables`).
         text: The prompt's keys and values in this layer.
         past: Past of each site, or None.
         perturbation: Masks of this layer, [B] each.
@@ -204,7 +204,7 @@ def dual_stream_layer(
     Returns:
         The new hidden states, and the keys and values that the four causal attentions keep (`attend`).
     """
-    m = map_streams(lambda p, rows: _self_rows(p.table, rows.main), p.streams, rows)
+    m = map_streams(lambda rows: _self_rows(rows.main), rows)
     with jax.named_scope("video_self"):
         masks = perturbation.video_self, perturbation.video_mix
         video, kv_v = _attend_self(p.video, x.video, m.video, sites.video_self, past.video_self, *masks)
@@ -227,7 +227,7 @@ def text_kv_of_layer(p: StreamLayer, context: Float[Array, "B X D"], rows: Float
     """Keys and values of one layer's text attention; `rows` modulate the context (text AdaLN)."""
     if p.text_table is not None:
         assert rows is not None, "text AdaLN without rows"
-        shift, scale = add_table(p.text_table, rows)
+        shift, scale = _one_by_one(add_table(array(p.text_table), rows))
         context = modulate(context, ScaleShift(shift, scale))
     is_joined = p.text_attn.joined is not None  # a list of layers, which is never on a mesh
     attention = p.text_attn if is_joined else gather(p.text_attn, attention_spec_of(p.text_attn), context.dtype)
@@ -255,7 +255,7 @@ def _cross(
     p: DualStreamLayer, x: Streams, sites: Sites, rows: Streams, past: Sites, perturbation: Perturbation
 ) -> tuple[Streams, KV, KV]:
     """Attend from each stream to the other; both read the states from before either update."""
-    v, a = _cross_rows(p.cross_table_video, rows.video), _cross_rows(p.cross_table_audio, rows.audio)
+    v, a = map_streams(_cross_rows, rows)
     norm = map_streams(rms_norm, x)
     with jax.named_scope("a2v"):
         y, kv_a2v = attend(p.a2v, modulate(norm.video, v.a2v), modulate(norm.audio, a.a2v), sites.a2v, past.a2v)
@@ -267,8 +267,18 @@ def _cross(
 
 
 @jax.named_scope("modulation")
-def _self_rows(table: Leaf, rows: Array) -> SelfRows:
-    shift, scale, gate, mlp_shift, mlp_scale, mlp_gate, *text = add_table(table, rows)
+def add_tables(p: DualStreamLayer, rows: Streams) -> Streams:
+    """Add a layer's tables to the rows of each stream."""
+
+    def add(layer: StreamLayer, cross_table: Leaf, rows: Rows) -> Rows:
+        table, cross = array(layer.table), array(cross_table)
+        return Rows(add_table(table, rows.main), add_table(cross[:4], rows.cross), add_table(cross[4:], rows.gate))
+
+    return map_streams(add, p.streams, Streams(p.cross_table_video, p.cross_table_audio), rows)
+
+
+def _self_rows(rows: Float[Array, "B U r D"]) -> SelfRows:
+    shift, scale, gate, mlp_shift, mlp_scale, mlp_gate, *text = _one_by_one(rows)
     return SelfRows(
         attn=ScaleShift(shift, scale),
         attn_gate=gate,
@@ -279,12 +289,15 @@ def _self_rows(table: Leaf, rows: Array) -> SelfRows:
     )
 
 
-@jax.named_scope("modulation")
-def _cross_rows(table: Leaf, rows: Rows) -> CrossRows:
+def _cross_rows(rows: Rows) -> CrossRows:
     """Name the rows; here the scale comes first, unlike everywhere else."""
-    a2v_scale, a2v_shift, v2a_scale, v2a_shift = add_table(array(table)[:4], rows.cross)
-    (gate,) = add_table(array(table)[4:], rows.gate)
+    a2v_scale, a2v_shift, v2a_scale, v2a_shift = _one_by_one(rows.cross)
+    (gate,) = _one_by_one(rows.gate)
     return CrossRows(a2v=ScaleShift(a2v_shift, a2v_scale), v2a=ScaleShift(v2a_shift, v2a_scale), gate=gate)
+
+
+def _one_by_one(rows: Float[Array, "B U r D"]) -> list[Float[Array, "B U D"]]:
+    return [rows[:, :, i] for i in range(rows.shape[2])]
 
 
 def _masked(y: Array, keep: ArrayLeaf | None) -> Array:

@@ -20,6 +20,7 @@ from omniforcing_jax.model.dual_stream import (
     Perturbation,
     Rows,
     Text,
+    add_tables,
     dual_stream_layer,
     dual_stream_layer_spec,
     join_layer,
@@ -106,7 +107,7 @@ class Modulation(NamedTuple):
 
     Attributes:
         embedded: For the head.
-        rows: For the layers.
+        rows: For the layers, before their tables are added.
     """
 
     embedded: Float[Array, "b U D"]
@@ -121,12 +122,14 @@ class LayerInputs(NamedTuple):
         text_kv: Streams of KV of the prompt.
         past: Sites of cached KV, or None.
         perturbation: What to leave out.
+        rows: Streams of modulation Rows with the layers' tables, if they were made before.
     """
 
     params: Layers
     text_kv: Layers
     past: Layers
     perturbation: Perturbation
+    rows: Layers = None
 
 
 def transformer_spec(config: ModelConfig) -> Transformer:
@@ -250,6 +253,7 @@ def predict(
     *,
     past: Layers = NO_PAST,
     perturbation: Perturbation = NO_PERTURBATION,
+    levels: Streams | None = None,
     dtype: DTypeLike = jnp.float32,
     remat: Callable[..., Any] | None = None,
 ) -> Prediction:
@@ -264,13 +268,15 @@ def predict(
         text: The prompt's keys and values, from `text_kv`.
         past: Keys and values of earlier blocks [L, B, S, N, H] per site, only read.
         perturbation: What to leave out, for guidance.
+        levels: The Modulation of each stream with the layers' tables (model/levels.py), where it was made before. The
+            view's noise levels are not read then.
         dtype: Type to compute in; norms, softmax, rotations, modulation and the outputs are float32.
         remat: Wraps the body of the scan over layers, such as `keep_projections`, to save memory in training.
     """
-    modulation = embed_times(params, config, view)
-    x = embed_tokens(params, noisy, view.sinks, dtype)
-    layer = layer_body(config, view, map_streams(lambda m: m.rows, modulation), text.site, dtype)
-    inputs = LayerInputs(params.layers, text.kv, past, perturbation)
+    modulation = embed_times(params, config, view) if levels is None else levels
+    x, rows = embed_tokens(params, noisy, view.sinks, dtype), map_streams(lambda m: m.rows, modulation)
+    layer = layer_body(config, view, rows, text.site, dtype)
+    inputs = LayerInputs(params.layers, text.kv, past, perturbation, None if levels is None else rows)
     with jax.named_scope("layers"):
         x, fresh = _run_layers(remat(layer) if remat else layer, x, inputs)
     return Prediction(velocity=_velocities(params, x, modulation, view.sinks), fresh=fresh)
@@ -283,15 +289,20 @@ def _run_layers(layer: Callable[..., Any], x: Streams, inputs: LayerInputs) -> t
     run, kept = jax.jit(layer), []
     for index, params in enumerate(inputs.params):
         past = inputs.past[index] if is_list(inputs.past) else inputs.past
-        left_out = jax.tree.map(lambda keep, index=index: keep[index], inputs.perturbation)
-        x, fresh = run(x, LayerInputs(params, inputs.text_kv[index], past, left_out))
+        left_out, rows = jax.tree.map(lambda x, index=index: x[index], (inputs.perturbation, inputs.rows))
+        x, fresh = run(x, LayerInputs(params, inputs.text_kv[index], past, left_out, rows))
         kept.append(fresh)
     return x, tuple(kept)
 
 
 def embed_times(params: Transformer, config: ModelConfig, view: View) -> Streams:
     """Embed the noise levels of both streams; return the Modulation of each."""
-    return map_streams(partial(_embed_times, gate_multiplier=config.gate_multiplier), params.ends, view.times)
+    return embed_levels(params, config, view.times)
+
+
+def embed_levels(params: Transformer, config: ModelConfig, times: Streams) -> Streams:
+    """Embed the Times of both streams; return the Modulation of each."""
+    return map_streams(partial(_embed_times, gate_multiplier=config.gate_multiplier), params.ends, times)
 
 
 @jax.named_scope("time_embedding")
@@ -315,15 +326,20 @@ def embed_tokens(params: Transformer, noisy: Streams, sinks: int, dtype: DTypeLi
 def layer_body(
     config: ModelConfig, view: View, rows: Streams, text_site: Site, dtype: DTypeLike
 ) -> Callable[[Streams, LayerInputs], tuple[Streams, Sites]]:
-    """Build the body of the scan over layers: from hidden states to the next ones and the layer's own K/V."""
+    """Build the body of the scan over layers: from hidden states to the next ones and the layer's own K/V.
+
+    `rows` are without tables. They are not read where a layer has rows of its own.
+    """
     specs = dual_stream_layer_spec(config)
 
     def body(x: Streams, layer: LayerInputs) -> tuple[Streams, Sites]:
         x = jax.tree.map(lambda x: constrain(x, "batch", None, None), x)
         # This shards their gradients too. XLA alone sums those of per-token levels over all chips in every layer.
-        sharded = jax.tree.map(lambda x: constrain(x, "batch", None, None, None), rows)
+        own = rows if layer.rows is None else layer.rows
+        own = jax.tree.map(lambda x: constrain(x, "batch", None, None, None), own)
         params, text = gather(layer.params, specs, dtype), Text(kv=layer.text_kv, site=text_site)
-        return dual_stream_layer(params, x, view.sites, sharded, text, layer.past, layer.perturbation)
+        own = add_tables(params, own) if layer.rows is None else own
+        return dual_stream_layer(params, x, view.sites, own, text, layer.past, layer.perturbation)
 
     return body
 
@@ -340,6 +356,6 @@ def _velocities(params: Transformer, x: Streams, modulation: Streams, sinks: int
 @jax.named_scope("head")
 def _head(p: StreamEnds, x: Float[Array, "B T D"], embedded: Float[Array, "b U D"]) -> Float[Array, "B T C"]:
     """Norm, modulate by the time embedding itself, project; all in float32."""
-    shift, scale = add_table(p.head_table, jnp.stack([embedded, embedded], axis=2))
-    velocity = project(p.head, modulate(layer_norm(x.astype(jnp.float32)), ScaleShift(shift, scale)))
+    rows = add_table(array(p.head_table), jnp.stack([embedded, embedded], axis=2))
+    velocity = project(p.head, modulate(layer_norm(x.astype(jnp.float32)), ScaleShift(rows[:, :, 0], rows[:, :, 1])))
     return constrain(velocity, "batch", None, None)

@@ -15,7 +15,6 @@ from jaxtyping import Array, Float
 
 from omniforcing_jax.nn.linear import Linear, linear_spec, project
 from omniforcing_jax.nn.norm import rms_norm
-from omniforcing_jax.parallel.spec import Leaf, array
 
 SINUSOID = 256  # channels of the embedding of a noise level
 TIME_SCALE = 1000.0  # the network's input is 1000 sigma
@@ -61,10 +60,9 @@ def embed_time(p: TimeEmbedding, time: Float[Array, "B U"]) -> tuple[Float[Array
     return embedded, rows.reshape(*embedded.shape[:2], -1, embedded.shape[-1])
 
 
-def add_table(table: Leaf, rows: Float[Array, "B U rows D"]) -> list[Float[Array, "B U D"]]:
-    """Add a layer's table to the rows, and return them one by one."""
-    summed = array(table).astype(jnp.float32)[None, None] + rows
-    return [summed[:, :, i] for i in range(rows.shape[2])]
+def add_table(table: Float[Array, "rows D"], rows: Float[Array, "B U rows D"]) -> Float[Array, "B U rows D"]:
+    """Add a layer's table to the rows."""
+    return table.astype(jnp.float32)[None, None] + rows
 
 
 def modulate(x: Float[Array, "B T D"], m: ScaleShift) -> Float[Array, "B T D"]:

@@ -8,6 +8,7 @@ thread (`mp4.Overlapped`) lets the next block begin at once. The only waits are 
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -24,10 +25,12 @@ from omniforcing_jax.pipeline.pipeline import Pipeline
 from omniforcing_jax.rollout import (
     BlockPositions,
     StaticConfig,
+    StreamNetwork,
     block_positions,
     commit_block,
     denoise_block,
     make_cache,
+    stream_network,
 )
 from omniforcing_jax.stream.chunk import Chunk, cut_before, make_chunks
 from omniforcing_jax.stream.conditioning.tracks import NO_TRACKS, ConditioningTracks
@@ -107,6 +110,11 @@ class ChunkStream(Iterator[Chunk]):
     def static(self) -> StaticConfig:
         """Static config of the stream's programs."""
         return self.plan.static
+
+    @functools.cached_property
+    def _network(self) -> StreamNetwork:
+        """The network with what its passes have in common."""
+        return stream_network(self.pipeline.transformer, self.static)
 
     @property
     def lookahead(self) -> int:
@@ -246,8 +254,9 @@ class ChunkStream(Iterator[Chunk]):
     def _take_step(self, transition: PromptTransition, *, done: int, trace: Trace) -> Advanced:
         state = self.state
         inputs = CommitInputs(prompt=state.prompt, keys=state.keys, history=state.history)
-        network = self.pipeline.transformer
-        return advance_transition(network, transition, state.cache, inputs, done=done, static=self.static, trace=trace)
+        return advance_transition(
+            self._network, transition, state.cache, inputs, done=done, static=self.static, trace=trace
+        )
 
     def _change_text(self) -> None:
         """Take the next step of a change of prompt, if there is one."""
@@ -286,9 +295,8 @@ class ChunkStream(Iterator[Chunk]):
         if conditioning.video is not None and conditioning.audio is not None:
             self.trace("conditioning", k, conditioning)
             return conditioning
-        network = self.pipeline.transformer
         latents, cache = denoise_block(
-            network, state.cache, state.prompt, state.keys, positions, conditioning, static=self.static
+            self._network, state.cache, state.prompt, state.keys, positions, conditioning, static=self.static
         )
         self.state = dataclasses.replace(state, cache=cache)
         self.trace("denoise", k, latents)
@@ -310,8 +318,9 @@ class ChunkStream(Iterator[Chunk]):
         state = self.state
         if k + 1 == self.blocks:
             return state.cache, state.history
-        network = self.pipeline.transformer
-        cache = commit_block(network, state.cache, state.prompt, state.keys, latents, positions, static=self.static)
+        cache = commit_block(
+            self._network, state.cache, state.prompt, state.keys, latents, positions, static=self.static
+        )
         self.trace("commit", k, cache)
         return cache, record_block(state.history, latents, k)
 

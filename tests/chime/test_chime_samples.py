@@ -29,7 +29,7 @@ def test_the_hook_streams_the_weights_in_training_into_clips_and_sheets_named_by
         )
 
     monkeypatch.setattr(samples, "open_stream", grey_stream)
-    grey = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 180, leaf.dtype), tiny_stream.stacked().transformer)
+    grey = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 180, leaf.dtype), tiny_stream.student().transformer)
     trainer = state.create(grey, optax.sgd(0.1), 0, ema=False)
     call = samples.sampler(
         tmp_path / "samples", tiny_stream.student(), lambda s: s.params, prompts=("a", "b"), seconds=1, seed=3

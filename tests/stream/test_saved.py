@@ -214,9 +214,9 @@ def test_a_folder_without_a_state_is_refused(tmp_path):
     ("change", "named"),
     [
         ({"format": 1}, "saved in format 1, this version reads format 5"),
-        ({"width": 128}, "mis-shaped cache/past/0/video_self/ring/k"),
+        ({"width": 128}, "mis-shaped cache/past/video_self/ring/k"),
         ({"history": "all"}, "history='all': must be a number of blocks, 'exact' or None"),
-        ({"dtype": "bfloat16"}, "cache/past/0/video_self/ring/k=dtype.*float32.*expected bfloat16"),
+        ({"dtype": "bfloat16"}, "cache/past/video_self/ring/k=dtype.*float32.*expected bfloat16"),
         ({"prompt": ["a", "b"]}, "mis-shaped"),
         ({"steps": 9}, "steps=9: must be between 1 and 2"),
         ({"window": True}, "request.window=True"),

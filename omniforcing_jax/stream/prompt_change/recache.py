@@ -17,11 +17,11 @@ from jaxtyping import Array, Bool, Int, PyTree
 
 from omniforcing_jax.model.cache import Cache, Slots, masks_of, seen_in_ring
 from omniforcing_jax.model.positions import shift_rotations
-from omniforcing_jax.model.transformer import Transformer
 from omniforcing_jax.nn.attention import Sites
 from omniforcing_jax.parallel.spec import ArrayLeaf
 from omniforcing_jax.rollout import (
     BlockPositions,
+    Network,
     PromptKV,
     StaticConfig,
     block_positions,
@@ -79,7 +79,7 @@ def blocks_to_recache(static: StaticConfig, depth: int, done: int, count: int) -
 
 
 def recache(
-    params: Transformer,
+    params: Network,
     cache: Cache,
     inputs: CommitInputs,
     count: int,
@@ -116,7 +116,7 @@ def recache(
     return cache
 
 
-def _replay_first(params: Transformer, cache: Cache, inputs: CommitInputs, static: StaticConfig) -> Cache:
+def _replay_first(params: Network, cache: Cache, inputs: CommitInputs, static: StaticConfig) -> Cache:
     """Repeat the commit of block 0."""
     cache = dataclasses.replace(cache, blocks_done=jnp.zeros_like(cache.blocks_done))
     latents, positions = inputs.history.first, block_positions(static, 0)
@@ -152,7 +152,7 @@ def blocks_in_ring(slots: Slots, done: int, oldest: int, block: int) -> Int[np.n
 
 @partial(jax.jit, static_argnames="static", donate_argnames="cache")
 def _replay_later(
-    params: Transformer, cache: Cache, inputs: CommitInputs, block: ReplayedBlock, *, static: StaticConfig
+    params: Network, cache: Cache, inputs: CommitInputs, block: ReplayedBlock, *, static: StaticConfig
 ) -> Cache:
     """Repeat the clean pass of a later block and commit it into the slot that it has."""
     cache = dataclasses.replace(cache, blocks_done=block.index)

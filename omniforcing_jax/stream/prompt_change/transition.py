@@ -14,8 +14,7 @@ from flax import struct
 from jaxtyping import Array, Float, PyTree
 
 from omniforcing_jax.model.cache import Cache
-from omniforcing_jax.model.transformer import Transformer
-from omniforcing_jax.rollout import PromptKV, StaticConfig, make_prompt_kv
+from omniforcing_jax.rollout import PromptKV, StaticConfig, StreamNetwork, make_prompt_kv
 from omniforcing_jax.stream.prompt_change.recache import CommitInputs, recache
 from omniforcing_jax.strict_json import require
 from omniforcing_jax.text.contexts import TextContexts
@@ -76,7 +75,7 @@ def begin_transition(
 
 
 def advance_transition(
-    params: Transformer,
+    network: StreamNetwork,
     transition: PromptTransition,
     cache: Cache,
     inputs: CommitInputs,
@@ -88,7 +87,7 @@ def advance_transition(
     """Take the next step of a transition at the border before block `done`.
 
     Args:
-        params: The network.
+        network: The network.
         transition: A transition with borders left.
         cache: The cache after `done` commits; it is donated.
         inputs: Keys and latents of the stream. Its prompt is replaced.
@@ -97,10 +96,10 @@ def advance_transition(
         trace: Called with "text", and with "recompute" for every clean pass.
     """
     now = transition.goal if transition.left == 1 else _mix(transition.now, transition.goal, 1 / transition.left)
-    prompt = make_prompt_kv(params, *now, static=static)
+    prompt = make_prompt_kv(network.params, *now, static=static)
     trace("text", done, prompt)
     inputs = dataclasses.replace(inputs, prompt=prompt)
-    cache = recache(params, cache, inputs, transition.recompute, done=done, static=static, trace=trace)
+    cache = recache(network, cache, inputs, transition.recompute, done=done, static=static, trace=trace)
     return Advanced(dataclasses.replace(transition, now=now, left=transition.left - 1), prompt, cache)
 
 
