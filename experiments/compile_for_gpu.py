@@ -50,6 +50,8 @@ class Arguments:
     """Tokens of a prompt, which has a mask."""
     kernel: Literal["cudnn", "plain"] = "cudnn"
     """What computes attention."""
+    weights_dtype: Literal["int8", "float8"] | None = None
+    """Eight bits for the matrices that are in eight bits by default (default: none, all in bfloat16)."""
     xla_flags: str = ""
     """More flags of XLA, such as --xla_gpu_force_conv_nhwc=true."""
 

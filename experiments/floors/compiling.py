@@ -21,6 +21,7 @@ from experiments.pod.programs import Subject, shortened
 from omniforcing_jax.io.answers import refuse
 from omniforcing_jax.nn.kernels import Kernel, using
 from omniforcing_jax.parallel.mesh import MeshConfig, make_mesh
+from omniforcing_jax.pipeline.pipeline import with_weights_dtype
 from omniforcing_jax.pipeline.presets import PRESETS
 
 SETTINGS = {
@@ -43,6 +44,7 @@ class Request:
         layers: Layers; None for all that the preset has.
         text: Tokens of a prompt.
         kernel: What computes attention; the backend's default would be the CPU's.
+        weights_dtype: Eight bits that matrices are in; None for bfloat16.
     """
 
     target: str
@@ -51,6 +53,7 @@ class Request:
     layers: int | None
     text: int
     kernel: str
+    weights_dtype: str | None
 
 
 def measure(request: Request) -> dict[str, Any]:
@@ -60,6 +63,7 @@ def measure(request: Request) -> dict[str, Any]:
         ValueError: If the preset is no student, or the program has a call whose work is not known.
     """
     target, preset = TARGETS[request.target], shortened(PRESETS[request.preset], request.layers)
+    preset = with_weights_dtype(preset, request.weights_dtype)
     subject = Subject(preset=preset, batch=1, text=request.text)
     with using(Kernel(request.kernel)):
         compiled = lower(request.program, subject, _mesh_of(target)).compile()

@@ -1,5 +1,6 @@
 """The command that compiles for a GPU; the compilation itself only where `make cuda` was run."""
 
+import dataclasses
 import json
 import typing
 
@@ -9,6 +10,7 @@ import pytest
 from experiments import compile_for_gpu
 from experiments.compile_for_gpu import PYTHON, Arguments
 from experiments.floors import programs
+from experiments.floors.compiling import Request
 from experiments.floors.targets import TARGETS
 from experiments.pod.plan import Program, program_flops
 from experiments.pod.programs import Subject, shortened
@@ -36,7 +38,10 @@ def refused(capsys, **wrong):
     return error
 
 
-def test_flags_name_all_targets_and_all_programs():
+def test_flags_name_all_targets_and_all_programs_and_all_that_the_compiler_is_told():
+    assert {field.name for field in dataclasses.fields(Request)} < {
+        field.name for field in dataclasses.fields(Arguments)
+    }
     kinds = typing.get_type_hints(Arguments)
     assert set(typing.get_args(kinds["target"])) == set(TARGETS)
     assert set(typing.get_args(kinds["program"])) == set(programs.LOWERED)
