@@ -1,5 +1,7 @@
 """How much memory a request needs, and whether it is free."""
 
+import math
+
 import jax
 from jaxtyping import DTypeLike, PyTree
 
@@ -12,7 +14,7 @@ GIB, MIB = 2**30, 2**20
 
 def count_bytes(tree: PyTree) -> int:
     """Count the bytes of all arrays of a tree, or of all its `jax.ShapeDtypeStruct`s."""
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def check_memory(config: PipelineConfig, dtype: DTypeLike, loaded: bool, working: dict[str, int]) -> None:

@@ -36,8 +36,9 @@ def random_pipeline(config: PipelineConfig, seed: int, dtype: DTypeLike = jnp.fl
     keys = jax.random.split(jax.random.key(seed, impl="unsafe_rbg"), len(named))
     drawn = []
     for (path, leaf), k in zip(named, keys, strict=True):
-        name, value = path_name(path), _draw_leaf(k, path_name(path), leaf)
-        drawn.append(cut_rows(name.removeprefix("transformer/"), value) if has_list(config) else value)
+        value = _draw_leaf(k, path_name(path), leaf)
+        cut = partial(cut_rows, path_name(path).removeprefix("transformer/"))
+        drawn.append(jax.tree.map(cut, value) if has_list(config) else value)
     pipeline = tree.unflatten(drawn)
     return dataclasses.replace(pipeline, transformer=with_list(config, pipeline.transformer))
 

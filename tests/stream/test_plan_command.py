@@ -107,8 +107,9 @@ def full_size():
     return plan, parts, trace_programs(plan, parts)
 
 
+@pytest.mark.long
 def test_full_size_counts_are_those_of_the_program_that_was_compiled_for_an_h100(full_size):
-    """The compiled program has 182.7 TFLOP, decoding 11.8; its arguments have 42.94 GB (docs/gpu.md)."""
+    """It has 182.7 TFLOP, and decoding 11.8. Of the 42.94 GB of its arguments 6.88 were the cache of its day."""
     plan, parts, programs = full_size
     network, video = (
         sum(each.runs * each.flops for name in names for each in products(getattr(programs, name).jaxpr))
@@ -120,12 +121,13 @@ def test_full_size_counts_are_those_of_the_program_that_was_compiled_for_an_h100
     text = [parts.pipeline.transformer.video.caption, parts.pipeline.transformer.audio.caption]  # read before
     text += [each.text_attn for each in parts.pipeline.transformer.layers.streams]
     unread = sum(count_bytes(x) for x in text[:2]) + sum(count_bytes((x.k, x.v, x.k_norm)) for x in text[2:])
-    arguments = memory["transformer"] - unread + memory["cache"] + memory["text keys and values"]
-    assert arguments == pytest.approx(42.94e9, rel=0.01)
+    arguments = memory["transformer"] - unread + memory["text keys and values"]
+    assert arguments == pytest.approx(42.94e9 - 6.88e9, rel=0.001)
     assert peak_bytes(programs.video.jaxpr, fused_attention=True) == pytest.approx(0.76e9, rel=0.01)
-    assert memory["largest network program, before fusion"] == pytest.approx(2.13e9, rel=0.2)
+    assert memory["largest network program, before fusion"] < 0.5e9  # no weight and no past key is copied
 
 
+@pytest.mark.long
 def test_expected_time_is_never_below_the_floor_and_falls_with_a_faster_card(full_size):
     plan, _, programs = full_size
     times = {name: time_by_part(plan, programs, CARDS[name], Assumptions()) for name in ("rtx4090", "h100")}
@@ -148,6 +150,7 @@ def test_the_command_prints_memory_and_speed_and_says_whether_it_fits(tmp_path, 
     assert np.isclose(sum(figures["memory"].values()), figures["together"])
 
 
+@pytest.mark.long
 def test_the_command_compares_all_cards(tmp_path, capsys):
     out = tmp_path / "cards.json"
     assert main(["plan", "--preset", "tiny", "--device", "all", "--json", str(out)]) == 0
