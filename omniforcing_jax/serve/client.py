@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 
 from websockets.sync.client import connect as open_socket
 
+from omniforcing_jax.serve.limits import RefusedError
+
 LARGEST_MESSAGE = 256_000_000  # bytes of a fragment
 TIMEOUT_S = 60.0
 
@@ -33,19 +35,6 @@ class Event(NamedTuple):
     def kind(self) -> str:
         """One of header, fragment, receipt, stream, skipped, end and error."""
         return self.values["type"]
-
-
-class ServerError(ValueError):
-    """A refusal of the server.
-
-    Args:
-        status: Status of the HTTP answer.
-        message: The reason, in one line.
-    """
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 class RemoteServer:
@@ -69,7 +58,7 @@ class RemoteServer:
         """Send a request; `body` is JSON, or bytes as they are. Returns the JSON of the answer.
 
         Raises:
-            ServerError: The server refuses; has its words.
+            RefusedError: The server refuses; has its words.
         """
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         found = self._send(method, path, data)
@@ -86,7 +75,7 @@ class RemoteServer:
                 return answer.read()
         except urllib.error.HTTPError as error:
             words = json.loads(error.read() or b"{}").get("error", error.reason)
-            raise ServerError(error.code, words) from None
+            raise RefusedError(error.code, words) from None
 
     def about(self) -> dict[str, Any]:
         """Return what the server is and does."""

@@ -6,18 +6,14 @@ A second thread prepares (text, compilation) and a third one saves. Turns are ta
 import dataclasses
 import logging
 import threading
-import time
-from collections.abc import Callable
 
 from omniforcing_jax.io.answers import describe
 from omniforcing_jax.layout import FRAME_RATE
 from omniforcing_jax.serve import schedule, seats
 from omniforcing_jax.serve import session as states
 from omniforcing_jax.serve.core import BROKEN, DRAINING, READY, EngineCore, stored
-from omniforcing_jax.serve.limits import Limits
 from omniforcing_jax.serve.session import Change, Session
-from omniforcing_jax.serve.stored import Store
-from omniforcing_jax.serve.studio import Source, Studio
+from omniforcing_jax.serve.studio import Source
 
 log = logging.getLogger(__name__)
 
@@ -31,21 +27,13 @@ class Engine(EngineCore):
         work_s: Seconds of work on blocks since the start.
     """
 
-    def __init__(
-        self,
-        studio: Studio,
-        limits: Limits,
-        store: Store,
-        clock: Callable[[], float] = time.monotonic,
-        prefix: str = "",
-    ) -> None:
-        super().__init__(studio, limits, store, clock, prefix)
-        self._thread = threading.Thread(target=self._run, name="device", daemon=True)
-        self._is_ending = False
-        self.work_s = 0.0
+    work_s = 0.0
+    _thread: threading.Thread | None = None
+    _is_ending = False
 
     def start(self) -> None:
         """Load, compile and then make blocks, in threads of their own."""
+        self._thread = threading.Thread(target=self._run, name="device", daemon=True)
         self._thread.start()
 
     def warm(self) -> None:
@@ -81,7 +69,7 @@ class Engine(EngineCore):
         with self.lock:
             self._is_ending = True
             self.lock.notify_all()
-        if self._thread.is_alive():
+        if self._thread is not None:
             self._thread.join()
         self.preparing.shutdown(cancel_futures=True)
         self.saving.shutdown()
@@ -92,7 +80,7 @@ class Engine(EngineCore):
 
     def is_alive(self) -> bool:
         """Return whether blocks can be made."""
-        return self._thread.is_alive() and self.stage != BROKEN
+        return self._thread is not None and self._thread.is_alive() and self.stage != BROKEN
 
     def _say(self, text: str) -> None:
         self.message = text

@@ -116,7 +116,8 @@ class NetworkStudio:
         counter = machine.CompileCounter.start()
         say("compiling programs")
         stream = start_stream(self._pipeline, plan._replace(blocks=None), self._read(plan.request.prompts))
-        for _ in range(2):
+        given = max(plan.conditioning.picture_blocks, plan.conditioning.sound_blocks)
+        for _ in range(2 + given):
             next(stream)
         say(f"compiling programs: {counter.ready} so far")
         stream.rehearse_change(None, 1)
@@ -178,7 +179,7 @@ class NetworkStudio:
         assert self._pipeline is not None, "the weights are loaded first"
         plan = self._plan(body, start)
         if _key(plan) not in self._compiled:
-            self._rehearse(self._plan(body, None), say)
+            self._rehearse(plan, say)
         say("reading the prompt")
         return NetworkSource(start_stream(self._pipeline, plan, self._read(plan.request.prompts)))
 
@@ -195,7 +196,8 @@ class NetworkStudio:
 
 def _key(plan: StreamPlan) -> Any:
     """Return what decides which programs a stream needs."""
-    return plan.static, plan.history, plan.lookahead
+    given = plan.conditioning
+    return plan.static, plan.history, plan.lookahead, given.picture_blocks > 0, given.sound_blocks > 0
 
 
 def _condition(start: StartMedia | None) -> Condition:

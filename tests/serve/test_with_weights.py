@@ -13,8 +13,8 @@ from browser import CHROMIUM, FLAGS, MISSING, Person
 import omniforcing_jax as of
 from omniforcing_jax.chime.prompts import COLOURS
 from omniforcing_jax.chime.track import watch
-from omniforcing_jax.serve.client import ServerError
 from omniforcing_jax.serve.fragments import digest
+from omniforcing_jax.serve.limits import RefusedError
 
 pytestmark = pytest.mark.long
 SEED, PROMPT = 11, "a red ball"
@@ -35,7 +35,7 @@ class Process:
             try:
                 self.server.ask("GET", "/readyz")
                 return
-            except ServerError:
+            except RefusedError:
                 time.sleep(0.1)
         raise AssertionError("the server is not ready after five minutes")
 
