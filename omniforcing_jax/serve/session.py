@@ -159,7 +159,8 @@ class Session:
 
     def publish(self, fragment: Fragment, now: float) -> None:
         """Take a fragment from the encoder: keep it, settle the changes that it shows, and tell the viewers."""
-        self.underruns += sum(viewer.clock.is_waiting(now) for viewer in self.viewers if viewer.clock.sent_s > 0)
+        at_the_edge = [each for each in self.viewers if each.clock.sent_s > 0 and each.cursor.number == fragment.number]
+        self.underruns += sum(viewer.clock.is_waiting(now) for viewer in at_the_edge)
         self.history.add(fragment)
         self.fragments = fragment.number + 1
         if self.first_chunk_s is None:

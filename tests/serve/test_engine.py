@@ -194,6 +194,7 @@ def test_a_viewer_that_falls_behind_goes_on_with_the_newest_fragment(stage):
     taken = viewers.take(it.engine, session, slow)
     assert taken.fragment is session.history.newest()
     assert taken.skipped == taken.fragment.number - 1
+    assert session.underruns == 0
     assert quick.clock.stalls == 0
 
 

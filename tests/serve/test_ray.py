@@ -1,15 +1,19 @@
 """Two engines under a local Ray: streams stay where they are, and a lost engine takes only its own with it."""
 
+import contextlib
 import importlib.util
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
 import pytest
 
 import omniforcing_jax as of
+from omniforcing_jax.serve.server import listen
 
 pytestmark = [
     pytest.mark.long,
@@ -21,21 +25,25 @@ APP = ROOT / "launch" / "serve"
 
 
 @pytest.fixture
-def url(monkeypatch, tmp_path):
+def url(monkeypatch):
     import ray
     from ray import serve
 
     monkeypatch.syspath_prepend(APP)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(APP), str(ROOT)]))  # of Ray's workers
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, _temp_dir="/tmp/ray_of_tests")
+    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # its sockets need a short path
+    with contextlib.closing(listen("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, _temp_dir=folder)
     import ray_app
 
-    serve.start(http_options={"host": "127.0.0.1", "port": 18_188})
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
     serve.run(ray_app.build({"replicas": "2", "gpus": "0", "mock": "true"}))
-    yield "http://127.0.0.1:18188"
+    yield f"http://127.0.0.1:{port}"
     serve.shutdown()
     ray.shutdown()
     sys.modules.pop("ray_app")
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_streams_stay_at_their_engine_and_a_lost_one_takes_only_its_own(url):

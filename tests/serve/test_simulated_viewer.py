@@ -1,7 +1,13 @@
 """How a player fares with fragments that come when they come."""
 
-import pytest
+import asyncio
 
+import pytest
+from live_server import make_context, serving
+
+from omniforcing_jax.cli.bench_serve import measure
+from omniforcing_jax.cli.main import main
+from omniforcing_jax.serve.client import connect
 from omniforcing_jax.serve.simulated_viewer import Arrival, play
 
 
@@ -24,3 +30,21 @@ def test_a_larger_buffer_begins_later_and_bears_more():
     playback = play(arrivals(*times), 100.0, 2.0)
     assert playback.begins_s == pytest.approx(0.2)
     assert playback.stalled_s == pytest.approx(0.8)
+
+
+def test_the_bench_refuses_what_it_cannot_measure(capsys, tmp_path):
+    path = str(tmp_path / "a.json")
+    for flags, words in ((["--blocks", "2"], "blocks=2: must be from 5"), (["--preset", "tiny"], "preset='tiny'")):
+        assert main(["bench", "serve", "--json", path, *flags]) == 2
+        assert words in capsys.readouterr().err
+
+
+@pytest.mark.long
+def test_the_bench_measures_all_its_figures():
+    with serving(make_context(max_sessions=32, per_client=32, requests_per_s=100.0)) as url:
+        figures = asyncio.run(measure(connect(url), 1.5))
+    assert figures["click_to_playable_s"]["p50"] < 3
+    assert figures["underruns"] == 0
+    assert figures["switch_s"]["to_block"] < figures["switch_s"]["to_eye"] < 6
+    assert figures["block_ms_by_viewers"].keys() == {"1", "10", "50"}
+    assert [each["running"] for each in figures["sessions"]] == [1, 2, 3, 4, 5, 6]
