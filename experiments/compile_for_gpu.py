@@ -30,6 +30,7 @@ from experiments.script import read_flags
 ROOT = Path(__file__).parents[1]
 PYTHON = ROOT / ".venv-cuda" / "bin" / "python"
 COLUMNS = {"runs": ",.0f", "tflop": ".2f", "read_gb": ".2f", "written_gb": ".2f", "floor_ms": ".2f"}
+OF_KERNEL = {"floor_ms": ".3f", "runs": ",.0f", "category": "", "read_mb": ".1f", "written_mb": ".1f", "path": ""}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,8 @@ class Arguments:
     """Tokens of a prompt, which has a mask."""
     kernel: Literal["cudnn", "plain"] = "cudnn"
     """What computes attention."""
+    top: int = 0
+    """Kernels to list one by one, the dearest first, each with its named scopes."""
     weights_dtype: Literal["int8", "float8"] | None = None
     """Eight bits for the matrices that are in eight bits by default (default: none, all in bfloat16)."""
     xla_flags: str = ""
@@ -96,12 +99,19 @@ def format_figures(arguments: Arguments, figures: dict[str, Any]) -> str:
         f"{arguments.program} of {arguments.preset} on {target.name}: arguments {gb['argument']:.2f} GB, temporaries "
         f"{gb['temp']:.2f}, at its peak {gb['peak']:.2f} of {target.memory_bytes / 1e9:.1f} ({share:.0%})",
         f"{figures['kernels']:,.0f} kernels, {figures['tflop']:.1f} TFLOP, floor {figures['floor_ms']:.1f} ms",
-        f"| category | {' | '.join(COLUMNS)} |",
-        f"|---|{'---|' * len(COLUMNS)}",
+        *_table(
+            [{"category": name, **row} for name, row in figures["categories"].items()], {"category": "", **COLUMNS}
+        ),
     ]
-    for name, row in figures["categories"].items():
-        lines.append(f"| {name} | {' | '.join(format(row[key], form) for key, form in COLUMNS.items())} |")
+    if figures["dearest"]:
+        lines += ["", *_table(figures["dearest"], OF_KERNEL)]
     return "\n".join(lines)
+
+
+def _table(rows: list[dict[str, Any]], columns: dict[str, str]) -> list[str]:
+    """Write rows as lines of Markdown, each column in its format."""
+    cells = [[format(row[name], form) for name, form in columns.items()] for row in rows]
+    return [f"| {' | '.join(line)} |" for line in [list(columns), ["---"] * len(columns), *cells]]
 
 
 def main(arguments: Arguments) -> None:
@@ -109,7 +119,7 @@ def main(arguments: Arguments) -> None:
     with refusing(arguments.json):
         figures = run(arguments)
         print(format_figures(arguments, figures), flush=True)
-        keep_figures(arguments.json, figures)
+        keep_figures(arguments.json, {name: value for name, value in figures.items() if name != "dearest"})
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ runs. No launch, no wave that is only half full, and no wait counts, so a progra
 import collections
 import math
 from collections.abc import Iterable
+from typing import Any
 
 from experiments.floors.kernels import Kernel
 from experiments.floors.targets import Target
@@ -32,6 +33,22 @@ def tabulate(kernels: Iterable[Kernel], target: Target) -> dict[str, dict[str, f
     names = ("runs", "tflop", "read_gb", "written_gb", "floor_ms")
     ordered = sorted(sums.items(), key=lambda item: -item[1][-1])
     return {kind: dict(zip(names, values, strict=True)) for kind, values in ordered}
+
+
+def dearest(kernels: Iterable[Kernel], target: Target, count: int) -> list[dict[str, Any]]:
+    """List the kernels of largest floor over all their runs: floor in ms, runs, category, traffic in MB, and scopes."""
+    floors = sorted(((1e3 * k.runs * floor_seconds(k, target), k) for k in kernels), key=lambda pair: -pair[0])
+    return [
+        {
+            "floor_ms": floor,
+            "runs": kernel.runs,
+            "category": category(kernel),
+            "read_mb": kernel.read / 1e6,
+            "written_mb": kernel.written / 1e6,
+            "path": kernel.path,
+        }
+        for floor, kernel in floors[:count]
+    ]
 
 
 def floor_seconds(kernel: Kernel, target: Target) -> float:

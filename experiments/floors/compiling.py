@@ -13,7 +13,7 @@ import jax
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
-from experiments.floors.categories import tabulate
+from experiments.floors.categories import dearest, tabulate
 from experiments.floors.kernels import read_kernels
 from experiments.floors.programs import ROLES, lower
 from experiments.floors.targets import TARGETS, Target
@@ -45,6 +45,7 @@ class Request:
         text: Tokens of a prompt.
         kernel: What computes attention; the backend's default would be the CPU's.
         weights_dtype: Eight bits that matrices are in; None for bfloat16.
+        top: How many kernels are listed one by one.
     """
 
     target: str
@@ -54,6 +55,7 @@ class Request:
     text: int
     kernel: str
     weights_dtype: str | None
+    top: int
 
 
 def measure(request: Request) -> dict[str, Any]:
@@ -80,6 +82,7 @@ def measure(request: Request) -> dict[str, Any]:
         "tflop": sum(row["tflop"] for row in table.values()),
         "floor_ms": sum(row["floor_ms"] for row in table.values()),
         "categories": table,
+        "dearest": dearest(kernels, target, request.top),
     }
 
 

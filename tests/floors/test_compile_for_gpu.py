@@ -28,6 +28,7 @@ MADE = {
     "floor_ms": 12.25,
     "categories": {"weights_copied": dict.fromkeys(ROW, 0.0) | {"runs": 12345.0, "floor_ms": 12.25}},
 }
+KERNEL = {"floor_ms": 1.5, "runs": 48.0, "category": "moved", "read_mb": 9.44, "written_mb": 0.0, "path": "jit(f)/mul"}
 
 
 def refused(capsys, **wrong):
@@ -78,14 +79,17 @@ def test_what_the_other_environment_says_is_said_in_one_line(capsys, monkeypatch
 
 def test_the_figures_are_printed_as_a_table_and_written(capsys, monkeypatch, tmp_path):
     python, file = tmp_path / "python", tmp_path / "figures.json"
-    python.write_text(f"#!/bin/sh\necho $XLA_FLAGS > {tmp_path}/flags\necho '{json.dumps(MADE)}'\n")
+    python.write_text(
+        f"#!/bin/sh\necho $XLA_FLAGS > {tmp_path}/flags\necho '{json.dumps(MADE | {'dearest': [KERNEL]})}'\n"
+    )
     python.chmod(0o755)
     monkeypatch.setattr(compile_for_gpu, "PYTHON", python)
     compile_for_gpu.main(Arguments(target="h100", program="denoise", json=file, xla_flags="--more=1"))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("arguments 40.00 GB, temporaries 2.00, at its peak 42.50 of 84.9 (50%)")
     assert lines[1] == "12,345 kernels, 182.7 TFLOP, floor 12.2 ms"
-    assert lines[-1] == "| weights_copied | 12,345 | 0.00 | 0.00 | 0.00 | 12.25 |"
+    assert lines[4] == "| weights_copied | 12,345 | 0.00 | 0.00 | 0.00 | 12.25 |"
+    assert lines[-1] == "| 1.500 | 48 | moved | 9.4 | 0.0 | jit(f)/mul |"
     assert json.loads(file.read_text()) == MADE
     assert (tmp_path / "flags").read_text().split()[-1] == "--more=1"
 
@@ -93,8 +97,9 @@ def test_the_figures_are_printed_as_a_table_and_written(capsys, monkeypatch, tmp
 @pytest.mark.skipif(not PYTHON.exists(), reason="needs CUDA's compilers: run `make cuda`")
 def test_a_small_denoise_is_compiled_and_its_sums_are_those_of_the_closed_formula():
     """One layer of the small world. Its rows are padded to a multiple of eight, which the formula does not know."""
-    found = compile_for_gpu.run(Arguments(target="h100", program="denoise", preset="chime", layers=1, text=8))
-    assert set(found) == KEYS
+    found = compile_for_gpu.run(Arguments(target="h100", program="denoise", preset="chime", layers=1, text=8, top=2))
+    assert set(found) == KEYS | {"dearest"}
+    assert found["dearest"][0]["floor_ms"] >= found["dearest"][1]["floor_ms"] > 0
     assert all(set(row) == ROW for row in found["categories"].values())
     assert {"weights_copied", "cache_copied"} <= set(found["categories"])
     subject = Subject(preset=shortened(CHIME_STREAM, 1), batch=1, text=8)
