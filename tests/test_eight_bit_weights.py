@@ -1,5 +1,7 @@
 """Weights in eight bits from a folder to a stream: loaded, saved, resumed, on a mesh, refused."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +12,9 @@ from tiny_stream import PROMPT, folders, student
 
 from omniforcing_jax.cli.main import main
 from omniforcing_jax.io import weights
-from omniforcing_jax.model.transformer import stack_layers, transformer_spec
-from omniforcing_jax.nn.stack import is_mixed
+from omniforcing_jax.model.transformer import list_layers, stack_layers, transformer_spec
+from omniforcing_jax.nn.linear import project
+from omniforcing_jax.nn.stack import is_mixed, take_layer
 from omniforcing_jax.parallel import mesh as meshes
 from omniforcing_jax.parallel.mesh import MeshConfig, make_mesh
 from omniforcing_jax.pipeline.pipeline import abstract_pipeline, with_weights_dtype
@@ -50,6 +53,28 @@ def test_a_folder_is_quantised_while_it_is_loaded_and_stays_so_when_saved(tmp_pa
     with pytest.raises(ValueError, match=r"dtype=.*must be None for weights in eight bits"):
         save_pipeline(tmp_path / "half", loaded, dtype=jnp.float16)
     assert not (tmp_path / "half").exists()
+
+
+@KINDS
+def test_a_list_of_layers_joins_eight_bits_and_stacks_them_again(kind):
+    params = load_pipeline(folders() / "student", weights_dtype=kind).transformer
+    listed = list_layers(params)
+    assert_equal(listed, params)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 3, 64)), jnp.float32)
+    for i in range(2):
+        own, joined = take_layer(params.layers, i).video.self_attn, listed.layers[i].video.self_attn.joined
+        apart = jnp.concatenate([project(each, x) for each in (own.q, own.k, own.v)], axis=-1)
+        np.testing.assert_array_equal(project(joined, x), apart)
+
+
+@pytest.mark.long
+def test_a_stream_of_a_list_of_layers_in_eight_bits_is_that_of_a_stack():
+    stack = load_pipeline(folders() / "student", weights_dtype="int8")
+    listed = dataclasses.replace(stack, transformer=list_layers(stack.transformer))
+    found, expected = (list(open_stream(each, PROMPT, 1, weights_dtype="int8")) for each in (listed, stack))
+    for one, other in zip(found, expected, strict=True):
+        # A last bit may round an activation to the next of 255 values.
+        assert np.mean(np.abs(one.video.astype(int) - other.video)) < 1
 
 
 def test_each_device_of_a_mesh_gets_its_slices_of_a_folder_that_is_quantised(tmp_path):

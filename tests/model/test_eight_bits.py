@@ -9,9 +9,10 @@ import pytest
 from omniforcing_jax.config import EightBitKind, EightBits, ModelConfig
 from omniforcing_jax.model.eight_bits import DEFAULT_PARTS, default_eight_bits, in_eight_bits
 from omniforcing_jax.model.positions import clip_block, make_positions, rotaries
-from omniforcing_jax.model.transformer import predict, transformer_spec
+from omniforcing_jax.model.transformer import list_layers, predict, stack_layers, transformer_spec
 from omniforcing_jax.model.view import bidirectional, one_sigma
 from omniforcing_jax.nn import quantised
+from omniforcing_jax.nn.quantised import is_quantised
 from omniforcing_jax.nn.stack import is_mixed, stretches, take_layer
 from omniforcing_jax.parallel import mesh as meshes
 from omniforcing_jax.parallel import spec
@@ -91,6 +92,24 @@ def without_rounding(monkeypatch):
     monkeypatch.setattr(
         quantised, "_multiply", lambda x, values, scale: x @ (values.astype(x.dtype) * scale[:, None]).T
     )
+
+
+def test_a_list_of_mixed_layers_is_stacked_again_as_it_was():
+    mixed = quantise_network(wide(DEEP), choose(DEEP, "int8", NARROW).eight_bits)
+    listed = list_layers(mixed)
+    assert [is_quantised(layer.video.self_attn.joined.w) for layer in listed.layers] == [False, True, True]
+    again = stack_layers(listed)
+    assert jax.tree.structure(again) == jax.tree.structure(mixed)
+    jax.tree.map(np.testing.assert_array_equal, again, mixed)
+
+
+def test_projections_that_are_not_of_one_kind_stay_apart():
+    parts = ("video/self_attn/q", "video/self_attn/k")
+    listed = list_layers(quantise_network(wide(SINKS), choose(SINKS, "int8", (0, 1), parts).eight_bits))
+    attention = listed.layers[0].video.self_attn
+    assert attention.joined is None
+    assert is_quantised(attention.q.w)
+    assert not is_quantised(attention.v.w)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from refusal import refusal
-from tiny_stream import PROMPT, folders, student
+from tiny_stream import PROMPT, folders, listed
 
 from omniforcing_jax.cli.main import main
 from omniforcing_jax.parallel.jaxpr_work import peak_bytes, products, trace
@@ -82,7 +82,7 @@ def test_scores_count_only_where_attention_is_not_fused():
 
 @pytest.mark.parametrize("kind", [None, "int8"])
 def test_planned_bytes_are_those_of_a_streams_arrays(kind):
-    pipeline = load_pipeline(folders() / "student", weights_dtype=kind) if kind else student()
+    pipeline = load_pipeline(folders() / "student", weights_dtype=kind) if kind else listed()  # as a card has it
     plan = plan_stream(pipeline, StreamRequest(prompt=PROMPT, weights_dtype=kind))
     parts = stream_parts(plan, plan.config.words.tokens)
     found = weights_by_part(parts.pipeline)
