@@ -24,6 +24,7 @@ from omniforcing_jax.serve.session import Session, Viewer
 from omniforcing_jax.strict_json import loads
 
 NEWS_S = 1.0  # seconds between two views of a stream, if nothing happens
+SHARED_S = 0.25  # seconds for which viewers share a view
 SEND_S = 120.0  # seconds that one message may take to be sent
 HLS_GONE_S = 12.0  # seconds without a request after which a viewer is gone
 HLS_SEGMENTS = 30  # in a playlist
@@ -140,12 +141,11 @@ class Talk:
         if session.version == self._version and now - self._news_at < NEWS_S:
             return
         self._version, self._news_at = session.version, now
-        view = requests.view(self._context.engine, session)
-        for receipt in view.receipts:
+        for receipt in list(session.receipts):
             if self._told.get(receipt.id) != receipt:
                 self._told[receipt.id] = receipt
                 await self._send({"type": "receipt", "receipt": dataclasses.asdict(receipt)})
-        await self._send({"type": "stream", "stream": dataclasses.asdict(view)})
+        await self._send(_view_message(self._context, session))
 
     async def _send(self, envelope: dict[str, Any], data: bytes | None = None) -> None:
         """Send a message, and the bytes that belong to it right after."""
@@ -159,6 +159,15 @@ class Talk:
         async with self._turn, asyncio.timeout(SEND_S):  # nothing comes between the last word and the end
             await self._socket.send_json({"type": "end" if code == GOING_AWAY else "error", "message": message})
             await self._socket.close(code, message.encode()[:120].decode(errors="ignore"))
+
+
+def _view_message(context: ServerContext, session: Session) -> dict[str, Any]:
+    """Return the message with a stream's view. Viewers that ask at about the same time share one."""
+    now, last = time.monotonic(), session.shown
+    if last is None or last[0] != session.version or now - last[1] > SHARED_S:
+        view = dataclasses.asdict(requests.view(context.engine, session))
+        last = session.shown = (session.version, now, {"type": "stream", "stream": view})
+    return last[2]
 
 
 def _envelope(fragment: Fragment) -> dict[str, Any]:

@@ -9,6 +9,9 @@ from typing import Any
 from omniforcing_jax.serve.endpoints import ENDPOINTS, Endpoint
 from omniforcing_jax.serve.messages import ErrorView
 
+LIVE_PATH = "/v1/streams/{id}/live"
+LIVE = "WebSocket: JSON messages (header, fragment, receipt, stream, skipped, end); `bytes` announces a binary one."
+ID = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
 KINDS = {str: "string", int: "integer", float: "number", bool: "boolean"}
 
 
@@ -19,6 +22,9 @@ def describe_api(version: str) -> dict[str, Any]:
     for endpoint in ENDPOINTS:
         path = re.sub(r"\{(\w+):\w+\}", r"{\1}", endpoint.path)
         paths.setdefault(path, {})[endpoint.method.lower()] = _operation(endpoint, schemas)
+    paths[LIVE_PATH] = {
+        "get": {"summary": LIVE, "parameters": [ID], "responses": {"101": {"description": "WebSocket"}}}
+    }
     return {
         "openapi": "3.1.0",
         "info": {"title": "omniforcing serve", "version": version},

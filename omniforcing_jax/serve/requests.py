@@ -3,6 +3,7 @@
 What concerns a source is done between two of its blocks.
 """
 
+import logging
 import secrets
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -15,6 +16,8 @@ from omniforcing_jax.serve.limits import RefusedError
 from omniforcing_jax.serve.messages import PromptBody, Receipt, SavedView, StreamRequestBody, StreamView
 from omniforcing_jax.serve.session import Change, Session
 from omniforcing_jax.serve.studio import Source, StartMedia
+
+log = logging.getLogger(__name__)
 
 NAME_LETTERS, NAME_LENGTH = "abcdefghijkmnpqrstuvwxyz23456789", 12
 
@@ -35,6 +38,7 @@ def create(core: EngineCore, body: StreamRequestBody, client: str, start: StartM
         core.totals["streams_created"] += 1
         seats.seat(core, core.clock())
         core.lock.notify_all()
+    log.info("stream %s was made for %s", session.id, client)
     return session
 
 
@@ -179,6 +183,7 @@ def delete(core: EngineCore, session: Session) -> None:
         session.tell()
         core.lock.notify_all()
     core.saving.submit(core.store.remove, session.id)
+    log.info("stream %s was deleted after %d blocks", session.id, session.block)
 
 
 def _new_name(core: EngineCore) -> str:

@@ -118,6 +118,7 @@ def fail(core: EngineCore, session: Session, error: Exception) -> None:
     """End a session by an error. The others go on."""
     with core.lock:
         session.state, session.message = states.FAILED, describe(error)
+        log.warning("stream %s failed: %s", session.id, session.message)
         core.release(session)
         session.tell()
 

@@ -4,7 +4,6 @@ The engine's lock guards all of it, except for the history, which has its own.
 """
 
 import dataclasses
-import itertools
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -103,7 +102,7 @@ class Session:
     todo: list[Callable[[], None]] = dataclasses.field(default_factory=list)
     saved_block: int = 0
     version: int = 0
-    numbers: "itertools.count[int]" = dataclasses.field(default_factory=lambda: itertools.count(1))
+    shown: tuple[int, float, dict[str, Any]] | None = None
 
     def played_s(self, now: float) -> float:
         """Return where the fastest viewer is, or where the last one left."""
