@@ -1,5 +1,6 @@
 """The server as a process, with chime's weights: watched in a browser, told to stop, killed, and started again."""
 
+import contextlib
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from omniforcing_jax.chime.prompts import COLOURS
 from omniforcing_jax.chime.track import watch
 from omniforcing_jax.serve.fragments import digest
 from omniforcing_jax.serve.limits import RefusedError
+from omniforcing_jax.serve.server import listen
 
 pytestmark = pytest.mark.long
 SEED, PROMPT = 11, "a red ball"
@@ -24,7 +26,8 @@ class Process:
     """A server in a process of its own."""
 
     def __init__(self, *flags, cache):
-        command = [sys.executable, "-m", "omniforcing_jax", "serve", "--port", "0", *flags]
+        flags = flags if "--port" in flags else ("--port", "0", *flags)
+        command = [sys.executable, "-m", "omniforcing_jax", "serve", *flags]
         # A program that another kind of machine compiled would not be bit-equal; both servers have one cache.
         environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache)}
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
@@ -120,3 +123,28 @@ def test_the_page_plays_chime_for_half_a_minute_and_shows_a_new_colour(cache):
         assert it.hosts == {served.url.removeprefix("http://")}
         browser.close()
     assert served.end(signal.SIGTERM) == 128 + signal.SIGTERM
+
+
+@pytest.mark.skipif(bool(MISSING), reason=MISSING)
+def test_the_page_goes_on_after_kill_9_and_says_that_the_server_goes_down(cache, tmp_path):
+    from playwright.sync_api import sync_playwright
+
+    with contextlib.closing(listen("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    flags = ("--mock", "--port", port, "--state", str(tmp_path), "--save-every", "2")
+    served = Process(*flags, cache=cache)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        it = Person(browser.new_page())
+        it.page.goto(served.url)
+        it.wait(lambda: it.page.query_selector("#suggestions button"))
+        it.say("a red ball")
+        it.wait(lambda: it.figures()["time"] > 4)
+        served.end(signal.SIGKILL)
+        it.wait(lambda: it.page.inner_text("#state") == "connecting")
+        served, before = Process(*flags, cache=cache), it.figures()["time"]
+        it.wait(lambda: it.page.inner_text("#state") == "running" and it.figures()["time"] > before + 3, 30.0)
+        assert not it.page.is_visible("#error")
+        assert served.end(signal.SIGTERM) == 128 + signal.SIGTERM
+        it.wait(lambda: "the stream is saved" in it.page.inner_text("#error"))
+        browser.close()

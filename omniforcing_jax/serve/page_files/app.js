@@ -157,12 +157,18 @@ function attemptQuietly(work) {
 async function again(id) {
   try {
     const stream = await ask("GET", `/v1/streams/${id}`);
+    clearError();
     showStream(stream);
     if (!["ended", "failed"].includes(stream.state)) follow(id, false);
   } catch (error) {
-    showError(error);
-    if (error.status === 0) page.retry = setTimeout(() => again(id), AGAIN_MS);
-    else forget();
+    if (error.status !== 0) {
+      showError(error);
+      return forget();
+    }
+    if ($("error").hidden) showError(error); // what the server said last is worth more
+    $("state").textContent = "connecting";
+    $("state").dataset.state = "queued";
+    page.retry = setTimeout(() => again(id), AGAIN_MS);
   }
 }
 
