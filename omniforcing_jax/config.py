@@ -180,9 +180,9 @@ class SamplerConfig(Config):
         horizon_seconds: Length of the training clips, in whole seconds (one frame not counted).
         layout: How a clip is cut into blocks.
         context_noise: Sigma of the clean pass whose keys and values later blocks read.
-        window: Blocks that a block may see, itself included. 0 fills the horizon; a pinned block 0 then takes one of
+        window: Blocks that a block may see, itself included. 0 fills the horizon; pinned blocks then take some of
             its places.
-        pin_prefix: Whether block 0 is never evicted.
+        pinned: Blocks that are never evicted, from block 0 on.
         reanchor: Whether pinned keys move along with the stream once it is past the horizon. Otherwise they stay at the
             beginning of the stream, at distances that no training clip had.
         renewal: How much of the noise each step draws afresh, see `schedule.fresh_shares`. 0 makes Euler steps and 1
@@ -195,7 +195,7 @@ class SamplerConfig(Config):
     layout: Layout = PREFIX
     context_noise: float = 0.0
     window: int = 0
-    pin_prefix: bool = True
+    pinned: int = 1
     reanchor: bool = True
     renewal: float | None = None
 
@@ -217,6 +217,7 @@ class SamplerConfig(Config):
             raise ValueError(f"horizon_{error}") from None
         rule = f"must be between 0 and the horizon's {self.horizon_blocks} blocks"
         require(0 <= self.window <= self.horizon_blocks, "window", self.window, rule)
+        require(0 <= self.pinned <= self.horizon_blocks, "pinned", self.pinned, rule)
 
     @property
     def horizon_blocks(self) -> int:
@@ -228,11 +229,11 @@ class SamplerConfig(Config):
         """R, the ring's slots: unpinned past blocks that a block sees.
 
         With window 0 every block beyond the horizon sees as many blocks as the last trained block saw, at the same
-        distances. R leaves out the current block and, if it is pinned, block 0.
+        distances. R leaves out the current block and the pinned ones.
         """
         if self.window:
             return self.window - 1
-        return max(0, self.horizon_blocks - 1 - self.pin_prefix)
+        return max(0, self.horizon_blocks - 1 - self.pinned)
 
     def shift_seconds(self, k: int) -> int:
         """Seconds by which pinned keys are shifted for block k: 0 within the horizon, then along with the stream."""

@@ -73,7 +73,7 @@ def expected(config, blocks, window, pin, audio):
 @pytest.mark.parametrize("pin", [True, False])
 @pytest.mark.parametrize("window", [1, 2, 4])
 def test_the_next_block_may_read_just_its_window_and_what_is_pinned(window, pin):
-    cache = empty_cache(SINKS, sampler(window=window, pin_prefix=pin), GRID, 1)
+    cache = empty_cache(SINKS, sampler(window=window, pinned=int(pin)), GRID, 1)
     for blocks in range(1, 9):  # block 0 reads no cache
         cache = commit_one(cache, marked(SINKS, cache, blocks - 1))
         for name in NAMES:
@@ -137,7 +137,7 @@ def test_as_many_sinks_as_a_blocks_audio_confuse_nobody():
 @pytest.mark.parametrize("has_list", [False, True])
 @pytest.mark.parametrize("pin", [True, False])
 def test_what_is_pinned_stays_as_it_was_committed_while_the_ring_goes_round(pin, has_list):
-    cache = empty_cache(SINKS, sampler(window=2, pin_prefix=pin), GRID, 1, has_list=has_list)
+    cache = empty_cache(SINKS, sampler(window=2, pinned=int(pin)), GRID, 1, has_list=has_list)
     first = random_fresh(SINKS, PREFIX.block(0), seed=0)
     cache = commit_one(cache, first if not has_list else by_layer(first))
     expected = jax.device_get(pinned_of(cache))

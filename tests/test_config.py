@@ -15,9 +15,7 @@ def test_model_configs_survive_json(config):
 
 
 def test_a_sampler_config_survives_json():
-    sampler = SamplerConfig(
-        sigmas=SIGMAS, horizon_seconds=5, layout=FUSED, context_noise=0.03, window=2, pin_prefix=False
-    )
+    sampler = SamplerConfig(sigmas=SIGMAS, horizon_seconds=5, layout=FUSED, context_noise=0.03, window=2, pinned=0)
     assert SamplerConfig.from_json(sampler.to_json()) == sampler
 
 
@@ -83,7 +81,7 @@ def test_impossible_samplers_are_refused(change, message):
 def test_an_open_window_fills_the_horizon_once():
     pinned = SamplerConfig(sigmas=SIGMAS, horizon_seconds=5)
     assert (pinned.horizon_blocks, pinned.past_blocks) == (6, 4)
-    assert dataclasses.replace(pinned, pin_prefix=False).past_blocks == 5
+    assert dataclasses.replace(pinned, pinned=0).past_blocks == 5
     assert dataclasses.replace(pinned, window=6).past_blocks == 5
     assert dataclasses.replace(pinned, window=1).past_blocks == 0
     assert dataclasses.replace(pinned, horizon_seconds=0).past_blocks == 0

@@ -43,7 +43,7 @@ def velocity_of(video, audio, levels_v, levels_a):
     video_of, audio_of = block_of_frames(BLOCKS)
     turned = rotaries(CONFIG, make_positions(CONFIG, clip_block(BLOCKS[-1].video_end, BLOCKS[-1].audio_end), GRID))
     sigmas = Sigmas(video=levels_v[video_of][None], audio=levels_a[audio_of][None])
-    view = masked(CONFIG, turned, sigmas, BLOCKS, window=SAMPLER.past_blocks + 1, pin_prefix=SAMPLER.pin_prefix)
+    view = masked(CONFIG, turned, sigmas, BLOCKS, window=SAMPLER.past_blocks + 1, pinned=SAMPLER.pinned)
     return predict(PARAMS, CONFIG, Streams(video, audio), view, PROMPT.clean).velocity
 
 

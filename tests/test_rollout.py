@@ -52,7 +52,7 @@ def test_a_block_is_the_last_slice_of_a_masked_clip_over_its_own_context():
     @jax.jit
     def velocity_of(video, audio, levels):
         sigmas = Sigmas(video=levels[video_of][None], audio=levels[audio_of][None])
-        reach = {"window": SAMPLER.past_blocks + 1, "pin_prefix": SAMPLER.pin_prefix}
+        reach = {"window": SAMPLER.past_blocks + 1, "pinned": SAMPLER.pinned}
         view = masked(CONFIG, rotaries(CONFIG, whole_positions), sigmas, blocks, **reach)
         return predict(PARAMS, CONFIG, Streams(video, audio), view, PROMPT.clean).velocity
 
@@ -209,7 +209,7 @@ def test_slots_are_said_to_come_first_only_where_block_0_stays(pin, monkeypatch)
     """Kernels read as many slots as may be seen, from the first on, of a past that is said to be a prefix."""
     said = []
     monkeypatch.setattr(r, "streaming", lambda *args: said.append(args[3].v2a.is_prefix) or streaming(*args))
-    static = STATIC._replace(sampler=dataclasses.replace(SAMPLER, pin_prefix=pin))
+    static = STATIC._replace(sampler=dataclasses.replace(SAMPLER, pinned=int(pin)))
     positions, sigma = r.block_positions(static, 1), jnp.float32(0.5)
     noisy = r.draw_noise(KEYS, jnp.int32(1), 0, static, positions)
     cache = jax.eval_shape(lambda: r.make_cache(static, 2))

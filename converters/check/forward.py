@@ -42,7 +42,7 @@ def run_forward(case: RecordedCase, variant: str, config: ModelConfig, params: T
     else:
         sigmas = _spread(_student_sigmas(case, variant), tokens.shape[1], audio.shape[1])
         window, is_pinned = _window(case, variant)
-        view = masked(config, tables, sigmas, blocks, window=window, pin_prefix=is_pinned)
+        view = masked(config, tables, sigmas, blocks, window=window, pinned=int(is_pinned))
         view = bidirectional(config, tables, sigmas) if variant == "no_mask" else view
     contexts = (jnp.asarray(case["in.video_context"]), jnp.asarray(case["in.audio_context"]))
     noisy = Streams(jnp.asarray(tokens), jnp.asarray(audio))

@@ -33,9 +33,9 @@ from omniforcing_jax.stream.start import open_stream
 MINUTE = 60
 SPAN = 5.0  # seconds over which number and colours are judged, as in clips of the trained length
 KEEPING = {
-    "kept, moves along": {"pin_prefix": True, "reanchor": True},
-    "kept, stays behind": {"pin_prefix": True, "reanchor": False},
-    "not kept": {"pin_prefix": False, "reanchor": True},
+    "kept, moves along": {"pinned": 1, "reanchor": True},
+    "kept, stays behind": {"pinned": 1, "reanchor": False},
+    "not kept": {"pinned": 0, "reanchor": True},
 }
 SHOWN = ("adherence", "sync_recall", "sync_precision", "colour_error", "loudness_db", "noise_floor_db")
 

@@ -102,7 +102,7 @@ def draw_regimes() -> Drawing:
     ring = sampler().past_blocks
     everyone = np.ones((last, last), bool)
     index = np.arange(last, dtype=np.int32)
-    causal = visible(index, index, (index == 0) & sampler().pin_prefix, ring + 1)
+    causal = visible(index, index, index < sampler().pinned, ring + 1)
     _blocks(picture, "Teacher", "bidirectional, whole clip", everyone, MARGIN + 20, cell)
     _blocks(picture, "Masked student", "whole clip, block-causal", causal, MARGIN + 270, cell)
     _stream(picture, causal, MARGIN + 520, cell)

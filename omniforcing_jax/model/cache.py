@@ -122,7 +122,7 @@ def empty_cache(
     `has_list` makes arrays for each layer, as a network needs whose layers are a list.
     """
     layout, per_frame = sampler.layout, grid[0] * grid[1]
-    kept = {"pinned_blocks": int(sampler.pin_prefix), "past": sampler.past_blocks, "in_place": has_list}
+    kept = {"pinned_blocks": sampler.pinned, "past": sampler.past_blocks, "in_place": has_list}
     video = Slots(first=layout.first_v * per_frame, sinks=0, step=layout.step_v * per_frame, **kept)
     audio = Slots(first=layout.first_a, sinks=config.sinks, step=layout.step_a, **kept)
     heads = Sites(video_self=config.video, audio_self=config.audio, a2v=config.audio, v2a=config.audio)

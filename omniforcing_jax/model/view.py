@@ -83,7 +83,7 @@ def masked(
     blocks: tuple[Block, ...],
     *,
     window: int | None = None,
-    pin_prefix: bool = False,
+    pinned: int = 0,
     dense: bool = False,
 ) -> View:
     """Whole clip, block-causal.
@@ -94,10 +94,10 @@ def masked(
         sigmas: Noise levels, of any granularity.
         blocks: The clip's block table.
         window: Blocks that a block may see, itself included; None shows the whole past.
-        pin_prefix: Whether block 0 stays visible beyond the window. Sinks always do.
+        pinned: Blocks that stay visible beyond the window, from block 0 on. Sinks always do.
         dense: Use the written-out mask instead of key ranges: the same function, slower.
     """
-    spans = token_spans(config, rotaries, blocks, pin_prefix)
+    spans = token_spans(config, rotaries, blocks, pinned)
     reach = len(blocks) if window is None else window
     make = dense_mask if dense else banded_mask
 
@@ -115,7 +115,7 @@ def on_context(
     blocks: tuple[Block, ...],
     *,
     window: int | None = None,
-    pin_prefix: bool = False,
+    pinned: int = 0,
 ) -> View:
     """Whole clip at once, each block seeing itself and the *past* blocks of another forward.
 
@@ -126,7 +126,7 @@ def on_context(
         ValueError: The network scales its queries by log ratios, which only the masked regime defines.
     """
     _refuse_log_ratio(config)
-    spans = token_spans(config, rotaries, blocks, pin_prefix)
+    spans = token_spans(config, rotaries, blocks, pinned)
     reach = len(blocks) if window is None else window
     masks = _masks(lambda queries, keys: context_mask(queries, keys, reach), spans)
     return _view(config, rotaries, sigmas, masks, config.sinks)
@@ -152,7 +152,7 @@ def streaming(config: ModelConfig, rotaries: Rotaries, sigmas: Sigmas, past: Sit
     return _view(config, rotaries, sigmas, sites, 0)
 
 
-def token_spans(config: ModelConfig, rotaries: Rotaries, blocks: tuple[Block, ...], pin_prefix: bool) -> Streams:
+def token_spans(config: ModelConfig, rotaries: Rotaries, blocks: tuple[Block, ...], pinned: int) -> Streams:
     """List the tokens of both streams by block, as TokenSpans; sinks are pinned and belong to block 0.
 
     Raises:
@@ -163,13 +163,8 @@ def token_spans(config: ModelConfig, rotaries: Rotaries, blocks: tuple[Block, ..
     if tokens % frames or audio_frames != blocks[-1].audio_end:
         raise ValueError(f"blocks end at {frames} and {blocks[-1].audio_end}: rotations hold {tokens}, {audio_frames}")
     per_frame, sinks = tokens // frames, config.sinks
-    video = [
-        TokenSpan(b.video_start * per_frame, b.video_end * per_frame, k, pin_prefix and k == 0)
-        for k, b in enumerate(blocks)
-    ]
-    audio = [
-        TokenSpan(sinks + b.audio_start, sinks + b.audio_end, k, pin_prefix and k == 0) for k, b in enumerate(blocks)
-    ]
+    video = [TokenSpan(b.video_start * per_frame, b.video_end * per_frame, k, k < pinned) for k, b in enumerate(blocks)]
+    audio = [TokenSpan(sinks + b.audio_start, sinks + b.audio_end, k, k < pinned) for k, b in enumerate(blocks)]
     return Streams(video, [TokenSpan(0, sinks, 0, True), *audio] if sinks else audio)
 
 

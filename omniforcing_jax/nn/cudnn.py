@@ -5,7 +5,7 @@ results are merged by a log-sum-exp in float32. jax's public call rounds that to
 coarse; so this file calls the function below it. Under a gradient all segments are concatenated.
 
 A mask that shows a prefix of the keys becomes a length, by which the kernel skips keys. Any other mask becomes a full
-one, which it reads. Under a gradient such a mask must have even lengths; otherwise the plain form is differentiated.
+one, which it reads. The kernel has a gradient for even lengths only; otherwise the plain form is differentiated.
 """
 
 import math
@@ -67,9 +67,8 @@ _union.defvjp(_union_forward, _union_backward)
 
 
 def _has_gradient(q: Float[Array, "B T N H"], segments: Sequence[KVSegment]) -> bool:
-    """Whether the kernel has a gradient: under a full mask both lengths must be even."""
-    is_even = q.shape[1] % 2 == 0 and sum(s.k.shape[1] for s in segments) % 2 == 0
-    return is_even or "mask" not in mask_arguments(q, segments)
+    """Whether the kernel has a gradient: both lengths must be even, says jax@0.11.2, even where there is no mask."""
+    return q.shape[1] % 2 == 0 and sum(s.k.shape[1] for s in segments) % 2 == 0
 
 
 def _segments(prefixes: tuple[bool, ...], arrays: Any) -> list[KVSegment]:

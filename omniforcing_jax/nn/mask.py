@@ -1,6 +1,6 @@
 """Attention masks on block indices: one rule, and the forms of it that a kernel can use.
 
-    visible(q, k) = 0 <= k <= q  and  (q - k < window  or  k is pinned)
+    visible(q, k) = 0 <= k <= q  and  (q - k < window  or  k < pinned)
 
 Three blocks, two sinks `s` in front of the keys, window 2, sinks pinned, block 0 not:
 

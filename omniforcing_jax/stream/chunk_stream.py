@@ -248,7 +248,7 @@ class ChunkStream(Iterator[Chunk]):
     def _count_passes(self, recompute: int | None) -> int:
         depth = self.state.history.depth
         if recompute is None and self.plan.request.history == EXACT:
-            return 1 + depth
+            recompute = 1 + depth
         return check_recompute(self.static.sampler, depth, recompute)
 
     def _take_step(self, transition: PromptTransition, *, done: int, trace: Trace) -> Advanced:

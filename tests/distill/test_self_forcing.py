@@ -40,7 +40,7 @@ def sampler(layout=PREFIX, **options) -> SamplerConfig:
 
 
 SCENES = {
-    "prefix, sinks, block 0 and a past block dropped": Scene(SINKS, sampler(window=2, pin_prefix=False), (0, 2, 1)),
+    "prefix, sinks, block 0 and a past block dropped": Scene(SINKS, sampler(window=2, pinned=0), (0, 2, 1)),
     "fused, context noise, kept noise, reference's text, layers computed again": Scene(
         tiny.TINY, sampler(FUSED, context_noise=0.1, renewal=1.0), (2, 1), text_gradient=False, remat=keep_projections
     ),

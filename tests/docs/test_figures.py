@@ -69,7 +69,7 @@ def of_sampler(sampler: SamplerConfig) -> dict[str, str]:
         "block 0, later blocks": f"{layout.first_v} + {layout.first_a}, {layout.step_v} + {layout.step_a}",
         "trained horizon": f"{sampler.horizon_seconds} s",
         "past blocks in the ring": f"{sampler.past_blocks}",
-        "block 0 pinned, keys move along": f"{said[sampler.pin_prefix]}, {said[sampler.reanchor]}",
+        "block 0 pinned, keys move along": f"{said[sampler.pinned > 0]}, {said[sampler.reanchor]}",
     }
 
 

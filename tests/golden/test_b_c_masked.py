@@ -143,7 +143,7 @@ def test_the_four_masks_are_the_reference_s(name):
     config = config_of(case)
     tables = own_rotaries(config, case.config["frames"], case.config["audio_frames"], case.config["grid"])
     blocks = find_blocks(case, "block_sigma")
-    video, audio = token_spans(config, tables, blocks, pin_prefix=False)
+    video, audio = token_spans(config, tables, blocks, pinned=0)
     sites = {"video_self": (video, video), "audio_self": (audio, audio), "a2v": (video, audio), "v2a": (audio, video)}
     for recorded in case.names("mask.*"):
         queries, keys = sites[recorded.removeprefix("mask.")]

@@ -69,7 +69,7 @@ def test_a_banded_mask_is_the_reference_with_fewer_blocks(variant, own_tables):
     case = Case(NAME)
     config, params, text, blocks, tables, (window, pinned) = prepare(case, variant, own_tables)
     sigmas = Sigmas(jnp.asarray(inputs()["in.video_sigma"]), jnp.asarray(inputs()["in.audio_sigma"]))
-    view = masked(config, tables, sigmas, blocks, window=window, pin_prefix=pinned)
+    view = masked(config, tables, sigmas, blocks, window=window, pinned=int(pinned))
     noisy = Streams(net.as_tokens(inputs()["in.video_latent"]), inputs()["in.audio_latent"])
     velocity = net.run_predict(params, config, noisy, view, text).velocity
     compare_velocities(case, variant, velocity.video, velocity.audio, own_tables)
@@ -82,7 +82,9 @@ def test_the_ring_cache_is_the_reference_with_fewer_blocks(variant, own_tables):
     config, params, text, blocks, tables, (window, pinned) = prepare(case, variant, own_tables)
     layout, grid = net.LAYOUTS[inputs().config["layout"]], tuple(inputs().config["grid"])
     horizon = layout.start_seconds(len(blocks))
-    sampler = SamplerConfig(layout=layout, sigmas=(1.0, 0.0), horizon_seconds=horizon, window=window, pin_prefix=pinned)
+    sampler = SamplerConfig(
+        layout=layout, sigmas=(1.0, 0.0), horizon_seconds=horizon, window=window, pinned=int(pinned)
+    )
     video, audio = net.as_tokens(inputs()["in.video_latent"]), inputs()["in.audio_latent"]
     cache, made = empty_cache(config, sampler, grid, len(video)), []
     still = shift_rotations(config, shift_phases(config, 0))
@@ -109,7 +111,7 @@ def test_the_ring_cache_is_the_reference_with_fewer_blocks(variant, own_tables):
 def test_the_four_banded_masks_are_the_reference_s(variant):
     case = Case(NAME)
     config, _, _, blocks, tables, (window, pinned) = prepare(case, variant, own_tables=True)
-    video, audio = token_spans(config, tables, blocks, pinned)
+    video, audio = token_spans(config, tables, blocks, int(pinned))
     sites = {"video_self": (video, video), "audio_self": (audio, audio), "a2v": (video, audio), "v2a": (audio, video)}
     for site, (queries, keys) in sites.items():
         case.compare(f"mask.{variant}.{site}", visible_tokens(queries, keys, window).astype(np.uint8))

@@ -32,7 +32,7 @@ def make_sites(case: Case, sinks: int) -> dict:
     config = dataclasses.replace(TINY, sinks=sinks)
     grid = (1, case.config["tokens_per_frame"])
     tables = own_rotaries(config, blocks[-1].video_end, blocks[-1].audio_end, grid)
-    video, audio = token_spans(config, tables, blocks, pin_prefix=False)
+    video, audio = token_spans(config, tables, blocks, pinned=0)
     return {"video_self": (video, video), "audio_self": (audio, audio), "a2v": (video, audio), "v2a": (audio, video)}
 
 

@@ -200,11 +200,12 @@ def test_keys_that_are_seen_moved_are_a_flash_kernel_of_their_own(monkeypatch):
     assert of_gradient.count("custom_call @__cudnn$fmhaSoftmax") == 2  # forward and backward of all keys together
 
 
-def test_a_full_mask_of_odd_lengths_has_the_plain_form_s_gradient(monkeypatch):
+@pytest.mark.parametrize("bias", [None, TEXT.bias])
+def test_odd_lengths_have_the_plain_form_s_gradient(bias, monkeypatch):
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), (Q[:, :25], TEXT.k, TEXT.v))
 
     def attend(q, k, v):
-        return jnp.sum(dot_product_attention(q, [KVSegment(k, v, TEXT.bias)]))
+        return jnp.sum(dot_product_attention(q, [KVSegment(k, v, bias)]))
 
     assert "__cudnn$fmha" in lowered_for_gpu(attend, *half, monkeypatch=monkeypatch)
     assert "__cudnn$fmha" not in lowered_for_gpu(jax.grad(attend), *half, monkeypatch=monkeypatch)

@@ -95,11 +95,11 @@ class Masked:
 
     blocks: tuple
     window: int | None = None
-    pin_prefix: bool = False
+    pinned: int = 0
     dense: bool = False
 
     def __call__(self, config, rotaries, sigmas):
-        options = {"window": self.window, "pin_prefix": self.pin_prefix, "dense": self.dense}
+        options = {"window": self.window, "pinned": self.pinned, "dense": self.dense}
         return masked(config, rotaries, sigmas, self.blocks, **options)
 
 

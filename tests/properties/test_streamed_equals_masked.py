@@ -22,10 +22,10 @@ FORMS = pytest.mark.parametrize("has_list", [False, True], ids=["stacked", "list
 
 
 @FORMS
-@pytest.mark.parametrize(("window", "pin"), [(1, True), (1, False), (2, True), (2, False), (5, False)])
+@pytest.mark.parametrize(("window", "pin"), [(1, 1), (1, 0), (2, 1), (2, 0), (5, 0), (1, 2), (2, 3)])
 def test_streamed_equals_masked_before_and_after_the_ring_wraps(window, pin, has_list):
-    expected, _ = run_masked(SUNK, window=window, pin_prefix=pin, dense=True)
-    assert_close(run_stream(SUNK, horizon(SUNK, window=window, pin_prefix=pin), has_list=has_list), expected, LIMIT)
+    expected, _ = run_masked(SUNK, window=window, pinned=pin, dense=True)
+    assert_close(run_stream(SUNK, horizon(SUNK, window=window, pinned=pin), has_list=has_list), expected, LIMIT)
 
 
 def test_an_open_window_streams_the_whole_past():
@@ -36,12 +36,12 @@ def test_an_open_window_streams_the_whole_past():
 def test_streamed_equals_masked_in_the_fused_layout():
     clip = Clip(INTERLEAVED, layout=FUSED)
     expected, _ = run_masked(clip, window=2, dense=True)
-    assert_close(run_stream(clip, horizon(clip, window=2, pin_prefix=False)), expected, LIMIT)
+    assert_close(run_stream(clip, horizon(clip, window=2, pinned=0)), expected, LIMIT)
 
 
-@pytest.mark.parametrize(("window", "pin"), [(None, False), (2, True)])
+@pytest.mark.parametrize(("window", "pin"), [(None, 0), (2, 1), (2, 2)])
 def test_key_prefixes_equal_the_dense_mask(window, pin):
-    fast, slow = (run_masked(SUNK, window=window, pin_prefix=pin, dense=dense) for dense in (False, True))
+    fast, slow = (run_masked(SUNK, window=window, pinned=pin, dense=dense) for dense in (False, True))
     assert_close(fast[0], slow[0], LIMIT)
 
 
@@ -75,12 +75,12 @@ def test_blocks_on_the_context_of_the_same_clip_are_the_masked_clip():
 
 
 @FORMS
-@pytest.mark.parametrize(("window", "pin"), [(1, True), (2, True), (3, True), (2, False)])
+@pytest.mark.parametrize(("window", "pin"), [(1, 1), (2, 1), (3, 1), (2, 0), (2, 2), (1, 3)])
 def test_before_at_and_after_the_horizon_the_stream_reads_its_window_and_the_pinned_keys_moved_along(
     window, pin, has_list
 ):
     clip = Clip(SINKS, frames=19)  # seven blocks, the horizon has three
-    sampler = dataclasses.replace(horizon(clip, window=window, pin_prefix=pin), horizon_seconds=2)
+    sampler = dataclasses.replace(horizon(clip, window=window, pinned=pin), horizon_seconds=2)
     assert [sampler.shift_seconds(k) for k in range(7)] == [0, 0, 0, 1, 2, 3, 4]
     assert_close(run_stream(clip, sampler, has_list=has_list), explicit_stream(clip, sampler), LIMIT)
 
@@ -123,7 +123,7 @@ def recall(clip, sampler, history, shift):
         sinks = clip.config.sinks if is_audio else 0
         sizes = [block.audio_frames if is_audio else block.video_frames * TOKENS for block in clip.blocks]
         block_of = np.repeat(np.arange(len(sizes)), [sinks + sizes[0], *sizes[1:]])
-        is_pinned = (block_of == 0) if sampler.pin_prefix else np.arange(len(block_of)) < sinks
+        is_pinned = (block_of < sampler.pinned) | (np.arange(len(block_of)) < sinks)
         made = join(getattr(entry, name) for entry in history)
         room = ((0, 0), (0, 0), (0, len(block_of) - made.k.shape[2]), (0, 0), (0, 0))
         keys, values = (jnp.pad(x, room) for x in (made.k, made.v))

@@ -44,8 +44,10 @@ def check_recompute(sampler: SamplerConfig, depth: int, count: int | None) -> in
     """Return the number of clean passes for `recompute=count`: None is the whole window.
 
     Raises:
-        ValueError: If there are more than blocks whose latents are kept.
+        ValueError: If there are more than blocks whose latents are kept, or any where more than block 0 is pinned.
     """
+    rule = f"must be 0: {sampler.pinned} blocks are pinned, and only block 0's latents are kept for good"
+    require(count == 0 or sampler.pinned <= 1, "recompute", count, rule)
     if count is None:
         return window_blocks(sampler)
     rule = f"must be between 0 and {1 + depth}, the number of blocks whose latents are kept"
