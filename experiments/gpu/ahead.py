@@ -39,19 +39,19 @@ def _decodings(decoder: Decoder) -> Iterator[Callable[[], Any]]:
 
 def _network_programs(subject: BenchSubject) -> Iterator[Callable[[], Any]]:
     """Compile denoising and commit of block 0 and of a later block, with arguments as `ChunkStream` passes them."""
-    state, static = subject.open().state, subject.plan.static
+    stream, static = subject.open(), subject.plan.static
+    network, state = stream.network, stream.state
     cache, prompt, keys = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (state.cache, state.prompt, state.keys)
     )
-    params = subject.pipeline.transformer
     for k in (0, 1):
         positions = rollout.block_positions(static, k)
         run = partial(rollout.denoise_block, static=static)
-        latents, _ = jax.eval_shape(run, params, cache, prompt, keys, positions, rollout.NO_CONDITIONING)
+        latents, _ = jax.eval_shape(run, network, cache, prompt, keys, positions, rollout.NO_CONDITIONING)
         yield partial(
-            _compile, rollout.denoise_block, static, params, cache, prompt, keys, positions, rollout.NO_CONDITIONING
+            _compile, rollout.denoise_block, static, network, cache, prompt, keys, positions, rollout.NO_CONDITIONING
         )
-        yield partial(_compile, rollout.commit_block, static, params, cache, prompt, keys, latents, positions)
+        yield partial(_compile, rollout.commit_block, static, network, cache, prompt, keys, latents, positions)
 
 
 def _compile(program: Any, static: rollout.StaticConfig, *arguments: Any) -> None:

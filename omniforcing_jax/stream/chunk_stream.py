@@ -112,7 +112,7 @@ class ChunkStream(Iterator[Chunk]):
         return self.plan.static
 
     @functools.cached_property
-    def _network(self) -> StreamNetwork:
+    def network(self) -> StreamNetwork:
         """The network with what its passes have in common."""
         return stream_network(self.pipeline.transformer, self.static)
 
@@ -255,7 +255,7 @@ class ChunkStream(Iterator[Chunk]):
         state = self.state
         inputs = CommitInputs(prompt=state.prompt, keys=state.keys, history=state.history)
         return advance_transition(
-            self._network, transition, state.cache, inputs, done=done, static=self.static, trace=trace
+            self.network, transition, state.cache, inputs, done=done, static=self.static, trace=trace
         )
 
     def _change_text(self) -> None:
@@ -296,7 +296,7 @@ class ChunkStream(Iterator[Chunk]):
             self.trace("conditioning", k, conditioning)
             return conditioning
         latents, cache = denoise_block(
-            self._network, state.cache, state.prompt, state.keys, positions, conditioning, static=self.static
+            self.network, state.cache, state.prompt, state.keys, positions, conditioning, static=self.static
         )
         self.state = dataclasses.replace(state, cache=cache)
         self.trace("denoise", k, latents)
@@ -319,7 +319,7 @@ class ChunkStream(Iterator[Chunk]):
         if k + 1 == self.blocks:
             return state.cache, state.history
         cache = commit_block(
-            self._network, state.cache, state.prompt, state.keys, latents, positions, static=self.static
+            self.network, state.cache, state.prompt, state.keys, latents, positions, static=self.static
         )
         self.trace("commit", k, cache)
         return cache, record_block(state.history, latents, k)
