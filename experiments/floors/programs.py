@@ -22,7 +22,7 @@ from omniforcing_jax.pipeline.pipeline import abstract_pipeline
 from omniforcing_jax.stream.decode import decode_audio, decode_video
 
 ROLES = {
-    "params": WEIGHTS,
+    "params": WEIGHTS,  # with the table of the noise levels' modulation
     "codecs": WEIGHTS,
     "cache": CACHE,
     "prompt": TEXT,
@@ -40,19 +40,20 @@ def lower(program: str, subject: Subject, mesh: Mesh) -> jax.stages.Lowered:
 
 
 def _denoise(subject: Subject, mesh: Mesh) -> jax.stages.Lowered:
-    cache, params, prompt, keys, positions = late_block_inputs(subject, mesh)
+    cache, params, prompt, keys, positions = late_block_inputs(subject, mesh, has_list=True)
     return rollout.denoise_block.lower(params, cache, prompt, keys, positions, static=subject.static)
 
 
 def _commit(subject: Subject, mesh: Mesh) -> jax.stages.Lowered:
-    cache, params, prompt, keys, positions = late_block_inputs(subject, mesh)
+    cache, params, prompt, keys, positions = late_block_inputs(subject, mesh, has_list=True)
     denoise = partial(rollout.denoise_block, static=subject.static)
-    latents = whole(jax.eval_shape(denoise, params, cache, prompt, keys, positions), mesh)
+    latents = whole(jax.eval_shape(denoise, params, cache, prompt, keys, positions)[0], mesh)
     return rollout.commit_block.lower(params, cache, prompt, keys, latents, positions, static=subject.static)
 
 
 def _block(subject: Subject, mesh: Mesh) -> jax.stages.Lowered:
-    return jax.jit(late_block(subject.static), donate_argnums=0).lower(*late_block_inputs(subject, mesh))
+    inputs = late_block_inputs(subject, mesh, has_list=True)
+    return jax.jit(late_block(subject.static), donate_argnums=0).lower(*inputs)
 
 
 def _video_decode(subject: Subject, mesh: Mesh) -> jax.stages.Lowered:

@@ -21,7 +21,7 @@ from omniforcing_jax.config import CrossTimestep, ModelConfig, SamplerConfig
 from omniforcing_jax.distill.generator_critic import Frozen, self_forcing_of
 from omniforcing_jax.distill.ode import OdeConfig
 from omniforcing_jax.layout import latent_frames
-from omniforcing_jax.model.transformer import keep_projections, transformer_spec
+from omniforcing_jax.model.transformer import keep_projections, list_layers, transformer_spec
 from omniforcing_jax.parallel import mesh as meshes
 from omniforcing_jax.parallel.sharding import activation_spec
 from omniforcing_jax.pipeline.pipeline import PipelineConfig
@@ -110,18 +110,27 @@ class BlockInputs(NamedTuple):
     positions: Any
 
 
-def late_block_inputs(subject: Subject, mesh: Mesh) -> BlockInputs:
-    """Return the shapes and shardings of a late block's inputs; the cache is full."""
+def late_block_inputs(subject: Subject, mesh: Mesh, *, has_list: bool = False) -> BlockInputs:
+    """Return the shapes and shardings of a late block's inputs; the cache is full.
+
+    Args:
+        subject: What is lowered.
+        mesh: Where.
+        has_list: Whether the network is a list of layers, as on one GPU.
+    """
     static, batch = subject.static, subject.batch
     params = meshes.abstract(transformer_spec(static.model), mesh, DTYPE)
+    if has_list:
+        params = whole(jax.eval_shape(list_layers, params), mesh)
     video, audio, mask = _contexts(subject, batch, mesh)
     prompt = jax.eval_shape(partial(rollout.make_prompt_kv, static=static), params, video, audio, mask)
-    cache = jax.eval_shape(lambda: rollout.make_cache(static, batch))
+    cache = jax.eval_shape(lambda: rollout.make_cache(static, batch, has_list))
+    table = jax.eval_shape(partial(rollout.stream_network, static=static), params).table
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch))
     positions = rollout.block_positions(static, static.sampler.past_blocks + 1)
     return BlockInputs(
         cache=_of_cache(cache, mesh),
-        params=params,
+        params=rollout.StreamNetwork(params=params, table=whole(table, mesh)),
         prompt=_of_cache(prompt, mesh),
         keys=whole(keys, mesh),
         positions=whole(positions, mesh),
