@@ -4,6 +4,7 @@ import dataclasses
 import json
 import typing
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -107,11 +108,12 @@ def test_a_small_denoise_is_compiled_and_its_sums_are_those_of_the_closed_formul
     model, sampler = subject.preset.model, subject.sampler
     wanted = program_flops(Program.STREAM, model, sampler, per_frame, 8) * sampler.steps / (sampler.steps + 1) / 1e12
     assert wanted < found["tflop"] < 1.5 * wanted
-    cache = make_cache.eval_shape(subject.static, 1)
-    read = sum(
-        leaf.size * jnp.dtype(leaf.dtype).itemsize for leaf in (cache.past.video_self.k, cache.past.video_self.v)
-    )
-    assert found["argument_bytes"] > read
+    past = jax.tree.leaves(make_cache.eval_shape(subject.static, 1, True).past)
+    past_bytes = sum(leaf.size * jnp.dtype(leaf.dtype).itemsize for leaf in past)
+    assert found["argument_bytes"] > past_bytes
+    weights_gb = 1e-9 * (found["argument_bytes"] - past_bytes) * sampler.steps
+    assert found["categories"]["weights_copied"]["written_gb"] < 0.1 * weights_gb  # biases and tables, no matrix
+    assert found["categories"]["cache_copied"]["written_gb"] == 0
     assert found["peak_bytes"] > found["argument_bytes"]
     assert found["kernels"] == sum(row["runs"] for row in found["categories"].values())
 
