@@ -119,6 +119,7 @@ def test_a_stream_in_eight_bits_goes_on_bit_for_bit_where_it_was_cut(tmp_path):
     assert not np.array_equal(wide[1].video, whole[1].video)
 
 
+@pytest.mark.long
 def test_the_command_streams_in_eight_bits_and_refuses_what_it_cannot(tmp_path, capsys):
     flags = ["--prompt", PROMPT, "--seconds", "1", "--out", str(tmp_path / "a.mp4")]
     assert main(["stream", *flags, "--weights", str(folders() / "student"), "--weights-dtype", "int8"]) == 0

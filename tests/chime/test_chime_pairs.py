@@ -5,6 +5,7 @@ import pytest
 
 from experiments.chime.world import latents, pairs, recipe, trajectories
 from experiments.chime.world.clips import TRAIN_SEED
+from omniforcing_jax.train.store import Writer
 
 PARAMS = {"w": np.ones(3, np.float32)}
 
@@ -28,7 +29,7 @@ def quick_teacher(monkeypatch):
 
 def test_pairs_written_in_two_goes_are_those_written_in_one(tmp_path, monkeypatch):
     pairs.write(tmp_path / "one", PARAMS, 5, batch=2, shards=2)
-    put, done = pairs.Writer.put, []
+    put, done = Writer.put, []
 
     def put_three(self, index, row):
         if len(done) == 3:
@@ -36,10 +37,10 @@ def test_pairs_written_in_two_goes_are_those_written_in_one(tmp_path, monkeypatc
         done.append(index)
         put(self, index, row)
 
-    monkeypatch.setattr(pairs.Writer, "put", put_three)
+    monkeypatch.setattr(Writer, "put", put_three)
     with pytest.raises(KeyboardInterrupt):
         pairs.write(tmp_path / "two", PARAMS, 5, batch=1, shards=2)
-    monkeypatch.setattr(pairs.Writer, "put", put)
+    monkeypatch.setattr(Writer, "put", put)
     pairs.write(tmp_path / "two", PARAMS, 5, batch=2, shards=2)
     one, two = (pairs.read(tmp_path / name) for name in ("one", "two"))
     for name, array in one.items():

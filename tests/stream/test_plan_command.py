@@ -80,7 +80,7 @@ def test_scores_count_only_where_attention_is_not_fused():
     assert all(each.is_batched for each in products(jaxpr))
 
 
-@pytest.mark.parametrize("kind", [None, "int8"])
+@pytest.mark.parametrize("kind", [pytest.param(None, marks=pytest.mark.long), "int8"])
 def test_planned_bytes_are_those_of_a_streams_arrays(kind):
     pipeline = load_pipeline(folders() / "student", weights_dtype=kind) if kind else listed()  # as a card has it
     plan = plan_stream(pipeline, StreamRequest(prompt=PROMPT, weights_dtype=kind))

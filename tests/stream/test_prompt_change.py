@@ -93,7 +93,7 @@ def farthest(one, other):
 
 
 # Three blocks: within the horizon. Five: the ring has wrapped. Eleven: beyond the horizon, early blocks are forgotten.
-@pytest.mark.parametrize("blocks", [1, 3, 5, 11])
+@pytest.mark.parametrize("blocks", [1, pytest.param(3, marks=pytest.mark.long), 5, 11])
 def test_a_full_recompute_is_the_cache_of_a_run_under_the_new_prompt(blocks):
     fork, shown = changed(blocks, NEW, 1 + EXACT)
     assert len(shown) == min(blocks, 1 + EXACT)
@@ -102,6 +102,7 @@ def test_a_full_recompute_is_the_cache_of_a_run_under_the_new_prompt(blocks):
     assert farthest(streamed(blocks).state.cache.past, expected.past) > 1e-2  # the prompt does matter
 
 
+@pytest.mark.long
 def test_stacked_layers_are_recomputed_too():
     """Their ring has no place for the block at hand."""
     stacked, listing = (open_stream(pipeline, PROMPT, seed=5, history=EXACT) for pipeline in (student(), listed()))
