@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from omniforcing_jax.judge.judge_file import judge_file
     from omniforcing_jax.pipeline.weights_folder import load_pipeline
     from omniforcing_jax.sample.clip import sample_clip
-    from omniforcing_jax.serve.client import connect
     from omniforcing_jax.stream.chunk import Chunk
     from omniforcing_jax.stream.chunk_stream import ChunkStream
     from omniforcing_jax.stream.conditioning.condition import Condition
+    from omniforcing_jax.stream.remote import connect
     from omniforcing_jax.stream.resume import resume
     from omniforcing_jax.stream.saved import save
     from omniforcing_jax.stream.start import open_stream
@@ -45,7 +45,7 @@ __all__ = [
 _MODULES = {
     "Chunk": "stream.chunk",
     "ChunkStream": "stream.chunk_stream",
-    "connect": "serve.client",
+    "connect": "stream.remote",
     "Condition": "stream.conditioning.condition",
     "judge_file": "judge.judge_file",
     "load_pipeline": "pipeline.weights_folder",

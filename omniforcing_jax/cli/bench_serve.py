@@ -35,9 +35,8 @@ from omniforcing_jax.cli.options import BenchOptions
 from omniforcing_jax.io.atomic_write import check_writable, write_json
 from omniforcing_jax.io.progress import Bar
 from omniforcing_jax.pipeline.shipped import STUDENT
-from omniforcing_jax.serve.client import RemoteServer, RemoteStream
-from omniforcing_jax.serve.limits import RefusedError
 from omniforcing_jax.serve.simulated_viewer import SimulatedViewer, play
+from omniforcing_jax.stream.remote import RemoteError, RemoteServer, RemoteStream
 from omniforcing_jax.strict_json import require
 
 SECONDS = 20  # of each part
@@ -102,7 +101,7 @@ def _wait_until_ready(server: RemoteServer, process: "subprocess.Popen[str]") ->
         try:
             server.ask("GET", "/readyz")
             return
-        except RefusedError as error:
+        except RemoteError as error:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise ValueError(f"the server does not start: {error}") from None
             time.sleep(0.2)

@@ -4,7 +4,7 @@ import pytest
 from live_server import make_context, serving
 
 import omniforcing_jax as of
-from omniforcing_jax.serve.limits import RefusedError
+from omniforcing_jax.stream.remote import RemoteError
 
 
 def test_a_stream_is_opened_followed_and_changed():
@@ -24,7 +24,7 @@ def test_a_stream_is_opened_followed_and_changed():
         fragments = [event for event in events if event.kind == "fragment"]
         assert fragments[-1].values["end_s"] == pytest.approx(121 / 24)
         assert stream.view()["state"] == "ended"
-        with pytest.raises(RefusedError, match="a token is needed"):
+        with pytest.raises(RemoteError, match="a token is needed"):
             of.connect(url).about()
-        with pytest.raises(RefusedError, match="cannot read the prompt"):
+        with pytest.raises(RemoteError, match="cannot read the prompt"):
             server.open("a ball of fire")

@@ -7,8 +7,8 @@ from live_server import make_context, serving
 
 from omniforcing_jax.cli.bench_serve import measure
 from omniforcing_jax.cli.main import main
-from omniforcing_jax.serve.client import connect
 from omniforcing_jax.serve.simulated_viewer import Arrival, play
+from omniforcing_jax.stream.remote import connect
 
 
 def arrivals(*times):

@@ -17,12 +17,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from websockets.sync.client import connect as open_socket
-
-from omniforcing_jax.serve.limits import RefusedError
+from omniforcing_jax.io.extras import need
 
 LARGEST_MESSAGE = 256_000_000  # bytes of a fragment
 TIMEOUT_S = 60.0
+
+
+class RemoteError(Exception):
+    """A server refuses a request.
+
+    Args:
+        status: Status of the HTTP answer.
+        message: The server's words, in one line.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status, self.message = status, message
 
 
 class Event(NamedTuple):
@@ -58,7 +69,7 @@ class RemoteServer:
         """Send a request; `body` is JSON, or bytes as they are. Returns the JSON of the answer.
 
         Raises:
-            RefusedError: The server refuses; has its words.
+            RemoteError: The server refuses; has its words.
         """
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         found = self._send(method, path, data)
@@ -75,7 +86,7 @@ class RemoteServer:
                 return answer.read()
         except urllib.error.HTTPError as error:
             words = json.loads(error.read() or b"{}").get("error", error.reason)
-            raise RefusedError(error.code, words) from None
+            raise RemoteError(error.code, words) from None
 
     def about(self) -> dict[str, Any]:
         """Return what the server is and does."""
@@ -127,6 +138,9 @@ class RemoteStream:
 
     def follow(self, *, from_start: bool = False) -> Iterator[Event]:
         """Watch: yield events until the stream ends. It is made about as fast as it is watched in real time."""
+        need("websockets", extra="serve")
+        from websockets.sync.client import connect as open_socket
+
         url = self.server.socket_url(f"{self._path}/live{'?from=start' if from_start else ''}")
         with open_socket(url, additional_headers=self.server.headers, max_size=LARGEST_MESSAGE) as socket:
             for text in socket:
