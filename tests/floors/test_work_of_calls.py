@@ -78,6 +78,7 @@ def test_an_unknown_call_is_an_error_that_names_it():
         flops('f32[4] custom-call(%x), custom_call_target="my$kernel"', "x = f32[4] parameter(0)")
 
 
-def test_a_call_that_multiplies_nothing_is_known():
-    line = 'f32[4] custom-call(%x), custom_call_target="annotate_device_placement"'
+@pytest.mark.parametrize("target", ["annotate_device_placement", "ConcatBitcast", "TopK"])
+def test_a_call_that_multiplies_nothing_is_known(target):
+    line = f'f32[4] custom-call(%x), custom_call_target="{target}"'
     assert flops(line, "x = f32[4] parameter(0)") == 0
