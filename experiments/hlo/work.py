@@ -25,7 +25,8 @@ FORWARD, BACKWARD = (1, 1), (3, 2)
 # Calls that multiply no matrices. One that is in no list here is an error, for its work might be most of a program's.
 NO_PRODUCTS = re.compile(
     r"Sharding|SPMDFullToShardShape|SPMDShardToFullShape|annotate_device_placement|MoveTo(Host|Device)|AllocateBuffer"
-    r"|AssumeGatherIndicesInBound|GatherScatterIndicesBitpacked|PadToStatic|SliceToDynamic|ZeroCrop|ConcatBitcast|RiscBitcast|x64|X64\w+|TopK"
+    r"|AssumeGatherIndicesInBound|GatherScatterIndicesBitpacked|PadToStatic|SliceToDynamic|ZeroCrop|x64|X64\w+|TopK"
+    r"|ConcatBitcast|RiscBitcast"
     r"|cu_threefry2x32|__cub\$\w+|xla_ffi_\w+callback|xla_\w*python\w*callback"
 )
 
