@@ -34,6 +34,7 @@ from omniforcing_jax.rollout import (
     draw_noise,
     make_cache,
     make_prompt_kv,
+    stream_network,
 )
 from omniforcing_jax.streams import Streams
 from omniforcing_jax.strict_json import require
@@ -130,13 +131,14 @@ def _ours(
 ) -> Iterator[tuple[float, Streams]]:
     """Roll out; yields seconds and latents of each block."""
     prompt = make_prompt_kv(params, contexts.video, contexts.audio, None, static=static)
+    network = stream_network(params, static)
     cache, keys = make_cache(static, 1), jax.random.split(jax.random.key(1), 1)
-    jax.block_until_ready((prompt, cache))
+    jax.block_until_ready((network, prompt, cache))
     for k in range(arguments.blocks):
         begun = time.perf_counter()
         positions = block_positions(static, k)
-        latents = denoise_block(params, cache, prompt, keys, positions, static=static)
-        cache = commit_block(params, cache, prompt, keys, latents, positions, static=static)
+        latents, cache = denoise_block(network, cache, prompt, keys, positions, static=static)
+        cache = commit_block(network, cache, prompt, keys, latents, positions, static=static)
         jax.block_until_ready(cache)
         yield time.perf_counter() - begun, latents
 
