@@ -27,6 +27,11 @@ FIGURES = """() => {
   };
 }"""
 
+BUFFERED = """() => {
+  const video = document.getElementById("video"), ranges = video.buffered;
+  return ranges.length ? ranges.end(ranges.length - 1) - video.currentTime : 0;
+}"""
+
 
 class Person:
     """Somebody at a page. What the page logs, asks for and is sent is kept."""
@@ -55,6 +60,10 @@ class Person:
 
     def wait_until_it_plays(self, seconds=20.0):
         self.wait(lambda: self.figures()["time"] > 0.3 and self.figures()["sound"] > 0, seconds)
+
+    def wait_for_buffer(self, seconds, at_most=120.0):
+        """Wait until so many seconds are ahead of the picture."""
+        self.wait(lambda: self.page.evaluate(BUFFERED) > seconds, at_most)
 
     def watch_for(self, seconds):
         """Watch for some time: returns how far the picture moved meanwhile, and how long that took."""

@@ -95,7 +95,7 @@ def test_after_kill_9_a_stream_goes_on_bit_by_bit(cache, tmp_path):
 def test_the_page_plays_chime_for_half_a_minute_and_shows_a_new_colour(cache):
     from playwright.sync_api import sync_playwright
 
-    served = Process(cache=cache)
+    served = Process("--ahead", "20", cache=cache)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         it = Person(browser.new_page())
@@ -103,18 +103,19 @@ def test_the_page_plays_chime_for_half_a_minute_and_shows_a_new_colour(cache):
         it.wait(lambda: it.page.query_selector("#suggestions button"))
         it.say("a red ball")
         it.wait_until_it_plays()
-        it.page.wait_for_timeout(3000)
+        it.wait_for_buffer(16.0)  # more than is watched at a time: what other jobs leave of the device does not matter
         before, stalls = it.figures(), it.page.inner_text("#f-underruns")
         moved, took = it.watch_for(15.0)
         it.say("a green ball")
-        it.wait_for_change()
+        it.wait_for_change(120.0)
+        it.wait_for_buffer(16.0)
         rest, took_too = it.watch_for(15.0)
         after = it.figures()
-        is_short = it.page.inner_text("#f-underruns") != stalls  # the machine is, when others use it; the page says so
-        assert is_short or abs(moved - took) < 0.5
-        assert is_short or abs(rest - took_too) < 0.5
+        assert abs(moved - took) < 0.5
+        assert abs(rest - took_too) < 0.5
         assert after["sound"] > before["sound"]
         assert after["picture"] > before["picture"]
+        assert it.page.inner_text("#f-underruns") == stalls
         times, pictures, receipts = it.was_sent()
         second = receipts[-1]["second"]
         seen = watch(pictures[times > second + 3]).visible.mean(0)
