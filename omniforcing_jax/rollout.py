@@ -50,15 +50,16 @@ NO_CONDITIONING = Streams(video=None, audio=None)
 
 @struct.dataclass
 class PromptKV:
-    """Text keys and values of a prompt, for the denoise steps and for the clean pass.
+    """Text keys and values of a prompt.
 
-    With text AdaLN they depend on sigma, and `denoise` has a leading axis J - 1 of denoise steps. Without, both are the
-    same.
+    Attributes:
+        clean: Those of the clean pass.
+        steps: With text AdaLN they depend on sigma: those of the denoise steps, with a leading axis J - 1. None
+            without, where all passes read the same.
     """
 
-    denoise: Text
     clean: Text
-    per_step: bool = struct.field(pytree_node=False)
+    steps: Text | None
 
 
 @struct.dataclass
@@ -138,9 +139,9 @@ def make_prompt_kv(
 
     clean = at(static.sampler.context_noise)
     if not static.model.text_adaln:
-        return PromptKV(denoise=clean, clean=clean, per_step=False)
+        return PromptKV(clean=clean, steps=None)
     steps = [at(sigma) for sigma in static.sampler.sigmas[:-1]]
-    return PromptKV(denoise=jax.tree.map(lambda *leaves: jnp.stack(leaves), *steps), clean=clean, per_step=True)
+    return PromptKV(clean=clean, steps=jax.tree.map(lambda *leaves: jnp.stack(leaves), *steps))
 
 
 def draw_noise(
@@ -261,16 +262,15 @@ def denoise(
     def step(carry: tuple[CleanEstimate, Cache], inputs: Any) -> tuple[tuple[CleanEstimate, Cache], Streams]:
         (last, cache), (level, share, fresh, text) = carry, inputs
         noisy = _hold(context, renoise(last, fresh, level.sigma, share, static))
-        text = _text_with(conditioning, prompt.denoise if text is None else text, prompt.clean)
+        text = _text_with(conditioning, prompt.clean if text is None else text, prompt.clean)
         at = map_streams(lambda known: level if known is None else _context_level(static), conditioning)
         predicted = _predict(params, cache, text, noisy, at, positions, static)
         last = estimate_clean(noisy, predicted.velocity, level.sigma, conditioning)
         return (last, keep(cache, predicted.fresh)), last.x0
 
-    texts = prompt.denoise if prompt.per_step else None
     start = first_estimate(jax.tree.map(lambda x: x[0], noise))
     sigmas, shares = levels(static)
-    each = _Level(sigmas, jnp.arange(len(sigmas))), shares, noise, texts
+    each = _Level(sigmas, jnp.arange(len(sigmas))), shares, noise, prompt.steps
     (_, cache), made = jax.lax.scan(step, (start, cache), each)
     return made, cache
 

@@ -121,7 +121,7 @@ def test_each_stream_reads_the_text_of_its_own_level(stream):
     own, fresh = (r.draw_noise(KEYS, jnp.int32(0), step, static, positions) for step in (static.sampler.steps, 0))
     levels = [SAMPLER.context_noise if j == i else 1.0 for j in range(2)]
     noisy = fresh._replace(**{stream: add_noise(known[i], own[i], levels[i])})
-    first = jax.tree.map(lambda x: x[0], prompt.denoise)
+    first = jax.tree.map(lambda x: x[0], prompt.steps)
     texts = first.kv._replace(**{stream: getattr(prompt.clean.kv, stream)})
 
     @jax.jit

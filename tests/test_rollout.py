@@ -158,8 +158,8 @@ def test_text_that_depends_on_sigma_is_projected_once_per_step():
     static = STATIC._replace(model=MODERN)
     params = fill(abstract(transformer_spec(MODERN)))
     prompt = text(static, params, 2)
-    assert prompt.denoise.kv.video.k.shape == (SAMPLER.steps, *prompt.clean.kv.video.k.shape)
-    swapped = prompt.replace(denoise=jax.tree.map(lambda x: x[::-1], prompt.denoise))
+    assert prompt.steps.kv.video.k.shape == (SAMPLER.steps, *prompt.clean.kv.video.k.shape)
+    swapped = prompt.replace(steps=jax.tree.map(lambda x: x[::-1], prompt.steps))
     positions = r.block_positions(static, 0)
     one, other = (
         r.denoise_block(params, r.make_cache(static, 2), text, KEYS, positions, static=static)[0].video
@@ -181,7 +181,7 @@ def modern():
 def test_text_keys_are_those_of_every_steps_own_level_and_of_the_context_noise():
     _, params, contexts, prompt = modern()
     at = jax.jit(lambda sigma: text_kv(params, *contexts, sigma=sigma))
-    steps = [jax.tree.map(lambda x, i=i: x[i], prompt.denoise) for i in range(SAMPLER.steps)]
+    steps = [jax.tree.map(lambda x, i=i: x[i], prompt.steps) for i in range(SAMPLER.steps)]
     for sigma, made in zip((*SAMPLER.sigmas[:-1], SAMPLER.context_noise), (*steps, prompt.clean), strict=True):
         expected = at(jnp.full(2, sigma))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), made, expected)
@@ -213,7 +213,7 @@ def test_slots_are_said_to_come_first_only_where_block_0_stays(pin, monkeypatch)
     positions, sigma = r.block_positions(static, 1), jnp.float32(0.5)
     noisy = r.draw_noise(KEYS, jnp.int32(1), 0, static, positions)
     cache = jax.eval_shape(lambda: r.make_cache(static, 2))
-    jax.eval_shape(lambda cache: r.denoise_step(PARAMS, cache, PROMPT.denoise, noisy, sigma, positions, static), cache)
+    jax.eval_shape(lambda cache: r.denoise_step(PARAMS, cache, PROMPT.clean, noisy, sigma, positions, static), cache)
     assert said == [pin]
 
 

@@ -1,7 +1,6 @@
 """The first pass over the videos: measure each file once, and remember what was found, so that a rerun goes on."""
 
 import dataclasses
-import json
 import logging
 from collections import Counter
 from pathlib import Path
@@ -12,7 +11,8 @@ from experiments.videos.listing import Video
 from experiments.videos.scenes import Rules, find_pieces
 from omniforcing_jax.io.atomic_write import write_json
 from omniforcing_jax.judge.media import read_media
-from omniforcing_jax.strict_json import loads_object, read_object, shorten
+from omniforcing_jax.strict_json import read_object, shorten
+from omniforcing_jax.train.compare import plain
 
 log = logging.getLogger(__name__)
 
@@ -45,11 +45,7 @@ class Search:
         """Return all that the answer for a file depends on, as JSON has it."""
         about = video.path.stat()
         asked = dataclasses.asdict(self) | {"path": str(video.path), "bytes": about.st_size, "time": about.st_mtime_ns}
-        return {"asked": _plain(asked)}
-
-
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    return loads_object(json.dumps(values), "search")
+        return plain(asked) or {}
 
 
 def look(videos: list[Video], folder: Path, search: Search) -> tuple[list[Clip], Counter[str]]:
@@ -79,7 +75,7 @@ def look(videos: list[Video], folder: Path, search: Search) -> tuple[list[Clip],
 def _look_at(video: Video, kept: Path, search: Search) -> tuple[list[Piece], list[str]]:
     asked = search.describe(video)
     known = read_object(kept) if kept.exists() else {}
-    if known.get("asked") == asked["asked"]:
+    if known.get("asked") == asked:
         pieces = [Piece(Bucket(*each[:3]), float(each[3])) for each in known["pieces"]]
         return pieces, known["dropped"]
     try:
@@ -87,6 +83,6 @@ def _look_at(video: Video, kept: Path, search: Search) -> tuple[list[Piece], lis
     except ValueError as error:
         log.warning("%s", shorten(str(error)))
         pieces, faults = [], ["unreadable"]
-    answer = {"pieces": [[*piece.bucket, piece.start_s] for piece in pieces], "dropped": faults}
-    write_json(kept, asked | answer)
+    found = [[*piece.bucket, piece.start_s] for piece in pieces]
+    write_json(kept, {"asked": asked, "pieces": found, "dropped": faults})
     return pieces, faults

@@ -301,7 +301,7 @@ def _commit(
 
 
 def _text_at(prompt: PromptKV, step: Int[Array, ""]) -> Text:
-    return jax.tree.map(lambda x: x[step], prompt.denoise) if prompt.per_step else prompt.denoise
+    return prompt.clean if prompt.steps is None else jax.tree.map(lambda x: x[step], prompt.steps)
 
 
 def _join(first: Array, later: Array) -> Array:

@@ -20,7 +20,14 @@ from omniforcing_jax.parallel.jaxpr_work import Product, peak_bytes, products, t
 from omniforcing_jax.pipeline.budget import count_bytes
 from omniforcing_jax.pipeline.cards import Card
 from omniforcing_jax.pipeline.pipeline import Pipeline, abstract_pipeline
-from omniforcing_jax.rollout import block_positions, commit_block, denoise_block, make_cache, make_prompt_kv
+from omniforcing_jax.rollout import (
+    block_positions,
+    commit_block,
+    denoise_block,
+    make_cache,
+    make_prompt_kv,
+    stream_network,
+)
 from omniforcing_jax.stream.decode import decode_audio, decode_video
 from omniforcing_jax.stream.plan import StreamPlan
 from omniforcing_jax.stream.prompt_change.history import make_history
@@ -50,8 +57,8 @@ class Assumptions:
     attention: float = 0.55
     convolutions: float = 0.5
     bandwidth: float = 0.85
-    passes: float = 35.0
-    kernels: float = 135.0
+    passes: float = 34.0
+    kernels: float = 86.0
     launch_s: float = 1e-6
 
 
@@ -73,6 +80,7 @@ class Parts:
     """Everything that a stream holds between two late blocks, as shapes."""
 
     pipeline: Pipeline
+    network: PyTree
     cache: PyTree
     prompt: PyTree
     contexts: TextContexts
@@ -93,12 +101,12 @@ def stream_parts(plan: StreamPlan, text_tokens: int, has_mask: bool = True) -> P
     mask: Any = jax.ShapeDtypeStruct((rows, text_tokens), jnp.int32) if has_mask else None
     video, audio = (_floats(rows, text_tokens, width) for width in plan.config.context_widths)
     contexts = TextContexts(video, audio, mask)
+    layers = jax.eval_shape(list_layers, shapes.transformer)
     return Parts(
         pipeline=shapes,
+        network=jax.eval_shape(partial(stream_network, static=static), layers),
         cache=jax.eval_shape(lambda: make_cache(static, rows, has_list=True)),
-        prompt=jax.eval_shape(
-            partial(make_prompt_kv, static=static), jax.eval_shape(list_layers, shapes.transformer), *contexts
-        ),
+        prompt=jax.eval_shape(partial(make_prompt_kv, static=static), layers, *contexts),
         contexts=contexts,
         history=jax.eval_shape(lambda: make_history(static, rows, plan.history)),
         carries=abstract_carries(plan, shapes.codecs, 2 + plan.lookahead),
@@ -110,7 +118,7 @@ def trace_programs(plan: StreamPlan, parts: Parts) -> Programs:
     static, rows, layout = plan.static, len(plan.request.prompts), plan.static.sampler.layout
     positions = block_positions(static, 2 + plan.lookahead)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows))
-    shared = (jax.eval_shape(list_layers, parts.pipeline.transformer), parts.cache, parts.prompt, keys)
+    shared = (parts.network, parts.cache, parts.prompt, keys)
     tokens = layout.step_v * static.grid[0] * static.grid[1]
     latents = (
         _floats(rows, tokens, static.model.video.latent_channels),
@@ -138,6 +146,7 @@ def memory_by_part(plan: StreamPlan, parts: Parts, programs: Programs) -> dict[s
     return {
         **weights_by_part(parts.pipeline),
         "cache": count_bytes(parts.cache),
+        "modulation of the noise levels": count_bytes(parts.network.table),
         "text keys and values": count_bytes(parts.prompt),
         "text contexts, latents of past blocks": 2 * count_bytes(parts.contexts) + count_bytes(parts.history),
         "decoders' carries": count_bytes(parts.carries),
