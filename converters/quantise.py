@@ -6,7 +6,6 @@ the wide values. Which of a file's tensors are which is said in omniforcing_jax'
 
 import dataclasses
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -39,9 +38,10 @@ def quantise_plan(plan: Plan, kind: EightBitKind) -> tuple[Plan, tuple[str, ...]
     for each in matrices(chosen):
         rows, (dtype, (total, *sizes)) = placed.pop(each.wide), layout.pop(each.wide)
         narrow, kept = chosen.layers, kept_layers(chosen, total)
+        made = [_quantise(rows[i], kind) for i in narrow]
         tensors = {
-            each.values: [_replace(rows[i], _values(rows[i], kind)) for i in narrow],
-            each.scale: [_replace(rows[i], _scale(rows[i], kind)) for i in narrow],
+            each.values: [_replace(rows[i], values) for i, (values, _) in zip(narrow, made, strict=True)],
+            each.scale: [_replace(rows[i], scale) for i, (_, scale) in zip(narrow, made, strict=True)],
             each.others: [rows[i] for i in kept],
         }
         layout[each.values] = EIGHTS[kind].dtype, (len(narrow), *sizes)
@@ -87,34 +87,30 @@ def _replace(placed: PlacedTensor, tensor: LazyTensor) -> PlacedTensor:
     return dataclasses.replace(placed, tensor=tensor)
 
 
-def _values(placed: PlacedTensor, kind: EightBitKind) -> LazyTensor:
-    tensor, kept = placed.tensor, _kept_float8(placed.tensor)
+def _quantise(placed: PlacedTensor, kind: EightBitKind) -> tuple[LazyTensor, LazyTensor]:
+    """Return values and scales of a matrix. Loading the values keeps the scales, so that nothing is read twice."""
+    tensor, kept, measured = placed.tensor, _kept_float8(placed.tensor), []
 
-    def load() -> np.ndarray:
+    def load_values() -> np.ndarray:
         w = tensor.load()
-        return encode(w, _measure(placed, w, kind), kind)
+        measured[:] = [_measure(placed, w, kind)]
+        return encode(w, measured[0], kind)
 
-    def load_kept(values: LazyTensor) -> np.ndarray:
-        loaded = np.asarray(values.load())
+    def load_kept() -> np.ndarray:
+        assert kept is not None
+        loaded = np.asarray(kept.values.load())
         if np.isnan(loaded).any():
             raise ValueError(f"{tensor.where}: {placed.placement.source} has values that are not finite")
         return loaded
 
-    return dataclasses.replace(
-        tensor, dtype=EIGHTS[kind].dtype, load=load if kept is None else partial(load_kept, kept.values)
-    )
-
-
-def _scale(placed: PlacedTensor, kind: EightBitKind) -> LazyTensor:
-    tensor, kept = placed.tensor, _kept_float8(placed.tensor)
-    shape = tensor.shape[:-1]
-
-    def load() -> np.ndarray:
+    def load_scale() -> np.ndarray:
         if kept is not None:
-            return np.full(shape, kept.scale, np.float32)
-        return _measure(placed, tensor.load(), kind)
+            return np.full(tensor.shape[:-1], kept.scale, np.float32)
+        return measured[0] if measured else _measure(placed, tensor.load(), kind)
 
-    return dataclasses.replace(tensor, dtype=np.dtype(np.float32), shape=shape, load=load)
+    values = dataclasses.replace(tensor, dtype=EIGHTS[kind].dtype, load=load_values if kept is None else load_kept)
+    scale = dataclasses.replace(tensor, dtype=np.dtype(np.float32), shape=tensor.shape[:-1], load=load_scale)
+    return values, scale
 
 
 def _measure(placed: PlacedTensor, w: np.ndarray, kind: EightBitKind) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Weights in eight bits from a folder to a stream: loaded, saved, resumed, on a mesh, refused."""
 
 import dataclasses
+from collections import Counter
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from tiny_stream import PROMPT, folders, student
 
 from omniforcing_jax.cli.main import main
 from omniforcing_jax.io import weights
+from omniforcing_jax.io.tensor_file import TensorFile
 from omniforcing_jax.model.transformer import list_layers, stack_layers, transformer_spec
 from omniforcing_jax.nn.linear import project
 from omniforcing_jax.nn.stack import is_mixed, take_layer
@@ -53,6 +55,21 @@ def test_a_folder_is_quantised_while_it_is_loaded_and_stays_so_when_saved(tmp_pa
     with pytest.raises(ValueError, match=r"dtype=.*must be None for weights in eight bits"):
         save_pipeline(tmp_path / "half", loaded, dtype=jnp.float16)
     assert not (tmp_path / "half").exists()
+
+
+def test_loading_in_eight_bits_reads_each_matrix_once(monkeypatch):
+    read, reads = TensorFile.read, Counter()
+
+    def count(file, name, index=()):
+        reads[name, *(str(each) for each in index)] += 1
+        return read(file, name, index)
+
+    monkeypatch.setattr(TensorFile, "read", count)  # of files; a view of one has its own
+    chosen = load_pipeline(folders() / "student", weights_dtype="int8").config.model.eight_bits
+    for part in chosen.parts:
+        rows = {key: number for key, number in reads.items() if key[0] == f"layers/{part}/w"}
+        assert len(rows) == TINY_STREAM.model.layers
+        assert set(rows.values()) == {1}
 
 
 @KINDS

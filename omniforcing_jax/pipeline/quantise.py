@@ -86,11 +86,13 @@ class QuantisedView(TensorFile):
         base: The file as it is.
         eight_bits: What is in eight bits.
         kept: Layers that are not.
+        measured: Scales of what was read, so that nothing is read again for its scale.
     """
 
     base: TensorFile
     eight_bits: EightBits
     kept: tuple[int, ...]
+    measured: dict[tuple[str, int, int | None, int | None], np.ndarray] = dataclasses.field(default_factory=dict)
 
     def read(self, name: str, index: Index = ()) -> np.ndarray:
         """Read one tensor or a slice of it; see `TensorFile.read`.
@@ -109,11 +111,20 @@ class QuantisedView(TensorFile):
         return np.stack([take(matrix.wide, layer, *rest) for layer in self.eight_bits.layers[layers]])
 
     def _read_scale(self, name: str, layer: int, channels: slice, _: slice) -> np.ndarray:
-        return self._measure(name, self.base.read(name, (slice(layer, layer + 1), channels))[0])
+        key = name, layer, channels.start, channels.stop
+        if key not in self.measured:
+            self._read_wide(name, layer, channels)
+        return self.measured[key]
 
     def _read_values(self, name: str, layer: int, channels: slice, inputs: slice) -> np.ndarray:
-        w = self.base.read(name, (slice(layer, layer + 1), channels))[0]  # a scale is of all inputs of a channel
-        return encode(w, self._measure(name, w), self.eight_bits.kind)[:, inputs]
+        w = self._read_wide(name, layer, channels)
+        return encode(w, self._read_scale(name, layer, channels, inputs), self.eight_bits.kind)[:, inputs]
+
+    def _read_wide(self, name: str, layer: int, channels: slice) -> np.ndarray:
+        """Read channels with all of their inputs, and measure their scales."""
+        w = self.base.read(name, (slice(layer, layer + 1), channels))[0]
+        self.measured[name, layer, channels.start, channels.stop] = self._measure(name, w)
+        return w
 
     def _measure(self, name: str, w: np.ndarray) -> np.ndarray:
         try:
