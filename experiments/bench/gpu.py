@@ -3,8 +3,9 @@
 Weights are random and made on the device, in bfloat16, for 512x768 pixels. Neither network nor PyAV is needed. A GPU
 of 80 GB should hold it: 38 GB of weights, 2.4 GB of codecs and about 6 GB of cache. The table is printed, and the
 figures of every run (keys as in `bench stream`) go to a JSON file, which is written again after each. `ttfc_cold_s` is
-not measured here. `compiled` has the seconds of every program, `start` those until the first chunk. With `--profile`
-steady blocks of the first run are profiled: the named scopes that take most time, and how long the device was busy.
+not measured here. `compiled` has the seconds of every program, `start` those until the first chunk, counted for each
+type of weights from when they began to be drawn. With `--profile` steady blocks of the first run are profiled: the
+named scopes that take most time, and how long the device was busy. `--weights wide float8` measures eight bits, too.
 
 Source: OmniForcing's read-me publishes 0.7 s to the first chunk and about 25 frames/s, to compare with.
 
@@ -12,19 +13,20 @@ Source: OmniForcing's read-me publishes 0.7 s to the first chunk and about 25 fr
 """
 
 import dataclasses
+import gc
 import itertools
 import tempfile
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
 from experiments.cli_errors import refusing
 from experiments.gpu import compiled, trace
 from experiments.gpu.ahead import compile_ahead
-from experiments.gpu.sheet import Figures, Sheet, markdown, markdown_row
+from experiments.gpu.sheet import Figures, Sheet, attempt, markdown, markdown_row
 from experiments.gpu.subject import student_preset
 from experiments.script import read_flags, start_logging
 from omniforcing_jax.cli.bench_stream import BenchSubject, load_subject, measure
@@ -32,11 +34,27 @@ from omniforcing_jax.cli.options import BenchOptions, DType
 from omniforcing_jax.io import machine
 from omniforcing_jax.stream.plan import plan_stream
 
-COLUMNS = ("dtype", "steps", "window", "fps", "realtime_factor", "first_frame_s", "ttfc_s", "device_gb", "p50", "p95")
+COLUMNS = (
+    "dtype",
+    "weights",
+    "steps",
+    "window",
+    "fps",
+    "realtime_factor",
+    "first_frame_s",
+    "ttfc_s",
+    "device_gb",
+    "p50",
+    "p95",
+)
 PART_COLUMNS = ("denoise", "clean_pass", "video_decode", "audio_decode", "copy")
 HEAD = (*COLUMNS, *(f"{name} ms" for name in PART_COLUMNS))
 PROFILED = 3  # blocks, after as many as fill the ring
+START_COLUMNS = ("weights", "weights_s", "first_chunk_s")
 PROFILE_COLUMNS = ("program", "scope", "ms", "share", "kernels", "most")
+
+
+Weights = Literal["wide", "float8", "int8"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,45 +73,61 @@ class Arguments:
     """Length of each stream, in blocks."""
     dtype: DType = "bfloat16"
     """Type to compute in."""
+    weights: tuple[Weights, ...] = ("wide",)
+    """Types of the large matrices, one or several; "wide" is --dtype."""
     profile: bool = False
-    """Profile steady blocks of the first run."""
+    """Profile steady blocks of the first run with each type of weights."""
     ahead: bool = False
-    """Compile all programs at once before the first run, in threads."""
+    """Compile all programs of a type of weights at once before its first run, in threads."""
     minutes: float | None = None
     """Begin no run that would end after so many minutes (default: no bound)."""
 
 
 def run(arguments: Arguments) -> Figures:
-    """Measure every combination on one set of weights; returns what the JSON file holds."""
+    """Measure every combination, on one set of weights of each type; returns what the JSON file holds."""
     sheet = Sheet(arguments.json, arguments.minutes, preset=arguments.preset)
     with compiled.CompiledPrograms(lambda program: sheet.add("compiled", program)):
-        subject = _load(arguments, sheet)
-        planned = _plans(arguments, subject)
-        if arguments.ahead:
-            compile_ahead([each for _, each in planned])
-        next(subject.open())
-        sheet.put(start={**sheet.figures.get("start", {}), "first_chunk_s": round(machine.process_seconds(), 2)})
-        for number, (row, each) in enumerate(planned):
-            sheet.measure("rows", row, partial(_measured, each))
-            print(format_row(sheet.figures["rows"][-1]), flush=True)
-            if arguments.profile and number == 0:
-                sheet.measure("profile", row, partial(profile, each))
+        for kind in arguments.weights:
+            failed = attempt(partial(_measure_weights, arguments, sheet, kind))
+            if failed is not None:
+                sheet.add("rows", {"weights": kind, **failed})
+            # The card does not hold two sets, and a traceback keeps what it saw.
+            jax.clear_caches()
+            gc.collect()
     return sheet.finish()
 
 
-def _plans(arguments: Arguments, subject: BenchSubject) -> list[tuple[Figures, BenchSubject]]:
+def _measure_weights(arguments: Arguments, sheet: Sheet, kind: Weights) -> None:
+    """Measure every combination on weights of one type."""
+    begun = machine.process_seconds()
+    subject = _load(arguments, kind)
+    sheet.put(device=jax.devices()[0].device_kind)
+    start = {"weights": kind, "weights_s": round(machine.process_seconds() - begun, 2)}
+    planned = _plans(arguments, subject, kind)
+    if arguments.ahead:
+        compile_ahead([each for _, each in planned])
+    next(subject.open())
+    sheet.add("start", {**start, "first_chunk_s": round(machine.process_seconds() - begun, 2)})
+    for number, (row, each) in enumerate(planned):
+        sheet.measure("rows", row, partial(_measured, each))
+        print(format_row(sheet.figures["rows"][-1]), flush=True)
+        if arguments.profile and number == 0:
+            sheet.measure("profile", row, partial(profile, each))
+
+
+def _plans(arguments: Arguments, subject: BenchSubject, kind: str) -> list[tuple[Figures, BenchSubject]]:
     """List what is measured: the first figures of its row, and the stream."""
     plan, rows = subject.plan, []
     steps = sorted({min(asked, plan.static.sampler.steps) for asked in arguments.steps}, reverse=True)
     for window, count in itertools.product(arguments.windows, steps):
         request = dataclasses.replace(plan.request, window=window, steps=count)
-        row = {"dtype": arguments.dtype, "steps": count, "window": window}
+        row = {"dtype": arguments.dtype, "weights": kind, "steps": count, "window": window}
         rows.append((row, dataclasses.replace(subject, plan=plan_stream(subject.pipeline, request))))
     return rows
 
 
-def _load(arguments: Arguments, sheet: Sheet) -> BenchSubject:
-    """Draw the weights, and note when they are there."""
+def _load(arguments: Arguments, kind: Weights) -> BenchSubject:
+    """Draw the weights, and wait until they are there."""
     command = BenchOptions(
         what="stream",
         blocks=arguments.blocks,
@@ -102,11 +136,10 @@ def _load(arguments: Arguments, sheet: Sheet) -> BenchSubject:
         random_weights=True,
         mux=False,
         dtype=arguments.dtype,
+        weights_dtype=None if kind == "wide" else kind,
     )
     subject = load_subject(command)
     jax.block_until_ready(subject.pipeline.transformer)
-    weights_s = round(machine.process_seconds(), 2)
-    sheet.put(device=jax.devices()[0].device_kind, start={"weights_s": weights_s})
     return subject
 
 
@@ -147,7 +180,8 @@ def table(figures: Figures) -> str:
     for found in figures.get("profile", []):
         shown = {name: value for name, value in found.items() if name != "top"}
         tables += [f"Profile: {shown}", markdown(PROFILE_COLUMNS, found.get("top", []))]
-    return "\n\n".join([*tables, f"Start: {figures.get('start')}", compiled.table(figures)])
+    tables.append(markdown(START_COLUMNS, figures.get("start", [])))
+    return "\n\n".join([*tables, compiled.table(figures)])
 
 
 def main(arguments: Arguments) -> None:

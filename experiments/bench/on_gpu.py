@@ -6,7 +6,7 @@ beside the repository's 28 MB.
 
 kernels: attention against its plain form, at every shape of a stream (gpu/kernels.py).
 
-stream: 19B random weights, 4 and 3 steps, whole window and short one, and a profile (bench/gpu.py).
+stream: 19B random weights, wide and in float8, 4 and 3 steps, and a profile of each (bench/gpu.py).
 
 train: chime's teacher and student at large batch; their weights come back (gpu/train.py).
 
@@ -32,6 +32,10 @@ Where a command may take ten minutes only, two calls do the same. Each installs 
 
     python3 -m experiments.bench.on_gpu --minutes 7 --parts kernels stream start --scratch /tmp/gpu --out $OUT
     python3 -m experiments.bench.on_gpu --minutes 5 --parts train --scratch /tmp/gpu --out $OUT
+
+The tests of the kernels that only a GPU runs take half a minute:
+
+    JAX_PLATFORMS=cuda python3 -m pytest -o addopts= -q tests/nn/test_kernels.py -k cudnn_equals
 
 To try it on a CPU, in a few minutes:
 
@@ -67,14 +71,17 @@ PARTS = (
         name="stream",
         share=4,
         module="experiments.bench.gpu",
-        arguments=("--steps", "4", "3", "--windows", "0", "2", "--blocks", "24", "--profile", "--ahead"),
+        arguments=("--weights", "wide", "float8", "--steps", "4", "3", "--windows", "0", "--profile", "--ahead"),
     ),
     Part(name="train", share=6, module="experiments.gpu.train"),
     Part(name="start", share=4, module="experiments.gpu.start"),
 )
 TINY = {
     "kernels": ("--preset", "tiny", "--chain-ms", "1"),
-    "stream": ("--preset", "tiny", "--steps", "2", "--windows", "0", "--blocks", "4", "--profile", "--ahead"),
+    "stream": (
+        *("--preset", "tiny", "--weights", "wide", "float8", "--steps", "2", "--windows", "0", "--blocks", "4"),
+        *("--profile", "--ahead"),
+    ),
     "train": (
         "--tiny",
         "--teacher-batch",

@@ -116,17 +116,18 @@ def check_kernels(figures):
 
 
 def check_stream(figures):
-    (row,) = figures["rows"]
-    assert (row["dtype"], row["steps"], row["window"]) == ("bfloat16", 2, 0)
-    assert row["fps"] > 0
-    assert row["compiles_after_block2"] == 0
-    (profile,) = figures["profile"]
-    assert 0 < profile["busy_ms"] <= profile["kernel_ms"]
-    assert profile["busy_ms"] < profile["wall_ms"]
-    assert len(profile["top"]) == 20
-    assert {row["program"] for row in profile["top"]} >= {"_render", "decode_audio", "denoise_block"}
+    assert [row["weights"] for row in figures["rows"]] == ["wide", "float8"]
+    for row, profile, start in zip(figures["rows"], figures["profile"], figures["start"], strict=True):
+        assert (row["dtype"], row["steps"], row["window"]) == ("bfloat16", 2, 0)
+        assert row["fps"] > 0
+        assert row["compiles_after_block2"] == 0
+        assert profile["weights"] == start["weights"] == row["weights"]
+        assert 0 < profile["busy_ms"] <= profile["kernel_ms"]
+        assert profile["busy_ms"] < profile["wall_ms"]
+        assert len(profile["top"]) == 20
+        assert {each["program"] for each in profile["top"]} >= {"_render", "decode_audio", "denoise_block"}
+        assert start["first_chunk_s"] > start["weights_s"]
     assert "jit(denoise_block)" in {row["program"] for row in figures["compiled"]}
-    assert figures["start"]["first_chunk_s"] > figures["start"]["weights_s"]
 
 
 def check_train(figures):
