@@ -15,6 +15,7 @@ Source: OmniForcing's read-me publishes 0.7 s to the first chunk and about 25 fr
 import dataclasses
 import gc
 import itertools
+import os
 import tempfile
 import time
 from functools import partial
@@ -79,13 +80,15 @@ class Arguments:
     """Profile steady blocks of the first run with each type of weights."""
     ahead: bool = False
     """Compile all programs of a type of weights at once before its first run, in threads."""
+    xla_flags: str = ""
+    """More flags of XLA, such as --xla_gpu_command_buffer_scheduling_mode=CONCURRENT."""
     minutes: float | None = None
     """Begin no run that would end after so many minutes (default: no bound)."""
 
 
 def run(arguments: Arguments) -> Figures:
     """Measure every combination, on one set of weights of each type; returns what the JSON file holds."""
-    sheet = Sheet(arguments.json, arguments.minutes, preset=arguments.preset)
+    sheet = Sheet(arguments.json, arguments.minutes, preset=arguments.preset, xla_flags=arguments.xla_flags)
     with compiled.CompiledPrograms(lambda program: sheet.add("compiled", program)):
         for kind in arguments.weights:
             failed = attempt(partial(_measure_weights, arguments, sheet, kind))
@@ -186,6 +189,7 @@ def table(figures: Figures) -> str:
 
 def main(arguments: Arguments) -> None:
     """Print the table and write the figures; bad input is one line on stderr and exit code 2."""
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {arguments.xla_flags}"  # read with the first program
     start_logging()
     machine.use_compilation_cache()
     with refusing(arguments.json):

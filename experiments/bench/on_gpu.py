@@ -6,16 +6,18 @@ beside the repository's 28 MB.
 
 kernels: attention against its plain form, at every shape of a stream (gpu/kernels.py).
 
-stream: 19B random weights, wide and in float8, 4 and 3 steps, and a profile of each (bench/gpu.py).
+stream: 19B random weights, wide and in float8, and a profile of each (bench/gpu.py).
+
+overlap: the wide stream again, with kernels that do not wait for each other side by side.
 
 train: chime's teacher and student at large batch; their weights come back (gpu/train.py).
 
 start: cold and warm starts, programs, decoders (gpu/start.py).
 
 Each part is a process with a time box, which is its share of the minutes that are left. A part that hangs is killed,
-one that fails is noted, and the next one begins. JSON files are whole after every row. DIR holds at the end
-kernels.json, stream.json, train.json, start.json, on_gpu.json (how each part ended), on_gpu.log, teacher.tar and
-student.tar: eight files, the largest 9 MB.
+one that fails is noted, and the next one begins. JSON files are whole after every row. The folder holds at the end
+one JSON file of each part, on_gpu.json (how each part ended), on_gpu.log, teacher.tar and student.tar: nine files, the
+largest 9 MB.
 
 Prepare, at the root of the repository:
 
@@ -23,15 +25,12 @@ Prepare, at the root of the repository:
         --platform manylinux2014_x86_64 --only-binary=:all: --no-deps -d .whl \
         tyro docstring-parser typeguard grain array-record portpicker
 
-Carry the repository with the folder .whl. Run there, where OUT is the folder that comes back:
+Carry the repository with the folder .whl. Run there, where OUT is the folder that comes back, in one call or, where a
+call may take ten minutes only, in two. A program of 19B takes a card a minute and a half to compile:
 
     python3 -m pip install -q --no-index --no-deps --target /tmp/site .whl/*.whl && export PYTHONPATH=/tmp/site
-    python3 -m experiments.bench.on_gpu --minutes 14 --out $OUT
-
-Where a command may take ten minutes only, two calls do the same. Each installs the wheels first:
-
-    python3 -m experiments.bench.on_gpu --minutes 7 --parts kernels stream start --scratch /tmp/gpu --out $OUT
-    python3 -m experiments.bench.on_gpu --minutes 5 --parts train --scratch /tmp/gpu --out $OUT
+    python3 -m experiments.bench.on_gpu --minutes 8.5 --parts kernels stream overlap start --scratch /tmp/gpu --out $OUT
+    python3 -m experiments.bench.on_gpu --minutes 4 --parts train --scratch /tmp/gpu --out $OUT
 
 The tests of the kernels that only a GPU runs take half a minute:
 
@@ -61,20 +60,27 @@ from experiments.gpu.sheet import Figures, Sheet, markdown
 from experiments.script import read_flags
 from omniforcing_jax.io import machine
 
-Name = Literal["kernels", "stream", "train", "start"]
+Name = Literal["kernels", "stream", "overlap", "train", "start"]
 END_S, END_SHARE = 8.0, 0.03  # of the time, kept for the summary
 OUTCOME_COLUMNS = ("part", "how", "seconds", "box_s", "error")
 
+STREAM = ("--steps", "4", "--windows", "0", "--blocks", "16", "--ahead")
 PARTS = (
     Part(name="kernels", share=1, module="experiments.gpu.kernels"),
     Part(
         name="stream",
-        share=4,
+        share=5,
         module="experiments.bench.gpu",
-        arguments=("--weights", "wide", "float8", "--steps", "4", "3", "--windows", "0", "--profile", "--ahead"),
+        arguments=("--weights", "wide", "float8", *STREAM, "--profile"),
+    ),
+    Part(
+        name="overlap",
+        share=2.5,
+        module="experiments.bench.gpu",
+        arguments=(*STREAM, "--xla-flags=--xla_gpu_command_buffer_scheduling_mode=CONCURRENT"),
     ),
     Part(name="train", share=6, module="experiments.gpu.train"),
-    Part(name="start", share=4, module="experiments.gpu.start"),
+    Part(name="start", share=2.5, module="experiments.gpu.start"),
 )
 TINY = {
     "kernels": ("--preset", "tiny", "--chain-ms", "1"),
@@ -82,6 +88,7 @@ TINY = {
         *("--preset", "tiny", "--weights", "wide", "float8", "--steps", "2", "--windows", "0", "--blocks", "4"),
         *("--profile", "--ahead"),
     ),
+    "overlap": ("--preset", "tiny", "--steps", "2", "--windows", "0", "--blocks", "4", "--ahead"),
     "train": (
         "--tiny",
         "--teacher-batch",
@@ -108,7 +115,7 @@ class Arguments:
     """Folder for all that comes back."""
     minutes: float = 15.0
     """Time for everything."""
-    parts: tuple[Name, ...] = ("kernels", "stream", "train", "start")
+    parts: tuple[Name, ...] = ("kernels", "stream", "overlap", "train", "start")
     """Parts to run; their order is fixed."""
     scratch: Path | None = None
     """Folder for compiled programs, clips and checkpoints, which a later call goes on with (default: a temporary

@@ -14,9 +14,11 @@ float32, so that the cache is not copied; nn/cudnn.py joins the segments.
 import dataclasses
 import itertools
 import math
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -193,8 +195,26 @@ def forms(case: Case) -> dict[str, Form]:
     return {"plain": plain_attention, **kernel, **({"merged": merged} if case.past else {})}
 
 
-def measure_case(case: Case, chain_ms: float) -> list[dict[str, Any]]:
-    """Return a row for each form: its error and time, or why there is none."""
+class Prepared(NamedTuple):
+    """A case that is compiled.
+
+    Attributes:
+        rows: by form its error, or why it has none.
+        chains: programs by form, which take a number of calls.
+    """
+
+    rows: dict[str, dict[str, Any]]
+    chains: dict[str, Callable[..., Array]]
+
+
+def prepare_all(chosen: Sequence[Case]) -> dict[Case, Prepared | dict[str, Any]]:
+    """Compile all cases, a thread each, because most of a case's time goes there; one that fails has its `error`."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(zip(chosen, pool.map(lambda case: attempt(partial(prepare, case)), chosen), strict=True))
+
+
+def prepare(case: Case) -> Prepared:
+    """Draw a case, compile its forms and compare each with the truth."""
     arrays = case.draw(jnp.bfloat16)
     truth, rows, chains = _truth(case, arrays), {}, {}
     for name, form in forms(case).items():
@@ -202,6 +222,14 @@ def measure_case(case: Case, chain_ms: float) -> list[dict[str, Any]]:
         rows[name] = _refused(form, case, arrays) or attempt(partial(_error, chain, truth))
         if "largest" in rows[name]:
             chains[name] = chain
+    return Prepared(rows, chains)
+
+
+def measure_case(case: Case, prepared: Prepared | dict[str, Any], chain_ms: float) -> list[dict[str, Any]]:
+    """Return a row for each form: its error and time, or why there is none."""
+    if not isinstance(prepared, Prepared):
+        return [{**case.row, **prepared}]
+    rows, chains = {name: dict(row) for name, row in prepared.rows.items()}, prepared.chains
     for name, ms in _alternate(chains, chain_ms).items():
         rows[name] |= {"ms": round(ms, 4), "tflops": case.tflop / (ms / 1000)}
     return [{**case.row, "form": name, **row} for name, row in rows.items()]
@@ -262,8 +290,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
     """Measure every case; returns what the JSON file holds."""
     preset = student_preset(arguments.preset)
     sheet = Sheet(arguments.json, arguments.minutes, device=jax.devices()[0].device_kind, preset=preset.name)
-    for case in cases(preset, arguments.windows):
-        sheet.measure("rows", case.row, partial(measure_case, case, arguments.chain_ms))
+    for case, prepared in prepare_all(cases(preset, arguments.windows)).items():
+        sheet.measure("rows", case.row, partial(measure_case, case, prepared, arguments.chain_ms))
     return sheet.finish()
 
 

@@ -23,7 +23,8 @@ STRUCTURE = re.compile(
 COMPUTATION = re.compile(r"(?:ENTRY )?%?([\w.-]+) \(.*\{$")
 INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.-]+) = ")
 CALLS, PATH = re.compile(r"calls=%?([\w.-]+)"), re.compile(r'op_name="([^"]*)"')
-NUMBER = re.compile(r"(\.\d+)+$")
+NUMBER = re.compile(r"([._]\d+)+$")
+GRAPH = "command_buffer"
 MICROSECOND, MILLISECOND = 1e3, 1e6  # in nanoseconds
 
 Paths = Mapping[str, Sequence[Mapping[str, str]]]
@@ -37,7 +38,7 @@ class Op(NamedTuple):
         line: where it ran.
         module: the program's, "" for a copy between host and device.
         name: of the instruction, or of the copy.
-        path: of named scopes, where the event itself has it.
+        path: of named scopes, where the event itself has it; in a CUDA graph the kernel's name.
         start, stop: in nanoseconds.
     """
 
@@ -91,8 +92,10 @@ def _ops_of(line: Any, is_device: bool) -> Iterable[Op]:
     for event in line.events:
         stats = dict(event.stats)
         if "hlo_op" in stats or is_device:
-            module, path = str(stats.get("hlo_module", "")), str(stats.get("tf_op") or stats.get("name") or "")
-            name = str(stats.get("hlo_op") or event.name)
+            module, name = str(stats.get("hlo_module", "")), str(stats.get("hlo_op") or event.name)
+            path = str(stats.get("tf_op") or stats.get("name") or "")
+            if name.startswith(GRAPH):  # of a CUDA graph the instruction is the whole graph
+                name, path = event.name, f"{event.name}/"
             yield Op(line.name, module, name, path, event.start_ns, event.start_ns + event.duration_ns)
 
 
@@ -114,7 +117,7 @@ def paths_of(program: str) -> dict[str, str]:
         if head := COMPUTATION.match(line):
             computation = head[1]
         elif (name := INSTRUCTION.match(line)) and (path := _path_in(line, last_of)):
-            paths[name[1]] = last_of[computation] = path
+            paths[name[1]] = paths[name[1].replace(".", "_")] = last_of[computation] = path  # kernels have no points
     return paths
 
 

@@ -43,16 +43,24 @@ def test_the_merged_form_is_lowered_to_two_flash_kernels_with_float32_sums(monke
 
 @pytest.mark.parametrize("case", [LATER, Case("audio_text", "first", None, 2, 8, queries=3, fresh=8, masked=True)])
 def test_every_form_has_an_error_and_a_time(case):
-    rows = kernels.measure_case(case, chain_ms=0.1)
+    rows = kernels.measure_case(case, kernels.prepare(case), chain_ms=0.1)
     assert [row["form"] for row in rows] == (["plain", "merged"] if case.past else ["plain"])
     assert all(0 < row["error"] < 1e-2 and row["ms"] > 0 and row["tflops"] > 0 for row in rows)
 
 
 def test_a_form_that_fails_costs_no_other_form_its_row(monkeypatch):
     monkeypatch.setattr(kernels, "_plain_with_sums", lambda q, segment: 1 / 0)
-    plain, merged = kernels.measure_case(LATER, chain_ms=0.1)
+    ((case, prepared),) = kernels.prepare_all([LATER]).items()
+    plain, merged = kernels.measure_case(case, prepared, chain_ms=0.1)
     assert plain["ms"] > 0
     assert merged["error"].startswith("ZeroDivisionError")
+
+
+def test_a_case_that_cannot_be_drawn_is_a_row_with_an_error():
+    ((case, prepared),) = kernels.prepare_all([LATER._replace(heads=-1)]).items()
+    (row,) = kernels.measure_case(case, prepared, chain_ms=0.1)
+    assert row["site"] == LATER.site
+    assert "error" in row
 
 
 def test_tiny_cases_cover_every_site():

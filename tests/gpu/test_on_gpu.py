@@ -35,7 +35,7 @@ print("ok")
 @pytest.mark.parametrize("tiny", [False, True])
 def test_every_part_takes_its_flags(tiny, tmp_path):
     parts = on_gpu.chosen_parts(on_gpu.Arguments(out=tmp_path, tiny=tiny), tmp_path)
-    assert [part.name for part in parts] == ["kernels", "stream", "train", "start"]
+    assert [part.name for part in parts] == ["kernels", "stream", "overlap", "train", "start"]
     for part in parts:
         arguments = tyro.cli(importlib.import_module(part.module).Arguments, args=part.command(tmp_path, 60.0)[3:])
         assert arguments.json == tmp_path / f"{part.name}.json"
@@ -72,7 +72,7 @@ def test_what_is_run_there_fits_into_one_command():
 
 def test_tables_are_written_of_whatever_there_is(tmp_path):
     (tmp_path / "kernels.json").write_text(json.dumps({"rows": [{"site": "a2v", "form": "plain", "error": "lost"}]}))
-    for name in ("stream", "train", "start"):
+    for name in ("stream", "overlap", "train", "start"):
         (tmp_path / f"{name}.json").write_text("{}")
     text = on_gpu.summary({"machine": {}, "parts": []}, tmp_path, on_gpu.PARTS)
     assert "| a2v |" in text
@@ -90,7 +90,7 @@ def test_all_of_it_runs_at_a_tiny_size(tmp_path):
     assert done.returncode == 0, done.stderr + log
     files = {path.name: path for path in out.iterdir()}
     assert set(files) == {
-        *("kernels.json", "stream.json", "train.json", "start.json"),
+        *("kernels.json", "stream.json", "overlap.json", "train.json", "start.json"),
         *("on_gpu.json", "on_gpu.log", "teacher.tar", "student.tar"),
     }
     found = {name[:-5]: json.loads(path.read_text()) for name, path in files.items() if name.endswith(".json")}
@@ -100,6 +100,7 @@ def test_all_of_it_runs_at_a_tiny_size(tmp_path):
     assert all(figures["complete"] for figures in found.values())
     check_kernels(found["kernels"])
     check_stream(found["stream"])
+    assert found["overlap"]["rows"][0]["fps"] > 0
     check_train(found["train"])
     check_start(found["start"])
     for name in ("teacher", "student"):

@@ -61,6 +61,20 @@ def event(name, **stats):
     return SimpleNamespace(name=name, start_ns=5.0, duration_ns=2.0, stats=list(stats.items()))
 
 
+def test_kernels_of_a_cuda_graph_have_the_scopes_of_their_fusions_or_their_own_names(tmp_path, monkeypatch):
+    graph = {"hlo_op": "command_buffer_3", "hlo_module": "jit_step"}
+    events = [event("loop_fusion_1", **graph), event("nvjet_128x256", **graph)]
+    gpu = SimpleNamespace(name="/device:GPU:0", lines=[SimpleNamespace(name="Stream #7(Compute)", events=events)])
+    (tmp_path / "a.xplane.pb").touch()
+    monkeypatch.setattr(jax.profiler.ProfileData, "from_file", lambda _: SimpleNamespace(planes=[gpu]))
+    paths = {"jit_step": [trace.paths_of(PROGRAM.replace("loop_fusion", "loop_fusion.1"))]}
+    found = trace.by_scope(trace.read_trace(tmp_path), paths)
+    assert {scope: list(each.instructions) for (_, scope), each in found.items()} == {
+        "layers/mlp": ["loop_fusion"],
+        "nvjet_128x256": ["nvjet_128x256"],
+    }
+
+
 def test_of_a_gpu_only_streams_are_read(tmp_path, monkeypatch):
     kernel = event("cudnn_fmha", hlo_op="custom-call.2", hlo_module="jit_step", tf_op="jit(step)/layers/a2v/dot:")
     gpu = SimpleNamespace(
