@@ -114,11 +114,12 @@ def make_cache(static: StaticConfig, batch: int, has_list: bool = False) -> Cach
 
 def stream_network(params: Transformer, static: StaticConfig) -> StreamNetwork:
     """Make the modulation of a stream's sampler, once for the stream."""
-    return StreamNetwork(params=params, table=_make_table(params, static))
+    return StreamNetwork(params=params, table=make_table(params, static))
 
 
 @partial(jax.jit, static_argnames="static")
-def _make_table(params: Transformer, static: StaticConfig) -> LevelTable:
+def make_table(params: Transformer, static: StaticConfig) -> LevelTable:
+    """Make the modulation of all levels: of every denoise step, and last of the clean pass."""
     return make_levels(params, static.model, (*static.sampler.sigmas[:-1], static.sampler.context_noise))
 
 

@@ -26,13 +26,13 @@ import jax
 
 from experiments.cli_errors import refusing
 from experiments.gpu import compiled, trace
-from experiments.gpu.ahead import compile_ahead
 from experiments.gpu.sheet import Figures, Sheet, attempt, markdown, markdown_row
 from experiments.gpu.subject import student_preset
 from experiments.script import read_flags, start_logging
 from omniforcing_jax.cli.bench_stream import BenchSubject, load_subject, measure
 from omniforcing_jax.cli.options import BenchOptions, DType
 from omniforcing_jax.io import machine
+from omniforcing_jax.stream.ahead import compile_ahead
 from omniforcing_jax.stream.plan import plan_stream
 
 COLUMNS = (
@@ -78,8 +78,6 @@ class Arguments:
     """Types of the large matrices, one or several; "wide" is --dtype."""
     profile: bool = False
     """Profile steady blocks of the first run with each type of weights."""
-    ahead: bool = False
-    """Compile all programs of a type of weights at once before its first run, in threads."""
     xla_flags: str = ""
     """More flags of XLA, such as --xla_gpu_command_buffer_scheduling_mode=CONCURRENT."""
     minutes: float | None = None
@@ -107,8 +105,6 @@ def _measure_weights(arguments: Arguments, sheet: Sheet, kind: Weights) -> None:
     sheet.put(device=jax.devices()[0].device_kind)
     start = {"weights": kind, "weights_s": round(machine.process_seconds() - begun, 2)}
     planned = _plans(arguments, subject, kind)
-    if arguments.ahead:
-        compile_ahead([each for _, each in planned])
     next(subject.open())
     sheet.add("start", {**start, "first_chunk_s": round(machine.process_seconds() - begun, 2)})
     for number, (row, each) in enumerate(planned):
@@ -125,7 +121,9 @@ def _plans(arguments: Arguments, subject: BenchSubject, kind: str) -> list[tuple
     for window, count in itertools.product(arguments.windows, steps):
         request = dataclasses.replace(plan.request, window=window, steps=count)
         row = {"dtype": arguments.dtype, "weights": kind, "steps": count, "window": window}
-        rows.append((row, dataclasses.replace(subject, plan=plan_stream(subject.pipeline, request))))
+        of_row = plan_stream(subject.pipeline, request)
+        ahead = subject.ahead if of_row.static == plan.static else compile_ahead(of_row, request.contexts)
+        rows.append((row, dataclasses.replace(subject, plan=of_row, ahead=ahead)))
     return rows
 
 

@@ -64,7 +64,7 @@ Name = Literal["kernels", "stream", "overlap", "train", "start"]
 END_S, END_SHARE = 8.0, 0.03  # of the time, kept for the summary
 OUTCOME_COLUMNS = ("part", "how", "seconds", "box_s", "error")
 
-STREAM = ("--steps", "4", "--windows", "0", "--blocks", "16", "--ahead")
+STREAM = ("--steps", "4", "--windows", "0", "--blocks", "16")
 PARTS = (
     Part(name="kernels", share=1, module="experiments.gpu.kernels"),
     Part(
@@ -86,9 +86,9 @@ TINY = {
     "kernels": ("--preset", "tiny", "--chain-ms", "1"),
     "stream": (
         *("--preset", "tiny", "--weights", "wide", "float8", "--steps", "2", "--windows", "0", "--blocks", "4"),
-        *("--profile", "--ahead"),
+        *("--profile",),
     ),
-    "overlap": ("--preset", "tiny", "--steps", "2", "--windows", "0", "--blocks", "4", "--ahead"),
+    "overlap": ("--preset", "tiny", "--steps", "2", "--windows", "0", "--blocks", "4"),
     "train": (
         "--tiny",
         "--teacher-batch",

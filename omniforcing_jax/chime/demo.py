@@ -78,17 +78,20 @@ def make_clip(demo: Demo) -> list[tuple[str, str]]:
     from omniforcing_jax.layout import FRAME_RATE
     from omniforcing_jax.pipeline.loading import load_shown
     from omniforcing_jax.pipeline.shipped import STUDENT
-    from omniforcing_jax.pipeline.weights_folder import read_pipeline_config
+    from omniforcing_jax.stream.ahead import compile_ahead
     from omniforcing_jax.stream.mp4 import Mp4Writer, Overlapped
-    from omniforcing_jax.stream.start import open_stream
+    from omniforcing_jax.stream.plan import plan_stream
+    from omniforcing_jax.stream.request import StreamRequest
+    from omniforcing_jax.stream.start import start_stream
 
     path = demo.out / "demo.mp4"
     check_writable(path)
     say("The first start compiles for about half a minute; later ones take seconds.")
     begun, times, frames = time.monotonic(), [], []
     with Startup("demo") as startup:
-        pipeline = load_shown(STUDENT, read_pipeline_config(STUDENT), "float32", startup)
-        stream = open_stream(pipeline, demo.prompt, demo.seconds, demo.seed)
+        plan = plan_stream(STUDENT, StreamRequest(prompt=demo.prompt, seconds=demo.seconds, seed=demo.seed))
+        ahead = compile_ahead(plan)
+        stream = start_stream(load_shown(STUDENT, plan.config, "float32", startup), plan, ahead=ahead)
         height, width = stream.picture_size
         writer = Mp4Writer(path, height=height, width=width, frame_rate=FRAME_RATE, sample_rate=stream.sample_rate)
         with writer, Overlapped(writer.write) as write:

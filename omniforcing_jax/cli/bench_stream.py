@@ -57,6 +57,7 @@ from omniforcing_jax.pipeline.pipeline import Pipeline, PipelineConfig, with_wei
 from omniforcing_jax.pipeline.presets import PRESETS
 from omniforcing_jax.pipeline.random_weights import random_pipeline
 from omniforcing_jax.pipeline.shipped import STUDENT, find_weights
+from omniforcing_jax.stream.ahead import ProgramsAhead, compile_ahead
 from omniforcing_jax.stream.chunk import Chunk
 from omniforcing_jax.stream.chunk_stream import ChunkStream, Trace, no_trace
 from omniforcing_jax.stream.mp4 import Mp4Writer, Overlapped
@@ -85,16 +86,17 @@ MEGABYTE = 1e6
 
 @dataclass(frozen=True, kw_only=True)
 class BenchSubject:
-    """What is measured: a loaded pipeline, how it streams, and for how many blocks."""
+    """What is measured: a loaded pipeline, how it streams, for how many blocks, and what compiles its programs."""
 
     pipeline: Pipeline
     plan: StreamPlan
     blocks: int
+    ahead: ProgramsAhead | None = None
 
     def open(self, trace: Trace = no_trace, blocks: int | None = None) -> ChunkStream:
         """Start a stream, by default an endless one. Its text is projected anew."""
         plan = self.plan._replace(blocks=blocks)
-        return start_stream(self.pipeline, plan, plan.request.contexts, trace)
+        return start_stream(self.pipeline, plan, plan.request.contexts, trace, self.ahead)
 
 
 @dataclass
@@ -200,13 +202,14 @@ def load_subject(command: BenchOptions) -> BenchSubject:
     """Load a weights folder, or draw a preset's weights on the device."""
     plan = _plan(command)
     config, dtype = plan.config, plan.static.dtype
+    contexts = random_contexts(config) if config.words is None else None
+    ahead = compile_ahead(plan, contexts)
     if command.preset is None:
         pipeline = checks.load(command.weights or STUDENT, config, dtype)
     else:
         pipeline = random_pipeline(config, command.seed, dtype)
-    contexts = random_contexts(config) if config.words is None else None
     plan = plan_stream(pipeline, dataclasses.replace(plan.request, contexts=contexts))
-    return BenchSubject(pipeline=pipeline, plan=plan, blocks=command.blocks or 0)
+    return BenchSubject(pipeline=pipeline, plan=plan, blocks=command.blocks or 0, ahead=ahead)
 
 
 def _plan(command: BenchOptions) -> StreamPlan:

@@ -22,6 +22,7 @@ from omniforcing_jax.parallel.mesh import MeshConfig, use
 from omniforcing_jax.pipeline import checks, text_source
 from omniforcing_jax.pipeline.loading import announce, announce_text, load_shown
 from omniforcing_jax.pipeline.shipped import find_weights
+from omniforcing_jax.stream.ahead import compile_ahead
 from omniforcing_jax.stream.chunk import Chunk
 from omniforcing_jax.stream.chunk_stream import ChunkStream
 from omniforcing_jax.stream.conditioning.condition import Condition, continue_file
@@ -159,8 +160,9 @@ def _open(command: StreamOptions, startup: Startup) -> tuple[ChunkStream, Sequen
     announce_text(startup, command.weights, request.contexts, request.dtype)
     source = text_source.encode_on_disk(command.weights, plan.config, texts, request.contexts, request.dtype)
     shapes = plan.static.grid, plan.static.sampler.window, plan.static.sampler.steps, plan.lookahead
+    ahead = compile_ahead(plan, source)
     pipeline = load_shown(command.weights, plan.config, request.dtype, startup, *shapes)
-    stream = start_stream(pipeline, plan, source, ChangeWatch())
+    stream = start_stream(pipeline, plan, source, ChangeWatch(), ahead)
     return stream, [change._replace(contexts=source) for change in schedule]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from omniforcing_jax.config import CrossTimestep, ModelConfig
 from omniforcing_jax.model.dual_stream import Rows, add_tables
@@ -34,13 +34,14 @@ class LevelTable:
 def make_levels(params: Transformer, config: ModelConfig, sigmas: Sequence[float]) -> LevelTable:
     """Make the modulation at noise levels; compile this."""
 
-    def at(sigma: float) -> Streams:
+    def at(sigma: Float[Array, ""]) -> Streams:
         level = jnp.full((1, 1), sigma, jnp.float32)
         made = embed_levels(params, config, Streams(*[Times(main=level, cross=level, gate=level)] * 2))
         rows = _with_all_tables(params, map_streams(lambda m: m.rows, made))
         return map_streams(lambda m, rows: Modulation(m.embedded, rows), made, rows)
 
-    return LevelTable(jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(at, sigmas)))
+    # A loop, because a program that has every level in it takes seconds to compile.
+    return LevelTable(jax.lax.map(at, jnp.asarray(sigmas, jnp.float32)))
 
 
 def _with_all_tables(params: Transformer, rows: Streams) -> Streams:

@@ -20,6 +20,7 @@ from omniforcing_jax.pipeline.pipeline import Pipeline
 from omniforcing_jax.serve.messages import StreamRequestBody
 from omniforcing_jax.serve.studio import Say, Source, StartMedia
 from omniforcing_jax.serve.suggestions import suggest
+from omniforcing_jax.stream.ahead import ProgramsAhead, compile_ahead
 from omniforcing_jax.stream.chunk import Chunk
 from omniforcing_jax.stream.chunk_stream import ChunkStream
 from omniforcing_jax.stream.conditioning.condition import Condition, plan_conditioning
@@ -101,21 +102,24 @@ class NetworkStudio:
 
     def warm(self, say: Say) -> float | None:
         """Load the weights, and compile what streams of the default size need."""
+        plan = self._plan(StreamRequestBody(prompt=self._first_prompt()), None)
+        contexts = self._read(plan.request.prompts)
+        ahead = compile_ahead(plan, contexts)
         say("loading weights")
         self._pipeline = load_shown(self._weights, self._config, self._dtype, self._startup, "serve")
-        cost = self._rehearse(self._plan(StreamRequestBody(prompt=self._first_prompt()), None), say)
+        cost = self._rehearse(plan, contexts, say, ahead)
         self._startup.ready()
         return cost
 
     def _first_prompt(self) -> str:
         return FIRST_PROMPT if self.suggestions or not self.words else self.words[0]
 
-    def _rehearse(self, plan: StreamPlan, say: Say) -> float:
+    def _rehearse(self, plan: StreamPlan, contexts: Any, say: Say, ahead: ProgramsAhead | None = None) -> float:
         """Run a stream that nobody sees, so that nothing is compiled later; returns its pace as a cost."""
         assert self._pipeline is not None, "the weights are loaded first"
         counter = machine.CompileCounter.start()
         say("compiling programs")
-        stream = start_stream(self._pipeline, plan._replace(blocks=None), self._read(plan.request.prompts))
+        stream = start_stream(self._pipeline, plan._replace(blocks=None), contexts, ahead=ahead)
         given = max(plan.conditioning.picture_blocks, plan.conditioning.sound_blocks)
         for _ in range(2 + given):
             next(stream)
@@ -179,7 +183,7 @@ class NetworkStudio:
         assert self._pipeline is not None, "the weights are loaded first"
         plan = self._plan(body, start)
         if _key(plan) not in self._compiled:
-            self._rehearse(plan, say)
+            self._rehearse(plan, self._read(plan.request.prompts), say)
         say("reading the prompt")
         return NetworkSource(start_stream(self._pipeline, plan, self._read(plan.request.prompts)))
 

@@ -32,6 +32,7 @@ from omniforcing_jax.rollout import (
     make_cache,
     stream_network,
 )
+from omniforcing_jax.stream.ahead import ProgramsAhead
 from omniforcing_jax.stream.chunk import Chunk, cut_before, make_chunks
 from omniforcing_jax.stream.conditioning.tracks import NO_TRACKS, ConditioningTracks
 from omniforcing_jax.stream.decode import (
@@ -80,6 +81,7 @@ class ChunkStream(Iterator[Chunk]):
         trace: See `Trace`. The steps of a block are "denoise" ("conditioning" if both streams are given), "decode
             video", "decode audio", "commit" and "copy".
         tracks: Conditioning latents. A stream that continues from a `state` needs the tracks that it had.
+        ahead: Its programs, which are being compiled already; None compiles each when it is met.
 
     Attributes:
         blocks: Blocks after which the stream ends; None never ends.
@@ -92,10 +94,11 @@ class ChunkStream(Iterator[Chunk]):
         state: StreamState,
         trace: Trace = no_trace,
         tracks: ConditioningTracks = NO_TRACKS,
+        ahead: ProgramsAhead | None = None,
     ) -> None:
         self.pipeline, self.plan, self.state, self.trace, self.tracks = pipeline, plan, state, trace, tracks
         self.blocks = plan.blocks
-        self._is_closed, self._made = False, 0
+        self._is_closed, self._made, self._ahead = False, 0, ahead
 
     def __repr__(self) -> str:
         return f"ChunkStream({self.describe()})"
@@ -269,6 +272,8 @@ class ChunkStream(Iterator[Chunk]):
         """Make the next block: nothing waits for the device until its chunks are copied."""
         self._change_text()
         k = self.state.block
+        if self._ahead is not None:
+            self._ahead.wait_for_block(k)
         positions, block = block_positions(self.static, k), self.static.sampler.layout.block(k)
         latents = self._make_block(positions, k)
         pixels, picture, samples, sound = self._decode(latents, k)

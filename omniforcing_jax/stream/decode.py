@@ -102,6 +102,16 @@ def flush_video(codecs: Codecs, carry: PictureCarry) -> UInt8[Array, "B frames H
     return to_bytes(_decode(codecs, carry.held, carry.decoder, 0)[0])
 
 
+def lower_video(
+    codecs: Codecs, tokens: Any, carry: PictureCarry | None, *, grid: tuple[int, int], dtype: Any, lookahead: int
+) -> tuple[jax.stages.Lowered, PictureCarry]:
+    """Lower the program that `decode_video` runs, for shapes; also return the shapes of the next carry."""
+    decoder, held = (None, None) if carry is None else (carry.decoder, carry.held)
+    lowered = _render.lower(codecs, tokens, decoder, held, grid=grid, dtype=dtype, lookahead=lookahead)
+    _, decoder, held = lowered.out_info
+    return lowered, PictureCarry(decoder=decoder, held=held)
+
+
 def _decode(codecs: Codecs, latents: Array, decoder: VariableDict | None, ahead: int) -> tuple[Array, VariableDict]:
     if decoder is None:
         return video_vae.decode_first(codecs.video_config, codecs.video, latents, ahead)

@@ -9,6 +9,7 @@ from omniforcing_jax.pipeline import checks, text_source
 from omniforcing_jax.pipeline.pipeline import Pipeline
 from omniforcing_jax.pipeline.shipped import STUDENT
 from omniforcing_jax.rollout import make_prompt_kv
+from omniforcing_jax.stream.ahead import ProgramsAhead, compile_ahead
 from omniforcing_jax.stream.batch import BatchStream
 from omniforcing_jax.stream.chunk_stream import ChunkStream, Trace, no_trace
 from omniforcing_jax.stream.conditioning.condition import Condition, make_tracks
@@ -86,12 +87,17 @@ def open_stream(
     plan = plan_stream(weights, StreamRequest(prompt=rows, seconds=seconds, seed=seeds, **options))
     request = plan.request
     contexts = text_source.encode_on_disk(weights, plan.config, request.prompts, request.contexts, request.dtype)
-    stream = start_stream(checks.load(weights, plan.config, request.dtype), plan, contexts, trace)
+    ahead = None if isinstance(weights, Pipeline) else compile_ahead(plan, contexts)
+    stream = start_stream(checks.load(weights, plan.config, request.dtype), plan, contexts, trace, ahead)
     return BatchStream(stream) if request.is_batch else stream
 
 
 def start_stream(
-    pipeline: Pipeline, plan: StreamPlan, contexts: text_source.TextSource = None, trace: Trace = no_trace
+    pipeline: Pipeline,
+    plan: StreamPlan,
+    contexts: text_source.TextSource = None,
+    trace: Trace = no_trace,
+    ahead: ProgramsAhead | None = None,
 ) -> ChunkStream:
     """Start a planned stream on a loaded pipeline. A batch becomes the rows of one `ChunkStream`.
 
@@ -100,10 +106,13 @@ def start_stream(
         plan: The plan that `plan_stream` made of the request.
         contexts: Text contexts of its prompts; None uses the pipeline's own text encoder.
         trace: See `chunk_stream.Trace`.
+        ahead: The programs, if `compile_ahead` has begun them.
     """
+    if ahead is not None:
+        ahead.wait_for_start()
     request = plan.request
     features = text_source.encode_text(pipeline, request.prompts, contexts)
     text = make_prompt_kv(pipeline.transformer, *features, static=plan.static)
     trace("text", 0, text)
     state = start_state(plan.static, text, request.seeds, features, plan.history, request.prompts)
-    return ChunkStream(pipeline, plan, state, trace, make_tracks(pipeline, plan.static, plan.conditioning))
+    return ChunkStream(pipeline, plan, state, trace, make_tracks(pipeline, plan.static, plan.conditioning), ahead)

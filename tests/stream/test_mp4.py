@@ -10,7 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from conftest import make_chunks
+from plain_chunks import make_chunks
 
 from omniforcing_jax.stream.chunk import join_chunks
 from omniforcing_jax.stream.mp4 import Mp4Writer, Overlapped, write_mp4

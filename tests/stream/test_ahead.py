@@ -1,0 +1,75 @@
+"""Programs that are compiled ahead are those that a stream runs, each compiled once."""
+
+import collections
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from tiny_stream import PROMPT, folders, student
+
+from omniforcing_jax.parallel.mesh import MeshConfig
+from omniforcing_jax.parallel.mesh import use as use_mesh
+from omniforcing_jax.stream import ahead
+from omniforcing_jax.stream.chunk import join_chunks
+from omniforcing_jax.stream.plan import plan_stream
+from omniforcing_jax.stream.request import StreamRequest
+from omniforcing_jax.stream.start import open_stream, start_stream
+
+OF_BLOCKS = ("denoise_block", "commit_block", "_render", "decode_audio")
+ONCE = ("make_prompt_kv", "make_table", "flush_audio")
+
+
+@pytest.fixture
+def ready():
+    """Programs that became ready, by name."""
+    names = collections.Counter()
+
+    def note(event, seconds, **kwargs):
+        if event == "/jax/core/compile/backend_compile_duration":
+            names[kwargs["fun_name"].removeprefix("jit(").removesuffix(")")] += 1
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    yield names
+    jax.monitoring.unregister_event_duration_listener(note)
+
+
+def test_a_stream_runs_what_was_compiled_while_its_weights_were_loaded(ready):
+    jax.clear_caches()
+    stream = open_stream(folders() / "student", PROMPT, 4)
+    chunks = list(stream)
+    assert {name: ready[name] for name in (*OF_BLOCKS, *ONCE)} == dict.fromkeys(OF_BLOCKS, 2) | dict.fromkeys(ONCE, 1)
+    alone = list(open_stream(student(), PROMPT, 4))
+    for made, other in zip(join_chunks(chunks), join_chunks(alone), strict=True):
+        np.testing.assert_array_equal(made, other)
+
+
+def test_every_program_is_lowered_for_a_decoder_that_sees_both_sides(ready):
+    """Its carry has another shape in each of the first blocks."""
+    config = student().config
+    vae = dataclasses.replace(config.video_vae, causal_decoder=False)
+    pipeline = dataclasses.replace(
+        student(),
+        codecs=dataclasses.replace(student().codecs, video_config=vae),
+        config=dataclasses.replace(config, video_vae=vae),
+    )
+    plan = plan_stream(pipeline, StreamRequest(prompt=(PROMPT, PROMPT), seed=3, seconds=6, lookahead=1))
+    jax.clear_caches()
+    programs = ahead.compile_ahead(plan)
+    stream = start_stream(pipeline, plan, ahead=programs)
+    for _ in range(4):
+        stream.next_rows()
+    assert {name: ready[name] for name in OF_BLOCKS} == dict.fromkeys(OF_BLOCKS, 2) | {"_render": 3}
+
+
+def test_programs_that_cannot_be_lowered_are_compiled_when_they_are_met(monkeypatch):
+    monkeypatch.setattr(ahead, "lower_video", lambda *args, **kwargs: 1 / 0)
+    assert len(list(open_stream(folders() / "student", PROMPT, 1))) == 3
+
+
+def test_a_mesh_and_given_pictures_have_other_programs():
+    plan = plan_stream(student(), StreamRequest(prompt=PROMPT, seconds=2))
+    given = plan._replace(conditioning=plan.conditioning._replace(picture_blocks=1))
+    assert ahead.compile_ahead(given) is None
+    with use_mesh(MeshConfig(fsdp=4, tensor=2)):
+        assert ahead.compile_ahead(plan) is None
