@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from omniforcing_jax.config import CrossTimestep, GridPrecision, ModelConfig, RotaryKind, SamplerConfig
-from omniforcing_jax.layout import FUSED, PREFIX
+from omniforcing_jax.layout import FUSED, PREFIX, PREFIX2
 from omniforcing_jax.pipeline.presets import RELEASED_SIGMAS
 
-LAYOUTS = {"prefix": PREFIX, "fused": FUSED}
+LAYOUTS = {"prefix": PREFIX, "prefix2": PREFIX2, "fused": FUSED}
 HORIZON_SECONDS = 5  # of LTX-2's and OmniForcing's training clips of 121 frames
 
 
@@ -32,7 +32,7 @@ class Overrides:
     grid: GridPrecision | None = None
     gate_multiplier: float | None = None
     timesteps: CrossTimestep | None = None
-    layout: Literal["prefix", "fused"] | None = None
+    layout: Literal["prefix", "prefix2", "fused"] | None = None
     sigmas: tuple[float, ...] | None = None
     horizon_seconds: int | None = None
 

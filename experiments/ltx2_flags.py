@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Literal
 
 from omniforcing_jax.config import CrossTimestep
-from omniforcing_jax.layout import FUSED, PREFIX, Layout
+from omniforcing_jax.layout import FUSED, PREFIX, PREFIX2, Layout
 from omniforcing_jax.schedule import ltx2_schedule, snap
 from omniforcing_jax.strict_json import require
 from omniforcing_jax.train.distil import DistillConfig
 from omniforcing_jax.train.loop import LoopConfig
 
-LayoutName = Literal["fused", "prefix"]
-LAYOUTS = {"fused": FUSED, "prefix": PREFIX}
-SINKS = {"fused": 0, "prefix": 16}  # OmniForcing's release (v2) has none, the paper's layout needs them
+LayoutName = Literal["fused", "prefix", "prefix2"]
+LAYOUTS = {"fused": FUSED, "prefix": PREFIX, "prefix2": PREFIX2}
+SINKS = {"fused": 0, "prefix": 16, "prefix2": 0}  # the releases have none; a block 0 of one audio latent needs them
 
 # Noise levels of OmniForcing at 9c25f15 (v1) and 50a271f (v2), snapped to the teacher's schedule of 40 steps as there.
 V1_SIGMAS = snap((1000, 757, 522, 0), ltx2_schedule(40))[1]
@@ -80,7 +80,8 @@ class CausalArguments:
     """What a recipe for a causal student takes."""
 
     layout: LayoutName = "fused"
-    """Blocks of 4 + 26 latents, then 3 + 25, as released; or of 1 + 1, then 3 + 25, with sinks, as in the paper."""
+    """First block of a clip, in latents of picture and sound: 4 + 26 (fused) as OmniForcing's release; 1 + 1 with sinks
+    (prefix) as its paper; 1 + 2 (prefix2) as EchoWM. All later blocks have 3 + 25."""
 
     @property
     def blocks(self) -> Layout:

@@ -31,14 +31,14 @@ import tyro
 
 from experiments import ltx2_recipe
 from experiments.cli_errors import refusing
-from experiments.ltx2_flags import Compute
+from experiments.ltx2_flags import LAYOUTS, Compute, LayoutName
 from experiments.script import read_flags
 from omniforcing_jax.distill.clip_network import clip_network
 from omniforcing_jax.distill.generator_critic import contexts_of
 from omniforcing_jax.distill.trajectory import noise_of_seeds, trajectory_entries
 from omniforcing_jax.guidance import LTX2_GUIDANCE, GuidanceConfig
 from omniforcing_jax.io import weights
-from omniforcing_jax.layout import FUSED, audio_latents, latent_frames
+from omniforcing_jax.layout import Layout, latent_frames
 from omniforcing_jax.model.positions import clip_block, make_positions
 from omniforcing_jax.model.transformer import Transformer
 from omniforcing_jax.parallel import mesh as meshes
@@ -90,6 +90,8 @@ class Arguments(Compute):
     of them, or one per prompt where there are fewer."""
     mesh: str = "1,1,1"
     """Devices of each process as replica,fsdp,tensor (docs/pod.md)."""
+    layout: LayoutName = "fused"
+    """The student's layout: `prefix2` has one audio latent more than the others, which have the same clips."""
     try_: Annotated[int, tyro.conf.arg(name="try")] = 0
     """Make so many clips, write none, and say what all of them will take."""
     config: Annotated[Config, tyro.conf.arg(name="")] = CONFIG
@@ -108,6 +110,16 @@ def open_teacher(folder: Path, config: Config) -> PipelineConfig:
     return found
 
 
+def clip_frames(layout: Layout, seconds: int) -> tuple[int, int]:
+    """Return the latent frames of video and audio of a clip of whole blocks.
+
+    Raises:
+        ValueError: If no clip of this layout has that length; names the nearest allowed ones.
+    """
+    last = layout.blocks(latent_frames(layout.frames_for(seconds)))[-1]
+    return last.video_end, last.audio_end
+
+
 def make(
     params: Transformer,
     seeds: jax.Array,
@@ -116,14 +128,18 @@ def make(
     *,
     teacher: PipelineConfig,
     config: Config,
+    frames: tuple[int, int],
     dtype: np.dtype,
 ) -> Streams:
-    """Make trajectories at the student's levels, [E, B, T, C] and [E, B, A, C]; `negative` is a batch of one."""
+    """Make trajectories at the student's levels, [E, B, T, C] and [E, B, A, C].
+
+    `negative` is a batch of one, `frames` are `clip_frames`.
+    """
     sigmas = ltx2_schedule(config.steps)
     indices, _ = snap(config.student_steps, sigmas)
-    frames, grid = latent_frames(FUSED.frames_for(config.seconds)), teacher.grid(*teacher.resolution)
-    positions = make_positions(teacher.model, clip_block(frames, audio_latents(frames)), grid)
-    noise = noise_of_seeds(seeds, teacher.model, (frames * grid[0] * grid[1], audio_latents(frames)))
+    (video, audio), grid = frames, teacher.grid(*teacher.resolution)
+    positions = make_positions(teacher.model, clip_block(video, audio), grid)
+    noise = noise_of_seeds(seeds, teacher.model, (video * grid[0] * grid[1], audio))
     away = jax.tree.map(lambda x: jnp.repeat(x, len(seeds), axis=0), negative)
     predict = clip_network(teacher.model, positions, dtype=dtype).guided_x0(params, prompt, away, config.guidance)
     return trajectory_entries(predict, noise, jnp.asarray(sigmas, jnp.float32), indices)
@@ -172,17 +188,17 @@ def main(arguments: Arguments) -> None:
         shards = min(max(SHARDS, processes), len(prompts)) if arguments.shards is None else arguments.shards
         rule = f"must lie between the {processes} processes and the {len(prompts)} prompts"
         require(processes <= shards <= len(prompts), "shards", shards, rule)
-        frames, dtype = latent_frames(FUSED.frames_for(config.seconds)), jnp.dtype(arguments.dtype)
+        frames, dtype = clip_frames(LAYOUTS[arguments.layout], config.seconds), jnp.dtype(arguments.dtype)
         params = ltx2_recipe.load_network(arguments.teacher, teacher.model, dtype, 0, mesh)
         header = pairs_header(
             count=len(prompts),
             shards=shards,
             sigmas=snap(config.student_steps, ltx2_schedule(config.steps))[1],
-            video=(frames, *teacher.grid(*teacher.resolution), teacher.model.video.latent_channels),
-            audio=(audio_latents(frames), teacher.model.audio.latent_channels),
+            video=(frames[0], *teacher.grid(*teacher.resolution), teacher.model.video.latent_channels),
+            audio=(frames[1], teacher.model.audio.latent_channels),
             teacher=weights.fingerprint(params),
         )
-        program = jax.jit(partial(make, teacher=teacher, config=config, dtype=dtype))
+        program = jax.jit(partial(make, teacher=teacher, config=config, frames=frames, dtype=dtype))
 
         def make_rows(rows: np.ndarray) -> Streams:
             batch = data.stack_rows(prompts, rows)

@@ -84,8 +84,8 @@ def audio_seconds(start: int, count: int) -> Float[np.ndarray, " A"]:
 class Layout:
     """The block table as four numbers: block 0 and every later block, in latent frames.
 
-    Block 0 covers whole seconds plus one latent of each stream, and later blocks cover whole seconds, so that both
-    streams always end at the same time.
+    Block 0 covers whole seconds plus one latent of each stream, perhaps with one audio latent more, and later blocks
+    cover whole seconds. The ends of both streams are therefore always as far apart (`sound_lead`).
 
     Raises:
         ValueError: The numbers are not of that form.
@@ -100,9 +100,10 @@ class Layout:
         first, step = (self.first_v - 1) // VIDEO_RATE, self.step_v // VIDEO_RATE
         if max(first, step) > LONGEST_BLOCK_S:
             raise ValueError(f"first_v={self.first_v}, step_v={self.step_v}: blocks of more than {LONGEST_BLOCK_S} s")
-        if first < 0 or (self.first_v, self.first_a) != (1 + VIDEO_RATE * first, 1 + AUDIO_RATE * first):
+        if first < 0 or self.first_v != 1 + VIDEO_RATE * first or self.extra_a not in (0, 1):
             raise ValueError(
-                f"first_v={self.first_v}, first_a={self.first_a}: must be 1 + 3 s and 1 + 25 s for whole seconds s"
+                f"first_v={self.first_v}, first_a={self.first_a}: "
+                "must be 1 + 3 s, and 1 + 25 s or 2 + 25 s, for whole seconds s"
             )
         if step < 1 or (self.step_v, self.step_a) != (VIDEO_RATE * step, AUDIO_RATE * step):
             raise ValueError(
@@ -111,13 +112,31 @@ class Layout:
 
     @property
     def first_seconds(self) -> int:
-        """Whole seconds in block 0, which holds one more latent of each stream."""
+        """Whole seconds in block 0, which holds at least one more latent of each stream."""
         return (self.first_v - 1) // VIDEO_RATE
 
     @property
     def step_seconds(self) -> int:
         """Whole seconds in every later block."""
         return self.step_v // VIDEO_RATE
+
+    @property
+    def extra_a(self) -> int:
+        """Audio latents of block 0 beyond the one that goes with its first frame: 0 or 1."""
+        return self.first_a - (1 + AUDIO_RATE * self.first_seconds)
+
+    @property
+    def sound_lead(self) -> Fraction:
+        """Seconds by which the sound of a block ends after its picture, the same for every block.
+
+        It is -19/600 s (the sound is shorter) without an extra audio latent, and 1/120 s with one.
+        """
+        rows = 1 + ROWS_PER_LATENT * (self.first_a - 1)
+        return Fraction(rows, ROW_RATE) - Fraction(pixel_frames(self.first_v), FRAME_RATE)
+
+    def sound_seconds(self, k: int) -> float:
+        """Seconds of sound, from its beginning, that the audio latents before block k are made of."""
+        return self.start_seconds(k) + (self.extra_a / AUDIO_RATE if k else 0)
 
     def block(self, k: int) -> Block:
         """Latent frames of block k, for any k >= 0."""
@@ -189,4 +208,5 @@ def block_of_frames(blocks: tuple[Block, ...]) -> tuple[Int[np.ndarray, " F"], I
 
 
 PREFIX = Layout(first_v=1, first_a=1, step_v=3, step_a=25)  # the paper's: 1 + 1, then 3 + 25
+PREFIX2 = Layout(first_v=1, first_a=2, step_v=3, step_a=25)  # EchoWM's: the sound covers the picture entirely
 FUSED = Layout(first_v=4, first_a=26, step_v=3, step_a=25)  # the release's: blocks 0 and 1 of PREFIX are one

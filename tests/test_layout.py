@@ -1,4 +1,5 @@
 import itertools
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from partial_blocks import blocks_with_rest
 from omniforcing_jax.layout import (
     FUSED,
     PREFIX,
+    PREFIX2,
     Layout,
     audio_latents,
     audio_seconds,
@@ -20,6 +22,7 @@ from omniforcing_jax.layout import (
 
 LAYOUTS = [
     PREFIX,
+    PREFIX2,
     FUSED,
     Layout(first_v=1, first_a=1, step_v=6, step_a=50),
     Layout(first_v=7, first_a=51, step_v=3, step_a=25),
@@ -42,7 +45,17 @@ def test_blocks_are_contiguous_and_end_where_the_teacher_does(layout, count):
     for before, after in itertools.pairwise(blocks):
         assert (before.video_end, before.audio_end) == (after.video_start, after.audio_start)
     assert layout.blocks(blocks[-1].video_end) == tuple(blocks)
-    assert blocks[-1].audio_end == audio_latents(blocks[-1].video_end)
+    assert blocks[-1].audio_end == audio_latents(blocks[-1].video_end) + layout.extra_a
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("k", [0, 1, 9])
+def test_sound_ends_as_far_from_its_picture_after_every_block(layout, k):
+    end = layout.block(k)
+    rows = 1 + 4 * (end.audio_end - 1)
+    assert Fraction(rows, 100) - Fraction(pixel_frames(end.video_end), 24) == layout.sound_lead
+    assert layout.sound_lead == Fraction(1, 120) if layout.extra_a else Fraction(-19, 600)
+    assert layout.sound_seconds(k + 1) == (rows - 1) / 100
 
 
 @given(j=st.integers(0, 2000))
@@ -78,6 +91,7 @@ def test_a_clip_whose_audio_has_another_length_is_refused():
     [
         ({"first_v": 2, "first_a": 2, "step_v": 3, "step_a": 25}, "first_v=2"),
         ({"first_v": 4, "first_a": 25, "step_v": 3, "step_a": 25}, "first_a=25"),
+        ({"first_v": 1, "first_a": 3, "step_v": 3, "step_a": 25}, "first_a=3: must be 1 \\+ 3 s, and 1 \\+ 25 s or 2"),
         ({"first_v": 1, "first_a": 1, "step_v": 4, "step_a": 25}, "step_v=4"),
         ({"first_v": 1, "first_a": 1, "step_v": 0, "step_a": 0}, "step_v=0"),
     ],
@@ -88,7 +102,7 @@ def test_layouts_without_whole_seconds_are_refused(layout, message):
 
 
 def test_seconds_that_do_not_fit_name_the_lengths_that_do():
-    layout = LAYOUTS[2]
+    layout = Layout(first_v=1, first_a=1, step_v=6, step_a=50)
     assert layout.frames_for(4) == 97
     with pytest.raises(ValueError, match=r"seconds=5.*nearest allowed are 4 and 6"):
         layout.frames_for(5)

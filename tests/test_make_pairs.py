@@ -11,6 +11,7 @@ import tiny_stream
 from test_recipes import NEGATIVE, PROMPTS, write
 
 from experiments import ltx2_recipe, make_pairs
+from experiments.ltx2_flags import LAYOUTS
 from omniforcing_jax.config import SamplerConfig
 from omniforcing_jax.distill.trajectory import noise_of_seeds
 from omniforcing_jax.layout import PREFIX, audio_latents
@@ -84,6 +85,10 @@ def test_pairs_are_what_sampling_passes_through_and_a_mesh_makes_the_same(told, 
     for found, expected in zip(read(on_mesh.folder)[1], rows, strict=True):
         for name in ("video", "audio"):
             np.testing.assert_allclose(found[name], expected[name], rtol=2e-3, atol=2e-3)
+
+
+def test_pairs_are_as_long_as_the_students_layout_wants():
+    assert [make_pairs.clip_frames(layout, 5) for layout in LAYOUTS.values()] == [(16, 126), (16, 126), (16, 127)]
 
 
 def test_a_try_says_what_all_clips_take_and_writes_none(told, capsys):

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from omniforcing_jax import rollout, streams
 from omniforcing_jax.config import ModelConfig, SamplerConfig
-from omniforcing_jax.layout import FUSED, PREFIX
+from omniforcing_jax.layout import FUSED, PREFIX, PREFIX2
 from omniforcing_jax.model.cache import Cache
 from omniforcing_jax.model.transformer import Transformer
 from omniforcing_jax.nn.attention import KV
@@ -56,7 +56,7 @@ def run_rollout(case: RecordedCase, run: str, config: ModelConfig, params: Trans
 def _static(case: RecordedCase, run: str, config: ModelConfig) -> rollout.StaticConfig:
     """Make the static config of a run, whose ring has room for the whole clip."""
     blocks = [tuple(block) for block in case.setting("blocks")]
-    fitting = [layout for layout in (PREFIX, FUSED) if [*map(tuple, layout.blocks(blocks[-1][1]))] == blocks]
+    fitting = [layout for layout in (PREFIX, PREFIX2, FUSED) if [*map(tuple, layout.blocks(blocks[-1][1]))] == blocks]
     if not fitting:
         raise ValueError(f"{case.name}: blocks={blocks}: must be those of a layout")
     sampler = SamplerConfig(

@@ -44,8 +44,8 @@ class NetworkOptions:
 class StudentOptions:
     """The sampler section, which makes a network a streaming student; no file has it."""
 
-    layout: Literal["prefix", "fused"] | None = None
-    """Cut of a clip into blocks."""
+    layout: Literal["prefix", "prefix2", "fused"] | None = None
+    """First block of a clip, in latents of picture and sound: 1 + 1 (prefix), 1 + 2 (prefix2) or 4 + 26 (fused)."""
     sigmas: tuple[float, ...] | None = None
     """Noise levels of the denoising steps, from 1 down to 0."""
     horizon: int | None = None

@@ -43,12 +43,14 @@ def pairs_header(
         extra: Further arrays of a row, dtype and shape by name, such as token ids of the prompt.
 
     Raises:
-        ValueError: If the sigmas do not fall to 0, or the audio is not as long as the video.
+        ValueError: If the sigmas do not fall to 0, or the audio is neither as long as the video nor one latent longer,
+            as some layouts have it.
     """
     if list(sigmas) != sorted(set(sigmas), reverse=True) or sigmas[-1] != 0:
         raise ValueError(f"sigmas={sigmas}: must fall, and end at 0")
-    if audio[0] != audio_latents(video[0]):
-        raise ValueError(f"audio={audio}: {video[0]} video latent frames go with {audio_latents(video[0])}")
+    least = audio_latents(video[0])
+    if audio[0] - least not in (0, 1):
+        raise ValueError(f"audio={audio}: {video[0]} video latent frames go with {least}, or {least + 1}")
     arrays = {
         "video": ("float16", (len(sigmas), *video)),
         "audio": ("float16", (len(sigmas), *audio)),

@@ -1,5 +1,6 @@
 """Conditioning by a past, a soundtrack or a picture: it is kept unchanged, and everything that is made follows it."""
 
+import dataclasses
 import itertools
 from functools import cache
 
@@ -12,6 +13,7 @@ from omniforcing_jax.codecs.audio_vae import AudioVAE
 from omniforcing_jax.codecs.mel import log_mel
 from omniforcing_jax.codecs.video_vae import VideoVAE
 from omniforcing_jax.io import machine
+from omniforcing_jax.layout import PREFIX2
 from omniforcing_jax.stream.chunk import join_chunks
 from omniforcing_jax.stream.chunk_stream import ChunkStream
 from omniforcing_jax.stream.conditioning.condition import Condition, plan_conditioning
@@ -38,6 +40,13 @@ def frames(count, seed=0):
 def sound(seconds, seed=0):
     """Noise at 16 kHz."""
     return np.random.default_rng([seed, 1]).normal(0, 0.1, (int(seconds * 16_000), 2)).astype(np.float32)
+
+
+def planned(layout, start=None, drive=None):
+    """Plan a stream of 2 s in this layout."""
+    config = dataclasses.replace(student().config.sampler, layout=layout)
+    static = STATIC._replace(sampler=config)
+    return plan_conditioning(student().config, static, 3, Condition(sound=start), Condition(sound=drive))
 
 
 @cache
@@ -87,9 +96,10 @@ def test_pictures_are_encoded_block_by_block_as_the_whole_clip_is():
     np.testing.assert_allclose(tokens, np.reshape(whole, tokens.shape), atol=2e-5)
 
 
-def test_sound_is_encoded_block_by_block_as_the_whole_clip_is():
-    wave = sound(2)
-    tokens = np.concatenate(list(encode_sound(CODECS, wave, LAYOUT, 3, MEL)), axis=1)
+@pytest.mark.parametrize("layout", [LAYOUT, PREFIX2])
+def test_sound_is_encoded_block_by_block_as_the_whole_clip_is(layout):
+    wave = sound(layout.sound_seconds(3))
+    tokens = np.concatenate(list(encode_sound(CODECS, wave, layout, 3, MEL)), axis=1)
     mel = log_mel(jnp.asarray(wave[None]), MEL)
     whole = AudioVAE(CODECS.audio_config).apply(CODECS.audio, mel, method="encode")
     np.testing.assert_allclose(tokens, whole, atol=5e-5)
@@ -171,6 +181,15 @@ def test_an_image_and_a_soundtrack_go_together():
 def test_conditions_that_do_not_fit_are_refused(start, drive, named):
     with pytest.raises(ValueError, match=named):
         open_stream(student(), PROMPT, 2, start=Condition(**start), drive=Condition(**drive))
+
+
+def test_a_layout_with_one_audio_latent_more_takes_a_latent_more_of_sound():
+    assert planned(PREFIX2, start=sound(1.04)).sound_blocks == 2
+    assert planned(PREFIX2, drive=sound(2.04)).sound_blocks == 3
+    with pytest.raises(ValueError, match=r"1.00 s of sound.*must be 0.04 s, a whole number of blocks"):
+        planned(PREFIX2, start=sound(1))
+    with pytest.raises(ValueError, match=r"2.00 s.*shorter than the stream of 2 s, whose sound takes 2.04 s"):
+        planned(PREFIX2, drive=sound(2))
 
 
 def test_an_endless_stream_cannot_be_driven():

@@ -198,7 +198,7 @@ def test_shards_that_changed_places_are_noticed(copy):
 def test_headers_that_make_no_sense_are_refused():
     with pytest.raises(ValueError, match="must fall, and end at 0"):
         pairs_header(count=1, shards=1, sigmas=(0.0, 1.0), video=VIDEO, audio=AUDIO, teacher="")
-    with pytest.raises(ValueError, match="7 video latent frames go with 51"):
+    with pytest.raises(ValueError, match="7 video latent frames go with 51, or 52"):
         pairs_header(count=1, shards=1, sigmas=SIGMAS, video=VIDEO, audio=(50, 5), teacher="")
     with pytest.raises(ValueError, match="shards=3: must lie between 1 and count=2"):
         Header(kind="x", count=2, shards=3, arrays={}, facts={})

@@ -42,6 +42,9 @@ LONGEST_START_S = 3600
 SLACK_S = 0.1
 """Seconds by which the sound of a start may exceed its whole seconds: files end on codec frames."""
 
+ROUNDING_S = 1e-6
+"""Seconds, far less than a sample, by which sums of seconds are not exact."""
+
 PictureSource = AnyPath | UInt8[np.ndarray, "F H W 3"]
 SoundSource = AnyPath | Float32[np.ndarray, "samples channels"]
 
@@ -155,7 +158,7 @@ def _add_start(
         plan = plan._replace(picture=start.picture, picture_blocks=count, fit=start.fit)
         start_s = info.start_s if start.picture is start.sound else None  # both of one file, on one clock
     if start.sound is not None:
-        longest_s = layout.start_seconds(plan.picture_blocks or blocks or 0) or LONGEST_START_S
+        longest_s = layout.sound_seconds(plan.picture_blocks or blocks or 0) or LONGEST_START_S
         samples = _samples_of(config, start.sound, plan.mel, longest_s + 1, start_s)
         seconds = len(samples) / plan.mel.sample_rate
         count = _count_sound_blocks(layout, seconds, plan.picture_blocks, _name(start.sound))
@@ -174,11 +177,11 @@ def _add_drive(
         require(frames >= needed, _name(drive.picture), f"{frames} frames", rule)
         plan = plan._replace(picture=drive.picture, picture_blocks=blocks, fit=drive.fit)
     if drive.sound is not None:
-        needed_s = layout.start_seconds(blocks)
+        needed_s = layout.sound_seconds(blocks)
         samples = _samples_of(config, drive.sound, plan.mel, needed_s + 1)
         seconds = len(samples) / plan.mel.sample_rate
-        rule = f"shorter than the stream of {needed_s} s"
-        require(seconds >= needed_s, _name(drive.sound), f"{seconds:.2f} s", rule)
+        rule = f"shorter than the stream of {layout.start_seconds(blocks)} s, whose sound takes {needed_s:g} s"
+        require(seconds >= needed_s - ROUNDING_S, _name(drive.sound), f"{seconds:.2f} s", rule)
         plan = plan._replace(sound=samples, sound_blocks=blocks)
     return plan
 
@@ -241,10 +244,13 @@ def _count_picture_blocks(layout: Layout, frames: int, name: str) -> int:
 
 def _count_sound_blocks(layout: Layout, seconds: float, picture_blocks: int, name: str) -> int:
     """Count the blocks of a start with so many seconds of sound. With a picture it must cover the same blocks."""
-    blocks = picture_blocks or 1 + max(0, int((seconds - layout.first_seconds) // layout.step_seconds))
-    expected = layout.start_seconds(blocks)
-    rule = f"must be {expected} s, {'like the picture' if picture_blocks else 'a whole number of blocks'}"
-    require(seconds > 0 and expected <= seconds <= expected + SLACK_S, name, f"{seconds:.2f} s of sound", rule)
+    rest = seconds + ROUNDING_S - layout.sound_seconds(1)
+    blocks = picture_blocks or 1 + max(0, int(rest // layout.step_seconds))
+    expected = layout.sound_seconds(blocks)
+    rule = f"must be {expected:g} s, {'like the picture' if picture_blocks else 'a whole number of blocks'}"
+    require(
+        seconds > 0 and expected - ROUNDING_S <= seconds <= expected + SLACK_S, name, f"{seconds:.2f} s of sound", rule
+    )
     return blocks
 
 
