@@ -188,6 +188,9 @@ class SamplerConfig(Config):
         renewal: How much of the noise each step draws afresh, see `schedule.fresh_shares`. 0 makes Euler steps and 1
             ancestral ones, for a causal network that was not distilled. None draws all of it at every step, as few-step
             students are trained to.
+        scalar_sigma: Noise level that modulates text and crossings in every pass, clean passes too. It drives what the
+            network takes from one scalar per sample: text AdaLN, and what `ModelConfig.cross_timestep` gives the other
+            stream. None takes the level of the pass.
     """
 
     sigmas: tuple[float, ...]
@@ -198,6 +201,7 @@ class SamplerConfig(Config):
     pinned: int = 1
     reanchor: bool = True
     renewal: float | None = None
+    scalar_sigma: float | None = None
 
     def __post_init__(self):
         rule = f"must have at least 2 and at most {MOST_SIGMAS} entries"
@@ -210,6 +214,8 @@ class SamplerConfig(Config):
         require(falls, "sigmas", self.sigmas, "must fall from step to step")
         rule = "must be finite and not negative; leave it out to draw all noise afresh"
         require(self.renewal is None or 0 <= self.renewal < math.inf, "renewal", self.renewal, rule)
+        held = self.scalar_sigma
+        require(held is None or 0 <= held <= 1, "scalar_sigma", held, "must be a noise level in [0, 1]")
         require(0 <= self.context_noise < 1, "context_noise", self.context_noise, "must be in [0, 1)")
         try:
             self.layout.frames_for(self.horizon_seconds)

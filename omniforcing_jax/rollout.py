@@ -24,7 +24,7 @@ from omniforcing_jax.model.layer_list import is_list, map_layers
 from omniforcing_jax.model.levels import LevelTable, look_up, make_levels
 from omniforcing_jax.model.positions import Positions, Shift, make_positions, rotaries, shift_phases, shift_rotations
 from omniforcing_jax.model.transformer import Prediction, Transformer, predict, text_kv
-from omniforcing_jax.model.view import Sigmas, streaming
+from omniforcing_jax.model.view import Sigmas, hold_scalars, streaming
 from omniforcing_jax.nn.attention import NO_PAST, Sites
 from omniforcing_jax.schedule import add_noise, fresh_shares, renew, to_x0
 from omniforcing_jax.streams import Streams, map_streams
@@ -54,8 +54,8 @@ class PromptKV:
 
     Attributes:
         clean: Those of the clean pass.
-        steps: With text AdaLN they depend on sigma: those of the denoise steps, with a leading axis J - 1. None
-            without, where all passes read the same.
+        steps: With text AdaLN they depend on sigma: those of the denoise steps, with a leading axis J - 1. None where
+            all passes read the same: without text AdaLN, or with a `scalar_sigma`.
     """
 
     clean: Text
@@ -120,7 +120,8 @@ def stream_network(params: Transformer, static: StaticConfig) -> StreamNetwork:
 @partial(jax.jit, static_argnames="static")
 def make_table(params: Transformer, static: StaticConfig) -> LevelTable:
     """Make the modulation of all levels: of every denoise step, and last of the clean pass."""
-    return make_levels(params, static.model, (*static.sampler.sigmas[:-1], static.sampler.context_noise))
+    sampler = static.sampler
+    return make_levels(params, static.model, (*sampler.sigmas[:-1], sampler.context_noise), sampler.scalar_sigma)
 
 
 @partial(jax.jit, static_argnames="static")
@@ -138,8 +139,9 @@ def make_prompt_kv(
         sigmas = jnp.full(context_video.shape[:1], sigma, jnp.float32)
         return text_kv(params, context_video, context_audio, mask, sigma=sigmas, dtype=static.dtype)
 
-    clean = at(static.sampler.context_noise)
-    if not static.model.text_adaln:
+    held = static.sampler.scalar_sigma
+    clean = at(static.sampler.context_noise if held is None else held)
+    if held is not None or not static.model.text_adaln:
         return PromptKV(clean=clean, steps=None)
     steps = [at(sigma) for sigma in static.sampler.sigmas[:-1]]
     return PromptKV(clean=clean, steps=jax.tree.map(lambda *leaves: jnp.stack(leaves), *steps))
@@ -397,6 +399,7 @@ def _predict(
     if masks is None and not is_first:
         masks = past_masks(cache, shift_rotations(config, positions.pinned_shift))
     sigmas, past = Sigmas(*(level.sigma[None, None] for level in at)), NO_PAST if is_first else cache.past
+    sigmas = hold_scalars(sigmas, static.sampler.scalar_sigma)
     view, made = streaming(config, turned, sigmas, masks), None
     if isinstance(params, StreamNetwork):
         params, made = params.params, look_up(params.table, config, map_streams(lambda level: level.place, at))

@@ -4,7 +4,7 @@ import pytest
 
 from omniforcing_jax.config import CrossTimestep, ModelConfig, SamplerConfig
 from omniforcing_jax.layout import FUSED
-from omniforcing_jax.pipeline.presets import CHIME, CHIME_TEACHER, LTX2_19B, TINY
+from omniforcing_jax.pipeline.presets import CHIME, CHIME_TEACHER, LTX2_19B, TINY, TINY_STREAM
 
 SIGMAS = (1.0, 0.75, 0.0)
 
@@ -16,6 +16,7 @@ def test_model_configs_survive_json(config):
 
 def test_a_sampler_config_survives_json():
     sampler = SamplerConfig(sigmas=SIGMAS, horizon_seconds=5, layout=FUSED, context_noise=0.03, window=2, pinned=0)
+    sampler = dataclasses.replace(sampler, scalar_sigma=1.0)
     assert SamplerConfig.from_json(sampler.to_json()) == sampler
 
 
@@ -68,6 +69,7 @@ def test_impossible_networks_are_refused(change, message):
         ({"sigmas": (1.0, 0.5, 0.6, 0.0)}, "sigmas=.*must fall"),
         ({"sigmas": (1.0,)}, "sigmas=.*at least 2"),
         ({"context_noise": 1.0}, "context_noise=1.0"),
+        ({"scalar_sigma": 1.5}, "scalar_sigma=1.5: must be a noise level"),
         ({"window": 7}, "window=7.*between 0 and the horizon's 6 blocks"),
         ({"window": -1}, "window=-1"),
         ({"layout": FUSED, "horizon_seconds": 0}, "horizon_seconds=0"),
@@ -76,6 +78,14 @@ def test_impossible_networks_are_refused(change, message):
 def test_impossible_samplers_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(SamplerConfig(sigmas=SIGMAS, horizon_seconds=5), **change)
+
+
+def test_a_scalar_sigma_that_drives_nothing_is_refused():
+    sampler = dataclasses.replace(TINY_STREAM.sampler, scalar_sigma=1.0)
+    with pytest.raises(ValueError, match=r"sampler.scalar_sigma=1.0: drives nothing"):
+        dataclasses.replace(TINY_STREAM, sampler=sampler)
+    crossed = dataclasses.replace(TINY_STREAM.model, cross_timestep=CrossTimestep.CROSS)
+    assert dataclasses.replace(TINY_STREAM, sampler=sampler, model=crossed).sampler == sampler
 
 
 def test_an_open_window_fills_the_horizon_once():

@@ -15,10 +15,11 @@ from tiny import AS_USERS_DO, MODERN
 from tiny_stream import GRID, STATIC, TOKENS, keys, student, text
 
 from omniforcing_jax import rollout as r
-from omniforcing_jax.layout import block_of_frames
+from omniforcing_jax.config import CrossTimestep
+from omniforcing_jax.layout import PREFIX2, block_of_frames
 from omniforcing_jax.model.positions import clip_block, make_positions, rotaries, shift_rotations
 from omniforcing_jax.model.transformer import predict, text_kv, transformer_spec
-from omniforcing_jax.model.view import Sigmas, masked, one_sigma, streaming
+from omniforcing_jax.model.view import Sigmas, hold_scalars, masked, one_sigma, streaming
 from omniforcing_jax.nn.rope import rotate
 from omniforcing_jax.parallel.spec import abstract
 from omniforcing_jax.schedule import to_x0
@@ -30,38 +31,51 @@ KEYS = keys(2)
 PROMPT = text(rows=2)
 
 
-def test_a_block_is_the_last_slice_of_a_masked_clip_over_its_own_context():
+def newer_student():
+    """An LTX-2.3 student as EchoWM's: text and crossings at one level, two audio latents in block 0, pinned blocks."""
+    model = dataclasses.replace(MODERN, cross_timestep=CrossTimestep.CROSS)
+    sampler = dataclasses.replace(SAMPLER, layout=PREFIX2, pinned=2, window=2, scalar_sigma=0.9)
+    static = STATIC._replace(model=model, sampler=sampler)
+    params = fill(abstract(transformer_spec(model)))
+    return static, params, text(static, params, rows=2)
+
+
+@pytest.mark.parametrize("student", [lambda: (STATIC, PARAMS, PROMPT), newer_student])
+def test_a_block_is_the_last_slice_of_a_masked_clip_over_its_own_context(student):
     """Prefix rerun: context noise and clean estimates are rebuilt from the keys alone."""
-    last, layout = 3, SAMPLER.layout
-    made = r.rollout(PARAMS, PROMPT, KEYS, last + 1, static=STATIC)
+    static, params, prompt = student()
+    last, sampler = 3, static.sampler
+    layout = sampler.layout
+    made = r.rollout(params, prompt, KEYS, last + 1, static=static)
     blocks = tuple(layout.block(k) for k in range(last + 1))
     context, noise = [], None
     for k, block in enumerate(blocks):
-        positions = r.block_positions(STATIC, k)
+        positions = r.block_positions(static, k)
         own = Streams(
             made.video[:, block.video_start * TOKENS : block.video_end * TOKENS],
             made.audio[:, block.audio_start : block.audio_end],
         )
-        noise = r.draw_noise(KEYS, jnp.int32(k), SAMPLER.steps, STATIC, positions)
-        c = SAMPLER.context_noise
+        noise = r.draw_noise(KEYS, jnp.int32(k), sampler.steps, static, positions)
+        c = sampler.context_noise
         context.append([(1 - c) * x + c * n for x, n in zip(own, noise, strict=True)])
 
-    whole_positions = make_positions(CONFIG, clip_block(blocks[-1].video_end, blocks[-1].audio_end), GRID)
+    whole_positions = make_positions(static.model, clip_block(blocks[-1].video_end, blocks[-1].audio_end), GRID)
     video_of, audio_of = block_of_frames(blocks)
 
     @jax.jit
     def velocity_of(video, audio, levels):
         sigmas = Sigmas(video=levels[video_of][None], audio=levels[audio_of][None])
-        reach = {"window": SAMPLER.past_blocks + 1, "pinned": SAMPLER.pinned}
-        view = masked(CONFIG, rotaries(CONFIG, whole_positions), sigmas, blocks, **reach)
-        return predict(PARAMS, CONFIG, Streams(video, audio), view, PROMPT.clean).velocity
+        sigmas = hold_scalars(sigmas, sampler.scalar_sigma)
+        reach = {"window": sampler.past_blocks + 1, "pinned": sampler.pinned}
+        view = masked(static.model, rotaries(static.model, whole_positions), sigmas, blocks, **reach)
+        return predict(params, static.model, Streams(video, audio), view, prompt.clean).velocity
 
     x0 = [jnp.zeros_like(x) for x in context[last]]
-    for step, sigma in enumerate(SAMPLER.sigmas[:-1]):
-        fresh = r.draw_noise(KEYS, jnp.int32(last), step, STATIC, positions)
+    for step, sigma in enumerate(sampler.sigmas[:-1]):
+        fresh = r.draw_noise(KEYS, jnp.int32(last), step, static, positions)
         noisy = [(1 - sigma) * x + sigma * n for x, n in zip(x0, fresh, strict=True)]
         video, audio = (jnp.concatenate(x, axis=1) for x in zip(*context[:last], noisy, strict=True))
-        levels = jnp.asarray([SAMPLER.context_noise] * last + [sigma], jnp.float32)
+        levels = jnp.asarray([sampler.context_noise] * last + [sigma], jnp.float32)
         velocity = velocity_of(video, audio, levels)
         x0 = [
             to_x0(noisy[0], velocity.video[:, blocks[last].video_start * TOKENS :], jnp.float32(sigma)),
@@ -185,6 +199,15 @@ def test_text_keys_are_those_of_every_steps_own_level_and_of_the_context_noise()
     for sigma, made in zip((*SAMPLER.sigmas[:-1], SAMPLER.context_noise), (*steps, prompt.clean), strict=True):
         expected = at(jnp.full(2, sigma))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), made, expected)
+
+
+def test_text_keys_at_a_scalar_sigma_are_made_once():
+    static, params, contexts, _ = modern()
+    static = static._replace(sampler=dataclasses.replace(SAMPLER, scalar_sigma=0.9))
+    prompt = r.make_prompt_kv(params, *contexts, None, static=static)
+    expected = jax.jit(lambda sigma: text_kv(params, *contexts, sigma=sigma))(jnp.full(2, 0.9))
+    assert prompt.steps is None
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), prompt.clean, expected)
 
 
 def test_the_clean_pass_reads_the_text_of_the_context_noise():

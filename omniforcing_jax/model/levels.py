@@ -15,7 +15,7 @@ from omniforcing_jax.config import CrossTimestep, ModelConfig
 from omniforcing_jax.model.dual_stream import Rows, add_tables
 from omniforcing_jax.model.layer_list import is_list
 from omniforcing_jax.model.transformer import Modulation, Transformer, embed_levels
-from omniforcing_jax.model.view import Times
+from omniforcing_jax.model.view import times_of
 from omniforcing_jax.streams import Streams, map_streams
 
 
@@ -31,12 +31,15 @@ class LevelTable:
     levels: Streams
 
 
-def make_levels(params: Transformer, config: ModelConfig, sigmas: Sequence[float]) -> LevelTable:
-    """Make the modulation at noise levels; compile this."""
+def make_levels(
+    params: Transformer, config: ModelConfig, sigmas: Sequence[float], scalar_sigma: float | None = None
+) -> LevelTable:
+    """Make the modulation at noise levels, with the scalar levels held at `scalar_sigma`; compile this."""
+    scalar = None if scalar_sigma is None else jnp.full((1,), scalar_sigma, jnp.float32)
 
     def at(sigma: Float[Array, ""]) -> Streams:
         level = jnp.full((1, 1), sigma, jnp.float32)
-        made = embed_levels(params, config, Streams(*[Times(main=level, cross=level, gate=level)] * 2))
+        made = embed_levels(params, config, Streams(*[times_of(config.cross_timestep, level, level, scalar)] * 2))
         rows = _with_all_tables(params, map_streams(lambda m: m.rows, made))
         return map_streams(lambda m, rows: Modulation(m.embedded, rows), made, rows)
 

@@ -71,6 +71,14 @@ def one_sigma(sigma: Float[Array, " B"]) -> Sigmas:
     return Sigmas(video=sigma[:, None], audio=sigma[:, None])
 
 
+def hold_scalars(sigmas: Sigmas, level: float | None) -> Sigmas:
+    """Fix the scalar levels of both streams at `level`; None leaves them."""
+    if level is None:
+        return sigmas
+    held = jnp.full(sigmas.video.shape[:1], level, jnp.float32)
+    return dataclasses.replace(sigmas, scalar_video=held, scalar_audio=held)
+
+
 def bidirectional(config: ModelConfig, rotaries: Rotaries, sigmas: Sigmas) -> View:
     """All tokens see all tokens: the teacher, or a student without its masks."""
     return _view(config, rotaries, sigmas, Sites.of_keys(AttentionMask(), AttentionMask()), config.sinks)
@@ -190,14 +198,18 @@ def _view(config: ModelConfig, rotaries: Rotaries, sigmas: Sigmas, masks: Sites,
     _check_levels("video", sigmas.video, rotaries.video.cos.shape[1])
     _check_levels("audio", audio_levels, audio.cos.shape[1])
     times = Streams(
-        video=_times(config.cross_timestep, sigmas.video, sigmas.audio, sigmas.scalar_audio),
-        audio=_times(config.cross_timestep, audio_levels, sigmas.video, sigmas.scalar_video),
+        video=times_of(config.cross_timestep, sigmas.video, sigmas.audio, sigmas.scalar_audio),
+        audio=times_of(config.cross_timestep, audio_levels, sigmas.video, sigmas.scalar_video),
     )
     return View(sites=sites, times=times, sinks=sinks)
 
 
-def _times(semantics: CrossTimestep, own: ArrayLeaf, other: ArrayLeaf, other_scalar: ArrayLeaf | None) -> Times:
-    """Resolve whose sigma drives the cross-modal modulation."""
+def times_of(semantics: CrossTimestep, own: ArrayLeaf, other: ArrayLeaf, other_scalar: ArrayLeaf | None) -> Times:
+    """Resolve whose sigma drives the cross-modal modulation of the stream at levels `own`, [B, U].
+
+    Raises:
+        ValueError: The network needs one level per sample of the other stream, which has several.
+    """
     if semantics is CrossTimestep.OWN:
         return Times(main=own, cross=own, gate=own)
     if other_scalar is None:

@@ -22,7 +22,7 @@ from omniforcing_jax.codecs.audio_vae import AudioVAE, AudioVAEConfig
 from omniforcing_jax.codecs.video_config import VideoVAEConfig
 from omniforcing_jax.codecs.video_vae import VideoVAE
 from omniforcing_jax.codecs.vocoder import Vocoder, VocoderConfig
-from omniforcing_jax.config import EightBitKind, ModelConfig, SamplerConfig
+from omniforcing_jax.config import CrossTimestep, EightBitKind, ModelConfig, SamplerConfig
 from omniforcing_jax.io import weights
 from omniforcing_jax.model.eight_bits import in_eight_bits
 from omniforcing_jax.model.transformer import Transformer, list_layers, stack_layers, transformer_spec
@@ -74,6 +74,10 @@ class PipelineConfig:
         _same("audio_vae.rows_per_latent", audio.rows_per_latent, "layout", layout.ROWS_PER_LATENT)
         _same("vocoder.mel_bins", vocoder.mel_bins, "audio_vae", audio.mel_bins)
         _same("vocoder.row_rate", vocoder.row_rate, "layout", layout.ROW_RATE)
+        if self.sampler is not None and self.sampler.scalar_sigma is not None:
+            drives = model.text_adaln or model.cross_timestep is not CrossTimestep.OWN
+            rule = "drives nothing: the transformer has no text_adaln, and its cross_timestep is 'own'"
+            require(drives, "sampler.scalar_sigma", self.sampler.scalar_sigma, rule)
         if self.words is not None:
             _same("text.channels", self.words.channels, "transformer.caption_channels", model.caption_channels)
         if self.encoder is not None:

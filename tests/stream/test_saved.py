@@ -13,14 +13,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from random_weights import fill
 from safetensors.numpy import save_file
+from tiny import MODERN
 from tiny_stream import PROMPT, folders, student
 
+from omniforcing_jax.config import CrossTimestep
+from omniforcing_jax.layout import PREFIX2
+from omniforcing_jax.pipeline.pipeline import abstract_pipeline
+from omniforcing_jax.pipeline.presets import TINY_STREAM
 from omniforcing_jax.stream.chunk import join_chunks
 from omniforcing_jax.stream.prompt_change.history import exact_depth
 from omniforcing_jax.stream.resume import resume
 from omniforcing_jax.stream.saved import FORMAT, MARK, STATE, read_saved, save
 from omniforcing_jax.stream.start import open_stream
+from omniforcing_jax.text.contexts import TextContexts
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -169,6 +176,25 @@ def test_so_many_seconds_more_are_counted_from_the_cut(tmp_path):
     assert resume(tmp_path, student()).blocks == 5
     with pytest.raises(ValueError, match=r"seconds=1.5: must be 0 \+ 1 j"):
         resume(tmp_path, student(), 1.5)
+
+
+@pytest.mark.long
+def test_a_student_of_the_next_generation_is_resumed_bit_by_bit_and_only_at_its_scalar_sigma(tmp_path):
+    model = dataclasses.replace(MODERN, cross_timestep=CrossTimestep.CROSS)
+    sampler = dataclasses.replace(TINY_STREAM.sampler, layout=PREFIX2, pinned=2, window=2, scalar_sigma=1.0)
+    config = dataclasses.replace(TINY_STREAM, model=model, sampler=sampler, words=None)
+    weights = fill(abstract_pipeline(config))
+    contexts = TextContexts(jnp.ones((1, 3, 64)), jnp.ones((1, 3, 32)), jnp.ones((1, 3), jnp.int32))
+    whole = list(open_stream(weights, "", 5, seed=3, contexts=contexts))
+    stream = open_stream(weights, "", 5, seed=3, contexts=contexts)
+    begun = list(itertools.islice(stream, 3))
+    save(stream, tmp_path)
+    assert same(begun + list(resume(tmp_path, weights)), whole)
+    video, audio = join_chunks(whole)
+    assert len(audio) / whole[0].sample_rate - len(video) / 24 == pytest.approx(1 / 120)
+    other = weights.replace(config=dataclasses.replace(config, sampler=dataclasses.replace(sampler, scalar_sigma=0.9)))
+    with pytest.raises(ValueError, match=r"sampler.scalar_sigma=1.0, expected 0.9"):
+        resume(tmp_path, other)
 
 
 @pytest.fixture
