@@ -8,12 +8,15 @@ import os
 import signal
 import socket
 import threading
+from asyncio.transports import BaseTransport, WriteTransport
 from collections.abc import Iterator
 from types import FrameType
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from omniforcing_jax.io import tcp
 from omniforcing_jax.serve.core import LOADING
 from omniforcing_jax.serve.engine import Engine
 
@@ -97,6 +100,8 @@ def listen(host: str, port: int) -> socket.socket:
         family, kind, number, _, address = infos[0]
         found = socket.socket(family, kind, number)
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        tcp.notice_loss(found)
+        tcp.hold_little(found)
         found.bind(address)
         found.listen(BACKLOG)  # who comes before the application runs waits
     except OSError as error:
@@ -106,9 +111,22 @@ def listen(host: str, port: int) -> socket.socket:
 
 def run_server(app: ASGIApp, engine: Engine, listener: socket.socket) -> int | None:
     """Serve until a signal comes; returns its number."""
-    server = DrainingServer(_configure(app), engine)
+    server = DrainingServer(configure(app), engine)
     asyncio.run(server.serve([listener]))
     return server.caught
+
+
+class UnhurriedSocket(WebSocketsSansIOProtocol):
+    """A WebSocket that takes the next message once the one before has left the process.
+
+    A slow viewer then has one fragment on its way, and not a queue of old ones.
+    """
+
+    def connection_made(self, transport: BaseTransport) -> None:
+        """Take a connection."""
+        super().connection_made(transport)
+        assert isinstance(transport, WriteTransport), "a TCP connection"
+        transport.set_write_buffer_limits(0)
 
 
 class ServerThread:
@@ -120,7 +138,7 @@ class ServerThread:
     """
 
     def __init__(self, app: ASGIApp, listener: socket.socket) -> None:
-        self._server = uvicorn.Server(_configure(app))
+        self._server = uvicorn.Server(configure(app))
         work = self._server.serve([listener])
         self._thread = threading.Thread(target=asyncio.run, args=(work,), name="server", daemon=True)
         self._thread.start()
@@ -131,17 +149,18 @@ class ServerThread:
         self._thread.join(2 * GRACE_S)
 
 
-def _configure(app: ASGIApp) -> uvicorn.Config:
+def configure(app: ASGIApp) -> uvicorn.Config:
+    """Return uvicorn's settings for an application."""
     return uvicorn.Config(
         app,
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        ws="websockets-sansio",
+        ws=UnhurriedSocket,
         ws_max_size=MESSAGE_BYTES,
-        ws_ping_interval=20,
-        ws_ping_timeout=60,
+        ws_ping_interval=None,  # a slow viewer would answer late, behind its media; TCP notices who is gone
+        ws_per_message_deflate=False,  # media are compressed already; each viewer would cost it again
         timeout_keep_alive=10,
         timeout_graceful_shutdown=GRACE_S,
         limit_concurrency=2000,

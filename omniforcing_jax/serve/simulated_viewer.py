@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
 
+CLOSE_S = 1.0  # a slow viewer does not read on until the server's last word
 RECEIVE_BUFFER = 4096  # bytes, of a slow viewer's socket: the system would read ahead for it
 
 
@@ -68,6 +70,7 @@ class SimulatedViewer:
         receipts: Receipts that came, each with when.
         skipped: Fragments that the server left out.
         view: The last view of the stream.
+        lost: Why the server hung up before the time was over; empty if it did not.
     """
 
     url: str
@@ -77,6 +80,7 @@ class SimulatedViewer:
     receipts: list[tuple[float, dict[str, Any]]] = dataclasses.field(default_factory=list)
     skipped: int = 0
     view: dict[str, Any] = dataclasses.field(default_factory=dict)
+    lost: str = ""
 
     async def watch(self, seconds: float) -> None:
         """Watch for some time."""
@@ -87,13 +91,16 @@ class SimulatedViewer:
             own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
             own.setblocking(False)
             await asyncio.get_running_loop().sock_connect(own, (parts.hostname, parts.port))
-        async with connect(self.url, max_size=None, max_queue=1, sock=own, compression=None) as line:
+        options = {"max_size": None, "max_queue": 1, "ping_interval": None, "close_timeout": CLOSE_S}
+        async with connect(self.url, sock=own, compression=None, **options) as line:
             try:
                 async with asyncio.timeout(seconds):
                     while True:
                         await self._take(line)
             except TimeoutError:
                 return
+            except ConnectionClosed as error:
+                self.lost = str(error)
 
     async def _take(self, line: Any) -> None:
         values = json.loads(await line.recv())

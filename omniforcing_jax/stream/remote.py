@@ -17,10 +17,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from omniforcing_jax.io import tcp
 from omniforcing_jax.io.extras import need
 
 LARGEST_MESSAGE = 256_000_000  # bytes of a fragment
 TIMEOUT_S = 60.0
+CLOSE_S = 1.0  # who hangs up does not read on until the server's last word
 
 
 class RemoteError(Exception):
@@ -142,10 +144,13 @@ class RemoteStream:
         from websockets.sync.client import connect as open_socket
 
         url = self.server.socket_url(f"{self._path}/live{'?from=start' if from_start else ''}")
-        with open_socket(url, additional_headers=self.server.headers, max_size=LARGEST_MESSAGE) as socket:
-            for text in socket:
+        options = {"max_size": LARGEST_MESSAGE, "close_timeout": CLOSE_S}
+        options["ping_interval"] = None  # its answer would wait behind media: TCP notices who is gone
+        with open_socket(url, additional_headers=self.server.headers, **options) as line:
+            tcp.notice_loss(line.socket)
+            for text in line:
                 values = json.loads(text)
-                data = socket.recv() if "bytes" in values else None
+                data = line.recv() if "bytes" in values else None
                 yield Event(values, data if isinstance(data, bytes) else None)
 
 
