@@ -7,6 +7,8 @@ one, so both start on one clock. `init` and any run of fragments are a file that
 import dataclasses
 import hashlib
 import io
+import json
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -53,6 +55,19 @@ class Fragment:
     end_s: float
     blocks: tuple[BlockMark, ...]
     data: bytes
+
+    @cached_property
+    def envelope(self) -> str:
+        """The message that goes before the data, as JSON; written once for all viewers."""
+        values = {
+            "type": "fragment",
+            "number": self.number,
+            "start_s": self.start_s,
+            "end_s": self.end_s,
+            "blocks": [dataclasses.asdict(mark) for mark in self.blocks],
+            "bytes": len(self.data),
+        }
+        return json.dumps(values)
 
 
 class Fragmenter:

@@ -6,6 +6,7 @@ A viewer that reads slowly keeps nobody waiting but itself: `history.Cursor` lea
 import asyncio
 import contextlib
 import dataclasses
+import json
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -16,7 +17,7 @@ from omniforcing_jax.serve import requests, viewers
 from omniforcing_jax.serve import session as states
 from omniforcing_jax.serve.context import HlsViewer, ServerContext, waker
 from omniforcing_jax.serve.core import DRAINING
-from omniforcing_jax.serve.fragments import Fragment, Fragmenter
+from omniforcing_jax.serve.fragments import Fragmenter
 from omniforcing_jax.serve.history import Taken
 from omniforcing_jax.serve.limits import RefusedError
 from omniforcing_jax.serve.messages import PlayedMessage, Receipt
@@ -25,7 +26,6 @@ from omniforcing_jax.strict_json import loads
 
 NEWS_S = 1.0  # seconds between two views of a stream, if nothing happens
 SHARED_S = 0.25  # seconds for which viewers share a view
-SEND_S = 120.0  # seconds that one message may take to be sent
 HLS_GONE_S = 12.0  # seconds without a request after which a viewer is gone
 HLS_SEGMENTS = 30  # in a playlist
 HLS_WAIT_S = 5.0  # seconds that a playlist waits for its first segment
@@ -118,14 +118,14 @@ class Talk:
             viewers.report(self._context.engine, self._session, viewer, said.second, said.playing)
 
     async def _write(self, viewer: Viewer, event: asyncio.Event) -> None:
-        with contextlib.suppress(WebSocketDisconnect, RuntimeError, TimeoutError):
+        with contextlib.suppress(WebSocketDisconnect, RuntimeError):
             while True:
                 await self._tell()
                 taken = viewers.take(self._context.engine, self._session, viewer) if self._header else Taken(None, 0)
                 if taken.skipped:
-                    await self._send({"type": "skipped", "fragments": taken.skipped})
+                    await self._say({"type": "skipped", "fragments": taken.skipped})
                 if taken.fragment is not None:
-                    await self._send(_envelope(taken.fragment), taken.fragment.data)
+                    await self._send(taken.fragment.envelope, taken.fragment.data)
                 elif is_over(self._context, self._session):
                     await self._close(GOING_AWAY, self._session.message)
                     return
@@ -137,47 +137,40 @@ class Talk:
         session, now = self._session, time.monotonic()
         if session.fragmenter is not None and session.fragmenter is not self._header:
             self._header = session.fragmenter
-            await self._send({"type": "header", "mime": self._header.mime}, self._header.init)
+            about = {"type": "header", "mime": self._header.mime, "bytes": len(self._header.init)}
+            await self._send(json.dumps(about), self._header.init)
         if session.version == self._version and now - self._news_at < NEWS_S:
             return
         self._version, self._news_at = session.version, now
         for receipt in list(session.receipts):
             if self._told.get(receipt.id) != receipt:
                 self._told[receipt.id] = receipt
-                await self._send({"type": "receipt", "receipt": dataclasses.asdict(receipt)})
+                await self._say({"type": "receipt", "receipt": dataclasses.asdict(receipt)})
         await self._send(_view_message(self._context, session))
 
-    async def _send(self, envelope: dict[str, Any], data: bytes | None = None) -> None:
+    async def _say(self, values: dict[str, Any]) -> None:
+        await self._send(json.dumps(values))
+
+    async def _send(self, text: str, data: bytes | None = None) -> None:
         """Send a message, and the bytes that belong to it right after."""
-        text = envelope if data is None else {**envelope, "bytes": len(data)}
-        async with self._turn, asyncio.timeout(SEND_S):
-            await self._socket.send_json(text)
+        async with self._turn:
+            await self._socket.send_text(text)
             if data is not None:
                 await self._socket.send_bytes(data)
 
     async def _close(self, code: int, message: str) -> None:
-        async with self._turn, asyncio.timeout(SEND_S):  # nothing comes between the last word and the end
+        async with self._turn:  # nothing comes between the last word and the end
             await self._socket.send_json({"type": "end" if code == GOING_AWAY else "error", "message": message})
             await self._socket.close(code, message.encode()[:120].decode(errors="ignore"))
 
 
-def _view_message(context: ServerContext, session: Session) -> dict[str, Any]:
+def _view_message(context: ServerContext, session: Session) -> str:
     """Return the message with a stream's view. Viewers that ask at about the same time share one."""
     now, last = time.monotonic(), session.shown
     if last is None or last[0] != session.version or now - last[1] > SHARED_S:
         view = dataclasses.asdict(requests.view(context.engine, session))
-        last = session.shown = (session.version, now, {"type": "stream", "stream": view})
+        last = session.shown = (session.version, now, json.dumps({"type": "stream", "stream": view}))
     return last[2]
-
-
-def _envelope(fragment: Fragment) -> dict[str, Any]:
-    return {
-        "type": "fragment",
-        "number": fragment.number,
-        "start_s": fragment.start_s,
-        "end_s": fragment.end_s,
-        "blocks": [dataclasses.asdict(mark) for mark in fragment.blocks],
-    }
 
 
 async def playlist(context: ServerContext, session: Session, client: str, query: str) -> str:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -43,5 +43,6 @@ class _Figures(Collector):
 def render_metrics(engine: Engine) -> bytes:
     """Return the figures of an engine in Prometheus' text form."""
     registry = CollectorRegistry()
+    ProcessCollector(registry=registry)  # process_cpu_seconds_total, process_resident_memory_bytes; on Linux
     registry.register(_Figures(engine))
     return generate_latest(registry)

@@ -102,7 +102,7 @@ class Session:
     todo: list[Callable[[], None]] = dataclasses.field(default_factory=list)
     saved_block: int = 0
     version: int = 0
-    shown: tuple[int, float, dict[str, Any]] | None = None
+    shown: tuple[int, float, str] | None = None
 
     def played_s(self, now: float) -> float:
         """Return where the fastest viewer is, or where the last one left."""

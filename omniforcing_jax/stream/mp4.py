@@ -30,6 +30,7 @@ _AUDIO_BITS_PER_S = 128_000
 _LONGEST_GOP = 1 << 20  # key frames are set by hand, at the first frame of every block
 _BT709 = 1  # of AVColorSpace, AVColorPrimaries and AVColorTransferCharacteristic alike
 _LIMITED_RANGE = 1  # of AVColorRange: "MPEG"
+_YUV = {"dst_colorspace": _BT709, "dst_color_range": _LIMITED_RANGE}
 
 
 def check_kind(path: AnyPath) -> None:
@@ -57,9 +58,12 @@ class ChunkEncoder:
     """
 
     def __init__(self, file: Any, *, height: int, width: int, frame_rate: int, sample_rate: int) -> None:
+        from av.video.reformatter import VideoReformatter
+
         self.video = _add_video(file, height, width, frame_rate)
         self.audio: Any = file.add_stream("aac", rate=sample_rate, layout="stereo")
         self.audio.bit_rate = _AUDIO_BITS_PER_S
+        self._to_yuv = VideoReformatter()  # one for all frames: each frame's own would make its tables again
         self._frame_time = Fraction(1, frame_rate)  # not the stream's own time base: the container changes that
         self._frames = self._samples = 0
         self._is_empty = True
@@ -84,7 +88,7 @@ class ChunkEncoder:
 
         for offset, pixels in enumerate(video):
             rgb = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-            frame = rgb.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+            frame = self._to_yuv.reformat(rgb, format="yuv420p", **_YUV)
             frame.pts, frame.time_base = self._frames, self._frame_time
             frame.pict_type = PictureType.I if offset == 0 else PictureType.NONE
             self._frames += 1
