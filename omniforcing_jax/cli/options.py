@@ -193,7 +193,7 @@ class BenchOptions(NetworkOptions, SizeOptions):
     json: File
     """JSON file for the figures."""
     blocks: Blocks = None
-    """Length of the stream, about one second per block. Required by `bench stream`; 12 for `bench decode`, 20 for
+    """Length of the stream, about one second per block. Required by `bench stream`; 12 for `bench decode`, 14 for
     each part of `bench serve`."""
     weights: Annotated[str | None, tyro.conf.arg(metavar="FOLDER|NAME")] = None
     """Weights folder of a causal student, or the name of shipped weights; by default chime."""

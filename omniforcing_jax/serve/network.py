@@ -1,7 +1,8 @@
 """A studio with weights: sources are streams of a causal student, all with the same network in memory.
 
 Programs are compiled before a stream gets its turn: those of the default size when the server starts, others when they
-are first asked for. Each compilation runs a short stream that nobody sees, a change of prompt included.
+are first asked for. Each compilation runs a short stream that nobody sees, a change of prompt and a first encoding
+included.
 """
 
 import time
@@ -17,6 +18,7 @@ from omniforcing_jax.layout import FRAME_RATE
 from omniforcing_jax.pipeline import checks, text_source
 from omniforcing_jax.pipeline.loading import load_shown
 from omniforcing_jax.pipeline.pipeline import Pipeline
+from omniforcing_jax.serve.fragments import Fragmenter
 from omniforcing_jax.serve.messages import StreamRequestBody
 from omniforcing_jax.serve.studio import Say, Source, StartMedia
 from omniforcing_jax.serve.suggestions import suggest
@@ -126,7 +128,8 @@ class NetworkStudio:
         say(f"compiling programs: {counter.ready} so far")
         stream.rehearse_change(None, 1)
         stream.fork()
-        next(stream)
+        height, width = stream.picture_size
+        Fragmenter(height=height, width=width, sample_rate=stream.sample_rate).push(next(stream))  # loads the encoders
         began, frames = time.perf_counter(), 0
         for _ in range(MEASURED):
             frames += len(next(stream).video)

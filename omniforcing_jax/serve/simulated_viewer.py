@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import json
+import math
 import socket
 import time
 from collections.abc import Sequence
@@ -82,8 +83,8 @@ class SimulatedViewer:
     view: dict[str, Any] = dataclasses.field(default_factory=dict)
     lost: str = ""
 
-    async def watch(self, seconds: float) -> None:
-        """Watch for some time."""
+    async def watch(self, seconds: float, enough_s: float = math.inf) -> None:
+        """Watch for some time, or until so many seconds of stream have come."""
         parts = urlsplit(self.url)
         own = None
         if self.bytes_per_s is not None:
@@ -95,7 +96,7 @@ class SimulatedViewer:
         async with connect(self.url, sock=own, compression=None, **options) as line:
             try:
                 async with asyncio.timeout(seconds):
-                    while True:
+                    while not self.arrivals or self.arrivals[-1].end_s - self.arrivals[0].start_s < enough_s:
                         await self._take(line)
             except TimeoutError:
                 return

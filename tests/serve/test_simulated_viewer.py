@@ -5,8 +5,9 @@ import asyncio
 import pytest
 from live_server import make_context, serving
 
-from omniforcing_jax.cli.bench_serve import measure
 from omniforcing_jax.cli.main import main
+from omniforcing_jax.serve import bench_parts
+from omniforcing_jax.serve.bench_parts import measure
 from omniforcing_jax.serve.simulated_viewer import Arrival, play
 from omniforcing_jax.stream.remote import connect
 
@@ -41,10 +42,31 @@ def test_the_bench_refuses_what_it_cannot_measure(capsys, tmp_path):
 
 @pytest.mark.long
 def test_the_bench_measures_all_its_figures():
+    kept = []
     with serving(make_context(max_sessions=32, per_client=32, requests_per_s=100.0)) as url:
-        figures = asyncio.run(measure(connect(url), 1.5))
+        figures = asyncio.run(measure(connect(url), 1.5, lambda found: kept.append(dict(found))))
+    assert (kept[-1], len(kept)) == (figures, len(bench_parts.PARTS))
+    assert "failed" not in figures
     assert figures["click_to_playable_s"]["p50"] < 3
     assert figures["underruns"] == 0
+    assert figures["slow"]["hung_up_on"] == 0
     assert figures["switch_s"]["to_block"] < figures["switch_s"]["to_eye"] < 6
     assert figures["block_ms_by_viewers"].keys() == {"1", "10", "50"}
-    assert [each["running"] for each in figures["sessions"]] == [1, 2, 3, 4, 5, 6]
+    assert figures["processor_ms_by_viewers"].keys() == {"1", "10", "50"}
+    assert (figures["sessions"]["opened"], figures["sessions"]["running"]) == (6, 6)
+
+
+def test_a_part_of_the_bench_that_fails_costs_no_other_part_its_figures(monkeypatch):
+    async def lost(scene):
+        async with scene.streams() as (stream,), asyncio.TaskGroup() as tasks:
+            tasks.create_task(asyncio.to_thread(stream.set_prompt, ""))
+
+    monkeypatch.setattr(bench_parts, "PARTS", {"one": lost, "clicks": bench_parts.clicks})
+    kept = []
+    with serving(make_context()) as url:
+        server = connect(url)
+        figures = asyncio.run(measure(server, 1.0, lambda found: kept.append(dict(found))))
+        assert not server.ask("GET", "/v1/streams")["streams"]
+    assert "prompt=''" in figures["failed"]["one"]
+    assert "click_to_playable_s" in figures
+    assert [set(each) - {"weights"} for each in kept] == [{"failed"}, {"failed", "click_to_playable_s"}]
