@@ -15,7 +15,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from omniforcing_jax.serve import requests, viewers
 from omniforcing_jax.serve import session as states
-from omniforcing_jax.serve.context import HlsViewer, ServerContext, waker
+from omniforcing_jax.serve.context import HlsViewer, ServerContext
 from omniforcing_jax.serve.core import DRAINING
 from omniforcing_jax.serve.fragments import Fragmenter
 from omniforcing_jax.serve.history import Taken
@@ -35,7 +35,7 @@ GOING_AWAY, REFUSED = 1001, 1008  # codes of WebSocket closings
 @contextlib.asynccontextmanager
 async def watching(context: ServerContext, session: Session, at_start: bool) -> AsyncIterator[tuple[Viewer, Any]]:
     """Be a viewer for as long as the block runs; yields the viewer and an event that is set when there is news."""
-    event, wake = waker()
+    event, wake = context.waker()
     viewer = viewers.join(context.engine, session, wake, at_start)
     try:
         yield viewer, event
@@ -180,7 +180,7 @@ async def playlist(context: ServerContext, session: Session, client: str, query:
         RefusedError: There is no segment yet.
     """
     follow_hls(context, session, client)
-    event, _ = waker()
+    event, _ = context.waker()
     deadline = time.monotonic() + HLS_WAIT_S
     while not (fragments := session.history.all()[-HLS_SEGMENTS:]):
         if time.monotonic() > deadline or is_over(context, session):

@@ -171,11 +171,14 @@ class Session:
                 change.receipt, stage="applied", block=change.block, second=second, delay_s=delay
             )
             self.settle(change, done)
-        self.tell()
+        self._wake()
 
     def tell(self) -> None:
-        """Wake everybody who watches."""
+        """Let everybody who watches see how the stream is now."""
         self.version += 1
+        self._wake()
+
+    def _wake(self) -> None:
         for viewer in self.viewers:
             viewer.wake()
 

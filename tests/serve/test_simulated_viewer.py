@@ -70,3 +70,19 @@ def test_a_part_of_the_bench_that_fails_costs_no_other_part_its_figures(monkeypa
     assert "prompt=''" in figures["failed"]["one"]
     assert "click_to_playable_s" in figures
     assert [set(each) - {"weights"} for each in kept] == [{"failed"}, {"failed", "click_to_playable_s"}]
+
+
+def test_all_viewers_are_woken_by_one_call_into_their_loop():
+    async def run():
+        context, loop = make_context(), asyncio.get_running_loop()
+        events, wakes = zip(*(context.waker() for _ in range(50)), strict=True)
+        calls, into = [], loop.call_soon_threadsafe
+        loop.call_soon_threadsafe = lambda *values: (calls.append(values), into(*values))
+        for wake in wakes:
+            wake()
+        await asyncio.gather(*(asyncio.wait_for(each.wait(), 5) for each in events))
+        loop.call_soon_threadsafe = into
+        context.engine.stop()
+        return len(calls)
+
+    assert asyncio.run(run()) == 1
