@@ -13,12 +13,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omniforcing_jax.config import CrossTimestep, GridPrecision, ModelConfig, RotaryConfig, RotaryKind, StreamConfig
-from omniforcing_jax.strict_json import loads_object
+from omniforcing_jax.config import (
+    CameraConfig,
+    CrossTimestep,
+    GridPrecision,
+    ModelConfig,
+    RotaryConfig,
+    RotaryKind,
+    StreamConfig,
+)
+from omniforcing_jax.strict_json import loads_object, require
 
 from .component import LTX2
 from .float8 import dequantise
-from .formats.transformer import PREFIX
+from .formats.transformer import CAMERA, PREFIX
 from .lazy_tensor import LazyTensor
 from .overrides import Overrides, apply_overrides
 from .registry import SECTION_OF, find_owner, find_table
@@ -26,6 +34,7 @@ from .source_component import SourceComponent
 from .spelling import LANDMARK, spell_keys
 
 SINKS = f"{PREFIX}audio_sink_tokens"  # of students only
+CAMERA_HEAD_SIZE = 128  # of the published network; the keys tell the width alone
 ASSUMED_ROTARY = RotaryConfig(kind=RotaryKind.INTERLEAVED, grid=GridPrecision.FLOAT32)
 
 
@@ -113,9 +122,33 @@ def _read_config(
     else:
         return None, ()
     if isinstance(config, ModelConfig):
+        config, found = find_camera(config, source.tensors, overrides)
         config, changes = apply_overrides(config, overrides)
-        notes += changes
+        notes += (*found, *changes)
     return config, notes
+
+
+def find_camera(
+    config: ModelConfig, tensors: Mapping[str, LazyTensor], overrides: Overrides
+) -> tuple[ModelConfig, tuple[str, ...]]:
+    """Find camera attention by its keys, as no config tells it; also returns a note of what was found.
+
+    Raises:
+        ValueError: The heads do not divide its width, or are given for a network without it.
+    """
+    shape = next((tensors[key].shape for key in tensors if key.endswith(f".{CAMERA}q_proj.weight")), None)
+    heads = overrides.camera_heads
+    if shape is None:
+        require(heads is None, "camera-heads", heads, "these weights have no camera attention")
+        return config, ()
+    width = shape[0]
+    heads = width // CAMERA_HEAD_SIZE if heads is None else heads
+    fits = heads > 0 and width % heads == 0
+    require(fits, "camera-heads", heads, f"must divide the width {width} of camera attention")
+    note = (
+        f"camera attention of {heads} heads, {'assumed' if overrides.camera_heads is None else 'as the command says'}"
+    )
+    return dataclasses.replace(config, camera=CameraConfig(heads=heads, head_size=width // heads)), (note,)
 
 
 def _list_assumptions(heads: int) -> tuple[str, ...]:

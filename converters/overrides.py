@@ -22,6 +22,7 @@ class Overrides:
         state: Weights to take from a training checkpoint that has both: averaged, or last trained.
         heads: Attention heads of an OmniForcing network; no file has the number.
         rotary, grid, gate_multiplier, timesteps: See `ModelConfig`.
+        camera_heads: Heads of camera attention; no file has the number.
         layout, sigmas, horizon_seconds: See `SamplerConfig`. A layout or sigmas make the network a student.
     """
 
@@ -32,6 +33,7 @@ class Overrides:
     grid: GridPrecision | None = None
     gate_multiplier: float | None = None
     timesteps: CrossTimestep | None = None
+    camera_heads: int | None = None
     layout: Literal["prefix", "prefix2", "fused"] | None = None
     sigmas: tuple[float, ...] | None = None
     horizon_seconds: int | None = None

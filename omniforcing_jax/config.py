@@ -101,6 +101,54 @@ class StreamConfig(RotatedHeads):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class CameraMotion(Config):
+    """What camera keys do, per pixel frame, and how far a picture sees; weights were trained with these figures.
+
+    Attributes:
+        speed: Translation per frame while a key is held.
+        turn_degrees: Yaw per frame.
+        tilt_degrees: Pitch per frame.
+        tilt_limit_degrees: Largest pitch, up or down.
+        unit: Translations are divided by this before the network gets them.
+        view_degrees: Horizontal field of view.
+    """
+
+    speed: float = 0.05
+    turn_degrees: float = 0.4
+    tilt_degrees: float = 0.2
+    tilt_limit_degrees: float = 40.0
+    unit: float = 30.0
+    view_degrees: float = 70.0
+
+    def __post_init__(self):
+        for field in (field.name for field in dataclasses.fields(self)):
+            require(0 < getattr(self, field) < math.inf, field, getattr(self, field), "must be positive and finite")
+        require(self.view_degrees < 180, "view_degrees", self.view_degrees, "must be below 180")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CameraConfig(Config):
+    """Camera attention beside the self-attention of video.
+
+    Attributes:
+        heads: Its heads, which are not video's.
+        head_size: Channels of each: half for the camera, a quarter each for columns and rows of the picture.
+        theta: Ratio of the highest to the lowest frequency of columns and rows.
+        motion: What camera keys do.
+    """
+
+    heads: int
+    head_size: int
+    theta: float = 100.0
+    motion: CameraMotion = CameraMotion()
+
+    def __post_init__(self):
+        require_counts(self, LARGEST_SIZE, "heads", "head_size")
+        require(self.head_size % 8 == 0, "head_size", self.head_size, "must be a multiple of 8")
+        require(0 < self.theta < math.inf, "theta", self.theta, "must be positive and finite")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RotaryConfig(Config):
     """Rotary position embedding over (seconds, pixel row, pixel column).
 
@@ -142,6 +190,7 @@ class ModelConfig(Config):
         log_ratio: Whether queries are scaled by log(1 + visible) / log(1 + total); masked regime only.
         spatial_compression: Pixels per latent row or column.
         eight_bits: Which matrices are in eight bits; None where none is.
+        camera: Camera attention of every layer; None without.
     """
 
     layers: int
@@ -157,6 +206,7 @@ class ModelConfig(Config):
     log_ratio: bool = False
     spatial_compression: int = 32
     eight_bits: EightBits | None = None
+    camera: CameraConfig | None = None
 
     def __post_init__(self):
         require_counts(self, MOST_LAYERS, "layers")
@@ -166,6 +216,7 @@ class ModelConfig(Config):
         require(same, "audio.heads", self.audio.heads, f"must equal video.heads={self.video.heads}")
         if self.caption_channels is not None:
             require_counts(self, LARGEST_SIZE, "caption_channels")
+        require(not (self.camera and self.log_ratio), "log_ratio", True, "is not defined for camera attention")
         if self.eight_bits is not None:
             numbers, rule = self.eight_bits.layers, f"must be below {self.layers}, the number of layers"
             require(numbers[-1] < self.layers, "eight_bits.layers", numbers, rule)

@@ -21,6 +21,7 @@ from ..keys import ABSENT, Constant, Entry, Fixed, Form, Key, Repeated, choice
 from ..rules import Rule, check_rules
 
 PREFIX = "model.diffusion_model."
+CAMERA = "ucpe_"  # begins the names of camera attention in a layer
 
 
 def _linear(native: str, source: str) -> Iterator[Rule]:
@@ -75,6 +76,9 @@ def _rules() -> Iterator[Rule]:
     yield from _attention("layers/a2v", "transformer_blocks.{i}.audio_to_video_attn")
     yield from _attention("layers/v2a", "transformer_blocks.{i}.video_to_audio_attn")
     yield Rule("sinks", "audio_sink_tokens")
+    for name in ("q", "k", "v"):
+        yield Rule(f"layers/camera/{name}/w", f"transformer_blocks.{{i}}.{CAMERA}{name}_proj.weight")
+    yield from _linear("layers/camera/o", f"transformer_blocks.{{i}}.{CAMERA}out_proj")
 
 
 # Original keys to diffusers', first match wins. Each pattern is anchored, because some names contain others.

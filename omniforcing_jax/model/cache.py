@@ -1,12 +1,13 @@
 """The cache of a stream: static shapes and one block counter, which alone says what may be read and where to write.
 
-Every site has two arrays of slots [L, B, S, N, H]:
+Every site, camera attention included, has two arrays of slots [L, B, S, N, H]:
 
     pinned   sinks | block 0 | block 1 | ... as many blocks as are pinned; never evicted
     ring     R past blocks, reused in turn; block 0 is in front of them where it is not pinned
 
 Keys are stored rotated, at the seconds of their block, and never move. Pinned keys are seen at later positions all the
-same: their part of the softmax rotates the queries back (nn/kv_segments.py).
+same: their part of the softmax rotates the queries back (nn/kv_segments.py). Those of camera attention have no seconds;
+they are seen through their cameras when they are read (nn/camera.py).
 
 The arrays are stacked over the layers, or a list of layers has arrays of its own for each. Stacked, denoise steps only
 read the cache, and a commit writes the keys of a clean pass. In a list, every pass writes the keys of its block into
@@ -22,7 +23,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
-from omniforcing_jax.config import ModelConfig, SamplerConfig, StreamConfig
+from omniforcing_jax.config import CameraConfig, ModelConfig, SamplerConfig, StreamConfig
 from omniforcing_jax.model.layer_list import Layers, is_list, map_layers
 from omniforcing_jax.nn.attention import KV, Past, Sites, put
 from omniforcing_jax.nn.mask import PastMask, mask_bias
@@ -105,7 +106,8 @@ class Cache:
     @property
     def slots(self) -> Sites:
         """The division of each site's slots."""
-        return Sites.of_keys(self.video, self.audio)
+        first = self.past[0] if is_list(self.past) else self.past
+        return Sites.of_keys(self.video, self.audio, None if first.camera is None else self.video)
 
 
 def empty_cache(
@@ -125,16 +127,16 @@ def empty_cache(
     kept = {"pinned_blocks": sampler.pinned, "past": sampler.past_blocks, "in_place": has_list}
     video = Slots(first=layout.first_v * per_frame, sinks=0, step=layout.step_v * per_frame, **kept)
     audio = Slots(first=layout.first_a, sinks=config.sinks, step=layout.step_a, **kept)
-    heads = Sites(video_self=config.video, audio_self=config.audio, a2v=config.audio, v2a=config.audio)
+    heads = Sites(config.video, config.audio, a2v=config.audio, v2a=config.audio, camera=config.camera)
     lead = () if has_list else (config.layers,)
 
-    def zeros(tokens: int, stream: StreamConfig) -> KV | None:
+    def zeros(tokens: int, stream: StreamConfig | CameraConfig) -> KV | None:
         if not tokens:
             return None
         return KV(*(_on_mesh(jnp.zeros((*lead, batch, tokens, stream.heads, stream.head_size), dtype)) for _ in "kv"))
 
     def layer() -> Sites:
-        slots = Sites.of_keys(video, audio)
+        slots = Sites.of_keys(video, audio, None if config.camera is None else video)
         return jax.tree.map(lambda s, h: Past(zeros(s.ring_tokens, h), zeros(s.pinned_tokens, h)), slots, heads)
 
     past = tuple(layer() for _ in range(config.layers)) if has_list else layer()
@@ -178,7 +180,7 @@ def masks_of(cache: Cache, k: Int[Array, ""], rings: Sites, shift: Sites, *, is_
             is_prefix=is_prefix,
         )
 
-    return jax.tree.map(mask, cache.slots, rings, shift)
+    return jax.tree.map(mask, Sites.of_keys(cache.video, cache.audio), rings, shift)
 
 
 def seen_in_ring(slots: Slots, k: Int[Array, ""]) -> Bool[Array, " S"]:

@@ -29,6 +29,7 @@ from omniforcing_jax.nn.attention import (
     project_kv,
     split_projections,
 )
+from omniforcing_jax.nn.camera import CameraAttention, CameraSite, attend_through_cameras, camera_attention_spec
 from omniforcing_jax.nn.mlp import Mlp, apply_mlp, mlp_spec
 from omniforcing_jax.nn.modulation import ScaleShift, add_gated, add_table, modulate, modulated_norm
 from omniforcing_jax.nn.norm import rms_norm
@@ -61,6 +62,7 @@ class DualStreamLayer:
     v2a: Attention
     cross_table_video: Leaf  # [5, D_v]: scale, shift for a2v; scale, shift for v2a; gate of a2v
     cross_table_audio: Leaf  # [5, D_a]: the same order; gate of v2a
+    camera: CameraAttention | None = None  # beside video's self-attention
 
     @property
     def streams(self) -> Streams:
@@ -155,6 +157,7 @@ def dual_stream_layer_spec(config: ModelConfig) -> DualStreamLayer:
         v2a=attention_spec(audio.width, video.width, audio.heads, audio.head_size, gated=gated),
         cross_table_video=Spec((5, video.width), (None, None), normal(TABLE_SCALE)),
         cross_table_audio=Spec((5, audio.width), (None, None), normal(TABLE_SCALE)),
+        camera=None if config.camera is None else camera_attention_spec(video.width, config.camera),
     )
 
 
@@ -202,17 +205,20 @@ def dual_stream_layer(
         perturbation: Masks of this layer, [B] each.
 
     Returns:
-        The new hidden states, and the keys and values that the four causal attentions keep (`attend`).
+        The new hidden states, and the keys and values that the causal attentions keep (`attend`).
     """
     m = map_streams(lambda rows: _self_rows(rows.main), rows)
     with jax.named_scope("video_self"):
-        masks = perturbation.video_self, perturbation.video_mix
-        video, kv_v = _attend_self(p.video, x.video, m.video, sites.video_self, past.video_self, *masks)
+        h, masks = modulated_norm(x.video, m.video.attn), (perturbation.video_self, perturbation.video_mix)
+        y, kv_v = _attend_self(p.video, h, sites.video_self, past.video_self, *masks)
+        y, kv_camera = _add_camera(p.camera, y, h, sites.camera, past.camera)
+        video = add_gated(x.video, y, m.video.attn_gate)
     with jax.named_scope("video_text"):
         video = _attend_text(p.video, video, m.video, text.kv.video, text.site)
     with jax.named_scope("audio_self"):
-        masks = perturbation.audio_self, perturbation.audio_mix
-        audio, kv_a = _attend_self(p.audio, x.audio, m.audio, sites.audio_self, past.audio_self, *masks)
+        h, masks = modulated_norm(x.audio, m.audio.attn), (perturbation.audio_self, perturbation.audio_mix)
+        y, kv_a = _attend_self(p.audio, h, sites.audio_self, past.audio_self, *masks)
+        audio = add_gated(x.audio, y, m.audio.attn_gate)
     with jax.named_scope("audio_text"):
         audio = _attend_text(p.audio, audio, m.audio, text.kv.audio, text.site)
     x, kv_a2v, kv_v2a = _cross(p, Streams(video, audio), sites, rows, past, perturbation)
@@ -220,7 +226,8 @@ def dual_stream_layer(
         video = _feed_forward(p.video, x.video, m.video)
     with jax.named_scope("audio_mlp"):
         audio = _feed_forward(p.audio, x.audio, m.audio)
-    return Streams(video, audio), Sites(video_self=kv_v, audio_self=kv_a, a2v=kv_a2v, v2a=kv_v2a)
+    kept = Sites(video_self=kv_v, audio_self=kv_a, a2v=kv_a2v, v2a=kv_v2a, camera=kv_camera)
+    return Streams(video, audio), kept
 
 
 def text_kv_of_layer(p: StreamLayer, context: Float[Array, "B X D"], rows: Float[Array, "b 1 2 D"] | None) -> KV:
@@ -235,11 +242,21 @@ def text_kv_of_layer(p: StreamLayer, context: Float[Array, "B X D"], rows: Float
 
 
 def _attend_self(
-    p: StreamLayer, x: Array, m: SelfRows, site: Site, past: Past | None, keep: ArrayLeaf | None, mix: ArrayLeaf | None
+    p: StreamLayer, h: Array, site: Site, past: Past | None, keep: ArrayLeaf | None, mix: ArrayLeaf | None
 ) -> tuple[Array, KV]:
-    h = modulated_norm(x, m.attn)
     y, fresh = attend(p.self_attn, h, h, site, past, mix)
-    return add_gated(x, _masked(y, keep), m.attn_gate), fresh
+    return _masked(y, keep), fresh
+
+
+def _add_camera(
+    p: CameraAttention | None, y: Array, h: Array, site: CameraSite | None, past: Past | None
+) -> tuple[Array, KV | None]:
+    """Add camera attention to the output of self-attention; without cameras the network is one that has none."""
+    if p is None or site is None:
+        return y, None
+    with jax.named_scope("camera"):
+        seen, kept = attend_through_cameras(p, h, site, past)
+    return y + seen, kept
 
 
 def _attend_text(p: StreamLayer, x: Array, m: SelfRows, text: KV, site: Site) -> Array:

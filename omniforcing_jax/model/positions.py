@@ -12,28 +12,32 @@ from jaxtyping import Float
 from omniforcing_jax.config import ModelConfig
 from omniforcing_jax.layout import Block, audio_seconds, video_seconds
 from omniforcing_jax.nn.attention import Sites
+from omniforcing_jax.nn.camera import Cameras, CameraSite, camera_site
 from omniforcing_jax.nn.rope import Phases, Rotary, angles, combine, frequencies, phases_of_shift, repeat
+from omniforcing_jax.strict_json import require
 
 
 @struct.dataclass
 class Positions:
-    """Per-axis phases of consecutive latent frames, float32 NumPy arrays of a few rows."""
+    """Per-axis phases of consecutive latent frames, float32 NumPy arrays of a few rows, and their cameras, if any."""
 
     time: Phases  # video frames, at the frequencies of the three-axis table
     rows: Phases
     columns: Phases
     video_time: Phases  # video frames, at the frequencies of the one-axis tables (crossings)
     audio_time: Phases
+    cameras: Cameras | None = None
 
 
 @struct.dataclass
 class Rotaries:
-    """Rotations of every token except the audio sinks."""
+    """Rotations of every token except the audio sinks, and what camera attention needs, if there is any."""
 
     video: Rotary
     audio: Rotary
     cross_video: Rotary
     cross_audio: Rotary
+    camera: CameraSite | None = None
 
 
 @struct.dataclass
@@ -50,12 +54,26 @@ def clip_block(latent_frames: int, audio_frames: int) -> Block:
 
 
 def make_positions(
-    config: ModelConfig, block: Block, grid: tuple[int, int], *, offset_seconds: int | float = 0
+    config: ModelConfig,
+    block: Block,
+    grid: tuple[int, int],
+    *,
+    offset_seconds: int | float = 0,
+    cameras: Cameras | None = None,
 ) -> Positions:
     """Make the tables of a block's latent frames on a latent grid of (rows, columns), on the host.
 
-    `offset_seconds` moves both streams in time.
+    Args:
+        config: The network.
+        block: The latent frames.
+        grid: Latent rows and columns.
+        offset_seconds: Moves both streams in time.
+        cameras: Cameras of the frames (model/cameras.py); None leaves camera attention out.
+
+    Raises:
+        ValueError: There are cameras, and the network has no camera attention.
     """
+    require(cameras is None or config.camera is not None, "camera", cameras, "this network has no camera attention")
     rotary = config.rotary
     solid, line = frequencies(rotary, 3, config.video.width), frequencies(rotary, 1, config.audio.width)
     seconds_v = video_seconds(block.video_start, block.video_frames) + offset_seconds
@@ -67,20 +85,22 @@ def make_positions(
         columns=columns,
         video_time=angles(line, seconds_v / rotary.max_seconds),
         audio_time=angles(line, seconds_a / rotary.max_seconds),
+        cameras=cameras,
     )
 
 
 def rotaries(config: ModelConfig, positions: Positions) -> Rotaries:
     """Combine the tables of a block into one rotation per token (video tokens: frame, row, column)."""
     kind, heads = config.rotary.kind, config.video.heads
-    tokens_per_frame = positions.rows.cos.shape[0] * positions.columns.cos.shape[0]
+    grid = positions.rows.cos.shape[0], positions.columns.cos.shape[0]
     audio = combine((positions.audio_time,), config.audio.width, heads, kind)
     cross_video = combine((positions.video_time,), config.audio.width, heads, kind)
     return Rotaries(
         video=combine((positions.time, positions.rows, positions.columns), config.video.width, heads, kind),
         audio=audio,
-        cross_video=repeat(cross_video, tokens_per_frame),
+        cross_video=repeat(cross_video, grid[0] * grid[1]),
         cross_audio=audio,
+        camera=None if config.camera is None else camera_site(config.camera, positions.cameras, grid),
     )
 
 

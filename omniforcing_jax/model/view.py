@@ -15,6 +15,7 @@ from omniforcing_jax.config import CrossTimestep, ModelConfig
 from omniforcing_jax.layout import Block
 from omniforcing_jax.model.positions import Rotaries
 from omniforcing_jax.nn.attention import Site, Sites
+from omniforcing_jax.nn.camera import CameraSite, see_same_frames
 from omniforcing_jax.nn.mask import AttentionMask, TokenSpan, banded_mask, context_mask, dense_mask, log_ratio_scale
 from omniforcing_jax.nn.rope import with_identity
 from omniforcing_jax.parallel.spec import ArrayLeaf
@@ -56,7 +57,7 @@ class View:
     """A regime, as data.
 
     Attributes:
-        sites: A Site for each of the four causal attentions.
+        sites: A Site for each of the four causal attentions, and a CameraSite if there are cameras.
         times: Times of each stream; audio includes the sinks.
         sinks: Sink tokens in front of the audio of this forward.
     """
@@ -137,6 +138,8 @@ def on_context(
     spans = token_spans(config, rotaries, blocks, pinned)
     reach = len(blocks) if window is None else window
     masks = _masks(lambda queries, keys: context_mask(queries, keys, reach), spans)
+    if rotaries.camera is not None:
+        rotaries = dataclasses.replace(rotaries, camera=see_same_frames(rotaries.camera))
     return _view(config, rotaries, sigmas, masks, config.sinks)
 
 
@@ -191,6 +194,7 @@ def _view(config: ModelConfig, rotaries: Rotaries, sigmas: Sigmas, masks: Sites,
         audio_self=Site(audio, audio, masks.audio_self),
         a2v=Site(rotaries.cross_video, cross_audio, masks.a2v),
         v2a=Site(cross_audio, rotaries.cross_video, masks.v2a),
+        camera=None if rotaries.camera is None else _camera_site(rotaries.camera, masks.video_self),
     )
     audio_levels = sigmas.audio
     if sinks and audio_levels.shape[1] > 1:
@@ -202,6 +206,11 @@ def _view(config: ModelConfig, rotaries: Rotaries, sigmas: Sigmas, masks: Sites,
         audio=times_of(config.cross_timestep, audio_levels, sigmas.video, sigmas.scalar_video),
     )
     return View(sites=sites, times=times, sinks=sinks)
+
+
+def _camera_site(camera: CameraSite, mask: AttentionMask) -> CameraSite:
+    """See what video's self-attention sees. Cameras stand in space, so no key is seen at another second."""
+    return dataclasses.replace(camera, mask=dataclasses.replace(mask, past=dataclasses.replace(mask.past, shift=None)))
 
 
 def times_of(semantics: CrossTimestep, own: ArrayLeaf, other: ArrayLeaf, other_scalar: ArrayLeaf | None) -> Times:

@@ -76,17 +76,18 @@ class Site:
 
 @struct.dataclass
 class Sites:
-    """One value for each of the four causal attentions."""
+    """One value for each of the four causal attentions, and one for camera attention where there is any."""
 
     video_self: Any
     audio_self: Any
     a2v: Any  # video queries, audio keys
     v2a: Any  # audio queries, video keys
+    camera: Any = None  # video queries and keys
 
     @classmethod
-    def of_keys(cls, video: Any, audio: Any) -> "Sites":
+    def of_keys(cls, video: Any, audio: Any, camera: Any = None) -> "Sites":
         """Build from one value for video keys and one for audio keys."""
-        return cls(video_self=video, audio_self=audio, a2v=audio, v2a=video)
+        return cls(video_self=video, audio_self=audio, a2v=audio, v2a=video, camera=camera)
 
 
 NO_PAST = Sites.of_keys(None, None)
@@ -221,7 +222,7 @@ def _attend_and_keep(
         return masked_attention(q, fresh, past, mask), fresh
     assert past.ring is not None, "a slot without a ring"
     ring = put(past.ring, fresh, mask.past.slot)
-    return dot_product_attention(q, _past_segments(dataclasses.replace(past, ring=ring), mask.past)), ring
+    return dot_product_attention(q, past_segments(dataclasses.replace(past, ring=ring), mask.past)), ring
 
 
 def put(kv: KV, new: KV, start: Int[Array, ""] | int) -> KV:
@@ -241,12 +242,12 @@ def masked_attention(
         q = (q * mask.scale[None, :, None, None]).astype(q.dtype)
     if mask.bands is None:
         own = KVSegment(fresh.k, fresh.v, mask.bias, mask.is_prefix)
-        return dot_product_attention(q, [own] if past is None else [own, *_past_segments(past, mask.past)])
+        return dot_product_attention(q, [own] if past is None else [own, *past_segments(past, mask.past)])
     pieces = [dot_product_attention(q[:, slice(*band.queries)], _in_band(band, fresh, past)) for band in mask.bands]
     return jnp.concatenate(pieces, axis=1)
 
 
-def _past_segments(past: Past, mask: PastMask) -> list[KVSegment]:
+def past_segments(past: Past, mask: PastMask) -> list[KVSegment]:
     """Return what is cached, the ring first."""
     ring, pinned = past.ring, past.pinned
     segments = [] if ring is None else [KVSegment(ring.k, ring.v, mask.ring, mask.is_prefix)]

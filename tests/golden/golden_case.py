@@ -17,9 +17,9 @@ from omniforcing_jax.io.tensor_file import open_tensors
 PROJECT = Path(__file__).resolve().parents[2]
 
 
-def find_folder() -> Path | None:
-    """Find the golden data: $OMNIFORCING_GOLDEN, else ../shared/golden beside the project."""
-    folder = Path(os.environ.get("OMNIFORCING_GOLDEN") or PROJECT.parent / "shared" / "golden")
+def find_folder(variable: str = "OMNIFORCING_GOLDEN", name: str = "golden") -> Path | None:
+    """Find golden data: $OMNIFORCING_GOLDEN, else ../shared/golden beside the project; or another set's."""
+    folder = Path(os.environ.get(variable) or PROJECT.parent / "shared" / name)
     return folder if (folder / "index.json").is_file() else None
 
 
@@ -29,23 +29,23 @@ needs_golden = pytest.mark.skipif(
 )
 
 
-def read_json(name: str) -> dict:
-    """Read one JSON of the set; empty where there is no set, so that tests can be collected."""
-    return json.loads((FOLDER / f"{name}.json").read_text()) if FOLDER else {}
+def read_json(name: str, folder: Path | None = FOLDER) -> dict:
+    """Read one JSON of a set; empty where there is no set, so that tests can be collected."""
+    return json.loads((folder / f"{name}.json").read_text()) if folder else {}
 
 
-def list_variants(name: str, key: str = "variants") -> list[str]:
+def list_variants(name: str, key: str = "variants", folder: Path | None = FOLDER) -> list[str]:
     """List the variants (or runs) of a case, to parametrise a test with."""
-    return list(read_json(name).get("config", {}).get(key, {}))
+    return list(read_json(name, folder).get("config", {}).get(key, {}))
 
 
 class Case:
     """A case and what has been compared with it so far."""
 
-    def __init__(self, name: str):
-        self.meta = read_json(name)
+    def __init__(self, name: str, folder: Path | None = FOLDER):
+        self.meta = read_json(name, folder)
         self.config = self.meta["config"]
-        file = open_tensors(FOLDER / self.meta["file"])
+        file = open_tensors(folder / self.meta["file"])
         self.tensors = {key: file.read(key) for key in file.entries}
         self.compared: set[str] = set()
 
