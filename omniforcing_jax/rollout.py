@@ -26,6 +26,7 @@ from omniforcing_jax.model.positions import Positions, Shift, make_positions, ro
 from omniforcing_jax.model.transformer import Prediction, Transformer, predict, text_kv
 from omniforcing_jax.model.view import Sigmas, hold_scalars, streaming
 from omniforcing_jax.nn.attention import NO_PAST, Sites
+from omniforcing_jax.nn.camera import Cameras
 from omniforcing_jax.schedule import add_noise, fresh_shares, renew, to_x0
 from omniforcing_jax.streams import Streams, map_streams
 
@@ -97,11 +98,14 @@ class StaticConfig(NamedTuple):
     dtype: DTypeLike = jnp.dtype(jnp.float32)
 
 
-def block_positions(static: StaticConfig, k: int) -> BlockPositions:
-    """Make the positions of block k, on the host: about a millisecond, a few kilobytes."""
+def block_positions(static: StaticConfig, k: int, cameras: Cameras | None = None) -> BlockPositions:
+    """Make the positions of block k, on the host: about a millisecond, a few kilobytes.
+
+    A network with camera attention needs the block's cameras (`cameras.cameras_of_block`).
+    """
     config, sampler = static.model, static.sampler
     return BlockPositions(
-        tokens=make_positions(config, sampler.layout.block(k), static.grid),
+        tokens=make_positions(config, sampler.layout.block(k), static.grid, cameras=cameras),
         pinned_shift=shift_phases(config, sampler.shift_seconds(k)),
     )
 

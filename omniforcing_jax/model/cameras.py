@@ -10,6 +10,7 @@ Source: UCPE as in JoyAI-Echo's EchoWM.
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -19,6 +20,18 @@ from omniforcing_jax.model.cache import Slots
 from omniforcing_jax.nn.camera import Cameras
 
 Matrices = Float[np.ndarray, "... 4 4"]
+
+
+class Shots(NamedTuple):
+    """Where the cameras of latent frames stand, and how they see.
+
+    Attributes:
+        poses: Camera to world, in the network's unit.
+        lenses: L of each frame.
+    """
+
+    poses: Float[np.ndarray, "b F 4 4"]
+    lenses: Float[np.ndarray, "b F 4 4"]
 
 
 def lens_matrix(view_degrees: float, height: int, width: int) -> Float[np.ndarray, "4 4"]:
@@ -52,40 +65,36 @@ def project_poses(poses: Matrices, lens: Matrices) -> tuple[Matrices, Matrices]:
     return (lens @ poses).astype(np.float32), (inverse @ np.linalg.inv(lens)).astype(np.float32)
 
 
-def cameras_of_clip(poses: Float[np.ndarray, "b F 4 4"], lens: Matrices) -> Cameras:
+def cameras_of_clip(shots: Shots) -> Cameras:
     """Make the cameras of a whole clip."""
-    own, inverse = project_poses(poses, lens)
+    own, inverse = project_poses(shots.poses, shots.lenses)
     return Cameras(own=own, own_inverse=inverse)
 
 
-def cameras_of_block(
-    sampler: SamplerConfig, slots: Slots, poses: Mapping[int, Float[np.ndarray, "b F 4 4"]], lens: Matrices, k: int
-) -> Cameras:
+def cameras_of_block(sampler: SamplerConfig, slots: Slots, shots: Mapping[int, Shots], k: int) -> Cameras:
     """Make the cameras of block k of a stream, and of what is cached when it is made.
 
     Args:
         sampler: The sampler, which has the layout.
         slots: Division of the cache's slots of video keys.
-        poses: Poses of the latent frames of block 0, of the pinned blocks, of those in the ring, and of block k.
-        lens: L, one for all frames or [b, 1, 4, 4].
+        shots: Those of block 0, of the other pinned blocks, of those in the ring, and of block k, by block.
         k: The block.
     """
-    anchor = poses[anchor_block(sampler, k)][:, :1]
-    own, inverse = project_poses(move_origin(poses[k], anchor), lens)
+    anchor = shots[anchor_block(sampler, k)].poses[:, :1]
+
+    def project(blocks: Sequence[int]) -> tuple[Matrices, Matrices]:
+        """Project the frames of blocks; a place that is empty, -1, is hidden and may hold anything."""
+        found = [shots[k if block < 0 else block] for block in blocks]
+        poses, lenses = (np.concatenate(each, axis=1) for each in zip(*found, strict=True))
+        return project_poses(move_origin(poses, anchor), lenses)
+
+    own, inverse = project([k])
     if k == 0:
         return Cameras(own=own, own_inverse=inverse)
-
-    def inverses(blocks: Sequence[int]) -> np.ndarray | None:
-        """Put the frames of blocks into slots; a place that is empty, -1, is hidden and holds anything."""
-        frames = [poses[k if block < 0 else block] for block in blocks]
-        if not frames:
-            return None
-        return project_poses(move_origin(np.concatenate(frames, axis=1), anchor), lens)[1]
-
-    front = [] if slots.pinned_blocks else [0]
-    ring = [*front, *blocks_in_ring(slots, k)]
-    pinned = [0, *(block if block < k else -1 for block in range(1, slots.pinned_blocks))]
-    return Cameras(own, inverse, ring=inverses(ring), pinned=inverses(pinned if slots.pinned_blocks else []))
+    ring = [*([] if slots.pinned_blocks else [0]), *blocks_in_ring(slots, k)]
+    pinned = [block if block < k else -1 for block in range(slots.pinned_blocks)]
+    cached = {name: project(blocks)[1] for name, blocks in (("ring", ring), ("pinned", pinned)) if blocks}
+    return Cameras(own=own, own_inverse=inverse, **cached)
 
 
 def anchor_block(sampler: SamplerConfig, k: int) -> int:

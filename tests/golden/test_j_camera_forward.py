@@ -10,7 +10,7 @@ import pytest
 from echowm import echo_case, echo_variants, lenses_of, load_network, needs_echowm, network_of
 
 from omniforcing_jax.layout import Block
-from omniforcing_jax.model.cameras import cameras_of_clip
+from omniforcing_jax.model.cameras import Shots, cameras_of_clip
 from omniforcing_jax.model.positions import clip_block, make_positions, rotaries
 from omniforcing_jax.model.view import Sigmas, bidirectional, masked, token_spans
 from omniforcing_jax.nn.mask import visible_tokens
@@ -28,7 +28,7 @@ def make_rotaries(case, config, variant, own_tables):
     frames, audio_frames = case.config["frames"], case.config["audio_frames"]
     grid = tuple(case.config["grid"])
     size = tuple(side * config.spatial_compression for side in grid)
-    cameras = cameras_of_clip(case["in.viewmats"], lenses_of(case["in.Ks"], size))
+    cameras = cameras_of_clip(Shots(case["in.viewmats"], lenses_of(case["in.Ks"], size)))
     tables = rotaries(config, make_positions(config, clip_block(frames, audio_frames), grid, cameras=cameras))
     if not own_tables:
         recorded = {ours: net.recorded_rotary(case, f"rope.{theirs}", config) for theirs, ours in SITES.items()}
