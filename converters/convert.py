@@ -87,6 +87,8 @@ def prepare(
     sampler, name = None, name_of(paths[-1])
     transformer = sources.get("transformer")
     if transformer is not None and isinstance(config := transformer.config, ModelConfig):
+        fits, rule = overrides.student is None or config.camera is not None, "these weights have no camera attention"
+        require(fits, "student", overrides.student, rule)
         sampler, settings = choose_sampler(transformer.is_student, config.sinks, overrides)
         notes += [f"sampler: {setting}" for setting in settings]
         name = name_of(Path(transformer.where))

@@ -146,9 +146,15 @@ def _describe(native: NativeComponent, to: Target) -> list[str]:
         if native.config.eight_bits is not None:
             said = describe(native.config.eight_bits, native.config.layers)
             notes.append(f"transformer: {said} become wide again; what was lost in eight bits stays lost")
-        timesteps = native.config.cross_timestep
+        timesteps, camera = native.config.cross_timestep, native.config.camera
+        if camera is not None and to == "ltx2":
+            notes.append(
+                f"transformer: LTX-2's header has no key for camera attention; give --camera-heads {camera.heads}"
+            )
         notes.append(f"transformer: no format has a key for --timesteps; these weights need {timesteps}")
-        notes.append("transformer: no format has a key for the sampler; give --layout, --sigmas, --horizon to convert")
+        notes.append(
+            "transformer: no format has a key for the sampler; give --student, or --layout, --sigmas and --horizon"
+        )
     return notes
 
 
@@ -184,6 +190,7 @@ def _check_omniforcing(config: ModelConfig) -> None:
     require(config.cross_timestep is CrossTimestep.OWN, "cross_timestep", config.cross_timestep.value, f"{rule} own")
     require(not config.gated_attention, "gated_attention", True, f"{rule} none")
     require(not config.text_adaln, "text_adaln", True, f"{rule} none")
+    require(config.camera is None, "camera", True, f"{rule} none")
     for name in ("grid", "theta", "max_seconds", "max_pixels"):
         require(rotary[name] == assumed[name], f"rotary.{name}", rotary[name], f"{rule} {assumed[name]}")
 

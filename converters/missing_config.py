@@ -18,7 +18,7 @@ from omniforcing_jax.text.connector import ConnectorConfig, ConnectorsConfig
 from omniforcing_jax.text.features import FeatureNorm
 
 from .component import LTX2, Component
-from .original_keys import infer_network
+from .original_keys import find_camera, infer_network
 from .overrides import Overrides, apply_overrides
 from .registry import find_table
 from .source_component import SourceComponent
@@ -67,8 +67,9 @@ def complete(source: SourceComponent, earlier: SourceComponent | None, overrides
     component = None if config is None else component
     notes = (*source.notes, note)
     if isinstance(config, ModelConfig):
+        config, found = find_camera(config, source.tensors, overrides)
         config, changes = apply_overrides(config, overrides)
-        notes += changes
+        notes += (*found, *changes)
     return dataclasses.replace(source, component=component, config=config, notes=notes)
 
 

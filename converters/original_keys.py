@@ -138,8 +138,10 @@ def find_camera(
     """
     shape = next((tensors[key].shape for key in tensors if key.endswith(f".{CAMERA}q_proj.weight")), None)
     heads = overrides.camera_heads
-    if shape is None:
-        require(heads is None, "camera-heads", heads, "these weights have no camera attention")
+    if shape is None or config.camera is not None:
+        require(
+            heads is None or config.camera is not None, "camera-heads", heads, "these weights have no camera attention"
+        )
         return config, ()
     width = shape[0]
     heads = width // CAMERA_HEAD_SIZE if heads is None else heads

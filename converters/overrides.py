@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from omniforcing_jax.config import CrossTimestep, GridPrecision, ModelConfig, RotaryKind, SamplerConfig
 from omniforcing_jax.layout import FUSED, PREFIX, PREFIX2
-from omniforcing_jax.pipeline.presets import RELEASED_SIGMAS
+from omniforcing_jax.pipeline.presets import RELEASED_SIGMAS, STUDENTS
 
 LAYOUTS = {"prefix": PREFIX, "prefix2": PREFIX2, "fused": FUSED}
 HORIZON_SECONDS = 5  # of LTX-2's and OmniForcing's training clips of 121 frames
@@ -23,6 +23,7 @@ class Overrides:
         heads: Attention heads of an OmniForcing network; no file has the number.
         rotary, grid, gate_multiplier, timesteps: See `ModelConfig`.
         camera_heads: Heads of camera attention; no file has the number.
+        student: A published student, whose sampler no file has.
         layout, sigmas, horizon_seconds: See `SamplerConfig`. A layout or sigmas make the network a student.
     """
 
@@ -34,6 +35,7 @@ class Overrides:
     gate_multiplier: float | None = None
     timesteps: CrossTimestep | None = None
     camera_heads: int | None = None
+    student: Literal["echowm-flash"] | None = None
     layout: Literal["prefix", "prefix2", "fused"] | None = None
     sigmas: tuple[float, ...] | None = None
     horizon_seconds: int | None = None
@@ -64,6 +66,8 @@ def choose_sampler(is_student: bool, sinks: int, overrides: Overrides) -> tuple[
     Returns:
         The sampler, and a note for each setting: where it comes from.
     """
+    if overrides.student is not None:
+        return _published(overrides.student, overrides)
     if not is_student and overrides.layout is None and overrides.sigmas is None:
         return None, ()
     layout = overrides.layout or ("prefix" if sinks else "fused")
@@ -78,6 +82,17 @@ def choose_sampler(is_student: bool, sinks: int, overrides: Overrides) -> tuple[
         f"horizon {sampler.horizon_seconds} s, {_origin(overrides.horizon_seconds)}",
     )
     return sampler, notes
+
+
+def _published(student: str, overrides: Overrides) -> tuple[SamplerConfig, tuple[str, ...]]:
+    """Return the sampler of a published student; what the command says beside it replaces its own."""
+    given = _given(
+        layout=None if overrides.layout is None else LAYOUTS[overrides.layout],
+        sigmas=overrides.sigmas,
+        horizon_seconds=overrides.horizon_seconds,
+    )
+    notes = (f"{student}'s, as the command says", *(f"{name}, as the command says" for name in given))
+    return dataclasses.replace(STUDENTS[student].sampler, **given), notes
 
 
 def _origin(override: object) -> str:

@@ -20,6 +20,7 @@ SECTION_OF = SECTIONS | {"transformer": "transformer", "connectors": "transforme
 
 CLASSES = {  # `_class_name` in diffusers' config.json
     "LTX2VideoTransformer3DModel": "transformer",
+    "EchoWMTransformer3DModel": "transformer",
     "LTX2TextConnectors": "connectors",
     "AutoencoderKLLTX2Video": "video_vae",
     "AutoencoderKLLTX2Audio": "audio_vae",

@@ -242,6 +242,7 @@ class SamplerConfig(Config):
         scalar_sigma: Noise level that modulates text and crossings in every pass, clean passes too. It drives what the
             network takes from one scalar per sample: text AdaLN, and what `ModelConfig.cross_timestep` gives the other
             stream. None takes the level of the pass.
+        needs_picture: Whether a stream must begin with a picture, as every training clip did.
     """
 
     sigmas: tuple[float, ...]
@@ -253,6 +254,7 @@ class SamplerConfig(Config):
     reanchor: bool = True
     renewal: float | None = None
     scalar_sigma: float | None = None
+    needs_picture: bool = False
 
     def __post_init__(self):
         rule = f"must have at least 2 and at most {MOST_SIGMAS} entries"

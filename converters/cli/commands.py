@@ -11,6 +11,7 @@ from omniforcing_jax.config import CrossTimestep, EightBitKind, GridPrecision, R
 from omniforcing_jax.io.atomic_write import write_json
 from omniforcing_jax.io.folder_swap import require_space
 from omniforcing_jax.io.plain_text import printable
+from omniforcing_jax.pipeline.presets import STUDENTS
 from omniforcing_jax.strict_json import require
 
 from .. import bench, convert, diff, export, inspect
@@ -40,15 +41,21 @@ def prepare_convert(options: ConvertOptions) -> Work:
         grid=_or_none(GridPrecision, network.grid),
         gate_multiplier=network.gate_multiplier,
         timesteps=_or_none(CrossTimestep, network.timesteps),
+        camera_heads=network.camera_heads,
+        student=student.student,
         layout=student.layout,
         sigmas=student.sigmas,
         horizon_seconds=student.horizon,
     )
-    resolution = (options.resolution.height, options.resolution.width)
+    own = convert.RESOLUTION if student.student is None else STUDENTS[student.student].resolution
+    sides = zip((options.resolution.height, options.resolution.width), own, strict=True)
+    height, width = (own if given is None else given for given, own in sides)
     sources = [find(path) for path in options.from_]
     loras = [(find(path, is_lora=True), strength) for path, strength in options.lora]
     quantise = _or_none(EightBitKind, options.quantise)
-    conversion = convert.prepare(sources, options.out, overrides, resolution=resolution, loras=loras, quantise=quantise)
+    conversion = convert.prepare(
+        sources, options.out, overrides, resolution=(height, width), loras=loras, quantise=quantise
+    )
 
     return _write(options.out, conversion.notes, lambda: convert.run(conversion))
 

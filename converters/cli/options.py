@@ -38,12 +38,16 @@ class NetworkOptions:
     """Factor of sigma in the cross-modal gates."""
     timesteps: Literal["own", "cross", "hybrid"] | None = None
     """Stream whose sigma drives the cross-modal modulation: its own, the other's, or both (hybrid)."""
+    camera_heads: int | None = None
+    """Heads of camera attention; no file has the number, heads of 128 channels are assumed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudentOptions:
     """The sampler section, which makes a network a streaming student; no file has it."""
 
+    student: Literal["echowm-flash"] | None = None
+    """Published student whose layout, window, noise levels and resolution these weights have."""
     layout: Literal["prefix", "prefix2", "fused"] | None = None
     """First block of a clip, in latents of picture and sound: 1 + 1 (prefix), 1 + 2 (prefix2) or 4 + 26 (fused)."""
     sigmas: tuple[float, ...] | None = None
@@ -56,10 +60,10 @@ class StudentOptions:
 class ResolutionOptions:
     """Resolution that the weights were trained at."""
 
-    height: int = 512
-    """Frame height in pixels."""
-    width: int = 768
-    """Frame width in pixels."""
+    height: int | None = None
+    """Frame height in pixels; by default 512, or that of --student."""
+    width: int | None = None
+    """Frame width in pixels; by default 768, or that of --student."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,14 +14,17 @@ from typing import Any
 from omniforcing_jax.config import CrossTimestep, GridPrecision, ModelConfig, RotaryKind
 from omniforcing_jax.model.transformer import transformer_spec
 from omniforcing_jax.parallel.spec import abstract
+from omniforcing_jax.strict_json import require
 
 from ..component import DIFFUSERS, LTX2, Component, Naming
 from ..config_table import ConfigTable
 from ..keys import ABSENT, Constant, Entry, Fixed, Form, Key, Repeated, choice
 from ..rules import Rule, check_rules
+from ..section import Section
 
 PREFIX = "model.diffusion_model."
-CAMERA = "ucpe_"  # begins the names of camera attention in a layer
+CAMERA = "ucpe_"  # begins the names of camera attention, in a layer and in diffusers' config
+CLASSES = ("LTX2VideoTransformer3DModel", "EchoWMTransformer3DModel")  # without and with camera attention
 
 
 def _linear(native: str, source: str) -> Iterator[Rule]:
@@ -181,6 +184,45 @@ def _stream(native: str, mark: str) -> tuple[Entry, ...]:
     )
 
 
+class CameraKeys(Entry):
+    """The keys of camera attention in diffusers' config, which are there only if the network has it."""
+
+    def read(self, section: Section, native: dict[str, Any]) -> None:
+        """Take the sizes."""
+        if f"{CAMERA}attention_dim" not in section:
+            return
+        width, heads = (section.take(f"{CAMERA}{name}", int) for name in ("attention_dim", "num_attention_heads"))
+        fits = heads > 0 and width % heads == 0
+        require(
+            fits, f"{section.where}.{CAMERA}num_attention_heads", heads, f"must divide {CAMERA}attention_dim={width}"
+        )
+        theta, scale = (
+            section.take(f"{CAMERA}freq_{name}", float, value) for name, value in (("base", 1e2), ("scale", 1.0))
+        )
+        native["camera"] = {"heads": heads, "head_size": width // heads, "theta": theta}
+        require(scale == 1, f"{section.where}.{CAMERA}freq_scale", scale, "must be 1, nothing else is supported")
+
+    def check(self, section: Section, config: Any) -> None:
+        """Take the layers, which must be all of them."""
+        layers = list(range(config.layers))
+        found = section.take(f"{CAMERA}block_indices", list, layers)
+        require(found == layers, f"{section.where}.{CAMERA}block_indices", found, "must be all layers")
+
+    def write(self, config: Any) -> dict[str, Any]:
+        """Return the sizes of a network that has it."""
+        camera = config.camera
+        if camera is None:
+            return {}
+        values = {
+            "block_indices": list(range(config.layers)),
+            "attention_dim": camera.heads * camera.head_size,
+            "num_attention_heads": camera.heads,
+            "freq_base": camera.theta,
+            "freq_scale": 1.0,
+        }
+        return {f"{CAMERA}{name}": value for name, value in values.items()}
+
+
 def _refusals(where: str) -> tuple[Entry, ...]:
     """Settings that neither format has a key for."""
     return (
@@ -226,7 +268,8 @@ MODEL_CONFIG = ConfigTable(
     where="transformer/config.json",
     entries=(
         *_refusals("diffusers' transformer"),
-        Repeated("_class_name", lambda config: "LTX2VideoTransformer3DModel", checked=False),
+        Repeated("_class_name", lambda config: CLASSES[config.camera is not None], checked=False),
+        CameraKeys(),
         *DIFFUSERS_FIXED,
         *GUARDS,
         *_stream("video", ""),
@@ -253,7 +296,7 @@ MODEL_CONFIG = ConfigTable(
         # Values pass through under guidance, as LTX-2.3's published config has it.
         Repeated("perturbed_attn", lambda config: config.text_adaln or config.gated_attention, checked=False),
     ),
-    unread=("_.*",),
+    unread=("_.*", "ucpe_(patches|image)_.*"),
 )
 
 COMPONENT = Component(

@@ -1,15 +1,16 @@
 """Complete pipeline configs by name: the presets of `--preset`, the tiny ones of the tests, and those of chime."""
 
 import dataclasses
+from typing import NamedTuple
 
 from omniforcing_jax.codecs.audio_vae import CHIME_AUDIO_VAE, LTX2_AUDIO_VAE, AudioVAEConfig
 from omniforcing_jax.codecs.conv import SpatialPadding
 from omniforcing_jax.codecs.video_config import ALL, CHIME_VIDEO_VAE, LTX2_VIDEO_VAE, VideoVAEConfig, compress, res
 from omniforcing_jax.codecs.vocoder import CHIME_VOCODER, LTX2_VOCODER, VocoderConfig
 from omniforcing_jax.config import ModelConfig, SamplerConfig, StreamConfig
-from omniforcing_jax.layout import FUSED, PREFIX
+from omniforcing_jax.layout import FUSED, PREFIX, PREFIX2
 from omniforcing_jax.pipeline.pipeline import PipelineConfig
-from omniforcing_jax.schedule import ltx2_schedule, snap
+from omniforcing_jax.schedule import ltx2_schedule, sigma_lookup, snap
 from omniforcing_jax.text.words import WordsConfig
 
 LTX2_19B = ModelConfig(
@@ -39,6 +40,29 @@ TINY = ModelConfig(
 
 RELEASED_TIMESTEPS = (1000, 909, 725, 421, 0)
 RELEASED_SIGMAS = snap(RELEASED_TIMESTEPS, ltx2_schedule(40))[1]
+
+
+class Student(NamedTuple):
+    """What makes published weights a student, which no file of them says: its sampler and resolution."""
+
+    sampler: SamplerConfig
+    resolution: tuple[int, int]
+
+
+ECHOWM_TIMESTEPS = (1000, 750, 500, 250)  # of a schedule of 1000 steps, looked up and not snapped
+STUDENTS = {
+    "echowm-flash": Student(
+        sampler=SamplerConfig(
+            layout=PREFIX2,
+            sigmas=(*(float(sigma_lookup()[t]) for t in ECHOWM_TIMESTEPS), 0.0),
+            horizon_seconds=6,
+            pinned=3,
+            scalar_sigma=1.0,
+            needs_picture=True,
+        ),
+        resolution=(704, 1280),
+    )
+}
 
 _ADJECTIVES = ("red", "yellow", "green", "cyan", "blue", "purple", "one", "two", "three")
 _OTHER_WORDS = ("a", "and", "ball", "balls", "bounce", "bounces", "bouncing", "in", "box")
