@@ -37,7 +37,7 @@ run_clean_pass = jax.jit(rollout.clean_pass, static_argnames="static")
 class GivenPositions(Positions):
     """Positions that carry the rotations to use."""
 
-    given: Rotaries
+    given: Rotaries | None = None
 
 
 @pytest.fixture
