@@ -14,9 +14,9 @@ from omniforcing_jax.serve.stored import Store
 from omniforcing_jax.serve.uploads import Uploads
 
 
-def make_context(studio=None, folder=None, token=None, **limits):
+def make_context(studio=None, folder=None, token=None, clock=time.monotonic, **limits):
     """A context whose engine is not started."""
-    engine = Engine(studio or MockStudio(), Limits(**limits), Store(folder))
+    engine = Engine(studio or MockStudio(), Limits(**limits), Store(folder), clock)
     return ServerContext(engine, engine.limits, Uploads(), Door(token, requests_per_s=engine.limits.requests_per_s))
 
 
