@@ -5,8 +5,10 @@ All in seconds. Times of day are the caller's, so that tests move them by hand.
 
 import dataclasses
 
-SLACK_S = 0.5
-"""Seconds by which a report may be ahead of the reckoning. A viewer cannot hurry a stream on by false reports."""
+SLACK_S = 3.0
+"""Seconds by which reports may be ahead of the reckoning, as after a jump to the live edge."""
+REGAINED = 0.25
+"""Slack that comes back per second: false reports make a stream run a quarter faster, and not as fast as it goes."""
 
 
 @dataclasses.dataclass
@@ -19,6 +21,8 @@ class PlayClock:
         sent_s: End of what was sent to it. Nothing later can have been played.
         is_playing: Whether it moves.
         stalls: How often it has waited for what was not sent yet.
+        slack_s: Seconds by which reports may still be ahead.
+        heard: Time of day of the last report.
     """
 
     place_s: float
@@ -26,6 +30,8 @@ class PlayClock:
     sent_s: float
     is_playing: bool = True
     stalls: int = 0
+    slack_s: float = SLACK_S
+    heard: float = 0.0
 
     def at(self, now: float) -> float:
         """Return the stream second that is being played."""
@@ -49,5 +55,8 @@ class PlayClock:
 
     def report(self, second: float, is_playing: bool, now: float) -> None:
         """Take what the viewer itself says, within what can be true."""
-        most = min(self.at(now) + SLACK_S, max(self.sent_s, self.place_s))
+        reckoned_s = self.at(now)
+        slack_s = min(SLACK_S, self.slack_s + REGAINED * (now - self.heard))
+        most = min(reckoned_s + slack_s, max(self.sent_s, self.place_s))
         self.place_s, self.since, self.is_playing = min(max(0.0, second), most), now, is_playing
+        self.slack_s, self.heard = slack_s - max(0.0, self.place_s - reckoned_s), now

@@ -102,9 +102,9 @@ def body(prompt="a red ball", **values):
 class Stage:
     """An engine whose device thread is the test itself, and whose clock is moved by hand."""
 
-    def __init__(self, cost_s=0.1, folder=None, **limits):
+    def __init__(self, cost_s=0.1, folder=None, studio=FakeStudio, **limits):
         self.clock = Clock()
-        self.studio = FakeStudio(self.clock, cost_s)
+        self.studio = studio(self.clock, cost_s)
         self.engine = Engine(self.studio, Limits(**limits), Store(folder), self.clock)
         self.engine.warm()
 

@@ -4,14 +4,20 @@ import json
 import string
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from fake import FakeStudio, Stage, body
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from live_server import make_context
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
+from omniforcing_jax.chime import prompts
 from omniforcing_jax.io import machine
+from omniforcing_jax.serve import requests, viewers
 from omniforcing_jax.serve.app import make_app
+from omniforcing_jax.serve.context import ServerContext
+from omniforcing_jax.serve.door import Door
+from omniforcing_jax.serve.uploads import Uploads
 
 EXAMPLES = 250  # of each of two kinds
 PATHS = ["", "/{id}", "/{id}/prompt", "/{id}/pause", "/{id}/resume", "/{id}/fork", "/{id}/save", "/{id}/media.mp4"]
@@ -90,3 +96,57 @@ def test_the_stream_and_the_memory_are_unharmed_after_that(client):
     assert machine.resident_bytes() < 3e9
     answer = client.post(f"/v1/streams/{client.stream_id}/prompt", json={"prompt": "a green ball"})
     assert answer.status_code == 202
+
+
+MOMENT_S, MESSAGES = 0.1, 50
+CALLS = st.tuples(st.sampled_from(["", "/{id}", "/{id}/prompt", "/{id}/fork"]), NAMES, BODIES)
+
+
+class ChimesWords(FakeStudio):
+    """Refuses what chime cannot read. A block takes a sixth of a second of a clock that is moved by hand."""
+
+    def check_prompt(self, prompt):
+        prompts.parse(prompt)
+
+
+def run_two_streams(disturb):
+    """Let two streams be watched while something else happens; returns all that their pace shows."""
+    stage = Stage(cost_s=1 / 6, studio=ChimesWords)
+    context = ServerContext(stage.engine, stage.engine.limits, Uploads(), Door(requests_per_s=1e6))
+    sessions = [requests.create(stage.engine, body(seed=i), f"client {i}") for i in range(2)]
+    pairs = [(each, viewers.join(stage.engine, each, lambda: None, False)) for each in sessions]
+    with TestClient(make_app(context), base_url="http://localhost") as client:
+        for turn in range(MESSAGES):
+            disturb(client, sessions[0].id, turn)
+            stage.run(MOMENT_S)
+            for session, viewer in pairs:
+                while viewers.take(stage.engine, session, viewer).fragment is not None:
+                    pass
+    stage.close()
+    return [(each.block, each.made_s, viewer.clock.stalls, each.underruns) for each, viewer in pairs], stage.clock.now
+
+
+def talk(client, name, message):
+    """Be a viewer for a message that is none."""
+    with client.websocket_connect(f"ws://localhost/v1/streams/{name}/live") as socket:
+        socket.send_text(message.decode(errors="replace"))
+        while socket.receive()["type"] != "websocket.close":
+            pass
+
+
+@pytest.mark.long
+@settings(max_examples=500 // MESSAGES, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+@given(calls=st.lists(CALLS, min_size=MESSAGES, max_size=MESSAGES))
+def test_hostile_messages_do_not_change_the_pace_of_streams(calls):
+    def disturb(client, ours, turn):
+        path, name, data = calls[turn]
+        if turn % 10 == 0:
+            talk(client, ours, data)
+            return
+        is_ours = path.endswith("prompt") and turn % 2
+        safe = ours if is_ours else "".join(f"%{byte:02x}" for byte in name.encode())
+        answer = client.post("/v1/streams" + path.replace("{id}", safe), content=data)
+        check(answer)
+        assert answer.status_code >= 400
+
+    assert run_two_streams(disturb) == run_two_streams(lambda *_: None)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from omniforcing_jax.serve.play_clock import SLACK_S, PlayClock
+from omniforcing_jax.serve.play_clock import REGAINED, SLACK_S, PlayClock
 
 
 def test_a_viewer_moves_in_real_time_up_to_what_was_sent():
@@ -38,3 +38,15 @@ def test_a_paused_viewer_stays():
     clock.report(1.0, False, 1.0)
     assert clock.at(50.0) == 1
     assert not clock.is_waiting(50.0)
+
+
+def test_false_reports_cannot_hurry_a_stream_on():
+    clock, now = PlayClock(place_s=0.0, since=0.0, sent_s=0.0), 0.0
+    clock.send(1000.0, 0.0)
+    for _ in range(6000):
+        now += 0.01
+        clock.report(1000.0, True, now)
+    assert clock.at(60.0) <= 60 * (1 + REGAINED) + SLACK_S
+    clock.report(0.0, True, now)
+    clock.report(1000.0, True, now)
+    assert clock.at(now) < 1  # there is no way back by a detour
