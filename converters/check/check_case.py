@@ -23,6 +23,7 @@ from .forward import run_forward
 from .guided import run_guided
 from .recorded_case import Finding, RecordedCase, compare_output, open_case
 from .rollout import run_rollout
+from .window import has_window, run_window
 
 RunCase = Callable[[RecordedCase, str, ModelConfig, Transformer], dict[str, np.ndarray]]
 
@@ -62,7 +63,7 @@ def check_case(folder: Path, path: Path) -> tuple[list[Finding], list[str]]:
 def _find_run(case: RecordedCase) -> tuple[RunCase, dict[str, Any]]:
     """Return the function that runs a case, and the settings of its variants by name."""
     if "runs" in case.settings:
-        return run_rollout, case.settings["runs"]
+        return run_window if has_window(case) else run_rollout, case.settings["runs"]
     if "guidance" in case.settings:
         return run_guided, {"guided": None}
     return run_forward, case.setting("variants")
@@ -73,7 +74,8 @@ def _check_sizes(case: RecordedCase, config: ModelConfig) -> None:
     found = (video.shape[2 if video.ndim == 5 else -1], audio.shape[-1])
     expected = (config.video.latent_channels, config.audio.latent_channels)
     require(found == expected, f"{case.name}: latent channels", found, f"must be {expected}, as in the model")
-    captions = case["in.video_context"].shape[-1]
+    contexts = next((name for name in case.tensors if name.endswith("in.video_context")), "in.video_context")
+    captions = case[contexts].shape[-1]
     width = config.video.width if config.caption_channels is None else config.caption_channels
     require(captions == width, f"{case.name}: caption channels", captions, f"must be {width}, as in the model")
 
@@ -87,6 +89,8 @@ def _find_mismatch(case: RecordedCase, variant: Any, config: ModelConfig) -> str
         "av_ca_timestep_scale_multiplier": config.gate_multiplier,
         "sinks": config.sinks,
     }
+    if settings.get("camera") and config.camera is None:
+        return "it has cameras, and the model no camera attention"
     recorded = {"sinks": 0, **settings}
     for key, value in model.items():
         if recorded.get(key, value) != value:

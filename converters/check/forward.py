@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +12,17 @@ import numpy as np
 
 from omniforcing_jax.config import ModelConfig
 from omniforcing_jax.layout import Block
+from omniforcing_jax.model.cameras import Shots, cameras_of_clip, lens_of_intrinsics
 from omniforcing_jax.model.positions import clip_block, make_positions, rotaries
 from omniforcing_jax.model.transformer import Transformer, predict, text_kv
-from omniforcing_jax.model.view import Sigmas, View, bidirectional, masked
+from omniforcing_jax.model.view import Sigmas, View, bidirectional, hold_scalars, masked
+from omniforcing_jax.nn.camera import Cameras
 from omniforcing_jax.schedule import to_x0
 from omniforcing_jax.streams import Streams
 
 from .recorded_case import STREAMS, RecordedCase, as_latents, as_tokens
 
+BY_BLOCK = "by block"  # in the words of a variant with a noise level per block
 PARTIAL = "partial"  # the variant whose clip ends within a block
 QUICK = {"xla_backend_optimization_level": 0}  # halves the time to compile programs that run once or twice
 WINDOW = re.compile(r"window of (\d+) past block\(s\), sink block 0 kept: (True|False)")
@@ -33,12 +38,17 @@ def run_forward(case: RecordedCase, variant: str, config: ModelConfig, params: T
         frames, audio_frames = blocks[-1].video_end, blocks[-1].audio_end
         video = video[:, :frames]
     tokens = as_tokens(video)
-    tables = rotaries(config, make_positions(config, clip_block(frames, audio_frames), tuple(case.setting("grid"))))
+    positions = make_positions(
+        config, clip_block(frames, audio_frames), tuple(case.setting("grid")), cameras=_cameras(case, config, words)
+    )
+    tables = rotaries(config, positions)
     shown = words.get("text_mask", True) if isinstance(words, dict) else case.settings.get("text_mask", False)
     mask = jnp.asarray(case["in.text_mask"], jnp.int32) if shown else None
     if isinstance(words, dict):
-        sigmas = _spread(_teacher_sigmas(case, str(words.get("timesteps", ""))), tokens.shape[1], audio.shape[1])
-        view = bidirectional(config, tables, sigmas)
+        levels = _hold_scalars(_teacher_sigmas(case, str(words.get("timesteps", ""))), words)
+        sigmas = _spread(levels, tokens.shape[1], audio.shape[1])
+        is_masked = BY_BLOCK in str(words.get("timesteps", ""))
+        view = masked(config, tables, sigmas, blocks) if is_masked else bidirectional(config, tables, sigmas)
     else:
         sigmas = _spread(_student_sigmas(case, variant), tokens.shape[1], audio.shape[1])
         window, is_pinned = _window(case, variant)
@@ -94,8 +104,28 @@ def _teacher_sigmas(case: RecordedCase, words: str) -> Sigmas:
         scalar_a = scalar_v
     levels = [scalar_v[:, None], scalar_a[:, None]]
     if "token" in words:
-        levels = [case[f"in.token_sigma_{stream}"][..., 0] for stream in ("video", "audio")]
+        levels = [case[f"in.token_sigma_{stream}"] for stream in STREAMS]
+        levels = [each[..., 0] if each.ndim == 3 else each for each in levels]
+    if BY_BLOCK in words:
+        blocks = np.array(case.setting("blocks"))
+        counts = blocks[:, 1] - blocks[:, 0], blocks[:, 3] - blocks[:, 2]
+        levels = [np.repeat(case["in.block_sigma"], each, axis=1) for each in counts]
     return Sigmas(*(jnp.asarray(x) for x in (*levels, scalar_v, scalar_a)))
+
+
+def _hold_scalars(sigmas: Sigmas, words: Mapping[str, Any]) -> Sigmas:
+    """Hold the scalar levels at 1 where a variant's description says so."""
+    if words.get("scalar_sigmas") != "1":
+        return sigmas
+    return hold_scalars(sigmas, 1.0)
+
+
+def _cameras(case: RecordedCase, config: ModelConfig, words: Any) -> Cameras | None:
+    """Read the cameras of a variant that has them."""
+    if not isinstance(words, dict) or not words.get("camera"):
+        return None
+    sides = [side * config.spatial_compression for side in case.setting("grid")]
+    return cameras_of_clip(Shots(case["in.viewmats"], lens_of_intrinsics(case["in.Ks"].astype(np.float64), *sides)))
 
 
 def _student_sigmas(case: RecordedCase, variant: str) -> Sigmas:

@@ -1,14 +1,18 @@
 """The second golden set: EchoWM Flash, a 2.3 network with camera attention. Its cases, network and weights."""
 
 import functools
+import json
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from golden_case import Case, find_folder, list_variants, read_json
+from safetensors.numpy import load_file, save_file
 
-from converters import convert
+from converters import convert as conversion
+from converters.cli import main
+from converters.formats.transformer import HEADER, PREFIX
 from converters.overrides import Overrides
 from omniforcing_jax.config import (
     CameraConfig,
@@ -78,10 +82,35 @@ def load_network(weights: str, config: ModelConfig) -> Transformer:
     with tempfile.TemporaryDirectory() as folder:
         source, out = FOLDER / f"{weights}.safetensors", Path(folder) / "weights"
         overrides = Overrides(heads=config.video.heads, camera_heads=config.camera.heads, release="omniforcing")
-        convert.run(convert.prepare([source], out, overrides))
+        conversion.run(conversion.prepare([source], out, overrides))
         return load_component(out, "transformer", abstract(transformer_spec(config)))
 
 
 def lenses_of(intrinsics: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Normalise recorded intrinsics by the picture's (height, width) in pixels."""
     return lens_of_intrinsics(np.asarray(intrinsics, np.float64), *size)
+
+
+def save_published(case: Case, path: Path) -> dict[str, np.ndarray]:
+    """Write the weights as the published file has them: prefixed, with a header that is silent about cameras."""
+    tensors = {
+        PREFIX + name: value for name, value in load_file(FOLDER / f"{case.config['weights']}.safetensors").items()
+    }
+    save_file(tensors, path, {"config": json.dumps(HEADER.write(network_of(case)))})
+    return tensors
+
+
+def convert(case: Case, out: Path, *flags: str) -> None:
+    """Convert the weights by the command, as they are published."""
+    path, camera = out.with_suffix(".safetensors"), network_of(case).camera
+    save_published(case, path)
+    assert camera is not None
+    words = ("convert", "--from", path, "--camera-heads", camera.heads, "--out", out, *flags)
+    assert main([str(word) for word in words]) == 0
+
+
+def compared_by_check(weights: Path, name: str, capsys) -> set[str]:
+    """Run the command `check` on a case, which must be within its limits; return the results that it compared."""
+    assert main(["check", "--weights", str(weights), "--case", str(FOLDER / name)]) == 0
+    told = capsys.readouterr().out
+    return {line.partition(": largest")[0] for line in told.splitlines() if ": largest error" in line}

@@ -7,7 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from echowm import echo_case, echo_variants, lenses_of, load_network, needs_echowm, network_of
+from echowm import (
+    compared_by_check,
+    convert,
+    echo_case,
+    echo_variants,
+    lenses_of,
+    load_network,
+    needs_echowm,
+    network_of,
+)
 
 from omniforcing_jax.layout import Block
 from omniforcing_jax.model.cameras import Shots, cameras_of_clip
@@ -112,3 +121,11 @@ def test_the_tables_and_the_masks_are_the_reference_s():
     for name, (queries, keys) in (pairs | {"camera": (video, video)}).items():
         case.compare(f"mask.{name}", visible_tokens(queries, keys, len(blocks)).astype(np.uint8))
     case.assert_all_compared("rope.*", "mask.*")
+
+
+@pytest.mark.long
+def test_the_command_check_compares_every_forward(tmp_path, capsys):
+    case = echo_case(NAME)
+    convert(case, tmp_path / "ours")
+    capsys.readouterr()
+    assert compared_by_check(tmp_path / "ours", NAME, capsys) == set(case.names("out.*"))

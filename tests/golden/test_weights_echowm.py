@@ -1,14 +1,12 @@
 """Golden EchoWM weights go through `convert` and `export` as the published file has them: bit-exact there and back."""
 
-import json
-
 import numpy as np
 import pytest
-from echowm import FOLDER, echo_case, echo_json, needs_echowm, network_of
-from safetensors.numpy import load_file, save_file
+from echowm import echo_case, echo_json, needs_echowm, network_of, save_published
+from safetensors.numpy import load_file
 
 from converters.cli import main
-from converters.formats.transformer import HEADER, PREFIX
+from converters.formats.transformer import PREFIX
 
 pytestmark = needs_echowm
 WEIGHTS = "weights_echowm"
@@ -20,12 +18,9 @@ def run(*words) -> int:
 
 @pytest.fixture
 def published(tmp_path):
-    """The weights as the published file has them: prefixed, with a header that is silent about cameras."""
-    config = network_of(echo_case("j_camera_forward"))
-    tensors = {PREFIX + name: value for name, value in load_file(FOLDER / f"{WEIGHTS}.safetensors").items()}
+    case = echo_case("j_camera_forward")
     path = tmp_path / "echo-wm.safetensors"
-    save_file(tensors, path, {"config": json.dumps(HEADER.write(config))})
-    return path, tensors, config
+    return path, save_published(case, path), network_of(case)
 
 
 def test_camera_keys_go_there_and_back_bit_exact(published, tmp_path, capsys):
