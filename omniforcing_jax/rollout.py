@@ -29,6 +29,7 @@ from omniforcing_jax.nn.attention import NO_PAST, Sites
 from omniforcing_jax.nn.camera import Cameras
 from omniforcing_jax.schedule import add_noise, fresh_shares, renew, to_x0
 from omniforcing_jax.streams import Streams, map_streams
+from omniforcing_jax.strict_json import require
 
 
 class _Level(NamedTuple):
@@ -101,9 +102,12 @@ class StaticConfig(NamedTuple):
 def block_positions(static: StaticConfig, k: int, cameras: Cameras | None = None) -> BlockPositions:
     """Make the positions of block k, on the host: about a millisecond, a few kilobytes.
 
-    A network with camera attention needs the block's cameras (`cameras.cameras_of_block`).
+    Raises:
+        ValueError: The network has camera attention, and there are no cameras (`cameras.cameras_of_block`).
     """
     config, sampler = static.model, static.sampler
+    has_all = config.camera is None or cameras is not None
+    require(has_all, "cameras", cameras, "this network sees every block through cameras, and none are given")
     return BlockPositions(
         tokens=make_positions(config, sampler.layout.block(k), static.grid, cameras=cameras),
         pinned_shift=shift_phases(config, sampler.shift_seconds(k)),

@@ -52,7 +52,7 @@ class NetworkOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class SteeringOptions:
-    """Changing the prompt on the way."""
+    """Changing prompt and camera on the way."""
 
     prompt_at: Annotated[
         tyro.conf.UseAppendAction[tuple[tuple[float, str], ...]], tyro.conf.arg(metavar="SECONDS TEXT")
@@ -62,6 +62,9 @@ class SteeringOptions:
     """Past blocks that are computed again under a new prompt, the newest first; by default all that a block sees."""
     fade: Annotated[int, tyro.conf.arg(metavar="BLOCKS")] = 0
     """Blocks over which one prompt fades into the next."""
+    camera: Annotated[str | None, tyro.conf.arg(metavar="KEYS-FRAMES,...")] = None
+    """Move the camera, of weights with camera attention: w-24,wd-48,none-24 holds keys of w a s d (move) and i k j l
+    (turn) for so many frames. After the last one it stands. With --resume they replace what is left."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +83,8 @@ class ConditioningOptions:
     """Leave the clip of --continue out of --out."""
     fit: Annotated[Literal["crop", "pad", "stretch"] | None, tyro.conf.arg(metavar="crop|pad|stretch")] = None
     """How a picture of another size than the stream's is brought to it. By default it is refused."""
+    compress: Annotated[int | None, tyro.conf.arg(metavar="CRF")] = None
+    """Compress the image of --from-image by H.264 first, as the clips of training were (EchoWM's at 33)."""
     resynthesise: bool = False
     """Write the sound of --sound as the network's decoder makes it again, not the file's own."""
 

@@ -46,7 +46,7 @@ from omniforcing_jax.strict_json import require
 COMPILING_CHUNKS = 2  # nothing is compiled after the second block
 SAVED_WITH_THE_STATE = (
     *("prompt", "seed", "height", "width", "window", "steps", "dtype", "weights_dtype", "contexts"),
-    *("sound", "picture", "from_image", "continue_", "drop_past", "lookahead", "fit"),
+    *("sound", "picture", "from_image", "continue_", "drop_past", "lookahead", "fit", "compress"),
 )
 
 
@@ -143,6 +143,7 @@ def build_request(command: StreamOptions) -> StreamRequest:
         start=_start_of(command),
         drive=Condition(picture=command.picture, sound=command.sound, fit=command.fit),
         lookahead=command.lookahead,
+        camera=command.camera,
     )
 
 
@@ -171,8 +172,9 @@ def _start_of(command: StreamOptions) -> Condition:
     image, past = command.from_image, command.continue_
     require(image is None or past is None, "from-image", image, "not with --continue, which has a picture already")
     require(past is not None or not command.drop_past, "drop-past", True, "needs --continue, which gives a past")
+    require(image is not None or command.compress is None, "compress", command.compress, "needs --from-image")
     if past is None:
-        return Condition(picture=image, fit=command.fit)
+        return Condition(picture=image, fit=command.fit, compress=command.compress)
     return continue_file(past, fit=command.fit, drop_past=command.drop_past)
 
 
@@ -188,6 +190,7 @@ def _resume(command: StreamOptions, folder: Path, startup: Startup) -> tuple[Chu
     for name in given:
         flag = name.strip("_").replace("_", "-")
         require(False, flag, getattr(command, name), f"the state in {folder} has its own, leave --{flag} out")
+    request = dataclasses.replace(request, camera=command.camera or request.camera)
     plan = resolve_request(checks.pipeline_config(command.weights), request)
     layout = plan.static.sampler.layout
     schedule = plan_prompt_schedule(plan.static.sampler, command.prompt_at, None)
@@ -204,6 +207,8 @@ def _resume(command: StreamOptions, folder: Path, startup: Startup) -> tuple[Chu
     announce(startup, plan.config, saved.weights_dtype, "resumed", plan.static.grid)
     stream = resume(folder, command.weights, command.seconds, trace=ChangeWatch())
     assert isinstance(stream, ChunkStream)
+    if command.camera is not None:
+        stream.set_camera(command.camera)
     startup.compiling()
     return stream, [change._replace(contexts=source) for change in schedule]
 

@@ -84,6 +84,9 @@ class MeshConfig:
         Raises:
             ValueError: A stream's heads or width do not divide; names them.
         """
+        if model.camera is not None and model.camera.heads % self.tensor:
+            heads = f"the heads of camera attention, {model.camera.heads}"
+            raise ValueError(f"--mesh {self}: tensor={self.tensor} does not divide {heads}")
         for name, stream in (("video", model.video), ("audio", model.audio)):
             rows = self.fsdp * self.tensor
             cuts = ("tensor", self.tensor, stream.heads, "heads"), ("fsdp", self.fsdp, stream.width, "width")

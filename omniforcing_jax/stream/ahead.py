@@ -74,9 +74,9 @@ class ProgramsAhead:
 def compile_ahead(plan: StreamPlan, contexts: text_source.TextSource = None) -> ProgramsAhead | None:
     """Begin to compile the programs of a planned stream, unless it has other ones.
 
-    None for a stream on a mesh, whose arrays lie elsewhere, and for one with given picture or sound.
+    None for a stream on a mesh, whose arrays lie elsewhere, and for one with cameras or with given picture or sound.
     """
-    given = plan.conditioning.picture_blocks or plan.conditioning.sound_blocks
+    given = plan.conditioning.picture_blocks or plan.conditioning.sound_blocks or plan.static.model.camera
     return None if given or mesh_in_use() is not None else ProgramsAhead(plan, contexts)
 
 

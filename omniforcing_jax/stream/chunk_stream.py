@@ -26,13 +26,13 @@ from omniforcing_jax.rollout import (
     BlockPositions,
     StaticConfig,
     StreamNetwork,
-    block_positions,
     commit_block,
     denoise_block,
     make_cache,
     stream_network,
 )
 from omniforcing_jax.stream.ahead import ProgramsAhead
+from omniforcing_jax.stream.camera.path import CameraReceipt, change_path, next_positions, receipt_of
 from omniforcing_jax.stream.chunk import Chunk, cut_before, make_chunks
 from omniforcing_jax.stream.conditioning.tracks import NO_TRACKS, ConditioningTracks
 from omniforcing_jax.stream.decode import (
@@ -208,7 +208,8 @@ class ChunkStream(Iterator[Chunk]):
         Args:
             prompt: The new prompt. In a batch, one for all rows or one for each.
             recompute: Number of past blocks whose keys and values are recomputed under the new prompt, the newest
-                first. None is the whole window, block 0 included. A larger number also replays blocks that have left
+                first. None is the whole window, block 0 included, or nothing where several blocks are pinned or the
+                past was seen through cameras. A larger number also replays blocks that have left
                 the window, if the stream keeps their latents (`history` of `open_stream`). With `history="exact"`, None
                 replays all of them. Each block costs a clean pass, which the trace shows as "recompute".
             fade: Blocks under mixed contexts before the new prompt is reached. The past is recomputed at each of these
@@ -226,6 +227,25 @@ class ChunkStream(Iterator[Chunk]):
         count = self._count_passes(recompute)
         transition = begin_transition(self.state.transition, goal, recompute=count, fade=fade)
         self.state = dataclasses.replace(self.state, transition=transition, prompt_words=words)
+
+    def set_camera(self, camera: str | None) -> CameraReceipt:
+        """Change the camera's keys from the next block on. The camera goes on from where it is, at its speed.
+
+        Args:
+            camera: Keys, as `StreamRequest.camera`; they replace those that are left. None lets the camera stand.
+
+        Returns:
+            The block at which they begin, and how long they last.
+
+        Raises:
+            ValueError: In one line, if they cannot be read, or if the weights have no camera attention.
+        """
+        path = self.state.camera
+        if path is None:
+            raise ValueError(f"camera={camera!r}: {self.pipeline.config.name!r} has no camera attention")
+        changed = change_path(path, camera)
+        self.state = dataclasses.replace(self.state, camera=changed)
+        return receipt_of(changed, self.static.sampler, self.state.block)
 
     def rehearse_change(self, recompute: int | None = None, fade: int = 0) -> None:
         """Compile the programs of a change of prompt.
@@ -250,6 +270,10 @@ class ChunkStream(Iterator[Chunk]):
 
     def _count_passes(self, recompute: int | None) -> int:
         depth = self.state.history.depth
+        if self.state.camera is not None:
+            rule = "must be 0: the past was seen through cameras, and their poses are not kept"
+            require(not recompute, "recompute", recompute, rule)
+            return 0
         if recompute is None and self.plan.request.history == EXACT:
             recompute = 1 + depth
         return check_recompute(self.static.sampler, depth, recompute)
@@ -274,12 +298,13 @@ class ChunkStream(Iterator[Chunk]):
         k = self.state.block
         if self._ahead is not None:
             self._ahead.wait_for_block(k)
-        positions, block = block_positions(self.static, k), self.static.sampler.layout.block(k)
+        block = self.static.sampler.layout.block(k)
+        positions, camera = next_positions(self.static, self.state.camera, self.state.cache.video, k)
         latents = self._make_block(positions, k)
         pixels, picture, samples, sound = self._decode(latents, k)
         cache, history = self._commit(latents, positions, k)
         self.state = dataclasses.replace(
-            self.state, cache=cache, picture=picture, sound=sound, block=k + 1, history=history
+            self.state, cache=cache, picture=picture, sound=sound, block=k + 1, history=history, camera=camera
         )
         self._made += 1
         if self._made == 2:

@@ -57,6 +57,9 @@ def plan_stream(weights: checks.Weights, request: StreamRequest) -> StreamPlan:
     text_source.check_text(config, request.prompts, request.contexts, weights)
     plan = plan._replace(conditioning=plan_conditioning(config, plan.static, plan.blocks, request.start, request.drive))
     is_given = plan.conditioning.picture_blocks or plan.conditioning.sound_blocks
+    has_picture = not plan.static.sampler.needs_picture or plan.conditioning.picture_blocks > 0
+    rule = "these weights make no first picture; give one with --from-image, or start=Condition(picture=...)"
+    require(has_picture, "from-image", request.start.picture, rule)
     rule = "must be a single one with given picture or sound, which a batch cannot have"
     require(len(request.prompts) == 1 or not is_given, "prompt", request.prompts, rule)
     check_stream_memory(plan, request.dtype, is_loaded)
@@ -72,6 +75,8 @@ def resolve_request(config: PipelineConfig, request: StreamRequest) -> StreamPla
     config = with_weights_dtype(config, request.weights_dtype)
     sampler = checks.adjust_sampler(checks.student_sampler(config), request.window, request.steps)
     checks.check_mesh(config)
+    has_cameras = request.camera is None or config.model.camera is not None
+    require(has_cameras, "camera", request.camera, f"{config.name!r} has no camera attention")
     grid = checks.check_side(config, request.height, request.width)
     static = StaticConfig(config.model, sampler, grid, jnp.dtype(request.dtype))
     kept = exact_depth(static) if request.history == EXACT else request.history or 0

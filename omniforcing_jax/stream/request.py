@@ -9,6 +9,7 @@ from jaxtyping import DTypeLike
 
 from omniforcing_jax.pipeline.checks import check_dtype, check_seed
 from omniforcing_jax.pipeline.text_source import TextSource
+from omniforcing_jax.stream.camera.motion import parse_camera
 from omniforcing_jax.stream.conditioning.condition import NO_CONDITION, Condition
 from omniforcing_jax.strict_json import parse, require
 
@@ -49,6 +50,8 @@ class StreamRequest:
         drive: Picture or sound that the whole stream is made to.
         lookahead: Latent frames (a third of a second each) by which the picture is delayed, so that a decoder that is
             not causal can see them. None is `plan.LOOKAHEAD` for such a decoder and 0 for a causal one.
+        camera: Keys that move the camera, as `w-24,wd-48,none-24` (stream/camera/motion.py), for weights with camera
+            attention. After the last one, and with None from the beginning, the camera stands.
 
     Raises:
         ValueError: In one line that names the field, if a value fits no weights at all.
@@ -68,6 +71,7 @@ class StreamRequest:
     start: Condition = NO_CONDITION
     drive: Condition = NO_CONDITION
     lookahead: int | None = None
+    camera: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("prompt", "seed"):
@@ -81,6 +85,8 @@ class StreamRequest:
         check_seed(*self.seeds)
         check_dtype(self.dtype)
         _check_history(self.history)
+        if self.camera is not None:
+            parse_camera(self.camera)
         fits = self.lookahead is None or 0 <= self.lookahead <= LONGEST_LOOKAHEAD
         require(fits, "lookahead", self.lookahead, f"must be between 0 and {LONGEST_LOOKAHEAD}")
 

@@ -31,6 +31,7 @@ from omniforcing_jax.pipeline.pipeline import (
 from omniforcing_jax.pipeline.shipped import STUDENT
 from omniforcing_jax.rollout import make_prompt_kv
 from omniforcing_jax.stream.batch import BatchStream
+from omniforcing_jax.stream.camera.path import check_path
 from omniforcing_jax.stream.chunk_stream import ChunkStream, Trace, no_trace
 from omniforcing_jax.stream.decode import PictureCarry, SoundCarry, decode_audio, decode_video
 from omniforcing_jax.stream.plan import StreamPlan, check_stream_memory, resolve_request
@@ -91,6 +92,7 @@ def resume(
     end = header.blocks if seconds is None else header.block + _count_more(plan, header, seconds)
     plan = plan._replace(blocks=end)
     check_recompute(plan.static.sampler, plan.history, header.recompute)
+    _check_camera(folder, header, plan)
     file, abstract = _open_state(Path(folder), saved, plan, _has_list(weights, config))
     dtype = jnp.dtype(header.weights_dtype)
     check_stream_memory(plan, dtype, isinstance(weights, Pipeline))
@@ -113,6 +115,13 @@ def _check_weights(folder: AnyPath, saved: SavedStream, config: PipelineConfig, 
     dtype = saved.header.weights_dtype
     if isinstance(weights, Pipeline) and weights_dtype(weights) != dtype:
         raise ValueError(f"{folder}: the state belongs to {dtype} weights, these are {weights_dtype(weights)}")
+
+
+def _check_camera(folder: AnyPath, header: SavedHeader, plan: StreamPlan) -> None:
+    has_path, has_cameras = header.camera is not None, plan.static.model.camera is not None
+    require(has_path == has_cameras, f"{folder}: camera", header.camera, "these weights have other attentions")
+    if header.camera is not None:
+        check_path(header.camera, plan.static.sampler, header.block)
 
 
 def _check_fingerprint(folder: AnyPath, header: SavedHeader, pipeline: Pipeline) -> None:
@@ -224,4 +233,5 @@ def _read_state(file: TensorFile, abstract: StreamState, header: SavedHeader) ->
     named = {name: jax.device_put(file.read(name), may_alias=False) for name in file.entries}
     counts = {name: getattr(header, field) for name, field in COUNTS.items()}
     state = fill_tree(abstract, {**named, **counts})
-    return dataclasses.replace(state, keys=jax.random.wrap_key_data(state.keys, impl=header.key_kind))
+    keys = jax.random.wrap_key_data(state.keys, impl=header.key_kind)
+    return dataclasses.replace(state, keys=keys, camera=header.camera)

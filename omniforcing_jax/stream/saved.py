@@ -29,12 +29,13 @@ from omniforcing_jax.io.weights import name_leaves
 from omniforcing_jax.pipeline.checks import check_dtype
 from omniforcing_jax.pipeline.pipeline import Pipeline, PipelineConfig, component_configs
 from omniforcing_jax.stream.batch import BatchStream
+from omniforcing_jax.stream.camera.path import CameraPath
 from omniforcing_jax.stream.chunk_stream import ChunkStream
 from omniforcing_jax.stream.request import StreamRequest
 from omniforcing_jax.stream.state import StreamState, check_block_count
 from omniforcing_jax.strict_json import Config, read_object, require
 
-FORMAT = 5
+FORMAT = 6
 STATE = "state.json"
 CHECKSUM = "sha256"  # key of the tensor file's hash
 TENSORS = "state-{}.safetensors"
@@ -61,6 +62,7 @@ class SavedHeader(Config):
         key_kind: JAX's name of the random number generator.
         left: Block borders to come of a change of prompt that is under way.
         recompute: Clean passes at each of these borders.
+        camera: The path of the camera; None for a network without cameras.
     """
 
     format: int
@@ -73,6 +75,7 @@ class SavedHeader(Config):
     key_kind: str
     left: int
     recompute: int
+    camera: CameraPath | None
 
     def __post_init__(self) -> None:
         rule = "must be the name of a file in the same folder, as `save` writes it"
@@ -115,6 +118,7 @@ def save(stream: ChunkStream | BatchStream, folder: AnyPath) -> None:
         key_kind=str(jax.random.key_impl(state.keys)),
         left=state.transition.left,
         recompute=state.transition.recompute,
+        camera=state.camera,
     )
     words = state.prompt_words if chunks.plan.request.is_batch else state.prompt_words[0]
     request = dataclasses.replace(chunks.plan.request, prompt=words)

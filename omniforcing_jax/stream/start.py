@@ -32,6 +32,7 @@ class RequestOptions(TypedDict, total=False):
     start: Condition
     drive: Condition
     lookahead: int | None
+    camera: str | None
 
 
 @overload
@@ -76,7 +77,7 @@ def open_stream(
         seed: Random seed. In a batch, one per row, or a number to which row i adds i.
         trace: Called after each dispatch, see `chunk_stream.Trace`. The text is the step "text".
         **options: The other fields of `StreamRequest`, which describes them: height, width, window, steps, dtype,
-            weights_dtype, contexts, history, start, drive, lookahead.
+            weights_dtype, contexts, history, start, drive, lookahead, camera.
 
     Raises:
         ValueError: In one line and before any work, whatever is wrong with the request.
@@ -114,5 +115,5 @@ def start_stream(
     features = text_source.encode_text(pipeline, request.prompts, contexts)
     text = make_prompt_kv(pipeline.transformer, *features, static=plan.static)
     trace("text", 0, text)
-    state = start_state(plan.static, text, request.seeds, features, plan.history, request.prompts)
+    state = start_state(plan.static, text, request.seeds, features, plan.history, request.prompts, request.camera)
     return ChunkStream(pipeline, plan, state, trace, make_tracks(pipeline, plan.static, plan.conditioning), ahead)

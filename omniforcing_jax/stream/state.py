@@ -11,6 +11,7 @@ from omniforcing_jax.model.layer_list import is_list
 from omniforcing_jax.parallel.spec import ArrayLeaf
 from omniforcing_jax.pipeline import text_source
 from omniforcing_jax.rollout import PromptKV, StaticConfig, make_cache
+from omniforcing_jax.stream.camera.path import CameraPath, begin_path
 from omniforcing_jax.stream.decode import PictureCarry, SoundCarry
 from omniforcing_jax.stream.prompt_change.history import History, make_history
 from omniforcing_jax.stream.prompt_change.transition import PromptTransition, no_transition
@@ -31,6 +32,7 @@ class StreamState:
         transition: Text contexts, and a change of prompt that is under way.
         history: Latents of past blocks, which a change of prompt recomputes.
         prompt_words: The prompt of each row, for messages and for saved states. It has no influence on the stream.
+        camera: The path of the camera, on the host; None for a network without cameras.
     """
 
     cache: Cache
@@ -42,6 +44,7 @@ class StreamState:
     transition: PromptTransition
     history: History
     prompt_words: tuple[str, ...] = struct.field(pytree_node=False, default=())
+    camera: CameraPath | None = struct.field(pytree_node=False, default=None)
 
 
 def start_state(
@@ -51,6 +54,7 @@ def start_state(
     contexts: text_source.TextContexts,
     history: int | None = None,
     prompt_words: tuple[str, ...] = (),
+    camera: str | None = None,
 ) -> StreamState:
     """Make the state of a stream that has no block yet.
 
@@ -61,6 +65,7 @@ def start_state(
         contexts: Text contexts.
         history: Later blocks whose latents are kept. At least, and with None, those of the ring.
         prompt_words: The prompt of each row.
+        camera: Keys that move the camera; a network without cameras has none.
     """
     keys = [jax.random.split(jax.random.key(each), 1) for each in ([seed] if isinstance(seed, int) else seed)]
     ring = static.sampler.past_blocks
@@ -74,6 +79,7 @@ def start_state(
         sound=None,
         block=0,
         prompt_words=prompt_words,
+        camera=None if static.model.camera is None else begin_path(camera),
     )
 
 

@@ -88,7 +88,7 @@ def refused(state, monkeypatch):
         ("weights.resolution", [64], "resolution=[64]"),
         ("weights", {}, "belongs to other weights"),
         ("request", {}, "request: has the keys []"),
-        ("format", 5.0, "expected format=5"),
+        ("format", 6.0, "expected format=6"),
     ],
 )
 def test_a_changed_value_is_refused_by_its_name(state, monkeypatch, place, value, named):

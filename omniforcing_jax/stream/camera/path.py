@@ -10,15 +10,16 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from omniforcing_jax.config import CameraConfig, CameraMotion, SamplerConfig
+from omniforcing_jax.config import CameraMotion, SamplerConfig
 from omniforcing_jax.layout import PIXELS_PER_LATENT
 from omniforcing_jax.model.cache import Slots
 from omniforcing_jax.model.cameras import Shots, cameras_of_block, lens_matrix
-from omniforcing_jax.nn.camera import Cameras
+from omniforcing_jax.rollout import BlockPositions, StaticConfig, block_positions
 from omniforcing_jax.stream.camera.motion import MotionState, Segment, move, parse_camera, pose_of
-from omniforcing_jax.strict_json import Config
+from omniforcing_jax.strict_json import Config, require
 
 Pose = tuple[float, ...]  # the first three rows of a pose, row by row
+POSE = 12
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,10 @@ class BlockPoses(Config):
 
     block: int
     poses: tuple[Pose, ...]
+
+    def __post_init__(self):
+        sizes = {len(pose) for pose in self.poses}
+        require(sizes == {POSE}, "poses", sorted(sizes), f"must have {POSE} numbers each")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,6 +49,21 @@ class CameraPath(Config):
     seen: tuple[BlockPoses, ...] = ()
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CameraReceipt:
+    """What becomes of a change of camera keys.
+
+    Attributes:
+        block: First block that is made with them.
+        second: Stream second at which it begins.
+        frames: Pixel frames that the keys last; after them the camera stands.
+    """
+
+    block: int
+    second: int
+    frames: int
+
+
 def begin_path(camera: str | None) -> CameraPath:
     """Begin a path with camera keys, as `parse_camera` reads them; None stands still."""
     return CameraPath(segments=() if camera is None else parse_camera(camera))
@@ -54,9 +74,13 @@ def change_path(path: CameraPath, camera: str | None) -> CameraPath:
     return dataclasses.replace(path, segments=begin_path(camera).segments)
 
 
-def advance_path(
-    path: CameraPath, motion: CameraMotion, sampler: SamplerConfig, block: int, history: int = 0
-) -> CameraPath:
+def receipt_of(path: CameraPath, sampler: SamplerConfig, block: int) -> CameraReceipt:
+    """Say what becomes of a path that was changed before a block."""
+    frames = sum(segment.frames for segment in path.segments)
+    return CameraReceipt(block=block, second=sampler.layout.start_seconds(block), frames=frames)
+
+
+def advance_path(path: CameraPath, motion: CameraMotion, sampler: SamplerConfig, block: int) -> CameraPath:
     """Move the camera through a block. It must be the next one.
 
     Latent frame f shows the camera at pixel frame 8 f, and frame 0 the beginning of the path.
@@ -66,16 +90,21 @@ def advance_path(
         motion: How keys move it.
         sampler: Says which blocks later ones see.
         block: The block.
-        history: Blocks before the window that may be replayed, and keep their poses too.
     """
     span, poses, state, segments = sampler.layout.block(block), [], path.state, path.segments
     for frame in range(span.video_start, span.video_end):
         for _ in range(PIXELS_PER_LATENT if frame else 0):
             state, segments = _next_frame(motion, state, segments)
         poses.append(tuple(pose_of(state, motion)[:3].ravel().tolist()))
-    oldest = block + 1 - sampler.past_blocks - history
-    kept = [each for each in path.seen if each.block < max(1, sampler.pinned) or each.block >= oldest]
-    return CameraPath(segments=segments, state=state, seen=(*kept, BlockPoses(block=block, poses=tuple(poses))))
+    made, needed = BlockPoses(block=block, poses=tuple(poses)), blocks_seen(sampler, block)
+    return CameraPath(
+        segments=segments, state=state, seen=(*(each for each in path.seen if each.block in needed), made)
+    )
+
+
+def blocks_seen(sampler: SamplerConfig, block: int) -> list[int]:
+    """List the blocks whose poses a block needs, itself included; block 0 always has a place in the cache."""
+    return [k for k in range(block + 1) if k < max(1, sampler.pinned) or k >= block - sampler.past_blocks]
 
 
 def _next_frame(
@@ -89,22 +118,29 @@ def _next_frame(
     return move(motion, state, first.keys), (*left, *rest)
 
 
-def cameras_at(
-    paths: Sequence[CameraPath],
-    config: CameraConfig,
-    sampler: SamplerConfig,
-    slots: Slots,
-    grid: tuple[int, int],
-    block: int,
-) -> Cameras:
-    """Make the cameras of a block, and of what it sees, from the paths of all rows, or one for all of them."""
-    lens = lens_matrix(config.motion.view_degrees, *grid)
-    rows = [{each.block: _matrices(each.poses) for each in path.seen} for path in paths]
-    shots = {}
-    for k in rows[0]:
-        poses = np.stack([row[k] for row in rows])
-        shots[k] = Shots(poses, np.broadcast_to(lens, poses.shape))
-    return cameras_of_block(sampler, slots, shots, block)
+def check_path(path: CameraPath, sampler: SamplerConfig, blocks: int) -> None:
+    """Check the path of a stream that has made so many blocks, as a saved state has it.
+
+    Raises:
+        ValueError: It has not the poses that later blocks need.
+    """
+    lengths = {each.block: len(each.poses) for each in path.seen}
+    expected = {k: sampler.layout.block(k).video_frames for k in blocks_seen(sampler, blocks - 1)}
+    require(lengths == expected, "camera.seen", sorted(lengths), f"must be the frames of blocks {sorted(expected)}")
+
+
+def next_positions(
+    static: StaticConfig, path: CameraPath | None, slots: Slots, k: int
+) -> tuple[BlockPositions, CameraPath | None]:
+    """Make the positions of block k, and move the camera through it; a network without cameras has no path."""
+    camera = static.model.camera
+    if path is None or camera is None:
+        return block_positions(static, k), path
+    path = advance_path(path, camera.motion, static.sampler, k)
+    lens = lens_matrix(camera.motion.view_degrees, *static.grid)
+    poses = {each.block: _matrices(each.poses)[None] for each in path.seen}
+    shots = {block: Shots(each, np.broadcast_to(lens, each.shape)) for block, each in poses.items()}
+    return block_positions(static, k, cameras_of_block(static.sampler, slots, shots, k)), path
 
 
 def _matrices(poses: Sequence[Pose]) -> Float[np.ndarray, "F 4 4"]:

@@ -21,6 +21,7 @@ from omniforcing_jax.layout import FRAME_RATE, Layout, pixel_frames
 from omniforcing_jax.pipeline.pipeline import Pipeline, PipelineConfig
 from omniforcing_jax.rollout import StaticConfig
 from omniforcing_jax.stream.conditioning import media
+from omniforcing_jax.stream.conditioning.compress import compress_frames
 from omniforcing_jax.stream.conditioning.tracks import (
     NO_TRACKS,
     ConditioningTracks,
@@ -45,6 +46,9 @@ SLACK_S = 0.1
 ROUNDING_S = 1e-6
 """Seconds, far less than a sample, by which sums of seconds are not exact."""
 
+LARGEST_CRF = 51
+"""Worst quality of H.264."""
+
 PictureSource = AnyPath | UInt8[np.ndarray, "F H W 3"]
 SoundSource = AnyPath | Float32[np.ndarray, "samples channels"]
 
@@ -57,6 +61,8 @@ class Condition:
         picture: A file of any frame rate, or frames uint8 [F, H, W, 3] at 24 per second.
         sound: A file, or samples float32 [samples, channels] in [-1, 1] at 16 kHz.
         fit: How a picture of another size than the stream's is brought to it; None refuses it.
+        compress: Quality (CRF) of H.264 by which a picture of one frame is compressed and read again, 0 to 51; None
+            leaves it.
         drop_past: Whether to leave out the chunks of a start that has both. The first chunk is then the first new one,
             and times still count from the beginning of the start.
     """
@@ -64,7 +70,12 @@ class Condition:
     picture: PictureSource | None = None
     sound: SoundSource | None = None
     fit: media.Fit | None = None
+    compress: int | None = None
     drop_past: bool = False
+
+    def __post_init__(self) -> None:
+        fits = self.compress is None or 0 <= self.compress <= LARGEST_CRF
+        require(fits, "compress", self.compress, f"must be between 0 and {LARGEST_CRF}")
 
 
 NO_CONDITION = Condition()
@@ -82,6 +93,7 @@ class ConditioningPlan(NamedTuple):
         mel: Config of the log-mel spectrogram.
         size: Height and width of the stream's picture.
         fit: How frames of another size are brought to it.
+        compress: Quality of H.264 by which a picture of one frame is compressed, or None.
     """
 
     picture: PictureSource | None = None
@@ -92,6 +104,7 @@ class ConditioningPlan(NamedTuple):
     mel: MelConfig = LTX2_MEL
     size: tuple[int, int] = (0, 0)
     fit: media.Fit | None = None
+    compress: int | None = None
 
 
 def continue_file(path: AnyPath, *, fit: media.Fit | None = None, drop_past: bool = False) -> Condition:
@@ -155,7 +168,9 @@ def _add_start(
     if start.picture is not None:
         info = _check_picture(plan.size, start)
         count = _count_picture_blocks(layout, info.frames, _name(start.picture))
-        plan = plan._replace(picture=start.picture, picture_blocks=count, fit=start.fit)
+        is_image = start.compress is None or info.frames == 1
+        require(is_image, "compress", start.compress, f"{_name(start.picture)} has {info.frames} frames, not one")
+        plan = plan._replace(picture=start.picture, picture_blocks=count, fit=start.fit, compress=start.compress)
         start_s = info.start_s if start.picture is start.sound else None  # both of one file, on one clock
     if start.sound is not None:
         longest_s = layout.sound_seconds(plan.picture_blocks or blocks or 0) or LONGEST_START_S
@@ -191,6 +206,8 @@ def make_tracks(pipeline: Pipeline, static: StaticConfig, plan: ConditioningPlan
     layout, codecs, video, audio = static.sampler.layout, pipeline.codecs, None, None
     if plan.picture is not None:
         batches = _batches(plan, frame_counts(layout, plan.picture_blocks))
+        if plan.compress is not None:
+            batches = (compress_frames(frames, plan.compress) for frames in batches)
         video = LatentTrack(encode_picture(codecs, batches, static.dtype), plan.picture_blocks)
     if plan.sound is not None:
         pieces = encode_sound(codecs, plan.sound, layout, plan.sound_blocks, plan.mel)

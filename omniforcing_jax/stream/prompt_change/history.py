@@ -41,15 +41,15 @@ def window_blocks(sampler: SamplerConfig) -> int:
 
 
 def check_recompute(sampler: SamplerConfig, depth: int, count: int | None) -> int:
-    """Return the number of clean passes for `recompute=count`: None is the whole window.
+    """Return the number of clean passes for `recompute=count`: None is the whole window, or 0 where that cannot be.
 
     Raises:
         ValueError: If there are more than blocks whose latents are kept, or any where more than block 0 is pinned.
     """
+    if count is None:
+        return window_blocks(sampler) if sampler.pinned <= 1 else 0
     rule = f"must be 0: {sampler.pinned} blocks are pinned, and only block 0's latents are kept for good"
     require(count == 0 or sampler.pinned <= 1, "recompute", count, rule)
-    if count is None:
-        return window_blocks(sampler)
     rule = f"must be between 0 and {1 + depth}, the number of blocks whose latents are kept"
     require(0 <= count <= 1 + depth, "recompute", count, rule)
     return count
