@@ -5,7 +5,9 @@ width they are frequency-major and axis-minor, so every head has its own band. S
 only in which channels of a head form a pair.
 """
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -84,15 +86,19 @@ def combine(axes: tuple[Phases, ...], width: int, heads: int, kind: RotaryKind) 
 def _spread(
     axes: Sequence[ArrayLeaf | np.ndarray], width: int, heads: int, rest: float
 ) -> Float[Array, "1 T N H_half"]:
+    """Give each pair the phases of its axis.
+
+    This is a sum, of which every pair has one term, so that compilers can make it anew wherever it is read. A table of
+    all tokens would be read from memory by every layer, and is as large as the queries.
+    """
     sizes, n = [a.shape[0] for a in axes], axes[0].shape[1]
-    full = [
-        jnp.broadcast_to(jnp.asarray(a).reshape((1,) * i + (-1,) + (1,) * (len(axes) - 1 - i) + (n,)), (*sizes, n))
-        for i, a in enumerate(axes)
-    ]
-    pairs = jnp.stack(full, axis=-1).reshape(-1, n * len(axes))
-    left = width // 2 - pairs.shape[1]
-    pairs = jnp.pad(pairs, ((0, 0), (left, 0)), constant_values=rest)
-    return pairs.reshape(1, -1, heads, width // heads // 2)
+    left = width // 2 - n * len(axes)
+    total: Any = 0.0
+    for i, phases in enumerate(axes):
+        own = jnp.zeros((sizes[i], n, len(axes)), jnp.float32).at[:, :, i].set(phases).reshape(sizes[i], n * len(axes))
+        own = jnp.pad(own, ((0, 0), (left, 0)), constant_values=0.0 if i else rest)
+        total = total + own.reshape((1,) * i + (sizes[i],) + (1,) * (len(axes) - 1 - i) + (width // 2,))
+    return total.reshape(1, math.prod(sizes), heads, width // heads // 2)
 
 
 def repeat(rotary: Rotary, times: int) -> Rotary:
@@ -117,8 +123,9 @@ def rotate(x: Float[Array, "*L B T N H"], rotary: Rotary) -> Float[Array, "*L B 
     lead = (1,) * (x.ndim - 4)
     cos, sin = rotary.cos.reshape(lead + rotary.cos.shape), rotary.sin.reshape(lead + rotary.sin.shape)
     if rotary.kind is RotaryKind.SPLIT:
-        a, b = jnp.split(wide, 2, axis=-1)
-        turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+        pairs = wide.reshape(*x.shape[:-1], 2, -1)
+        signs = jnp.asarray((-1.0, 1.0)).reshape((1,) * (x.ndim - 1) + (2, 1))
+        turned = (pairs * cos[..., None, :] + jnp.flip(pairs, -2) * (signs * sin[..., None, :])).reshape(x.shape)
     else:
         a, b = wide[..., 0::2], wide[..., 1::2]
         turned = jnp.stack([a * cos - b * sin, b * cos + a * sin], axis=-1).reshape(x.shape)
