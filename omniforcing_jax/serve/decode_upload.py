@@ -21,10 +21,9 @@ SOUND_RATE = 16_000
 def main() -> int:
     """Decode stdin; the arguments are height and width. Returns the exit code."""
     height, width = (int(word) for word in sys.argv[1:3])
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
+    bound_process()
     try:
-        arrays = _decode(sys.stdin.buffer.read(), (height, width))
+        arrays = decode_here(sys.stdin.buffer.read(), (height, width))
     except (ValueError, MemoryError) as error:
         print(str(error).replace("\n", " ") or "the file takes too much memory", file=sys.stderr)
         return 2
@@ -34,7 +33,13 @@ def main() -> int:
     return 0
 
 
-def _decode(data: bytes, size: tuple[int, int]) -> dict[str, np.ndarray]:
+def bound_process() -> None:
+    """Let this process end, or fail, rather than take more memory or processor time than it may."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
+
+
+def decode_here(data: bytes, size: tuple[int, int]) -> dict[str, np.ndarray]:
     """Return the arrays of a file: kind, seconds, picture and sound.
 
     Raises:

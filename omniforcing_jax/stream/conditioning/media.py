@@ -13,7 +13,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from omniforcing_jax.codecs.mel import resample
 from omniforcing_jax.io.atomic_write import AnyPath
 from omniforcing_jax.io.media_file import (
     LONGEST_S,
@@ -215,6 +214,8 @@ def read_sound(
     Raises:
         ValueError: If the file cannot be read, has no sound, or samples that are none.
     """
+    from omniforcing_jax.codecs.mel import resample  # brings JAX along, which pictures do not need
+
     pieces, seconds, source_rate = [np.zeros((0, channels), np.float32)], 0.0, rate
     with contextlib.closing(read_pieces(path, channels, start_s=start_s)) as parts:
         for samples, source_rate in parts:
