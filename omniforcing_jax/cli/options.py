@@ -258,6 +258,8 @@ class ServeOptions(SharingOptions, ReachOptions):
     """Type to compute in."""
     state: SomeFolder = None
     """Folder for saved streams. What it holds is offered again after a restart."""
+    state_gb: Annotated[float, tyro.conf.arg(metavar="GIGABYTES")] = 40.0
+    """Size of --state. The oldest saved streams make room for new ones; those that run are never removed."""
     save_every: Annotated[int, tyro.conf.arg(metavar="BLOCKS")] = 30
     """Blocks between two saves to --state; 0 saves only when the server is told to stop."""
     mock: bool = False

@@ -23,6 +23,7 @@ from omniforcing_jax.strict_json import require
 
 TOKEN = "OMNIFORCING_TOKEN"
 SHORTEST_TOKEN = 8  # characters
+MOST_GB = 1_000_000
 
 
 def prepare_serve(command: ServeOptions, stack: contextlib.ExitStack, version: str) -> Callable[[], int]:
@@ -70,6 +71,7 @@ def open_engine(command: ServeOptions, stack: contextlib.ExitStack, prefix: str 
         seats=command.seats,
         per_client=command.per_client,
         idle_s=command.idle,
+        state_bytes=_bytes_of(command.state_gb),
         save_every=command.save_every,
     )
     studio = _open_studio(command, stack)
@@ -118,6 +120,11 @@ def address_of(host: str, listener: socket.socket, token: str | None) -> str:
 def _hosts(command: ServeOptions) -> tuple[str, ...]:
     host = f"[{command.host}]" if ":" in command.host else command.host.lower()
     return (*LOOPBACK, host, *(name.lower() for name in command.allow_host))
+
+
+def _bytes_of(gigabytes: float) -> int:
+    require(0 < gigabytes <= MOST_GB, "state-gb", gigabytes, f"must be above 0 and at most {MOST_GB}")
+    return int(1e9 * gigabytes)
 
 
 def _open_studio(command: ServeOptions, stack: contextlib.ExitStack) -> Studio:

@@ -37,6 +37,7 @@ class EngineCore:
     Attributes:
         stage: One of loading, ready, draining and failed.
         message: What is going on, in words.
+        is_drained: Whether all is saved and the viewers may be told.
         lock: Guards all sessions; threads wait on it for news.
         cost: Seconds of work per second of stream, the mean of all sessions; None before any is known.
         totals: Counts since the start.
@@ -53,7 +54,7 @@ class EngineCore:
         prefix: str = "",
     ) -> None:
         self.studio, self.limits, self.store, self.clock, self.prefix = studio, limits, store, clock, prefix
-        self.stage, self.message = LOADING, "starting"
+        self.stage, self.message, self.is_drained = LOADING, "starting", False
         self.lock = threading.Condition(threading.RLock())
         self.sessions: dict[str, Session] = {}
         self.cost: float | None = None
@@ -76,18 +77,51 @@ class EngineCore:
         kept = History(self.limits.history_bytes)
         return Session(name, body, client, now, size, kept, prompt=body.prompt, unwatched_since=now)
 
-    def save_now(self, session: Session, source: Source) -> SavedView | None:
-        """Write a session to the disk; None, and a line in the log, if that fails."""
-        return self.save_as(stored(session), source)
+    def save_as(self, about: StoredSession, source: Source) -> SavedView:
+        """Write a source, as its session was when this was asked for. Others make room for it.
 
-    def save_as(self, about: StoredSession, source: Source) -> SavedView | None:
-        """Write a source that was forked from a session, as it was then."""
+        Raises:
+            RefusedError: It cannot be written, or there is no room; a line in the log says so, too.
+        """
+        is_new = not self.store.has(about.id)
         try:
             self.store.save(about, source)
-            return SavedView(id=about.id, block=about.block)
+            if (not self._make_room() and is_new) or not self.store.has(about.id):
+                most = self.limits.state_bytes / 1e9
+                raise ValueError(f"there is no room for it in the {most:g} GB of {self.store.folder}; see --state-gb")
         except (ValueError, OSError) as error:
+            if is_new:
+                self.store.remove(about.id)
             log.warning("stream %s is not saved: %s", about.id, describe(error))
-            return None
+            raise RefusedError(507, f"the stream is not saved: {describe(error)}") from None
+        return SavedView(id=about.id, block=about.block)
+
+    def _make_room(self) -> bool:
+        """Remove saved sessions that do not run until the folder is small enough; returns whether it is."""
+        sizes, gone = self.store.sizes(), list[str]()
+        excess = sum(sizes.values()) - self.limits.state_bytes
+        with self.lock:
+            idle = [name for name in sizes if self._state_of(name) in (*states.OVER, states.SAVED)]
+            for name in sorted(idle, key=lambda name: self._state_of(name) == states.SAVED):  # what is over goes first
+                if excess <= 0:
+                    break
+                excess -= sizes[name]
+                gone.append(name)
+                self._end_saved(name)
+        for name in gone:
+            self.store.remove(name)
+        return excess <= 0
+
+    def _state_of(self, name: str) -> str:
+        return self.sessions[name].state if name in self.sessions else states.ENDED
+
+    def _end_saved(self, name: str) -> None:
+        """Note that what was saved of a session is going to be removed."""
+        session = self.sessions.get(name)
+        if session is not None and session.state == states.SAVED:
+            session.state, session.message = states.ENDED, "removed: newer streams needed its place on the disk"
+            log.warning("stream %s was removed: newer ones needed its place on the disk", name)
+            session.tell()
 
     def release(self, session: Session) -> None:
         """Let go of a session's source and encoder. The encoder's thread ends after what it is doing."""

@@ -12,6 +12,7 @@ from omniforcing_jax.layout import FRAME_RATE
 from omniforcing_jax.serve import schedule, seats
 from omniforcing_jax.serve import session as states
 from omniforcing_jax.serve.core import BROKEN, DRAINING, READY, EngineCore, stored
+from omniforcing_jax.serve.limits import RefusedError
 from omniforcing_jax.serve.session import Change, Session
 from omniforcing_jax.serve.studio import Source
 
@@ -53,16 +54,22 @@ class Engine(EngineCore):
             self.stage, self.message = DRAINING, "the server is going down"
             running = [each for each in self.sessions.values() if each.source is not None and each.block]
             for session in self.sessions.values():
-                session.message = "the server is going down" + (
-                    "; the stream is saved" if self.store.folder is not None else ""
-                )
+                session.message = "the server is going down"
         self.stop()
         for session in running if self.store.folder is not None else ():
             if session.state not in states.OVER and session.source is not None:
-                self.save_now(session, session.source)
+                self._save_last(session, session.source)
         with self.lock:
+            self.is_drained = True
             for session in self.sessions.values():
                 session.tell()
+
+    def _save_last(self, session: Session, source: Source) -> None:
+        try:
+            self.save_as(stored(session), source)
+            session.message += "; the stream is saved"
+        except RefusedError as refusal:
+            session.message += f"; {refusal.message}"
 
     def stop(self) -> None:
         """End the threads after what they are doing."""
@@ -171,8 +178,8 @@ class Engine(EngineCore):
                 session.publish(rest, self.clock())
             session.state, session.message, session.is_seated = states.ENDED, "the stream has ended", False
             session.source = session.pipe = None
-            self.store.remove(session.id)
             session.tell()
+        self.saving.submit(self.store.remove, session.id)
 
     def _save_now_and_then(self, session: Session, source: Source) -> None:
         """Save every so many blocks: a copy, so that the stream need not wait for the disk."""

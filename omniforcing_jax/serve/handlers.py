@@ -81,10 +81,7 @@ async def fork(context: ServerContext, request: Request, body: None) -> StreamVi
 async def save(context: ServerContext, request: Request, body: None) -> SavedView:
     """Save a stream."""
     written = await asyncio.wrap_future(requests.save(context.engine, _session(context, request)))
-    saved = await asyncio.wrap_future(written)
-    if saved is None:
-        raise RefusedError(507, "the stream could not be saved; the server's log says why")
-    return saved
+    return await asyncio.wrap_future(written)
 
 
 async def delete(context: ServerContext, request: Request, body: None) -> Response:

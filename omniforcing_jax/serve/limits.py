@@ -30,6 +30,7 @@ class Limits:
         viewers: Viewers of one stream.
         idle_s: Seconds after which a stream that nobody watches is put away.
         history_bytes: Bytes of fragments that are kept of one stream.
+        state_bytes: Bytes of saved streams on the disk, beside the one that is being written.
         save_every: Blocks between two saves to the state folder; 0 saves only at the end.
         requests_per_s: Requests of one client per second that change something.
         upload_bytes: Bytes of one upload.
@@ -42,6 +43,7 @@ class Limits:
     viewers: int = 200
     idle_s: float = 600.0
     history_bytes: int = 64_000_000
+    state_bytes: int = 40_000_000_000
     save_every: int = 30
     requests_per_s: float = 10.0
     upload_bytes: int = 32_000_000

@@ -16,7 +16,6 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from omniforcing_jax.serve import requests, viewers
 from omniforcing_jax.serve import session as states
 from omniforcing_jax.serve.context import HlsViewer, ServerContext
-from omniforcing_jax.serve.core import DRAINING
 from omniforcing_jax.serve.fragments import Fragmenter
 from omniforcing_jax.serve.history import Taken
 from omniforcing_jax.serve.limits import RefusedError
@@ -52,7 +51,7 @@ async def until_news(event: asyncio.Event, seconds: float = NEWS_S) -> None:
 
 def is_over(context: ServerContext, session: Session) -> bool:
     """Return whether nothing more will come."""
-    return session.state in states.OVER or context.engine.stage == DRAINING
+    return session.state in states.OVER or context.engine.is_drained
 
 
 async def grow_file(context: ServerContext, session: Session, at_start: bool) -> AsyncIterator[bytes]:

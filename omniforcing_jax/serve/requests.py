@@ -155,7 +155,7 @@ def fork(core: EngineCore, session: Session, client: str) -> "Future[Session]":
     return at_border(core, session, work)
 
 
-def save(core: EngineCore, session: Session) -> "Future[Future[SavedView | None]]":
+def save(core: EngineCore, session: Session) -> "Future[Future[SavedView]]":
     """Save a session, which goes on meanwhile. The inner future is there at the next border.
 
     Raises:
@@ -166,7 +166,7 @@ def save(core: EngineCore, session: Session) -> "Future[Future[SavedView | None]
     if not session.block:
         raise RefusedError(409, "the stream has no block yet")
 
-    def work(source: Source) -> "Future[SavedView | None]":
+    def work(source: Source) -> "Future[SavedView]":
         session.saved_block = session.block
         return core.saving.submit(core.save_as, stored(session), source.fork())
 

@@ -12,7 +12,9 @@ from omniforcing_jax.serve import session as states
 from omniforcing_jax.serve.core import READY, EngineCore, stored
 from omniforcing_jax.serve.fragments import Fragmenter
 from omniforcing_jax.serve.history import History
+from omniforcing_jax.serve.limits import RefusedError
 from omniforcing_jax.serve.session import Session
+from omniforcing_jax.serve.stored import StoredSession
 from omniforcing_jax.serve.studio import Source
 from omniforcing_jax.stream.chunk import Chunk
 from omniforcing_jax.stream.mp4 import Overlapped
@@ -55,6 +57,7 @@ def begin(core: EngineCore, session: Session) -> None:
     def prepare() -> None:
         try:
             if session.saved_block:
+                core.saving.submit(lambda: None).result()  # it may be on its way to the disk
                 source = core.studio.reopen(core.store.stream_of(session.id))
             else:
                 source = core.studio.open(session.body, session.start, say)
@@ -99,12 +102,22 @@ def put_away(core: EngineCore, session: Session) -> None:
     if core.store.folder is None or source is None or not session.block:
         session.state, session.message = states.ENDED, "closed, because nobody watched"
     else:
-        core.saving.submit(core.save_as, stored(session), source)
+        core.saving.submit(_save_or_end, core, session, stored(session), source)
         session.state, session.message = states.SAVED, "saved, because nobody watched"
         session.saved_block, session.left_s = session.block, session.made_s
         session.history, session.fragmenter = History(core.limits.history_bytes), None
     core.release(session)
     session.tell()
+
+
+def _save_or_end(core: EngineCore, session: Session, about: StoredSession, source: Source) -> None:
+    try:
+        core.save_as(about, source)
+    except RefusedError as refusal:
+        with core.lock:
+            if session.state == states.SAVED:
+                session.state, session.message = states.ENDED, refusal.message
+                session.tell()
 
 
 def want(core: EngineCore, session: Session) -> None:

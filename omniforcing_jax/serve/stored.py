@@ -6,6 +6,7 @@
 Names of folders are made here and never come from a client.
 """
 
+import contextlib
 import dataclasses
 import re
 import shutil
@@ -55,6 +56,22 @@ class Store:
         source.save(place / STREAM)
         about = {"body": dataclasses.asdict(session.body), "block": session.block}
         write_json(place / SESSION, {**about, "prompt": session.prompt, "made_s": session.made_s})
+
+    def sizes(self) -> dict[str, int]:
+        """Return the bytes of each session's folder by its name, the one that was saved longest ago first."""
+        if self.folder is None:
+            return {}
+        found = []
+        for place in self.folder.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # another thread may remove it meanwhile
+                if ID.fullmatch(place.name):
+                    size = sum(each.stat().st_size for each in place.rglob("*") if each.is_file())
+                    found.append((place.stat().st_mtime, place.name, size))
+        return {name: size for _, name, size in sorted(found)}
+
+    def has(self, name: str) -> bool:
+        """Return whether a session is saved."""
+        return self.folder is not None and (self.folder / name / SESSION).is_file()
 
     def stream_of(self, name: str) -> Path:
         """Return the folder that a source was saved to."""

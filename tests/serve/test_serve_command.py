@@ -23,6 +23,8 @@ from omniforcing_jax.serve.server import JsonLines, listen
         (["--seats", "0"], "seats=0: must be at least 1"),
         (["--max-sessions", "0"], "max-sessions=0: must be from 1 to 1000"),
         (["--state", "/proc/no"], "/proc"),
+        (["--state-gb", "0"], "state-gb=0.0: must be above 0"),
+        (["--state-gb", "nan"], "state-gb=nan: must be above 0 and at most 1000000"),
     ],
 )
 def test_what_cannot_be_served_is_said_in_one_line(flags, words, capsys, monkeypatch):
