@@ -272,8 +272,8 @@ class ServeOptions(SharingOptions, ReachOptions):
 class PlanOptions(NetworkOptions, SizeOptions):
     """Print the memory that a stream needs on a card, and the speed to expect. No card is needed; nothing is loaded.
 
-    Memory is counted from shapes. The speed follows from the card's peaks and is not measured. The exit code is 1 if
-    the stream does not fit.
+    Memory is counted from shapes. The speed follows from the card's peaks, and from the shares of them that one H200
+    reached. The exit code is 1 if the stream does not fit.
 
     Examples:
       omniforcing plan --preset ltx2-19b --device h100

@@ -33,7 +33,7 @@ GB = 1e9
 SHORT = 2  # blocks of a short window
 NOTES = (
     "Memory is counted from shapes; programs and the reserve are upper guesses.",
-    "Speed is expected from the peaks of the card. It is not measured.",
+    "Speed is expected from the card's peaks, and from the shares of them that one H200 reached.",
 )
 NO_FLOAT8 = "This card multiplies float8 in bfloat16: it saves memory and no time. int8 saves both."
 

@@ -1,7 +1,7 @@
 """A stream on a card that is not there: memory by part, and the speed to expect from the card's peaks.
 
 Nothing is allocated or compiled. Weights, cache, text keys and carries are counted exactly from shapes, the memory of a
-program from its trace (parallel/jaxpr_work.py). **Speeds are expected, not measured**: see `Assumptions`.
+program from its trace (parallel/jaxpr_work.py). **Speeds are expected**: see `Assumptions`.
 """
 
 import dataclasses
@@ -40,26 +40,28 @@ RESERVED = 1_000_000_000
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Assumptions:
-    """What an expected speed rests on; none of it was measured here.
+    """What an expected speed rests on: one card. Shares are those of the profile of an H200 (docs/gpu.md).
 
     Attributes:
         products: Share of the peak that products of the layers reach.
         attention: The same for fused attention.
         convolutions: The same for the decoders.
-        bandwidth: Share of the bandwidth that is reached.
+        bandwidth: Share of the bandwidth that is reached outside large products.
         passes: How often a layer reads or writes its hidden states outside products: norms, rotations, gates. Counted
             in the program that was compiled for an H100 (docs/gpu.md).
+        eight_bit_passes: More of them, which round to eight bits; counted likewise.
         kernels: Kernels of a layer, of that program.
-        launch_s: Seconds that a kernel takes at least.
+        launch_s: Seconds that a kernel takes at least; most of sound's kernels take no longer.
     """
 
-    products: float = 0.65
-    attention: float = 0.55
-    convolutions: float = 0.5
-    bandwidth: float = 0.85
-    passes: float = 34.0
-    kernels: float = 86.0
-    launch_s: float = 1e-6
+    products: float = 0.8
+    attention: float = 0.45
+    convolutions: float = 0.38
+    bandwidth: float = 0.35
+    passes: float = 30.0
+    eight_bit_passes: float = 19.0
+    kernels: float = 82.0
+    launch_s: float = 2.8e-6
 
 
 PERFECT = Assumptions(products=1.0, attention=1.0, convolutions=1.0, bandwidth=1.0, launch_s=0.0)
@@ -176,7 +178,8 @@ def time_by_part(plan: StreamPlan, programs: Programs, card: Card, assumed: Assu
     layout, model = plan.static.sampler.layout, plan.static.model
     tokens = layout.step_v * plan.static.grid[0] * plan.static.grid[1] * model.video.width
     tokens += layout.step_a * model.audio.width
-    nbytes = assumed.passes * len(plan.request.prompts) * tokens * jnp.dtype(plan.static.dtype).itemsize
+    passes = assumed.passes + (0.0 if plan.config.model.eight_bits is None else assumed.eight_bit_passes)
+    nbytes = passes * len(plan.request.prompts) * tokens * jnp.dtype(plan.static.dtype).itemsize
     seconds = {
         "products of the layers": _seconds(
             (each for each in network if not each.is_batched), card, assumed.products, assumed.bandwidth
