@@ -26,6 +26,7 @@ from omniforcing_jax.parallel import mesh as meshes
 from omniforcing_jax.parallel.sharding import activation_spec
 from omniforcing_jax.pipeline.pipeline import PipelineConfig
 from omniforcing_jax.rollout import StaticConfig
+from omniforcing_jax.stream.camera.path import standing_positions
 from omniforcing_jax.text.contexts import TextContexts
 from omniforcing_jax.train import gradient, optimiser, state, step
 
@@ -127,7 +128,7 @@ def late_block_inputs(subject: Subject, mesh: Mesh, *, has_list: bool = False) -
     cache = jax.eval_shape(lambda: rollout.make_cache(static, batch, has_list))
     table = jax.eval_shape(partial(rollout.stream_network, static=static), params).table
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch))
-    positions = rollout.block_positions(static, static.sampler.past_blocks + 1)
+    positions = standing_positions(static, cache.video, static.sampler.past_blocks + 1)
     return BlockInputs(
         cache=_of_cache(cache, mesh),
         params=rollout.StreamNetwork(params=params, table=whole(table, mesh)),

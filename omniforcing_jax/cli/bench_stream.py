@@ -43,6 +43,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from omniforcing_jax.cli.options import BenchOptions
 from omniforcing_jax.io import machine
@@ -60,6 +61,7 @@ from omniforcing_jax.pipeline.shipped import STUDENT, find_weights
 from omniforcing_jax.stream.ahead import ProgramsAhead, compile_ahead
 from omniforcing_jax.stream.chunk import Chunk
 from omniforcing_jax.stream.chunk_stream import ChunkStream, Trace, no_trace
+from omniforcing_jax.stream.conditioning.condition import NO_CONDITION, Condition
 from omniforcing_jax.stream.mp4 import Mp4Writer, Overlapped
 from omniforcing_jax.stream.plan import StreamPlan, check_stream_memory, plan_stream, resolve_request
 from omniforcing_jax.stream.request import StreamRequest
@@ -208,7 +210,8 @@ def load_subject(command: BenchOptions) -> BenchSubject:
         pipeline = checks.load(command.weights or STUDENT, config, dtype)
     else:
         pipeline = random_pipeline(config, command.seed, dtype)
-    plan = plan_stream(pipeline, dataclasses.replace(plan.request, contexts=contexts))
+    start = _first_picture(plan) if plan.static.sampler.needs_picture else NO_CONDITION
+    plan = plan_stream(pipeline, dataclasses.replace(plan.request, contexts=contexts, start=start))
     return BenchSubject(pipeline=pipeline, plan=plan, blocks=command.blocks or 0, ahead=ahead)
 
 
@@ -231,6 +234,12 @@ def _plan(command: BenchOptions) -> StreamPlan:
     plan = resolve_request(_config_of(command), request)
     check_stream_memory(plan, plan.static.dtype, loaded=False)
     return plan
+
+
+def _first_picture(plan: StreamPlan) -> Condition:
+    """Return a grey picture of the stream's size, for weights that must begin with one."""
+    height, width = (side * plan.config.video_vae.spatial_compression for side in plan.static.grid)
+    return Condition(picture=np.full((1, height, width, 3), 127, np.uint8))
 
 
 def random_contexts(config: PipelineConfig) -> TextContexts:

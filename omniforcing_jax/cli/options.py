@@ -23,6 +23,7 @@ Steps = Annotated[int | None, tyro.conf.arg(metavar="STEPS")]
 File = Annotated[Path, tyro.conf.arg(metavar="FILE")]
 SomeFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
 SomeFolder = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")]
+Camera = Annotated[str | None, tyro.conf.arg(metavar="KEYS-FRAMES,...")]
 Weights = Annotated[str, tyro.conf.arg(metavar="FOLDER|NAME")]
 
 
@@ -62,7 +63,7 @@ class SteeringOptions:
     """Past blocks that are computed again under a new prompt, the newest first; by default all that a block sees."""
     fade: Annotated[int, tyro.conf.arg(metavar="BLOCKS")] = 0
     """Blocks over which one prompt fades into the next."""
-    camera: Annotated[str | None, tyro.conf.arg(metavar="KEYS-FRAMES,...")] = None
+    camera: Camera = None
     """Move the camera, of weights with camera attention: w-24,wd-48,none-24 holds keys of w a s d (move) and i k j l
     (turn) for so many frames. After the last one it stands. With --resume they replace what is left."""
 
@@ -150,6 +151,8 @@ class SampleOptions(SizeOptions):
     """Noise levels: those of the schedule with --steps steps, or the eight of LTX-2's distilled weights."""
     renewal: Annotated[float, tyro.conf.arg(metavar="SHARE")] = 0.0
     """Share of fresh noise in each step, from 0 (Euler's method) to 1 (a diffusion process run backwards)."""
+    camera: Camera = None
+    """Move the camera, of weights with camera attention, as the command stream does."""
     guidance: Annotated[tuple[str, ...], tyro.conf.arg(metavar="STRENGTH [...]")] = ("3",)
     """Strength of guidance: one number for both streams, two for video and audio, or names with values, such as cfg=3
     audio.cfg=7 stg=1 layers=4 rescale=0.7."""

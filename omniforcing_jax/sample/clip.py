@@ -29,6 +29,7 @@ from omniforcing_jax.pipeline.shipped import TEACHER
 from omniforcing_jax.sample.plan import ClipPlan, ClipStaticConfig, encode_plan_on_disk, plan_clip
 from omniforcing_jax.sample.request import GUIDANCE, SECONDS, STEPS, ClipRequest
 from omniforcing_jax.schedule import add_noise, euler_step, renew, to_velocity
+from omniforcing_jax.stream.camera.path import clip_cameras
 from omniforcing_jax.stream.chunk import Chunk
 from omniforcing_jax.stream.decode import decode_clip
 from omniforcing_jax.streams import Streams
@@ -113,6 +114,7 @@ class ClipOptions(TypedDict, total=False):
     negative_contexts: text_source.TextSource
     renewal: int | float
     sigmas: Sequence[float] | None
+    camera: str | None
 
 
 def sample_clip(
@@ -134,7 +136,7 @@ def sample_clip(
         guidance: Guidance strengths; a number is classifier-free guidance of both streams.
         seed: Random seed.
         **options: The other fields of `ClipRequest`, which describes them: height, width, dtype, contexts,
-            negative_contexts, renewal, sigmas.
+            negative_contexts, renewal, sigmas, camera.
 
     Returns:
         One chunk per prompt, with its whole clip; its index is that of the prompt.
@@ -171,7 +173,9 @@ def sample_planned(
     if start is not None:
         _check_start(start, jax.eval_shape(draw, key))
     text = _encode_text(pipeline, plan)
-    positions = make_positions(plan.config.model, clip_block(plan.frames, plan.tokens[1]), plan.grid)
+    camera, clip = plan.config.model.camera, clip_block(plan.frames, plan.tokens[1])
+    cameras = None if camera is None else clip_cameras(plan.request.camera, camera, plan.grid, plan.frames)
+    positions = make_positions(plan.config.model, clip, plan.grid, cameras=cameras)
     latents = draw(key) if start is None else start
     for done, step in enumerate(_list_steps(plan, draw, jax.random.fold_in(key, LATER_NOISE)), start=1):
         latents = clip_step(pipeline.transformer, latents, step, text, positions, static=plan.static)

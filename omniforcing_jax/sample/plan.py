@@ -79,6 +79,8 @@ def plan_clip(weights: checks.Weights, request: ClipRequest) -> ClipPlan:
     config, guidance, levels = checks.pipeline_config(weights), request.strengths, request.levels
     contexts, negative = text_source.open_source(request.contexts), request.negative_contexts
     checks.refuse_student(config)
+    has_cameras = request.camera is None or config.model.camera is not None
+    require(has_cameras, "camera", request.camera, f"{config.name!r} has no camera attention")
     for layer in guidance.stg_layers:
         require(0 <= layer < config.model.layers, "layers", layer, f"must be below {config.model.layers}")
     plan = ClipPlan(

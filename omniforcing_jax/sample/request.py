@@ -12,6 +12,7 @@ from omniforcing_jax.guidance import GuidanceConfig, StreamGuidance
 from omniforcing_jax.pipeline.checks import check_dtype, check_seed
 from omniforcing_jax.pipeline.text_source import TextSource
 from omniforcing_jax.schedule import ltx2_schedule
+from omniforcing_jax.stream.camera.motion import parse_camera
 from omniforcing_jax.strict_json import require
 
 SECONDS = 5  # the clips that the teachers were trained on
@@ -40,6 +41,7 @@ class ClipRequest:
             prompt, the negative prompt is the empty one.
         renewal: Amount of fresh noise in a step, see `schedule.fresh_shares`. 0 takes Euler steps. 1 takes the steps of
             a reversed diffusion: they correct more of the network's errors, but more of them are needed.
+        camera: Keys that move the camera, see `StreamRequest.camera`; the same for all clips.
         sigmas: Noise levels from 1 to 0, such as `schedule.DISTILLED` for LTX-2's distilled weights. None is LTX-2's
             schedule with `steps` steps.
 
@@ -59,6 +61,7 @@ class ClipRequest:
     negative_contexts: TextSource = None
     renewal: int | float = 0.0
     sigmas: Sequence[float] | None = None
+    camera: str | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.prompts, str):
@@ -68,6 +71,8 @@ class ClipRequest:
         require(math.isfinite(self.seconds), "seconds", self.seconds, "must be a finite number")
         check_seed(self.seed)
         check_dtype(self.dtype)
+        if self.camera is not None:
+            parse_camera(self.camera)
         rule = "must be finite and not negative"
         require(0 <= self.renewal < math.inf, "renewal", self.renewal, rule)
         require(1 <= self.steps <= MOST_STEPS, "steps", self.steps, f"must be between 1 and {MOST_STEPS}")

@@ -21,13 +21,13 @@ from omniforcing_jax.pipeline.budget import count_bytes
 from omniforcing_jax.pipeline.cards import Card
 from omniforcing_jax.pipeline.pipeline import Pipeline, abstract_pipeline
 from omniforcing_jax.rollout import (
-    block_positions,
     commit_block,
     denoise_block,
     make_cache,
     make_prompt_kv,
     stream_network,
 )
+from omniforcing_jax.stream.camera.path import standing_positions
 from omniforcing_jax.stream.decode import decode_audio, decode_video
 from omniforcing_jax.stream.plan import StreamPlan
 from omniforcing_jax.stream.prompt_change.history import make_history
@@ -118,7 +118,7 @@ def stream_parts(plan: StreamPlan, text_tokens: int, has_mask: bool = True) -> P
 def trace_programs(plan: StreamPlan, parts: Parts) -> Programs:
     """Trace the programs of a late block over shapes."""
     static, rows, layout = plan.static, len(plan.request.prompts), plan.static.sampler.layout
-    positions = block_positions(static, 2 + plan.lookahead)
+    positions = standing_positions(static, parts.cache.video, 2 + plan.lookahead)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows))
     shared = (parts.network, parts.cache, parts.prompt, keys)
     tokens = layout.step_v * static.grid[0] * static.grid[1]

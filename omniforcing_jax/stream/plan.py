@@ -57,9 +57,6 @@ def plan_stream(weights: checks.Weights, request: StreamRequest) -> StreamPlan:
     text_source.check_text(config, request.prompts, request.contexts, weights)
     plan = plan._replace(conditioning=plan_conditioning(config, plan.static, plan.blocks, request.start, request.drive))
     is_given = plan.conditioning.picture_blocks or plan.conditioning.sound_blocks
-    has_picture = not plan.static.sampler.needs_picture or plan.conditioning.picture_blocks > 0
-    rule = "these weights make no first picture; give one with --from-image, or start=Condition(picture=...)"
-    require(has_picture, "from-image", request.start.picture, rule)
     rule = "must be a single one with given picture or sound, which a batch cannot have"
     require(len(request.prompts) == 1 or not is_given, "prompt", request.prompts, rule)
     check_stream_memory(plan, request.dtype, is_loaded)

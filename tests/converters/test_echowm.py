@@ -19,6 +19,7 @@ from converters.registry import COMPONENTS, PREFIXES
 from omniforcing_jax.config import CameraConfig
 from omniforcing_jax.pipeline.presets import STUDENTS
 from omniforcing_jax.pipeline.weights_folder import read_pipeline_config
+from omniforcing_jax.stream.camera.path import CameraReceipt
 from omniforcing_jax.stream.conditioning.condition import Condition
 from omniforcing_jax.stream.resume import resume
 from omniforcing_jax.stream.saved import save
@@ -70,7 +71,8 @@ def test_a_merged_file_is_streamed_steered_cut_resumed_and_exported_to_the_same_
     for k, chunk in enumerate(stream):
         steered.append(chunk)
         if k + 1 == CHANGED:
-            assert stream.set_camera("jl-24,s-120").second == CHANGED - 1
+            receipt = CameraReceipt(block=CHANGED, second=CHANGED - 1, frames=144)
+            assert stream.set_camera("jl-24,s-120") == receipt
         if k + 1 == CUT:
             save(stream, tmp_path / "state")
     again = list(resume(tmp_path / "state", ours))

@@ -1,7 +1,6 @@
-"""Cameras of a stream: keys, a path that changes on the way, saved and resumed; streamed equals masked."""
+"""Cameras of a stream: keys and paths, and what is refused; streamed equals masked. A whole walk: test_echowm.py."""
 
 import dataclasses
-import itertools
 from functools import cache
 
 import jax
@@ -20,15 +19,13 @@ from omniforcing_jax.model.transformer import list_layers, predict
 from omniforcing_jax.model.view import Sigmas, masked, one_sigma, streaming
 from omniforcing_jax.nn.attention import NO_PAST
 from omniforcing_jax.pipeline.pipeline import abstract_pipeline
-from omniforcing_jax.pipeline.presets import TINY_STREAM
+from omniforcing_jax.pipeline.presets import TINY_CLIP, TINY_STREAM
 from omniforcing_jax.rollout import StaticConfig, block_positions
+from omniforcing_jax.sample.clip import sample_clip
 from omniforcing_jax.stream.camera.motion import Segment, parse_camera
 from omniforcing_jax.stream.camera.path import CameraPath, advance_path, begin_path, change_path, check_path
-from omniforcing_jax.stream.chunk_stream import ChunkStream
 from omniforcing_jax.stream.conditioning.compress import compress_frames
 from omniforcing_jax.stream.conditioning.condition import Condition
-from omniforcing_jax.stream.resume import resume
-from omniforcing_jax.stream.saved import save
 from omniforcing_jax.stream.start import open_stream
 from omniforcing_jax.streams import Streams
 from omniforcing_jax.text.contexts import TextContexts
@@ -50,21 +47,6 @@ def weights():
 
 def contexts():
     return TextContexts(jnp.ones((1, 3, 64)), jnp.ones((1, 3, 32)), jnp.ones((1, 3), jnp.int32))
-
-
-def picture():
-    height, width = TINY_STREAM.resolution
-    return np.random.default_rng(5).integers(0, 255, (1, height, width, 3), np.uint8)
-
-
-def open_moving(camera, seconds=None) -> ChunkStream:
-    start = Condition(picture=picture())
-    return open_stream(weights(), "", seconds, seed=3, contexts=contexts(), start=start, camera=camera)
-
-
-def same(one, other) -> bool:
-    pairs = list(itertools.zip_longest(one, other))
-    return all(np.array_equal(a.video, b.video) and np.array_equal(a.audio, b.audio) for a, b in pairs)
 
 
 @pytest.mark.parametrize("is_listed", [False, pytest.param(True, marks=pytest.mark.long)], ids=["stacked", "listed"])
@@ -114,24 +96,9 @@ def test_a_stream_through_cameras_is_the_masked_clip(is_listed):
         np.testing.assert_allclose(ours, other, atol=2e-4)
 
 
-@pytest.mark.long
-def test_a_path_that_changes_on_the_way_goes_on_saved_and_resumed_bit_by_bit(tmp_path):
-    stream = open_moving(KEYS, 5)
-    begun = list(itertools.islice(stream, 2))
-    receipt = stream.set_camera("l-24")
-    assert (receipt.block, receipt.second, receipt.frames) == (2, 1, 24)
-    begun += list(itertools.islice(stream, 1))
-    save(stream, tmp_path)
-    rest = list(stream)
-    assert same(list(resume(tmp_path, weights())), rest)
-    unchanged = list(open_moving(KEYS, 5))
-    assert same(begun[:2], unchanged[:2])
-    assert not np.array_equal(begun[2].video, unchanged[2].video)
-
-
 def test_what_a_stream_with_cameras_needs_is_refused_without_it(no_work):
     with pytest.raises(ValueError, match="from-image=None: these weights make no first picture"):
-        open_stream(weights().replace(config=weights().config), "", 3, contexts=contexts())
+        open_stream(weights(), "", 3, contexts=contexts())
     with pytest.raises(ValueError, match="camera='w-24': 'tiny' has no camera attention"):
         open_stream(fill(abstract_pipeline(TINY_STREAM)), "a red ball", 3, camera="w-24")
 
@@ -140,6 +107,18 @@ def test_what_a_stream_with_cameras_needs_is_refused_without_it(no_work):
 def test_keys_that_cannot_be_read_are_refused_by_their_segment(text):
     with pytest.raises(ValueError, match=r"^camera=.*is no segment, must be KEYS-FRAMES"):
         parse_camera(text)
+
+
+@pytest.mark.long
+def test_a_teacher_s_clip_follows_the_camera():
+    """The tiny network as a teacher: standing is the default, and keys change the clip."""
+    config = dataclasses.replace(TINY_CLIP, model=CAMERA, words=None)
+    teacher = fill(abstract_pipeline(config))
+    how = {"seconds": 1, "steps": 2, "guidance": 1.0, "contexts": contexts()}
+    still, moved = (sample_clip(teacher, [""], camera=camera, **how)[0] for camera in (None, "wl-24"))
+    assert not np.array_equal(still.video, moved.video)
+    with pytest.raises(ValueError, match="camera='w-24': 'tiny-teacher' has no camera attention"):
+        sample_clip(fill(abstract_pipeline(TINY_CLIP)), ["a red ball"], camera="w-24")
 
 
 def test_keys_are_read_in_any_order_and_case():

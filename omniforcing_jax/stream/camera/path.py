@@ -10,10 +10,11 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from omniforcing_jax.config import CameraMotion, SamplerConfig
+from omniforcing_jax.config import CameraConfig, CameraMotion, SamplerConfig
 from omniforcing_jax.layout import PIXELS_PER_LATENT
 from omniforcing_jax.model.cache import Slots
-from omniforcing_jax.model.cameras import Shots, cameras_of_block, lens_matrix
+from omniforcing_jax.model.cameras import Shots, cameras_of_block, cameras_of_clip, lens_matrix
+from omniforcing_jax.nn.camera import Cameras
 from omniforcing_jax.rollout import BlockPositions, StaticConfig, block_positions
 from omniforcing_jax.stream.camera.motion import MotionState, Segment, move, parse_camera, pose_of
 from omniforcing_jax.strict_json import Config, require
@@ -83,23 +84,33 @@ def receipt_of(path: CameraPath, sampler: SamplerConfig, block: int) -> CameraRe
 def advance_path(path: CameraPath, motion: CameraMotion, sampler: SamplerConfig, block: int) -> CameraPath:
     """Move the camera through a block. It must be the next one.
 
-    Latent frame f shows the camera at pixel frame 8 f, and frame 0 the beginning of the path.
-
     Args:
         path: The path up to the block.
         motion: How keys move it.
         sampler: Says which blocks later ones see.
         block: The block.
     """
-    span, poses, state, segments = sampler.layout.block(block), [], path.state, path.segments
-    for frame in range(span.video_start, span.video_end):
+    span, needed = sampler.layout.block(block), blocks_seen(sampler, block)
+    moved, poses = _walk(path, motion, range(span.video_start, span.video_end))
+    kept = (each for each in path.seen if each.block in needed)
+    return dataclasses.replace(moved, seen=(*kept, BlockPoses(block=block, poses=poses)))
+
+
+def clip_cameras(camera: str | None, config: CameraConfig, grid: tuple[int, int], frames: int) -> Cameras:
+    """Make the cameras of a whole clip of so many latent frames from camera keys; None stands still."""
+    poses = _matrices(_walk(begin_path(camera), config.motion, range(frames))[1])[None]
+    lens = lens_matrix(config.motion.view_degrees, *grid)
+    return cameras_of_clip(Shots(poses, np.broadcast_to(lens, poses.shape)))
+
+
+def _walk(path: CameraPath, motion: CameraMotion, frames: range) -> tuple[CameraPath, tuple[Pose, ...]]:
+    """Move through latent frames; f shows the camera at pixel frame 8 f, and 0 the beginning of the path."""
+    poses, state, segments = [], path.state, path.segments
+    for frame in frames:
         for _ in range(PIXELS_PER_LATENT if frame else 0):
             state, segments = _next_frame(motion, state, segments)
         poses.append(tuple(pose_of(state, motion)[:3].ravel().tolist()))
-    made, needed = BlockPoses(block=block, poses=tuple(poses)), blocks_seen(sampler, block)
-    return CameraPath(
-        segments=segments, state=state, seen=(*(each for each in path.seen if each.block in needed), made)
-    )
+    return dataclasses.replace(path, state=state, segments=segments), tuple(poses)
 
 
 def blocks_seen(sampler: SamplerConfig, block: int) -> list[int]:
@@ -141,6 +152,14 @@ def next_positions(
     poses = {each.block: _matrices(each.poses)[None] for each in path.seen}
     shots = {block: Shots(each, np.broadcast_to(lens, each.shape)) for block, each in poses.items()}
     return block_positions(static, k, cameras_of_block(static.sampler, slots, shots, k)), path
+
+
+def standing_positions(static: StaticConfig, slots: Slots, k: int) -> BlockPositions:
+    """Make the positions of block k of a stream whose camera stands, if it has one, as a program is compiled for."""
+    path = None if static.model.camera is None else CameraPath()
+    for block in range(k if path else 0):
+        path = next_positions(static, path, slots, block)[1]
+    return next_positions(static, path, slots, k)[0]
 
 
 def _matrices(poses: Sequence[Pose]) -> Float[np.ndarray, "F 4 4"]:

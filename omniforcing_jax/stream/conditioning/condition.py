@@ -133,6 +133,9 @@ def plan_conditioning(
             twice, or if nothing is left to make.
     """
     _check_combination(blocks, start, drive)
+    rule = "these weights make no first picture; give one with --from-image, or start=Condition(picture=...)"
+    is_made = start.picture is None and drive.picture is None
+    require(not (static.sampler.needs_picture and is_made), "from-image", None, rule)
     mel = dataclasses.replace(LTX2_MEL, bins=config.audio_vae.mel_bins)
     height, width = (side * config.video_vae.spatial_compression for side in static.grid)
     plan = _add_start(ConditioningPlan(mel=mel, size=(height, width)), config, static, blocks, start)
