@@ -55,6 +55,8 @@ class Arguments:
     """Kernels to list one by one, the dearest first, each with its named scopes."""
     weights_dtype: Literal["int8", "float8"] | None = None
     """Eight bits for the matrices that are in eight bits by default (default: none, all in bfloat16)."""
+    cache_dtype: Literal["int8", "float8"] | None = None
+    """Eight bits for cached keys and values of video (default: none, all in bfloat16)."""
     xla_flags: str = ""
     """More flags of XLA, such as --xla_gpu_force_conv_nhwc=true."""
 

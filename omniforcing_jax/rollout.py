@@ -20,6 +20,7 @@ from jaxtyping import Array, DTypeLike, Float, Int, Key
 from omniforcing_jax.config import ModelConfig, SamplerConfig
 from omniforcing_jax.model.cache import Cache, commit, empty_cache, keep, past_masks
 from omniforcing_jax.model.dual_stream import Text
+from omniforcing_jax.model.eight_bits import EightBitCache
 from omniforcing_jax.model.layer_list import is_list, map_layers
 from omniforcing_jax.model.levels import LevelTable, look_up, make_levels
 from omniforcing_jax.model.positions import Positions, Shift, make_positions, rotaries, shift_phases, shift_rotations
@@ -91,12 +92,14 @@ class StaticConfig(NamedTuple):
         sampler: How the student samples.
         grid: Latent rows and columns.
         dtype: Type to compute in.
+        cache: What of the cache is in eight bits; None has all of it in the type to compute in.
     """
 
     model: ModelConfig
     sampler: SamplerConfig
     grid: tuple[int, int]
     dtype: DTypeLike = jnp.dtype(jnp.float32)
+    cache: EightBitCache | None = None
 
 
 def block_positions(static: StaticConfig, k: int, cameras: Cameras | None = None) -> BlockPositions:
@@ -116,8 +119,9 @@ def block_positions(static: StaticConfig, k: int, cameras: Cameras | None = None
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def make_cache(static: StaticConfig, batch: int, has_list: bool = False) -> Cache:
-    """Make the empty cache of `batch` streams, in the type to compute in; `has_list` for a list of layers."""
-    return empty_cache(static.model, static.sampler, static.grid, batch, static.dtype, has_list=has_list)
+    """Make the empty cache of `batch` streams; `has_list` for a list of layers."""
+    how = {"has_list": has_list, "eight_bits": static.cache}
+    return empty_cache(static.model, static.sampler, static.grid, batch, static.dtype, **how)
 
 
 def stream_network(params: Transformer, static: StaticConfig) -> StreamNetwork:

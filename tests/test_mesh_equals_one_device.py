@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiny
 
-from omniforcing_jax.config import SamplerConfig
+from omniforcing_jax.config import EightBitKind, SamplerConfig
 from omniforcing_jax.distill.clip_network import clip_network
 from omniforcing_jax.distill.generator_critic import (
     BackwardSimulation,
@@ -21,6 +21,7 @@ from omniforcing_jax.distill.generator_critic import (
 )
 from omniforcing_jax.distill.ode import OdeConfig, Prompts, Trajectory, ode_loss
 from omniforcing_jax.layout import PREFIX
+from omniforcing_jax.model.eight_bits import EightBitCache
 from omniforcing_jax.model.positions import clip_block, make_positions
 from omniforcing_jax.model.transformer import keep_projections, text_kv, transformer_spec
 from omniforcing_jax.parallel import mesh as meshes
@@ -136,16 +137,16 @@ def cut(leaf):
     return leaf.size // leaf.addressable_shards[0].data.size
 
 
-def stream(params, mesh=None):
+def stream(params, mesh=None, static=STATIC):
     """Four blocks with a window of two: the ring wraps. Returns the clip and the last cache."""
     rows = 4
-    prompt = make_prompt_kv(params, *meshes.replicate(contexts(0, rows), mesh), static=STATIC)
-    cache, keys = make_cache(STATIC, rows), jax.random.split(jax.random.key(0), rows)
-    denoise = jax.jit(partial(denoise_block, static=STATIC))
-    commit = jax.jit(partial(commit_block, static=STATIC), donate_argnums=1)
+    prompt = make_prompt_kv(params, *meshes.replicate(contexts(0, rows), mesh), static=static)
+    cache, keys = make_cache(static, rows), jax.random.split(jax.random.key(0), rows)
+    denoise = jax.jit(partial(denoise_block, static=static))
+    commit = jax.jit(partial(commit_block, static=static), donate_argnums=1)
     clip = []
     for k in range(4):
-        positions = block_positions(STATIC, k)
+        positions = block_positions(static, k)
         latents, cache = denoise(params, cache, prompt, keys, positions)
         clip.append(latents)
         cache = commit(params, cache, prompt, keys, clip[-1], positions)
@@ -186,3 +187,17 @@ def test_a_stream_on_a_mesh_equals_one_device_and_cuts_its_cache_by_rows_and_hea
     rows = mesh.shape["replica"] * mesh.shape["fsdp"] if text != "8,1,1" and text != "1,8,1" else 1
     parts = rows * mesh.shape["tensor"]  # four rows: not cut by eight
     assert {cut(leaf) for leaf in jax.tree.leaves(cache.past)} == {parts}
+
+
+@pytest.mark.long
+def test_a_cache_in_eight_bits_is_cut_over_a_mesh_too():
+    mesh, params = make_mesh(MeshConfig.parse(CUBE)), tiny.random_params(STUDENT)
+    static = STATIC._replace(cache=EightBitCache(EightBitKind.INT8))
+    expected, _, programs = stream(params, static=static)
+    with jax.set_mesh(mesh):
+        cut_params = jax.device_put(params, meshes.param_shardings(SPECS, mesh))
+        clip, cache, programs_on_mesh = stream(cut_params, mesh, static)
+    assert programs == programs_on_mesh == (2, 2)
+    # A last bit may round a value to the next of 255.
+    jax.tree.map(partial(np.testing.assert_allclose, atol=2e-3), clip, expected)
+    assert {cut(leaf) for leaf in jax.tree.leaves(cache.past)} == {8}

@@ -1,9 +1,10 @@
 """What eight bits cost chime: the same prompts and seeds in float32, bfloat16, int8 and float8, judged in one table.
 
-Eight bits are of the weights and of what they are multiplied by (docs/weights.md); everything else is float32 there, so
-that nothing but eight bits differs from the first column. Chime's figures pool all clips. Those of the judge are means
-over clips, of files as `omniforcing judge` reads them. `psnr_db` compares pixels with float32's; a stream goes its own
-way after a while, as it would from another seed, so it says how soon and not how bad.
+Eight bits are of the weights and of what they are multiplied by (docs/weights.md), of the cache (docs/stream.md), or of
+both; everything else is float32 there, so that nothing but eight bits differs from the first column. Chime's figures
+pool all clips. Those of the judge are means over clips, of files as `omniforcing judge` reads them. `psnr_db` compares
+pixels with the first column's; a stream goes its own way after a while, as it would from another seed, so it says how
+soon and not how bad.
 
 Hardware: two CPU cores. Chime is small: speed is not the question here.
 Expect: eight bits within the noise of 160 prompts.
@@ -42,7 +43,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "bfloat16": {"dtype": "bfloat16"},
     "int8": {"weights_dtype": "int8"},
     "float8": {"weights_dtype": "float8"},
+    "int8 cache": {"cache_dtype": "int8"},
+    "float8 cache": {"cache_dtype": "float8"},
+    "both int8": {"weights_dtype": "int8", "cache_dtype": "int8"},
 }
+OF_STREAM = ("cache_dtype",)  # what weights are loaded without
 CHIME = ("sync_ms_p50", "sync_ms_p95", "sync_recall", "sync_precision")
 AGREEMENT = ("count_accuracy", "colour_accuracy", "pitch_accuracy")
 STATE = ("colour_error", "loudness_db", "noise_floor_db")
@@ -63,6 +68,8 @@ class Arguments:
     """Random seed of prompts and noise."""
     weights: Path = CHIME_WEIGHTS / "student"
     """Weights folder of a student of chime that is not in eight bits."""
+    variants: tuple[str, ...] = tuple(VARIANTS)
+    """Columns of the table; pixels are compared with the first one."""
     json: Path | None = None
     """JSON file for the figures (default: none)."""
 
@@ -74,11 +81,14 @@ def run(arguments: Arguments) -> dict[str, dict[str, float | None]]:
         ValueError: In one line, whatever is wrong with the arguments.
     """
     require(arguments.seconds >= 1, "seconds", arguments.seconds, "must be at least 1")
+    for name in arguments.variants:
+        require(name in VARIANTS, "variants", name, f"must be some of {', '.join(VARIANTS)}")
     prompts = read_prompts(arguments.prompts, arguments.seed)
     figures: dict[str, dict[str, float | None]] = {}
     first: list[Film] = []
-    for name, how in VARIANTS.items():
-        pipeline = load_pipeline(arguments.weights, **how)
+    for name in arguments.variants:
+        how = VARIANTS[name]
+        pipeline = load_pipeline(arguments.weights, **{key: how[key] for key in how if key not in OF_STREAM})
         films = _films(pipeline, name, prompts, how, arguments)
         first = first or films
         figures[name] = {**judge_films(films, prompts), PSNR: _psnr(films, first) if films is not first else None}

@@ -19,6 +19,7 @@ from experiments.floors.programs import ROLES, lower
 from experiments.floors.targets import TARGETS, Target
 from experiments.pod.programs import Subject, shortened
 from omniforcing_jax.io.answers import refuse
+from omniforcing_jax.model.eight_bits import eight_bit_cache
 from omniforcing_jax.nn.kernels import Kernel, using
 from omniforcing_jax.parallel.mesh import MeshConfig, make_mesh
 from omniforcing_jax.pipeline.pipeline import with_weights_dtype
@@ -45,6 +46,7 @@ class Request:
         text: Tokens of a prompt.
         kernel: What computes attention; the backend's default would be the CPU's.
         weights_dtype: Eight bits that matrices are in; None for bfloat16.
+        cache_dtype: The same of cached video keys and values.
         top: How many kernels are listed one by one.
     """
 
@@ -55,6 +57,7 @@ class Request:
     text: int
     kernel: str
     weights_dtype: str | None
+    cache_dtype: str | None
     top: int
 
 
@@ -66,7 +69,8 @@ def measure(request: Request) -> dict[str, Any]:
     """
     target, preset = TARGETS[request.target], shortened(PRESETS[request.preset], request.layers)
     preset = with_weights_dtype(preset, request.weights_dtype)
-    subject = Subject(preset=preset, batch=1, text=request.text)
+    cache = eight_bit_cache(request.cache_dtype)
+    subject = Subject(preset=preset, batch=1, text=request.text, cache=cache)
     with using(Kernel(request.kernel)):
         compiled = lower(request.program, subject, _mesh_of(target)).compile()
     # A rollout stops at a drawn step, which lies in the middle.

@@ -21,6 +21,7 @@ from omniforcing_jax.config import CrossTimestep, ModelConfig, SamplerConfig
 from omniforcing_jax.distill.generator_critic import Frozen, self_forcing_of
 from omniforcing_jax.distill.ode import OdeConfig
 from omniforcing_jax.layout import latent_frames
+from omniforcing_jax.model.eight_bits import EightBitCache
 from omniforcing_jax.model.transformer import keep_projections, list_layers, transformer_spec
 from omniforcing_jax.parallel import mesh as meshes
 from omniforcing_jax.parallel.sharding import activation_spec
@@ -42,11 +43,13 @@ class Subject:
         preset: Sizes of network and pictures, and what makes the network a student.
         batch: Rows in all.
         text: Tokens of a prompt.
+        cache: What of the student's cache is in eight bits.
     """
 
     preset: PipelineConfig
     batch: int
     text: int
+    cache: EightBitCache | None = None
 
     @property
     def sampler(self) -> SamplerConfig:
@@ -62,7 +65,8 @@ class Subject:
     @property
     def static(self) -> StaticConfig:
         """What is static in the programs of the student."""
-        return StaticConfig(self.preset.model, self.sampler, self.preset.grid(*self.preset.resolution), DTYPE)
+        grid = self.preset.grid(*self.preset.resolution)
+        return StaticConfig(self.preset.model, self.sampler, grid, DTYPE, self.cache)
 
 
 def lower(program: Program, subject: Subject, mesh: Mesh) -> jax.stages.Lowered:

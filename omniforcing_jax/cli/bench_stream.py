@@ -230,6 +230,7 @@ def _plan(command: BenchOptions) -> StreamPlan:
         steps=command.steps,
         dtype=jnp.dtype(command.dtype),
         weights_dtype=command.weights_dtype,
+        cache_dtype=command.cache_dtype,
     )
     plan = resolve_request(_config_of(command), request)
     check_stream_memory(plan, plan.static.dtype, loaded=False)

@@ -14,7 +14,7 @@ from omniforcing_jax.pipeline.cards import CARDS
 from omniforcing_jax.pipeline.shipped import STUDENT, TEACHER
 
 DType = Literal["float32", "bfloat16"]
-WeightsDType = Annotated[Literal["int8", "float8"] | None, tyro.conf.arg(metavar="int8|float8")]
+EightBits = Annotated[Literal["int8", "float8"] | None, tyro.conf.arg(metavar="int8|float8")]
 Text = Annotated[str, tyro.conf.arg(metavar="TEXT")]
 Seconds = Annotated[float, tyro.conf.arg(metavar="SECONDS")]
 Pixels = Annotated[int | None, tyro.conf.arg(metavar="PIXELS")]
@@ -47,8 +47,10 @@ class NetworkOptions:
     """Blocks that a block can see, itself included. 0 fills the trained length; by default the weights' own number."""
     steps: Steps = None
     """Denoising steps per block, at most the trained number, which is the default."""
-    weights_dtype: WeightsDType = None
+    weights_dtype: EightBits = None
     """Type of the network's large matrices: eight bits halve their memory. By default they stay as they are."""
+    cache_dtype: EightBits = None
+    """Type of the video keys and values of past blocks: eight bits halve their memory. By default that of --dtype."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,6 +261,8 @@ class ServeOptions(SharingOptions, ReachOptions):
     """Weights folder of a causal student, or the name of shipped weights."""
     dtype: DType = "float32"
     """Type to compute in."""
+    cache_dtype: EightBits = None
+    """Type of the video keys and values of past blocks, of every stream; by default that of --dtype."""
     state: SomeFolder = None
     """Folder for saved streams. What it holds is offered again after a restart."""
     state_gb: Annotated[float, tyro.conf.arg(metavar="GIGABYTES")] = 40.0

@@ -31,6 +31,7 @@ from omniforcing_jax.strict_json import require
 
 GB = 1e9
 SHORT = 2  # blocks of a short window
+CACHE = "int8"  # closer than float8 (docs/chime.md), and no card multiplies it
 NOTES = (
     "Memory is counted from shapes; programs and the reserve are upper guesses.",
     "Speed is expected from the card's peaks, and from the shares of them that one H200 reached.",
@@ -52,8 +53,9 @@ def prepare_plan(command: PlanOptions) -> Callable[[], int]:
     plan = resolve_request(config, request)
     tokens = command.text_tokens if config.words is None else config.words.tokens
     if command.device == "all":
-        is_free = command.weights_dtype is None and command.window is None
-        require(is_free, "device", "all", "not with --weights-dtype or --window, which the table varies")
+        is_free = command.weights_dtype is command.cache_dtype is command.window is None
+        rule = "not with --weights-dtype, --cache-dtype or --window, which the table varies"
+        require(is_free, "device", "all", rule)
 
     def work() -> int:
         if command.device == "all":
@@ -88,6 +90,7 @@ def _request(command: PlanOptions) -> StreamRequest:
         steps=command.steps,
         dtype=jnp.dtype(command.dtype),
         weights_dtype=command.weights_dtype,
+        cache_dtype=command.cache_dtype,
     )
 
 
@@ -118,6 +121,7 @@ def plan_on_card(subject: Subject, card: Card) -> dict[str, Any]:
         "size": [columns * pixels, rows * pixels],
         "dtype": jnp.dtype(plan.static.dtype).name,
         "weights_dtype": None if eight_bits is None else eight_bits.kind.value,
+        "cache_dtype": plan.request.cache_dtype,
         "device": card.name,
         "memory": memory,
         "together": sum(memory.values()),
@@ -132,20 +136,28 @@ def plan_on_card(subject: Subject, card: Card) -> dict[str, Any]:
 
 
 def compare_cards(config: PipelineConfig, request: StreamRequest, text_tokens: int) -> dict[str, Any]:
-    """Return the figures of a stream on every card: wide, in eight bits, and in eight bits with a short window.
+    """Return the figures of a stream on every card: wide, with weights in eight bits, the cache too, the window short.
 
-    Cards that multiply float8 in bfloat16 get int8.
+    Weights of cards that multiply float8 in bfloat16 are int8. The cache is int8 everywhere.
     """
     subjects: dict[Any, Subject] = {}
 
-    def on(card: Card, window: int | None, narrow: bool) -> dict[str, Any]:
-        kind = None if not narrow else "float8" if card.float8 else "int8"
-        if (window, kind) not in subjects:
-            asked = dataclasses.replace(request, window=window, weights_dtype=kind)
-            subjects[window, kind] = Subject.of(resolve_request(config, asked), text_tokens)
-        return plan_on_card(subjects[window, kind], card)
+    def on(card: Card, *names: str) -> dict[str, Any]:
+        kind = "float8" if card.float8 else "int8"
+        known = {"weights_dtype": kind, "cache_dtype": CACHE, "window": SHORT}
+        asked = {name: known[name] for name in names}
+        what = tuple(asked.values())
+        if what not in subjects:
+            plan = resolve_request(config, dataclasses.replace(request, **asked))
+            subjects[what] = Subject.of(plan, text_tokens)
+        return plan_on_card(subjects[what], card)
 
-    columns = {"wide": (None, False), "eight bits": (None, True), f"and --window {SHORT}": (SHORT, True)}
+    columns = {
+        "wide": (),
+        "weights in eight bits": ("weights_dtype",),
+        "and the cache": ("weights_dtype", "cache_dtype"),
+        f"and --window {SHORT}": ("weights_dtype", "cache_dtype", "window"),
+    }
     rows = {name: {column: on(card, *how) for column, how in columns.items()} for name, card in CARDS.items()}
     return {"cards": rows}
 
@@ -171,6 +183,7 @@ def tabulate(figures: dict[str, Any]) -> list[str]:
     """Format the figures as two tables."""
     (width, height), kind = figures["size"], figures["weights_dtype"]
     types = figures["dtype"] if kind is None else f"{figures['dtype']}, large matrices in {kind}"
+    types += "" if figures["cache_dtype"] is None else f", cached video in {figures['cache_dtype']}"
     lines = [f"{figures['weights']}, {width}x{height}, {types}, on {figures['device']}", "", f"{'memory':<42}      GB"]
     lines += [f"{name:<42}{size / GB:8.2f}" for name, size in figures["memory"].items()]
     left = (figures["card"] - figures["together"]) / GB

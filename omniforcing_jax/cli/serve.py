@@ -137,7 +137,7 @@ def _open_studio(command: ServeOptions, stack: contextlib.ExitStack) -> Studio:
     machine.use_compilation_cache()
     machine.use_one_heap()
     machine.check_backend()
-    return NetworkStudio(command.weights, command.dtype, stack.enter_context(Startup("serve")))
+    return NetworkStudio(command.weights, command.dtype, command.cache_dtype, stack.enter_context(Startup("serve")))
 
 
 def _log_json() -> None:

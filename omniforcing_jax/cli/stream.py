@@ -45,7 +45,7 @@ from omniforcing_jax.strict_json import require
 
 COMPILING_CHUNKS = 2  # nothing is compiled after the second block
 SAVED_WITH_THE_STATE = (
-    *("prompt", "seed", "height", "width", "window", "steps", "dtype", "weights_dtype", "contexts"),
+    *("prompt", "seed", "height", "width", "window", "steps", "dtype", "weights_dtype", "cache_dtype", "contexts"),
     *("sound", "picture", "from_image", "continue_", "drop_past", "lookahead", "fit", "compress"),
 )
 
@@ -138,6 +138,7 @@ def build_request(command: StreamOptions) -> StreamRequest:
         steps=command.steps,
         dtype=command.dtype,
         weights_dtype=command.weights_dtype,
+        cache_dtype=command.cache_dtype,
         contexts=text_source.open_source(command.contexts),
         history=None if command.recompute is None else max(0, command.recompute - 1),
         start=_start_of(command),

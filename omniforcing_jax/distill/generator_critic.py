@@ -27,7 +27,7 @@ from omniforcing_jax.model.positions import Positions, clip_block, make_position
 from omniforcing_jax.model.transformer import Transformer
 from omniforcing_jax.rollout import StaticConfig, make_prompt_kv
 from omniforcing_jax.streams import Streams
-from omniforcing_jax.strict_json import Config
+from omniforcing_jax.strict_json import Config, require
 from omniforcing_jax.text.contexts import TextContexts
 
 Batch = Mapping[str, Any]  # arrays by name
@@ -201,8 +201,10 @@ def self_forcing_of(
         remat: Wraps the scan over layers of what is differentiated.
 
     Raises:
-        ValueError: If no whole number of blocks fills the clip, or the student's horizon is another length.
+        ValueError: If no whole number of blocks fills the clip, the student's horizon is another length, or the cache
+            is in eight bits.
     """
+    require(static.cache is None, "cache", static.cache, "must be None in a training: eight bits have no gradient")
     layout = static.sampler.layout
     blocks = layout.blocks(latent_frames(layout.frames_for(config.seconds)))
     if static.sampler.horizon_seconds != config.seconds:

@@ -13,10 +13,14 @@ The arrays are stacked over the layers, or a list of layers has arrays of its ow
 read the cache, and a commit writes the keys of a clean pass. In a list, every pass writes the keys of its block into
 the block's own slot and reads them there, so the ring has one block more and nothing is ever copied. What a denoise
 step leaves there is overwritten by the next one, and at last by the clean pass.
+
+Rings may be in eight bits (nn/quantised_kv.py). Then a list's denoise steps only read the cache, too: fresh keys stay
+wide, and each block is rounded once, when its clean pass is committed.
 """
 
 import dataclasses
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +28,12 @@ from flax import struct
 from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
 from omniforcing_jax.config import CameraConfig, ModelConfig, SamplerConfig, StreamConfig
+from omniforcing_jax.model.eight_bits import EightBitCache, PastEights, eights_by_site
 from omniforcing_jax.model.layer_list import Layers, is_list, map_layers
 from omniforcing_jax.nn.attention import KV, Past, Sites, put
 from omniforcing_jax.nn.mask import PastMask, mask_bias
+from omniforcing_jax.nn.quantised import Eights
+from omniforcing_jax.nn.quantised_kv import QuantisedKV, empty_quantised_kv, write_block
 from omniforcing_jax.nn.rope import Rotary
 from omniforcing_jax.parallel.sharding import constrain, mesh_in_use
 from omniforcing_jax.parallel.spec import ArrayLeaf
@@ -118,29 +125,44 @@ def empty_cache(
     dtype: DTypeLike = jnp.float32,
     *,
     has_list: bool = False,
+    eight_bits: EightBitCache | None = None,
 ) -> Cache:
     """Make the cache of `batch` streams without any block, on a latent grid of (rows, columns).
 
-    `has_list` makes arrays for each layer, as a network needs whose layers are a list.
+    `has_list` makes arrays for each layer, as a network needs whose layers are a list. `eight_bits` says which rings
+    are not of the given type.
     """
     layout, per_frame = sampler.layout, grid[0] * grid[1]
-    kept = {"pinned_blocks": sampler.pinned, "past": sampler.past_blocks, "in_place": has_list}
+    in_place = has_list and eight_bits is None
+    kept = {"pinned_blocks": sampler.pinned, "past": sampler.past_blocks, "in_place": in_place}
     video = Slots(first=layout.first_v * per_frame, sinks=0, step=layout.step_v * per_frame, **kept)
     audio = Slots(first=layout.first_a, sinks=config.sinks, step=layout.step_a, **kept)
+    narrow, has_camera = eights_by_site(eight_bits), config.camera is not None
     heads = Sites(config.video, config.audio, a2v=config.audio, v2a=config.audio, camera=config.camera)
-    lead = () if has_list else (config.layers,)
-
-    def zeros(tokens: int, stream: StreamConfig | CameraConfig) -> KV | None:
-        if not tokens:
-            return None
-        return KV(*(_on_mesh(jnp.zeros((*lead, batch, tokens, stream.heads, stream.head_size), dtype)) for _ in "kv"))
+    lead = (batch,) if has_list else (config.layers, batch)
 
     def layer() -> Sites:
-        slots = Sites.of_keys(video, audio, None if config.camera is None else video)
-        return jax.tree.map(lambda s, h: Past(zeros(s.ring_tokens, h), zeros(s.pinned_tokens, h)), slots, heads)
+        slots = Sites.of_keys(video, audio, video if has_camera else None)
+        of_sites = narrow if has_camera else dataclasses.replace(narrow, camera=None)
+        return jax.tree.map(partial(_empty_past, lead, dtype), slots, heads, of_sites)
 
     past = tuple(layer() for _ in range(config.layers)) if has_list else layer()
     return Cache(past=past, blocks_done=jnp.zeros((), jnp.int32), video=video, audio=audio)
+
+
+def _empty_past(
+    lead: tuple[int, ...], dtype: DTypeLike, slots: Slots, stream: StreamConfig | CameraConfig, narrow: PastEights
+) -> Past:
+    def zeros(tokens: int, front: int, eights: Eights | None) -> Any:
+        shape = (*lead, tokens, stream.heads, stream.head_size)
+        if not tokens:
+            return None
+        if eights is None:
+            return KV(*(_on_mesh(jnp.zeros(shape, dtype)) for _ in "kv"))
+        return jax.tree.map(_on_mesh, empty_quantised_kv(shape, eights, front=front, step=slots.step))
+
+    first = slots.sinks + (slots.first if slots.pinned_blocks else 0)
+    return Past(zeros(slots.ring_tokens, slots.front, narrow.ring), zeros(slots.pinned_tokens, first, narrow.pinned))
 
 
 def put_cache(cache: Cache) -> Cache:
@@ -218,8 +240,8 @@ def commit(cache: Cache, fresh: Layers) -> Cache:
 
 
 def keep(cache: Cache, fresh: Layers) -> Cache:
-    """Take over the rings of a denoise step, which wrote its keys in place; a stacked cache stays as it is."""
-    if not is_list(cache.past) or _is_first(cache, fresh):
+    """Take over the rings of a denoise step that wrote its keys in place; any other cache stays as it is."""
+    if not cache.video.in_place or _is_first(cache, fresh):
         return cache
     past = map_layers(partial(jax.tree.map, _replace_ring, cache.slots), cache.past, fresh)
     return dataclasses.replace(cache, past=past)
@@ -259,12 +281,14 @@ def _write_later(slots: Slots, past: Past, fresh: KV, k: Int[Array, ""]) -> Past
     return Past(ring=ring, pinned=_pin(slots, past.pinned, own, k))
 
 
-def _pin(slots: Slots, pinned: KV | None, own: KV, k: Int[Array, ""]) -> KV | None:
+def _pin(slots: Slots, pinned: Any, own: KV, k: Int[Array, ""]) -> Any:
     """Write later block k to the pinned blocks if it is one of them; a block that is not leaves them as they are."""
     if slots.pinned_blocks <= 1:
         return pinned
     assert pinned is not None, "pinned blocks without slots"
     start = slots.sinks + slots.first + (jnp.clip(k, 1, slots.pinned_blocks - 1) - 1) * slots.step
+    if isinstance(pinned, QuantisedKV):
+        return jax.tree.map(_on_mesh, write_block(pinned, own.k, own.v, start, k < slots.pinned_blocks))
     old = _take(pinned, start, slots.step)
     new = jax.tree.map(lambda new, old: jnp.where(k < slots.pinned_blocks, new.astype(old.dtype), old), own, old)
     return _put(pinned, new, start)
@@ -278,9 +302,10 @@ def _cut_tokens(kv: KV, tokens: slice) -> KV:
     return jax.tree.map(lambda x: x[..., tokens, :, :], kv)
 
 
-def _put(kv: KV | None, new: KV, start: Int[Array, ""] | int) -> KV:
+def _put(kv: Any, new: KV, start: Int[Array, ""] | int) -> Any:
     assert kv is not None, "keys without slots"
-    return jax.tree.map(_on_mesh, put(kv, new, start))
+    is_narrow = isinstance(kv, QuantisedKV)
+    return jax.tree.map(_on_mesh, write_block(kv, new.k, new.v, start) if is_narrow else put(kv, new, start))
 
 
 def _on_mesh(slots: Array) -> Array:

@@ -11,13 +11,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, DTypeLike, Float, Int
 
 from omniforcing_jax.nn.kernels import dot_product_attention
 from omniforcing_jax.nn.kv_segments import KVSegment
 from omniforcing_jax.nn.linear import Linear, linear_spec, project
 from omniforcing_jax.nn.mask import AttentionMask, PastMask, QueryBand
 from omniforcing_jax.nn.norm import rms_norm
+from omniforcing_jax.nn.quantised_kv import QuantisedKV, widen
 from omniforcing_jax.nn.rope import Rotary, rotate
 from omniforcing_jax.parallel.spec import ArrayLeaf, Leaf, Spec, ones
 
@@ -53,11 +54,12 @@ class KV:
 class Past:
     """Cached keys and values of one site: the ring of past blocks, and those that are never evicted.
 
-    Either may be None. In a stream whose layers are a list, the block at hand is in the ring too.
+    Either may be None. In a stream whose layers are a list, the block at hand is in the ring too, unless the ring is in
+    eight bits.
     """
 
-    ring: KV | None
-    pinned: KV | None = None
+    ring: KV | QuantisedKV | None
+    pinned: KV | QuantisedKV | None = None
 
 
 def as_past(fresh: Any) -> Any:
@@ -220,7 +222,7 @@ def _attend_and_keep(
     """Attend, and return what the cache keeps: the fresh keys and values, or the ring with them in their slot."""
     if past is None or mask.past.slot is None:
         return masked_attention(q, fresh, past, mask), fresh
-    assert past.ring is not None, "a slot without a ring"
+    assert isinstance(past.ring, KV), "a slot without a ring, or in one of eight bits"
     ring = put(past.ring, fresh, mask.past.slot)
     return dot_product_attention(q, past_segments(dataclasses.replace(past, ring=ring), mask.past)), ring
 
@@ -234,10 +236,20 @@ def put(kv: KV, new: KV, start: Int[Array, ""] | int) -> KV:
     )
 
 
+def readable(past: Past, dtype: DTypeLike) -> Past:
+    """Widen what is in eight bits to a type; all else is readable as it is."""
+
+    def wide(kv: KV | QuantisedKV | None) -> KV | None:
+        return KV(*widen(kv, dtype)) if isinstance(kv, QuantisedKV) else kv
+
+    return Past(ring=wide(past.ring), pinned=wide(past.pinned))
+
+
 def masked_attention(
     q: Float[Array, "B T N H"], fresh: KV, past: Past | None, mask: AttentionMask
 ) -> Float[Array, "B T N H"]:
     """Attend under a mask: one softmax per band of queries."""
+    past = None if past is None else readable(past, fresh.k.dtype)
     if mask.scale is not None:
         q = (q * mask.scale[None, :, None, None]).astype(q.dtype)
     if mask.bands is None:

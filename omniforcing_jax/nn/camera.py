@@ -11,6 +11,7 @@ Source: UCPE as in JoyAI-Echo's EchoWM; the matrices are PRoPE's.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -113,7 +114,7 @@ def attend_through_cameras(
         seen = None if past is None else _see_past(past, cameras)
         y, kept = masked_attention(q, _see(fresh, cameras.own_inverse), seen, site.mask), fresh
     else:
-        assert past.ring is not None, "a slot without a ring"
+        assert isinstance(past.ring, KV), "a slot without a ring, or a ring in eight bits"
         kept = put(past.ring, fresh, site.mask.past.slot)
         seen = _see_past(dataclasses.replace(past, ring=kept), cameras)
         y = dot_product_attention(q, past_segments(seen, site.mask.past))
@@ -145,9 +146,10 @@ def _see_past(past: Past, cameras: Cameras) -> Past:
     return Past(_see_cached(past.ring, cameras.ring), _see_cached(past.pinned, cameras.pinned))
 
 
-def _see_cached(kv: KV | None, inverse: Matrices | None) -> KV | None:
+def _see_cached(kv: Any, inverse: Matrices | None) -> KV | None:
     if kv is None:
         return None
+    assert isinstance(kv, KV), "keys seen through cameras stay wide"
     assert inverse is not None, "cached keys without cameras"
     return _see(kv, inverse)
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 from flax import struct
-from jaxtyping import Array, DTypeLike, Float, Int
+from jaxtyping import Array, DTypeLike, Float
 
 from omniforcing_jax.config import EightBitKind
 from omniforcing_jax.parallel.spec import Leaf, Spec, array
@@ -118,7 +118,7 @@ def multiply(x: Float[Array, "*batch I"], w: Quantised) -> Float[Array, "*batch 
 @jax.named_scope("eight_bits")
 def _multiply(x: Float[Array, "*batch I"], values: Array, scale: Float[Array, " O"]) -> Float[Array, "*batch O"]:
     eights = BY_DTYPE[np.dtype(values.dtype)]
-    rows, row_scale = quantise_rows(x, eights)
+    rows, row_scale = quantise_along(x, eights, -1)
     product = _dot(rows, values, eights.total) if eights.dtype.kind == "i" else _dot_float8(rows, values, x.dtype)
     return product.astype(jnp.float32) * row_scale * scale.reshape((1,) * (x.ndim - 1) + (-1,))
 
@@ -128,12 +128,14 @@ def _refuse_gradient(primals: tuple[Array, ...], tangents: tuple[Any, ...]) -> t
     raise ValueError("weights in eight bits have no gradient: train the weights that they were made from")
 
 
-def quantise_rows(
-    x: Float[Array, "*batch I"], eights: Eights
-) -> tuple[Float[Array, "*batch I"] | Int[Array, "*batch I"], Float[Array, "*batch 1"]]:
-    """Quantise each row by its own largest absolute value; returns values and scales."""
+def quantise_along(x: Float[Array, "*shape"], eights: Eights, axis: int) -> tuple[Array, Array]:
+    """Quantise what lies along an axis by its own largest absolute value.
+
+    Returns:
+        The values, and their scales in float32, of size 1 along the axis.
+    """
     wide = x.astype(jnp.float32)
-    scale = jnp.maximum(jnp.max(jnp.abs(wide), axis=-1, keepdims=True) / eights.largest, SMALLEST)
+    scale = jnp.maximum(jnp.max(jnp.abs(wide), axis=axis, keepdims=True) / eights.largest, SMALLEST)
     exact = jnp.clip(wide / scale, -eights.largest, eights.largest)
     return (jnp.round(exact) if eights.dtype.kind == "i" else exact).astype(eights.dtype), scale
 

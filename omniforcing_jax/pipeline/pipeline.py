@@ -22,9 +22,9 @@ from omniforcing_jax.codecs.audio_vae import AudioVAE, AudioVAEConfig
 from omniforcing_jax.codecs.video_config import VideoVAEConfig
 from omniforcing_jax.codecs.video_vae import VideoVAE
 from omniforcing_jax.codecs.vocoder import Vocoder, VocoderConfig
-from omniforcing_jax.config import CrossTimestep, EightBitKind, ModelConfig, SamplerConfig
+from omniforcing_jax.config import CrossTimestep, ModelConfig, SamplerConfig
 from omniforcing_jax.io import weights
-from omniforcing_jax.model.eight_bits import in_eight_bits
+from omniforcing_jax.model.eight_bits import eight_bit_kind, in_eight_bits
 from omniforcing_jax.model.transformer import Transformer, list_layers, stack_layers, transformer_spec
 from omniforcing_jax.parallel import spec
 from omniforcing_jax.parallel.sharding import mesh_in_use
@@ -111,9 +111,7 @@ def with_weights_dtype(config: PipelineConfig, weights_dtype: str | None) -> Pip
     Raises:
         ValueError: There is no such type, or the weights are in eight bits of another kind.
     """
-    kinds = [kind.value for kind in EightBitKind]
-    require(weights_dtype is None or weights_dtype in kinds, "weights_dtype", weights_dtype, f"must be one of {kinds}")
-    kind = None if weights_dtype is None else EightBitKind(weights_dtype)
+    kind = eight_bit_kind(weights_dtype, "weights_dtype")
     return dataclasses.replace(config, model=in_eight_bits(config.model, kind))
 
 

@@ -85,14 +85,16 @@ class NetworkStudio:
     Args:
         weights: A weights folder, or the name of shipped weights.
         dtype: Type to compute in.
+        cache_dtype: As in `StreamRequest`.
         startup: Shows loading and compiling on the terminal.
 
     Raises:
         ValueError: The weights are no student.
     """
 
-    def __init__(self, weights: str, dtype: str, startup: Startup) -> None:
+    def __init__(self, weights: str, dtype: str, cache_dtype: str | None, startup: Startup) -> None:
         self._weights, self._dtype, self._startup = weights, jnp.dtype(dtype), startup
+        self._cache_dtype = cache_dtype
         self._config = checks.pipeline_config(weights)
         sampler = checks.student_sampler(self._config)
         words = () if self._config.words is None else self._config.words.vocabulary
@@ -168,6 +170,7 @@ class NetworkStudio:
             window=body.window,
             steps=body.steps,
             dtype=self._dtype,
+            cache_dtype=self._cache_dtype,
             start=_condition(start),
         )
         self.check_prompt(body.prompt)

@@ -16,6 +16,7 @@ from jaxtyping import PyTree
 
 from omniforcing_jax.model.transformer import list_layers
 from omniforcing_jax.nn.quantised import is_quantised
+from omniforcing_jax.nn.quantised_kv import QuantisedKV
 from omniforcing_jax.parallel.jaxpr_work import Product, peak_bytes, products, trace
 from omniforcing_jax.pipeline.budget import count_bytes
 from omniforcing_jax.pipeline.cards import Card
@@ -190,6 +191,9 @@ def time_by_part(plan: StreamPlan, programs: Programs, card: Card, assumed: Assu
         "launches": runs * assumed.kernels * assumed.launch_s,
         "decoders": _seconds(decoders, card, assumed.convolutions, assumed.bandwidth),
     }
+    if plan.static.cache is not None:
+        passes = plan.static.sampler.steps + 1
+        seconds["cache, out of eight bits"] = passes * _widening_bytes(plan) / (assumed.bandwidth * card.bandwidth)
     return {name: 1000 * each for name, each in seconds.items()}
 
 
@@ -199,6 +203,15 @@ def _seconds(made: Iterable[Product], card: Card, share: float, bandwidth: float
         each.runs * max(each.flops / (share * card.peak(each.dtype)), each.nbytes / (bandwidth * card.bandwidth))
         for each in made
     )
+
+
+def _widening_bytes(plan: StreamPlan) -> int:
+    """Count what one pass reads and writes to widen the cache: a copy of each layer's, which its attention reads."""
+    cache = jax.eval_shape(lambda: make_cache(plan.static, len(plan.request.prompts), has_list=True))
+    nodes = jax.tree.leaves(cache, is_leaf=lambda x: isinstance(x, QuantisedKV))
+    narrow = [x for x in nodes if isinstance(x, QuantisedKV)]
+    size = jnp.dtype(plan.static.dtype).itemsize
+    return count_bytes(narrow) + sum(size * (x.k.size + x.v.size) for x in narrow)
 
 
 def _floats(*shape: int) -> Any:

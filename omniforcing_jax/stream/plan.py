@@ -8,6 +8,7 @@ from jaxtyping import DTypeLike
 from omniforcing_jax.codecs.video_config import VideoVAEConfig
 from omniforcing_jax.config import SamplerConfig
 from omniforcing_jax.layout import latent_frames
+from omniforcing_jax.model.eight_bits import eight_bit_cache
 from omniforcing_jax.pipeline import budget, checks, text_source
 from omniforcing_jax.pipeline.pipeline import Pipeline, PipelineConfig, with_weights_dtype
 from omniforcing_jax.rollout import StaticConfig
@@ -75,7 +76,8 @@ def resolve_request(config: PipelineConfig, request: StreamRequest) -> StreamPla
     has_cameras = request.camera is None or config.model.camera is not None
     require(has_cameras, "camera", request.camera, f"{config.name!r} has no camera attention")
     grid = checks.check_side(config, request.height, request.width)
-    static = StaticConfig(config.model, sampler, grid, jnp.dtype(request.dtype))
+    cache = eight_bit_cache(request.cache_dtype)
+    static = StaticConfig(config.model, sampler, grid, jnp.dtype(request.dtype), cache)
     kept = exact_depth(static) if request.history == EXACT else request.history or 0
     return StreamPlan(
         config=config,

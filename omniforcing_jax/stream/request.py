@@ -7,6 +7,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 from jaxtyping import DTypeLike
 
+from omniforcing_jax.model.eight_bits import eight_bit_cache
 from omniforcing_jax.pipeline.checks import check_dtype, check_seed
 from omniforcing_jax.pipeline.text_source import TextSource
 from omniforcing_jax.stream.camera.motion import parse_camera
@@ -40,6 +41,7 @@ class StreamRequest:
         steps: Denoise steps per block, at most the trained ones; None is all of them.
         dtype: Type to compute in. Sound is always decoded in float32.
         weights_dtype: "int8" or "float8" for the network's large matrices; None leaves them as they are.
+        cache_dtype: "int8" or "float8" for cached keys and values of video; None has them in `dtype`.
         contexts: Text contexts, or a file of them, instead of the weights' own text encoder.
         history: Later blocks whose latents are kept, so that a change of prompt can recompute them. At least, and with
             None, those of the window. "exact" keeps all blocks on which the window depends, and `set_prompt` then
@@ -66,6 +68,7 @@ class StreamRequest:
     steps: int | None = None
     dtype: DTypeLike = jnp.float32
     weights_dtype: str | None = None
+    cache_dtype: str | None = None
     contexts: TextSource = None
     history: int | Literal["exact"] | None = None
     start: Condition = NO_CONDITION
@@ -84,6 +87,7 @@ class StreamRequest:
         require(finite, "seconds", self.seconds, "must be a finite number; leave it out for an endless stream")
         check_seed(*self.seeds)
         check_dtype(self.dtype)
+        eight_bit_cache(self.cache_dtype)
         _check_history(self.history)
         if self.camera is not None:
             parse_camera(self.camera)

@@ -27,6 +27,7 @@ class RequestOptions(TypedDict, total=False):
     steps: int | None
     dtype: DTypeLike
     weights_dtype: str | None
+    cache_dtype: str | None
     contexts: text_source.TextSource
     history: int | Literal["exact"] | None
     start: Condition
@@ -77,7 +78,7 @@ def open_stream(
         seed: Random seed. In a batch, one per row, or a number to which row i adds i.
         trace: Called after each dispatch, see `chunk_stream.Trace`. The text is the step "text".
         **options: The other fields of `StreamRequest`, which describes them: height, width, window, steps, dtype,
-            weights_dtype, contexts, history, start, drive, lookahead, camera.
+            weights_dtype, cache_dtype, contexts, history, start, drive, lookahead, camera.
 
     Raises:
         ValueError: In one line and before any work, whatever is wrong with the request.

@@ -5,7 +5,7 @@ import pytest
 
 from omniforcing_jax.config import EightBitKind
 from omniforcing_jax.nn.linear import Linear, linear_spec, project
-from omniforcing_jax.nn.quantised import EIGHTS, encode, measure_scale, quantise_rows, quantised_spec
+from omniforcing_jax.nn.quantised import EIGHTS, encode, measure_scale, quantise_along, quantised_spec
 from omniforcing_jax.parallel import mesh as meshes
 from omniforcing_jax.parallel import spec
 from omniforcing_jax.parallel.mesh import MeshConfig, make_mesh
@@ -45,7 +45,7 @@ def test_the_largest_value_of_a_channel_is_exact_to_rounding(kind):
 def test_a_projection_in_eight_bits_is_that_of_the_matrices_that_they_stand_for(kind):
     p = Linear(w=quantise(draw(48, 64), kind), b=draw(48, seed=1))
     x = draw(2, 7, 64, seed=2)
-    rows, scale = quantise_rows(x, EIGHTS[kind])
+    rows, scale = quantise_along(x, EIGHTS[kind], -1)
     exact = (np.asarray(rows, np.float64) * np.asarray(scale)) @ widen(p.w).T.astype(np.float64) + np.asarray(p.b)
     np.testing.assert_allclose(project(p, x), exact, rtol=1e-5, atol=2e-5)
 
@@ -63,7 +63,7 @@ def test_eight_bits_of_activations_lose_little_at_any_size_of_a_row(kind):
 @KINDS
 def test_rows_of_zeros_and_rows_of_one_value_are_exact(kind):
     x = jnp.stack([jnp.zeros(8), jnp.full(8, -3e4), jnp.full(8, 1e-30)])
-    rows, scale = quantise_rows(x, EIGHTS[kind])
+    rows, scale = quantise_along(x, EIGHTS[kind], -1)
     np.testing.assert_allclose(np.asarray(rows, np.float32) * np.asarray(scale), x, rtol=1e-6)
 
 

@@ -122,9 +122,10 @@ def _commit(config, cache, fresh, shift):
     return cache, past_masks(cache, shift_rotations(config, shift))
 
 
-def run_stream(clip, sampler, *, has_list=False):
+def run_stream(clip, sampler, *, has_list=False, eight_bits=None):
     """Velocities of the whole clip, one block at a time, each block committed as it is; layers stacked or in a list."""
-    cache, masks, pieces = empty_cache(clip.config, sampler, GRID, BATCH, has_list=has_list), None, []
+    cache = empty_cache(clip.config, sampler, GRID, BATCH, has_list=has_list, eight_bits=eight_bits)
+    masks, pieces = None, []
     params = list_layers(clip.params) if has_list else clip.params
     text = listed_text(clip.text) if has_list else clip.text
     for k, block in enumerate(clip.blocks):

@@ -139,10 +139,13 @@ def test_expected_time_is_never_below_the_floor_and_falls_with_a_faster_card(ful
 def test_the_command_prints_memory_and_speed_and_says_whether_it_fits(tmp_path, capsys):
     out = tmp_path / "plan.json"
     flags = ["--weights", str(folders() / "student"), "--device", "l40s", "--weights-dtype", "float8"]
+    flags += ["--cache-dtype", "int8"]
     assert main(["plan", *flags, "--json", str(out)]) == 0
     said, figures = capsys.readouterr().out, json.loads(out.read_text())
     assert "64" in said
     assert "48 GB: fits" in said
+    assert "large matrices in float8, cached video in int8" in said
+    assert figures["expected_ms"]["cache, out of eight bits"] > figures["floor_ms"]["cache, out of eight bits"] > 0
     assert "shares of them that one H200 reached" in said
     assert figures["together"] == sum(figures["memory"].values())
     assert figures["fps"] == pytest.approx(24_000 / sum(figures["expected_ms"].values()))
@@ -156,10 +159,11 @@ def test_the_command_compares_all_cards(tmp_path, capsys):
     assert main(["plan", "--preset", "tiny", "--device", "all", "--json", str(out)]) == 0
     rows = json.loads(out.read_text())["cards"]
     assert list(rows) == list(CARDS)
-    assert [each["weights_dtype"] for each in rows["h100"].values()] == [None, "float8", "float8"]
-    assert [each["weights_dtype"] for each in rows["a100-40"].values()] == [None, "int8", "int8"]
-    wide, narrow, short = (each["together"] for each in rows["h100"].values())
-    assert wide > narrow > short
+    assert [each["weights_dtype"] for each in rows["h100"].values()] == [None, *["float8"] * 3]
+    assert [each["weights_dtype"] for each in rows["a100-40"].values()] == [None, *["int8"] * 3]
+    assert [each["cache_dtype"] for each in rows["h100"].values()] == [None, None, "int8", "int8"]
+    wide, weights, cache, short = (each["together"] for each in rows["h100"].values())
+    assert wide > weights > cache > short
     assert "| rtx5090 | 32 | 1.0, " in capsys.readouterr().out
 
 
@@ -172,7 +176,7 @@ def test_the_command_compares_all_cards(tmp_path, capsys):
         (["--device", "h100", "--preset", "tiny", "--weights", "chime"], "weights='chime': not with --preset"),
         (
             ["--device", "all", "--preset", "tiny", "--window", "2"],
-            "device='all': not with --weights-dtype or --window",
+            "device='all': not with --weights-dtype, --cache-dtype or --window",
         ),
         (["--device", "h100", "--text-tokens", "0"], "text-tokens=0"),
         (["--device", "h100", "--preset", "tiny", "--height", "65"], "height=65"),
