@@ -13,7 +13,7 @@ from omniforcing_jax.codecs.video_config import LTX2_VIDEO_VAE, LTX23_VIDEO_VAE
 from omniforcing_jax.codecs.vocoder import LTX2_VOCODER, LTX23_VOCODER
 from omniforcing_jax.config import CrossTimestep, ModelConfig
 from omniforcing_jax.io.weights import compare_shapes
-from omniforcing_jax.pipeline.presets import LTX2_19B
+from omniforcing_jax.pipeline.presets import LTX2_19B, LTX2_22B
 from omniforcing_jax.text.connector import ConnectorConfig, ConnectorsConfig
 from omniforcing_jax.text.features import FeatureNorm
 
@@ -24,7 +24,6 @@ from .registry import find_table
 from .source_component import SourceComponent
 
 TEACHER_2_0 = dataclasses.replace(LTX2_19B, cross_timestep=CrossTimestep.CROSS)
-TEACHER_2_3 = dataclasses.replace(TEACHER_2_0, caption_channels=None, gated_attention=True, text_adaln=True)
 CONNECTOR_2_0 = ConnectorConfig(layers=2, heads=30, head_size=128, registers=128)
 CONNECTOR_2_3 = ConnectorConfig(layers=8, heads=32, head_size=128, registers=128)
 CONNECTORS_2_0 = ConnectorsConfig(
@@ -38,7 +37,7 @@ CONNECTORS_2_3 = dataclasses.replace(
     gated_attention=True,
 )
 PUBLISHED: Mapping[str, Mapping[str, Any]] = {  # by component and version of LTX-2
-    "transformer": {"2.0": TEACHER_2_0, "2.3": TEACHER_2_3},
+    "transformer": {"2.0": TEACHER_2_0, "2.3": LTX2_22B},
     "connectors": {"2.0": CONNECTORS_2_0, "2.3": CONNECTORS_2_3},
     "video_vae": {"2.0": LTX2_VIDEO_VAE, "2.3": LTX23_VIDEO_VAE},
     "audio_vae": {"2.0": LTX2_AUDIO_VAE},

@@ -27,7 +27,6 @@ from experiments.cli_errors import refusing
 from experiments.ltx2_flags import CausalArguments, CausalConfig, DmdArguments, PairsArguments
 from experiments.ltx2_samples import Examples
 from experiments.script import read_flags
-from omniforcing_jax.config import SamplerConfig
 from omniforcing_jax.distill.dmd import DmdConfig
 from omniforcing_jax.distill.generator_critic import CausalDmd
 from omniforcing_jax.distill.ode import OdeConfig
@@ -85,7 +84,7 @@ def main(arguments: Arguments) -> None:
     config, dtype = arguments.config, jnp.dtype(arguments.dtype)
     with refusing(), ltx2_recipe.set_up(arguments.batch, arguments.mesh) as mesh:
         layout = arguments.blocks
-        sampler = SamplerConfig(layout=layout, sigmas=config.sigmas, horizon_seconds=config.seconds)
+        sampler = config.sampler(layout, config.seconds)
         begun = ltx2_recipe.open_student(arguments.student, sampler, arguments.sinks, config.cross_timestep)
         opened = ltx2_recipe.open_dmd(arguments, begun)
         student = opened.student
@@ -93,7 +92,7 @@ def main(arguments: Arguments) -> None:
         learned, held = data.hold_out(PairsWithContexts(pairs, opened.contexts), arguments.held_out)
         method = CausalDmd(
             model=student.model,
-            sigmas=config.sigmas,
+            sampler=sampler,
             scorer=opened.teacher,
             blocks=layout.blocks(latent_frames(layout.frames_for(config.seconds))),
             grid=student.grid(*student.resolution),

@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from omniforcing_jax.config import CrossTimestep
+from omniforcing_jax.config import CrossTimestep, SamplerConfig
 from omniforcing_jax.layout import FUSED, PREFIX, PREFIX2, Layout
 from omniforcing_jax.schedule import ltx2_schedule, snap
 from omniforcing_jax.strict_json import require
@@ -101,11 +101,35 @@ class CausalConfig:
     Attributes:
         sigmas: Noise levels of the student's steps.
         cross_timestep: Whose noise level drives the student's crossings, see `ModelConfig`. OmniForcing's student takes
-            each token's own. LTX-2 takes the other stream's, of which a clip with a level per block has several.
+            each token's own. LTX-2 takes the other stream's, of which a clip with a level per block has several, unless
+            `scalar_sigma` holds it.
+        scalar_sigma: Noise level that modulates text and crossings in every pass, see `SamplerConfig`. EchoWM holds 1.
+            Networks with text AdaLN (LTX-2.3) need it. None holds nothing.
+        window: Blocks that a block may see, itself included; 0 shows all of a clip.
+        pinned: Blocks that are never evicted, from block 0 on.
     """
 
     sigmas: tuple[float, ...] = V2_SIGMAS
     cross_timestep: CrossTimestep = CrossTimestep.OWN
+    scalar_sigma: float | None = None
+    window: int = 0
+    pinned: int = 1
+
+    def sampler(self, layout: Layout, seconds: int, context_noise: float = 0.0) -> SamplerConfig:
+        """Say what makes the network a student, trained on clips of so many seconds.
+
+        Raises:
+            ValueError: As `SamplerConfig`.
+        """
+        return SamplerConfig(
+            layout=layout,
+            sigmas=self.sigmas,
+            horizon_seconds=seconds,
+            context_noise=context_noise,
+            window=self.window,
+            pinned=self.pinned,
+            scalar_sigma=self.scalar_sigma,
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

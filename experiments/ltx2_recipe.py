@@ -118,13 +118,17 @@ def open_student(
         cross_timestep: Whose noise level drives its crossings.
 
     Raises:
-        ValueError: If the folder is damaged, or holds a student of other blocks or crossings.
+        ValueError: If the folder is damaged, or holds a student of other blocks or crossings, or nothing takes the
+            `scalar_sigma`.
     """
     found = read_pipeline_config(folder)
     if found.sampler is not None:
         was, wanted = (dataclasses.asdict(config.layout) for config in (found.sampler, sampler))
         refuse(f"--student {folder}", "trained on other blocks, see --layout", differences(was, wanted))
-        was, wanted = ({"cross_timestep": each.value} for each in (found.model.cross_timestep, cross_timestep))
+        was, wanted = (
+            {"cross_timestep": crossings.value, "scalar_sigma": held.scalar_sigma}
+            for crossings, held in ((found.model.cross_timestep, found.sampler), (cross_timestep, sampler))
+        )
         refuse(f"--student {folder}", "trained with other crossings", differences(was, wanted))
     model = dataclasses.replace(found.model, sinks=found.model.sinks or sinks, cross_timestep=cross_timestep)
     return dataclasses.replace(found, model=model, sampler=sampler)
@@ -160,13 +164,11 @@ def open_pairs(folder: Path, student: PipelineConfig, sampler: SamplerConfig) ->
             one that a masked forward cannot train.
     """
     model = student.model
-    if model.text_adaln:
-        raise ValueError(
-            f"--student {student.name}: networks with text AdaLN (LTX-2.3) cannot be trained on masked clips, because "
-            "their text needs a single noise level per clip; stage3_self_forcing can train them"
-        )
-    rule = "a masked clip has a noise level per block, so its crossings must take their own"
-    require(model.cross_timestep is CrossTimestep.OWN, "cross_timestep", model.cross_timestep.value, rule)
+    if sampler.scalar_sigma is None:
+        rule = "a masked clip has a noise level per block, so its crossings must take their own, or --scalar-sigma"
+        require(model.cross_timestep is CrossTimestep.OWN, "cross_timestep", model.cross_timestep.value, rule)
+        rule = "a masked clip has a noise level per block, but text AdaLN (LTX-2.3) needs one: give --scalar-sigma 1"
+        require(not model.text_adaln, "scalar_sigma", None, rule)
     channels = model.video.latent_channels, model.audio.latent_channels
     pairs = Pairs(folder, sigmas=sampler.sigmas, layout=sampler.layout, channels=channels)
     found = dict(zip(("frames", "rows", "columns"), read_header(folder).arrays["video"][1][1:4], strict=True))

@@ -14,7 +14,7 @@ from omniforcing_jax.distill.generator_critic import contexts_of
 from omniforcing_jax.distill.ode import OdeConfig, Prompts, Trajectory, ode_loss
 from omniforcing_jax.layout import latent_frames
 from omniforcing_jax.model.positions import clip_block, make_positions
-from omniforcing_jax.model.transformer import Transformer, keep_projections, text_kv
+from omniforcing_jax.model.transformer import Transformer, keep_projections
 from omniforcing_jax.pipeline.pipeline import PipelineConfig
 from omniforcing_jax.train import data
 from omniforcing_jax.train.gradient import Loss, Metrics
@@ -34,8 +34,8 @@ def make_loss(student: PipelineConfig, how: OdeConfig, dtype: DTypeLike) -> Loss
     def loss(params: Transformer, batch: dict[str, Any], key: jax.Array) -> tuple[jax.Array, Metrics]:
         video, audio = (batch[name].astype(jnp.float32).swapaxes(0, 1) for name in ("video", "audio"))
         trajectory = Trajectory(video=video, audio=audio, sigmas=jnp.asarray(sampler.sigmas, jnp.float32))
-        text = Prompts(prompt=text_kv(params, *contexts_of(batch), dtype=dtype))
-        network = clip_network(student.model, positions, dtype=dtype, remat=keep_projections)
+        network = clip_network(student.model, positions, dtype=dtype, remat=keep_projections, student=sampler)
+        text = Prompts(prompt=network.masked_text(params, contexts_of(batch)))
         return ode_loss(params, trajectory, text, key, blocks, network, how)
 
     return loss

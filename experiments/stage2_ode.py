@@ -25,7 +25,6 @@ from experiments.cli_errors import refusing
 from experiments.ltx2_flags import CausalArguments, CausalConfig, PairsArguments
 from experiments.ltx2_samples import Examples
 from experiments.script import read_flags
-from omniforcing_jax.config import SamplerConfig
 from omniforcing_jax.distill.ode import Context, Error, OdeConfig
 from omniforcing_jax.model.transformer import Transformer, transformer_spec
 from omniforcing_jax.parallel import mesh as meshes
@@ -75,7 +74,7 @@ def main(arguments: Arguments) -> None:
     """Train or continue; bad input is one line on stderr and exit code 2."""
     config, dtype = arguments.config, jnp.dtype(arguments.dtype)
     with refusing(), ltx2_recipe.set_up(arguments.batch, arguments.mesh) as mesh:
-        sampler = SamplerConfig(layout=arguments.blocks, sigmas=config.sigmas, horizon_seconds=config.seconds)
+        sampler = config.sampler(arguments.blocks, config.seconds)
         student = ltx2_recipe.open_student(arguments.student, sampler, arguments.sinks, config.cross_timestep)
         contexts = ltx2_recipe.open_contexts(arguments.contexts, student.model)
         pairs = ltx2_recipe.open_pairs(arguments.pairs, student, sampler)

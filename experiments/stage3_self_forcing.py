@@ -25,7 +25,6 @@ from experiments.cli_errors import refusing
 from experiments.ltx2_flags import CausalArguments, CausalConfig, DmdArguments
 from experiments.ltx2_samples import Examples
 from experiments.script import read_flags
-from omniforcing_jax.config import SamplerConfig
 from omniforcing_jax.distill.dmd import DmdConfig
 from omniforcing_jax.distill.generator_critic import SelfForcingConfig, self_forcing_of
 from omniforcing_jax.guidance import GuidanceConfig, StreamGuidance
@@ -71,9 +70,7 @@ def main(arguments: Arguments) -> None:
     config, dtype = arguments.config, jnp.dtype(arguments.dtype)
     with refusing(), ltx2_recipe.set_up(arguments.batch, arguments.mesh) as mesh:
         seconds = config.self_forcing.seconds
-        sampler = SamplerConfig(
-            layout=arguments.blocks, sigmas=config.sigmas, horizon_seconds=seconds, context_noise=config.context_noise
-        )
+        sampler = config.sampler(arguments.blocks, seconds, config.context_noise)
         begun = ltx2_recipe.open_student(arguments.student, sampler, arguments.sinks, config.cross_timestep)
         opened = ltx2_recipe.open_dmd(arguments, begun)
         prompts, student = ltx2_recipe.Prompts(opened.contexts, arguments.negative), opened.student

@@ -99,13 +99,13 @@ def ode(params, batch, key, *_):
     return value, metrics, gradient
 
 
-WHOLE = {"scorer": TEACHER, "sigmas": SAMPLER.sigmas, "blocks": BLOCKS, "grid": STATIC.grid}
+WHOLE = {"scorer": TEACHER, "blocks": BLOCKS, "grid": STATIC.grid}
 STAGES = {
-    "stage 1": partial(one_graph, method=BackwardSimulation(model=TEACHER, **WHOLE)),
+    "stage 1": partial(one_graph, method=BackwardSimulation(model=TEACHER, sigmas=SAMPLER.sigmas, **WHOLE)),
     "stage 2": ode,
     "stage 3 generator": generator,
     "stage 3 critic": critic,
-    "causal DMD": partial(one_graph, method=CausalDmd(model=STUDENT, **WHOLE)),
+    "causal DMD": partial(one_graph, method=CausalDmd(model=STUDENT, sampler=SAMPLER, **WHOLE)),
 }
 NETWORKS = {  # in training, beside it
     "stage 1": (TEACHER, (TEACHER, TEACHER)),

@@ -40,7 +40,7 @@ def make_method(config: train_dmd.Config) -> CausalDmd:
     layout = config.sampler.layout
     return CausalDmd(
         model=presets.CHIME,
-        sigmas=config.sampler.sigmas,
+        sampler=config.sampler,
         scorer=presets.CHIME_TEACHER,
         blocks=layout.blocks(latent_frames(layout.frames_for(recipe.SECONDS))),
         grid=recipe.GRID,

@@ -12,8 +12,8 @@ from jaxtyping import Array, Float
 
 from omniforcing_jax.distill.clip_network import ClipNetwork
 from omniforcing_jax.layout import Block, block_of_frames
-from omniforcing_jax.model.transformer import Transformer, predict, text_kv
-from omniforcing_jax.model.view import Sigmas, masked
+from omniforcing_jax.model.transformer import Transformer, predict
+from omniforcing_jax.model.view import Sigmas
 from omniforcing_jax.schedule import add_noise, to_x0
 from omniforcing_jax.streams import Streams
 from omniforcing_jax.text.contexts import TextContexts
@@ -42,22 +42,16 @@ def predict_masked(
         levels: Noise level of every block; audio takes that of its block.
         contexts: Of the prompts.
         blocks: Block table of the clip.
-        network: The student; without text AdaLN, whose text would need a level per block.
+        network: The student.
 
     Raises:
-        ValueError: For a network with text AdaLN.
+        ValueError: As `ClipNetwork.masked_text`.
     """
-    model = network.model
-    if model.text_adaln:
-        raise ValueError(
-            "text_adaln=True: a masked clip has several noise levels, but text AdaLN needs one per clip; "
-            "train this network by self-forcing"
-        )
     frames_v, frames_a = block_of_frames(blocks)
     per_frame = clean.video.shape[1] // len(frames_v)
     sigmas = Sigmas(video=levels[:, frames_v], audio=levels[:, frames_a])
     per_token = Streams(jnp.repeat(sigmas.video, per_frame, axis=1), sigmas.audio)
     noisy = jax.tree.map(add_noise, jax.lax.stop_gradient(clean), noise, per_token)
-    view, text = masked(model, network.rotaries, sigmas, blocks), text_kv(params, *contexts, dtype=network.dtype)
-    velocity = predict(params, model, noisy, view, text, dtype=network.dtype, remat=network.remat).velocity
+    view, text = network.masked(sigmas, blocks), network.masked_text(params, contexts)
+    velocity = predict(params, network.model, noisy, view, text, dtype=network.dtype, remat=network.remat).velocity
     return jax.tree.map(to_x0, noisy, velocity, per_token)

@@ -1,20 +1,24 @@
 """A network that sees clips of one length whole: what its predictions need beside parameters, clip and text.
 
-Teacher and critic are such networks in every stage. So is the generator of stage 1, and causal DMD's student.
+Teacher and critic are such networks in every stage. So is the generator of stage 1, and the student of stage 2 and of
+causal DMD, which sees a clip block-causally: each block at a noise level of its own, in one masked forward.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, DTypeLike, Float
 
 from omniforcing_jax import guidance
-from omniforcing_jax.config import ModelConfig
+from omniforcing_jax.config import ModelConfig, SamplerConfig
 from omniforcing_jax.guidance import GuidanceConfig
-from omniforcing_jax.model.dual_stream import Perturbation
+from omniforcing_jax.layout import Block
+from omniforcing_jax.model.dual_stream import Perturbation, Text
 from omniforcing_jax.model.positions import Positions, Rotaries, rotaries
-from omniforcing_jax.model.transformer import NO_PERTURBATION, Transformer
+from omniforcing_jax.model.transformer import NO_PERTURBATION, Transformer, text_kv
+from omniforcing_jax.model.view import Sigmas, View, hold_scalars, masked, on_context
 from omniforcing_jax.model.whole_clip import predict_velocity, predict_x0
 from omniforcing_jax.streams import Streams
 from omniforcing_jax.text.contexts import TextContexts
@@ -29,12 +33,47 @@ class ClipNetwork:
         model: What network it is.
         dtype: Type to compute in.
         remat: Wraps the scan over layers of what is differentiated.
+        student: What makes the network a causal student: its window, its pinned blocks, and what modulates text and
+            crossings. None lets every block of a masked clip see all earlier ones.
     """
 
     rotaries: Rotaries
     model: ModelConfig = struct.field(pytree_node=False)
     dtype: DTypeLike = struct.field(pytree_node=False, default=jnp.dtype(jnp.float32))
     remat: Callable | None = struct.field(pytree_node=False, default=None)
+    student: SamplerConfig | None = struct.field(pytree_node=False, default=None)
+
+    def masked(self, sigmas: Sigmas, blocks: tuple[Block, ...]) -> View:
+        """Build the view of a whole clip, block-causal, as the student will stream it."""
+        return masked(self.model, self.rotaries, self._held(sigmas), blocks, **self._sight)
+
+    def on_context(self, sigmas: Sigmas, blocks: tuple[Block, ...]) -> View:
+        """Build the same view on the past of another forward, usually of clean latents."""
+        return on_context(self.model, self.rotaries, self._held(sigmas), blocks, **self._sight)
+
+    def masked_text(self, params: Transformer, contexts: TextContexts) -> Text:
+        """Make the text keys and values of a masked clip, the same for all of its noise levels.
+
+        Raises:
+            ValueError: The network has text AdaLN, and no `scalar_sigma` holds its noise level.
+        """
+        held = None if self.student is None else self.student.scalar_sigma
+        if self.model.text_adaln and held is None:
+            raise ValueError(
+                "text_adaln=True: a masked clip has several noise levels, but text AdaLN needs one: hold it with the "
+                "sampler's scalar_sigma"
+            )
+        sigma = None if held is None else jnp.full(contexts.video.shape[:1], held, jnp.float32)
+        return text_kv(params, *contexts, sigma=sigma, dtype=self.dtype)
+
+    def _held(self, sigmas: Sigmas) -> Sigmas:
+        return sigmas if self.student is None else hold_scalars(sigmas, self.student.scalar_sigma)
+
+    @property
+    def _sight(self) -> dict[str, Any]:
+        if self.student is None:
+            return {}
+        return {"window": self.student.past_blocks + 1, "pinned": self.student.pinned}
 
     def x0(
         self,
@@ -77,7 +116,13 @@ class ClipNetwork:
 
 
 def clip_network(
-    model: ModelConfig, positions: Positions, *, dtype: DTypeLike = jnp.float32, remat: Callable | None = None
+    model: ModelConfig,
+    positions: Positions,
+    *,
+    dtype: DTypeLike = jnp.float32,
+    remat: Callable | None = None,
+    student: SamplerConfig | None = None,
 ) -> ClipNetwork:
     """Describe a network on clips whose tokens are at `positions`; call it where its rotations may be traced."""
-    return ClipNetwork(rotaries=rotaries(model, positions), model=model, dtype=jnp.dtype(dtype), remat=remat)
+    rotations = rotaries(model, positions)
+    return ClipNetwork(rotaries=rotations, model=model, dtype=jnp.dtype(dtype), remat=remat, student=student)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike
 
-from omniforcing_jax.config import ModelConfig
+from omniforcing_jax.config import ModelConfig, SamplerConfig
 from omniforcing_jax.distill import backward_simulation, causal_dmd, dmd, self_forcing
 from omniforcing_jax.distill.clip_network import ClipNetwork, clip_network
 from omniforcing_jax.distill.dmd import DmdConfig, Scorer
@@ -227,11 +227,9 @@ class OneGraph(GeneratorCritic):
 
     Attributes:
         model: The generator's network.
-        sigmas: Its noise levels, from 1 to 0.
     """
 
     model: ModelConfig
-    sigmas: tuple[float, ...]
 
     @abc.abstractmethod
     def make_clip(self, params: Transformer, batch: Batch, key: Array) -> Streams:
@@ -250,11 +248,17 @@ class OneGraph(GeneratorCritic):
         return self.make_clip(params, batch, for_clip), rest
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class BackwardSimulation(OneGraph):
     """Stage 1: clips are predicted from one of the inputs that the few-step sampler simulates from fresh noise.
 
     The generator is bidirectional, so where the blocks lie does not matter: the last one ends with the clip.
+
+    Attributes:
+        sigmas: The generator's noise levels, from 1 to 0.
     """
+
+    sigmas: tuple[float, ...]
 
     def make_clip(self, params: Transformer, batch: Batch, key: Array) -> Streams:
         """Simulate the sampler, draw one of its inputs, and predict the clip from it."""
@@ -270,18 +274,25 @@ class BackwardSimulation(OneGraph):
         return backward_simulation.predict_from(params, trajectory, entry, levels, contexts, network)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class CausalDmd(OneGraph):
-    """Causal DMD: the teacher's clips, noised block by block, go through one masked forward of the student."""
+    """Causal DMD: the teacher's clips, noised block by block, go through one masked forward of the student.
+
+    Attributes:
+        sampler: What makes the generator a causal student.
+    """
+
+    sampler: SamplerConfig
 
     def make_clip(self, params: Transformer, batch: Batch, key: Array) -> Streams:
         """Noise the batch's clips, each block at a level of its own, and predict them.
 
         Raises:
-            ValueError: If the batch has no clips, or the network has text AdaLN.
+            ValueError: If the batch has no clips, or as `causal_dmd.predict_masked`.
         """
         clips, for_levels, for_noise = clips_of(batch), *jax.random.split(key)
-        levels = jnp.asarray(self.sigmas, jnp.float32)
+        levels = jnp.asarray(self.sampler.sigmas, jnp.float32)
         drawn = causal_dmd.draw_levels(for_levels, clips.video.shape[0], len(self.blocks), levels)
         noise = noise_like(jax.random.split(for_noise), clips)
-        network = self.network(self.model)
+        network = dataclasses.replace(self.network(self.model), student=self.sampler)
         return causal_dmd.predict_masked(params, clips, noise, drawn, contexts_of(batch), self.blocks, network)

@@ -24,7 +24,7 @@ from omniforcing_jax.layout import Block, block_of_frames
 from omniforcing_jax.model import transformer
 from omniforcing_jax.model.dual_stream import Text
 from omniforcing_jax.model.transformer import Prediction, Transformer
-from omniforcing_jax.model.view import Sigmas, View, masked, on_context, one_sigma
+from omniforcing_jax.model.view import Sigmas, View, one_sigma
 from omniforcing_jax.nn.attention import NO_PAST, Sites, as_past
 from omniforcing_jax.parallel.spec import ArrayLeaf
 from omniforcing_jax.schedule import add_noise
@@ -213,17 +213,16 @@ def predict(
     config: OdeConfig,
 ) -> Streams:
     """Predict the velocity of every block: in one masked forward, or on a clean past from a second one."""
-    model, rotaries = network.model, network.rotaries
 
     def ask(tokens: Streams, view: View, past: Sites = NO_PAST) -> Prediction:
         options = {"past": past, "dtype": network.dtype, "remat": network.remat}
-        return transformer.predict(params, model, tokens, view, text, **options)
+        return transformer.predict(params, network.model, tokens, view, text, **options)
 
     if config.context is Context.NOISY:
-        made = ask(example.noisy, masked(model, rotaries, example.sigmas, blocks))
+        made = ask(example.noisy, network.masked(example.sigmas, blocks))
     else:
-        clean = ask(example.context, masked(model, rotaries, one_sigma(example.context_sigma), blocks))
-        made = ask(example.noisy, on_context(model, rotaries, example.sigmas, blocks), as_past(clean.fresh))
+        clean = ask(example.context, network.masked(one_sigma(example.context_sigma), blocks))
+        made = ask(example.noisy, network.on_context(example.sigmas, blocks), as_past(clean.fresh))
     return made.velocity
 
 

@@ -5,9 +5,17 @@ from typing import NamedTuple
 
 from omniforcing_jax.codecs.audio_vae import CHIME_AUDIO_VAE, LTX2_AUDIO_VAE, AudioVAEConfig
 from omniforcing_jax.codecs.conv import SpatialPadding
-from omniforcing_jax.codecs.video_config import ALL, CHIME_VIDEO_VAE, LTX2_VIDEO_VAE, VideoVAEConfig, compress, res
-from omniforcing_jax.codecs.vocoder import CHIME_VOCODER, LTX2_VOCODER, VocoderConfig
-from omniforcing_jax.config import ModelConfig, SamplerConfig, StreamConfig
+from omniforcing_jax.codecs.video_config import (
+    ALL,
+    CHIME_VIDEO_VAE,
+    LTX2_VIDEO_VAE,
+    LTX23_VIDEO_VAE,
+    VideoVAEConfig,
+    compress,
+    res,
+)
+from omniforcing_jax.codecs.vocoder import CHIME_VOCODER, LTX2_VOCODER, LTX23_VOCODER, VocoderConfig
+from omniforcing_jax.config import CrossTimestep, ModelConfig, SamplerConfig, StreamConfig
 from omniforcing_jax.layout import FUSED, PREFIX, PREFIX2
 from omniforcing_jax.pipeline.pipeline import PipelineConfig
 from omniforcing_jax.schedule import ltx2_schedule, sigma_lookup, snap
@@ -18,6 +26,10 @@ LTX2_19B = ModelConfig(
     video=StreamConfig(latent_channels=128, heads=32, head_size=128),
     audio=StreamConfig(latent_channels=128, heads=32, head_size=64),
     caption_channels=3840,
+)
+
+LTX2_22B = dataclasses.replace(  # LTX-2.3
+    LTX2_19B, caption_channels=None, gated_attention=True, text_adaln=True, cross_timestep=CrossTimestep.CROSS
 )
 
 CHIME = ModelConfig(
@@ -80,6 +92,15 @@ LTX2_19B_STREAM = PipelineConfig(
     words=None,
 )
 
+LTX2_22B_STREAM = dataclasses.replace(
+    LTX2_19B_STREAM,
+    name="ltx2-22b",
+    model=LTX2_22B,
+    sampler=SamplerConfig(layout=FUSED, sigmas=RELEASED_SIGMAS, horizon_seconds=5, scalar_sigma=1.0),
+    video_vae=dataclasses.replace(LTX23_VIDEO_VAE, causal_decoder=True),
+    vocoder=LTX23_VOCODER,
+)
+
 CHIME_STREAM = PipelineConfig(
     name="chime",
     model=CHIME,
@@ -115,4 +136,5 @@ TINY_STREAM = PipelineConfig(
 )
 TINY_CLIP = dataclasses.replace(TINY_STREAM, name="tiny-teacher", model=TINY, sampler=None)
 
-PRESETS = {preset.name: preset for preset in (LTX2_19B_STREAM, CHIME_STREAM, CHIME_CLIP, TINY_STREAM, TINY_CLIP)}
+_ALL = (LTX2_19B_STREAM, LTX2_22B_STREAM, CHIME_STREAM, CHIME_CLIP, TINY_STREAM, TINY_CLIP)
+PRESETS = {preset.name: preset for preset in _ALL}

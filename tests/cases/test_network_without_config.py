@@ -16,11 +16,12 @@ from safetensors.numpy import load_file, save_file
 
 from converters import missing_config
 from converters.component import LTX2
-from converters.missing_config import CONNECTORS_2_0, CONNECTORS_2_3, PUBLISHED, TEACHER_2_0, TEACHER_2_3
+from converters.missing_config import CONNECTORS_2_0, CONNECTORS_2_3, PUBLISHED, TEACHER_2_0
 from converters.registry import COMPONENTS
 from omniforcing_jax.config import ModelConfig
 from omniforcing_jax.io.tensor_file import open_tensors
 from omniforcing_jax.io.weights import read_config
+from omniforcing_jax.pipeline.presets import LTX2_22B
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -183,7 +184,7 @@ def test_the_published_connectors_have_the_shapes_of_ltx_core_s(config, newer):
 
 def test_the_published_teachers_are_those_of_ltx_2():
     assert TEACHER_2_0.caption_channels == 3840
-    assert (TEACHER_2_3.caption_channels, TEACHER_2_3.gated_attention, TEACHER_2_3.text_adaln) == (None, True, True)
-    for config in (TEACHER_2_0, TEACHER_2_3):
+    assert (LTX2_22B.caption_channels, LTX2_22B.gated_attention, LTX2_22B.text_adaln) == (None, True, True)
+    for config in (TEACHER_2_0, LTX2_22B):
         assert (config.layers, config.video.width, config.audio.width, config.gate_multiplier) == (48, 4096, 2048, 1000)
         assert (config.rotary.kind, config.rotary.grid, config.cross_timestep) == ("split", "float64", "cross")

@@ -19,9 +19,7 @@ from converters.formats.transformer import COMPONENT, HEADER, PREFIX
 from converters.original_keys import LANDMARK
 from converters.plan import plan_component
 from omniforcing_jax.config import ModelConfig, StreamConfig
-from omniforcing_jax.pipeline.presets import LTX2_19B, TINY
-
-LTX2_22B = dataclasses.replace(LTX2_19B, caption_channels=None, gated_attention=True, text_adaln=True)
+from omniforcing_jax.pipeline.presets import LTX2_19B, LTX2_22B, TINY
 
 
 def original_shapes(config: ModelConfig) -> dict:

@@ -32,10 +32,10 @@ STATIC = StaticConfig(STUDENT, SAMPLER, (1, 2))
 STAGE_3 = self_forcing_of(STATIC, TEACHER, SelfForcingConfig(seconds=2))
 
 CUBE = make_mesh(MeshConfig(replica=2, fsdp=2, tensor=2))
-WHOLE = {"scorer": TEACHER, "blocks": PREFIX.blocks(4), "grid": tiny.GRID, "sigmas": SAMPLER.sigmas}
+WHOLE = {"scorer": TEACHER, "blocks": PREFIX.blocks(4), "grid": tiny.GRID}
 ONE_GRAPH = {
-    "stage 1": (TEACHER, BackwardSimulation(model=TEACHER, **WHOLE)),
-    "causal DMD": (STUDENT, CausalDmd(model=STUDENT, **WHOLE)),
+    "stage 1": (TEACHER, BackwardSimulation(model=TEACHER, sigmas=SAMPLER.sigmas, **WHOLE)),
+    "causal DMD": (STUDENT, CausalDmd(model=STUDENT, sampler=SAMPLER, **WHOLE)),
 }
 
 
@@ -190,8 +190,8 @@ def test_causal_dmd_needs_clips_to_begin_from(networks):
         ONE_GRAPH["causal DMD"][1].make_clip(networks[0], PROMPTS, jax.random.key(0))
 
 
-def test_causal_dmd_cannot_train_a_network_with_text_adaln(networks):
-    method = CausalDmd(model=tiny.MODERN, **WHOLE)
+def test_causal_dmd_of_a_network_with_text_adaln_needs_a_scalar_sigma(networks):
+    method = CausalDmd(model=tiny.MODERN, sampler=SAMPLER, **WHOLE)
     with pytest.raises(ValueError, match="text_adaln=True: a masked clip has several noise levels"):
         method.make_clip(networks[0], {**PROMPTS, **CLIPS}, jax.random.key(0))
 

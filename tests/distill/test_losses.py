@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 import tiny
 
+from omniforcing_jax.config import CrossTimestep, SamplerConfig
 from omniforcing_jax.distill import flow, ode
 from omniforcing_jax.distill.clip_network import clip_network
-from omniforcing_jax.layout import PREFIX, block_of_frames
+from omniforcing_jax.layout import PREFIX, PREFIX2, block_of_frames
 from omniforcing_jax.model.positions import clip_block, make_positions
 from omniforcing_jax.model.transformer import Prediction, text_kv
+from omniforcing_jax.model.view import Sigmas
 from omniforcing_jax.nn.attention import NO_PAST
 from omniforcing_jax.pipeline.presets import TINY
 from omniforcing_jax.streams import Streams
+from omniforcing_jax.text.contexts import TextContexts
 
 STUDENT = dataclasses.replace(TINY, sinks=2)
 GRID = (2, 2)
@@ -51,6 +54,41 @@ def test_every_weight_gets_a_gradient_in_stage_2(scene, mode):
     gradient = jax.jit(loss, compiler_options={"xla_backend_optimization_level": 0})(params)
     silent = [jax.tree_util.keystr(path) for path, g in jax.tree_util.tree_leaves_with_path(gradient) if not jnp.any(g)]
     assert silent == []
+
+
+def newer(**values):
+    """An LTX-2.3 student on a clip of three blocks; each sees itself, and block 0, which is pinned."""
+    model = dataclasses.replace(tiny.MODERN, cross_timestep=CrossTimestep.CROSS)
+    sampler = SamplerConfig(
+        sigmas=(1.0, 0.6, 0.0), horizon_seconds=2, layout=PREFIX2, window=1, scalar_sigma=0.9, **values
+    )
+    return clip_network(model, make_positions(model, clip_block(7, 52), GRID), student=sampler)
+
+
+@pytest.mark.parametrize("build", ["masked", "on_context"])
+def test_a_masked_clip_is_seen_as_its_student_streams_it(build):
+    levels = jnp.asarray([[1.0, 0.6, 0.3]])
+    video, audio = block_of_frames(PREFIX2.blocks(7))
+    view = getattr(newer(), build)(Sigmas(levels[:, video], levels[:, audio]), PREFIX2.blocks(7))
+    for times, of in zip(view.times, (video, audio), strict=True):
+        np.testing.assert_array_equal(times.main, levels[:, of])
+        np.testing.assert_array_equal([times.cross, times.gate], np.full((2, 1, 1), 0.9, np.float32))
+    last = view.sites.a2v.mask.bands[-1]
+    assert (last.fresh, last.past) == {
+        "masked": (((0, 2), (27, 52)), ()),
+        "on_context": (((27, 52),), ((0, 2),)),
+    }[build]
+
+
+def test_the_text_of_a_masked_clip_is_at_the_level_that_is_held():
+    network, rng = newer(), np.random.default_rng(0)
+    params = tiny.random_params(network.model)
+    contexts = TextContexts(*(jnp.asarray(rng.normal(size=(1, 2, w)), jnp.float32) for w in (64, 32)), None)
+    expected = text_kv(params, *contexts, sigma=jnp.full(1, 0.9))
+    jax.tree.map(np.testing.assert_array_equal, network.masked_text(params, contexts), expected)
+    for student in (None, dataclasses.replace(network.student, scalar_sigma=None)):
+        with pytest.raises(ValueError, match="text_adaln=True: a masked clip has several noise levels"):
+            dataclasses.replace(network, student=student).masked_text(params, contexts)
 
 
 def test_a_clean_context_never_draws_the_clean_entry_and_a_noisy_one_does():

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import tiny
 
-from omniforcing_jax.config import ModelConfig, SamplerConfig
+from omniforcing_jax.config import CrossTimestep, ModelConfig, SamplerConfig
 from omniforcing_jax.distill import self_forcing
 from omniforcing_jax.io.weights import name_leaves
-from omniforcing_jax.layout import FUSED, PREFIX
+from omniforcing_jax.layout import FUSED, PREFIX, PREFIX2
 from omniforcing_jax.model.transformer import keep_projections
 from omniforcing_jax.rollout import StaticConfig, make_prompt_kv, rollout
 from omniforcing_jax.streams import Streams
@@ -43,6 +43,11 @@ SCENES = {
     "prefix, sinks, block 0 and a past block dropped": Scene(SINKS, sampler(window=2, pinned=0), (0, 2, 1)),
     "fused, context noise, kept noise, reference's text, layers computed again": Scene(
         tiny.TINY, sampler(FUSED, context_noise=0.1, renewal=1.0), (2, 1), text_gradient=False, remat=keep_projections
+    ),
+    "text and crossings at one level, two audio latents, pinned blocks beside a window": Scene(
+        dataclasses.replace(tiny.MODERN, cross_timestep=CrossTimestep.CROSS),
+        sampler(PREFIX2, window=1, pinned=2, scalar_sigma=0.9),
+        (2, 0, 1, 1),
     ),
     "text keys per step, one exit": Scene(dataclasses.replace(tiny.MODERN, sinks=2), sampler(), (1, 1)),
 }

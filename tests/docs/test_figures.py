@@ -92,9 +92,9 @@ def of_codecs() -> dict[str, str]:
     }
 
 
-def of_full_size() -> dict[str, str]:
+def of_full_size(preset: str) -> dict[str, str]:
     """Say what a stream of LTX-2 holds in bfloat16, from shapes alone."""
-    config, dtype = PRESETS["ltx2-19b"], jnp.dtype(jnp.bfloat16)
+    config, dtype = PRESETS[preset], jnp.dtype(jnp.bfloat16)
     shapes, grid = abstract_pipeline(config, dtype), config.grid(*config.resolution)
 
     def cache(window: int) -> str:
@@ -119,7 +119,8 @@ FACTS = {
     "chime student": cache(lambda: of_network("student")),
     "chime teacher": cache(lambda: of_network("teacher")),
     "chime codecs": cache(of_codecs),
-    "ltx2-19b": cache(of_full_size),
+    "ltx2-19b": cache(lambda: of_full_size("ltx2-19b")),
+    "ltx2-22b": cache(lambda: of_full_size("ltx2-22b")),
     "chime": cache(lambda: {"on disk": size(CHIME)}),
 }
 

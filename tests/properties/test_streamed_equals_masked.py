@@ -1,12 +1,13 @@
 import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from omniforcing_jax.layout import FUSED, PREFIX
+from omniforcing_jax.layout import FUSED, PREFIX, PREFIX2
 from omniforcing_jax.model.positions import make_positions, rotaries, shift_phases, shift_rotations
 from omniforcing_jax.model.view import on_context, one_sigma, streaming
 from omniforcing_jax.nn.attention import KV, NO_PAST, Past, Sites, as_past
@@ -83,6 +84,27 @@ def test_before_at_and_after_the_horizon_the_stream_reads_its_window_and_the_pin
     sampler = dataclasses.replace(horizon(clip, window=window, pinned=pin), horizon_seconds=2)
     assert [sampler.shift_seconds(k) for k in range(7)] == [0, 0, 0, 1, 2, 3, 4]
     assert_close(run_stream(clip, sampler, has_list=has_list), explicit_stream(clip, sampler), LIMIT)
+
+
+LAYOUTS = {"1 + 1": PREFIX, "1 + 2": PREFIX2, "4 + 26": FUSED}
+FAST = ("1 + 2", 2)
+
+
+@pytest.mark.parametrize(
+    ("layout", "pinned"),
+    [
+        pytest.param(*each, marks=() if each == FAST else pytest.mark.long)
+        for each in itertools.product(LAYOUTS, (0, 1, 2, 3))
+    ],
+)
+def test_every_layout_with_every_count_of_pinned_blocks_streams_its_masked_clip_also_beyond_the_horizon(layout, pinned):
+    clip = Clip(SINKS, layout=LAYOUTS[layout], frames=19)  # 7 blocks, or 6 of "4 + 26"; the ring of one block wraps
+    sampler = horizon(clip, window=2, pinned=pinned)
+    assert_close(run_stream(clip, sampler), run_masked(clip, window=2, pinned=pinned, dense=True)[0], LIMIT)
+    short = dataclasses.replace(sampler, horizon_seconds=3)
+    shifts = [short.shift_seconds(k) for k in range(len(clip.blocks))]
+    assert shifts == [*[0] * (len(shifts) - 3), 1, 2, 3]
+    assert_close(run_stream(clip, short), explicit_stream(clip, short), LIMIT)
 
 
 def test_moving_the_pinned_keys_along_shows_only_beyond_the_horizon():
