@@ -103,7 +103,15 @@ class SavingOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StreamOptions(SteeringOptions, ConditioningOptions, SavingOptions, NetworkOptions, SizeOptions):
+class MeshOptions:
+    """Where the network lies."""
+
+    mesh: Annotated[str, tyro.conf.arg(metavar="REPLICA,FSDP,TENSOR")] = "1,1,1"
+    """How to cut the network over all devices: 1,1,4 cuts every layer for four devices."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamOptions(SteeringOptions, ConditioningOptions, SavingOptions, NetworkOptions, SizeOptions, MeshOptions):
     """Stream picture and sound from a causal student into an MP4 file that plays while it grows.
 
     Examples:
@@ -129,8 +137,6 @@ class StreamOptions(SteeringOptions, ConditioningOptions, SavingOptions, Network
     lookahead: Annotated[int | None, tyro.conf.arg(metavar="LATENTS")] = None
     """Latent frames, a third of a second each, by which the picture is held back for a decoder that is not causal; by
     default 3 for such a decoder."""
-    mesh: Annotated[str, tyro.conf.arg(metavar="REPLICA,FSDP,TENSOR")] = "1,1,1"
-    """How to cut the network over all devices: 1,1,4 cuts every layer for four devices."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,12 +254,13 @@ class ReachOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeOptions(SharingOptions, ReachOptions):
+class ServeOptions(SharingOptions, ReachOptions, MeshOptions):
     """Serve live streams to browsers and players: a page, an API, MP4 and HLS.
 
     Examples:
       omniforcing serve
       omniforcing serve --weights weights/ltx2-student --host 0.0.0.0 --token SECRET --state state
+      omniforcing serve --weights weights/ltx2-student --dtype bfloat16 --mesh 1,1,4
       omniforcing serve --mock
     """
 

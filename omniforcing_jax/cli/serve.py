@@ -129,15 +129,19 @@ def _bytes_of(gigabytes: float) -> int:
 
 def _open_studio(command: ServeOptions, stack: contextlib.ExitStack) -> Studio:
     if command.mock:
+        require(command.mesh == ServeOptions.mesh, "mesh", command.mesh, "the mock server has no network")
         return MockStudio()
     from omniforcing_jax.io import machine
     from omniforcing_jax.io.startup import Startup
+    from omniforcing_jax.parallel.mesh import MeshConfig
     from omniforcing_jax.serve.network import NetworkStudio
 
+    mesh = MeshConfig.parse(command.mesh)
     machine.use_compilation_cache()
     machine.use_one_heap()
     machine.check_backend()
-    return NetworkStudio(command.weights, command.dtype, command.cache_dtype, stack.enter_context(Startup("serve")))
+    startup = stack.enter_context(Startup("serve"))
+    return NetworkStudio(command.weights, command.dtype, startup, mesh, command.cache_dtype)
 
 
 def _log_json() -> None:

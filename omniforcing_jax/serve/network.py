@@ -5,7 +5,9 @@ are first asked for. Each compilation runs a short stream that nobody sees, a ch
 included.
 """
 
+import functools
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from omniforcing_jax.chime.prompts import COLOURS
 from omniforcing_jax.io import machine
 from omniforcing_jax.io.startup import Startup
 from omniforcing_jax.layout import FRAME_RATE
+from omniforcing_jax.parallel.mesh import MeshConfig, use
 from omniforcing_jax.pipeline import checks, text_source
 from omniforcing_jax.pipeline.loading import load_shown
 from omniforcing_jax.pipeline.pipeline import Pipeline
@@ -36,15 +39,27 @@ MEASURED = 3  # blocks that tell the pace, once all is compiled
 FIRST_PROMPT = "a red ball"  # of the stream that nobody sees, where the words are chime's
 
 
+def on_mesh(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a method work on its object's mesh. Which mesh is active belongs to a thread, and several threads call."""
+
+    @functools.wraps(method)
+    def work(self: Any, *values: Any) -> Any:
+        with use(self.mesh):
+            return method(self, *values)
+
+    return work
+
+
 class NetworkSource:
     """A stream of a student.
 
     Args:
         stream: The stream; nothing else may use it.
+        mesh: How its network lies on the devices.
     """
 
-    def __init__(self, stream: ChunkStream) -> None:
-        self._stream = stream
+    def __init__(self, stream: ChunkStream, mesh: MeshConfig) -> None:
+        self._stream, self.mesh = stream, mesh
         self._chunks = machine.trimmed(stream)
 
     @property
@@ -62,18 +77,22 @@ class NetworkSource:
         """Height and width of the picture in pixels."""
         return self._stream.picture_size
 
+    @on_mesh
     def make(self) -> Chunk | None:
         """Make the next block, or the tail of the sound; None after that."""
         return next(self._chunks, None)
 
+    @on_mesh
     def set_prompt(self, prompt: str, contexts: Any, recompute: int | None, fade: int) -> None:
         """Change the prompt from the next block on."""
         self._stream.set_prompt(prompt, recompute, fade, contexts=contexts)
 
+    @on_mesh
     def fork(self) -> "NetworkSource":
         """Return an independent source that goes on from here."""
-        return NetworkSource(self._stream.fork())
+        return NetworkSource(self._stream.fork(), self.mesh)
 
+    @on_mesh
     def save(self, folder: Path) -> None:
         """Write the state of the stream."""
         save(self._stream, folder)
@@ -85,18 +104,23 @@ class NetworkStudio:
     Args:
         weights: A weights folder, or the name of shipped weights.
         dtype: Type to compute in.
-        cache_dtype: As in `StreamRequest`.
         startup: Shows loading and compiling on the terminal.
+        mesh: How the network lies on the devices.
+        cache_dtype: As in `StreamRequest`.
 
     Raises:
-        ValueError: The weights are no student.
+        ValueError: The weights are no student, or the mesh does not fit them or the devices.
     """
 
-    def __init__(self, weights: str, dtype: str, cache_dtype: str | None, startup: Startup) -> None:
-        self._weights, self._dtype, self._startup = weights, jnp.dtype(dtype), startup
+    def __init__(
+        self, weights: str, dtype: str, startup: Startup, mesh: MeshConfig, cache_dtype: str | None = None
+    ) -> None:
+        self.mesh, self._weights, self._dtype, self._startup = mesh, weights, jnp.dtype(dtype), startup
         self._cache_dtype = cache_dtype
         self._config = checks.pipeline_config(weights)
         sampler = checks.student_sampler(self._config)
+        with use(mesh):
+            checks.check_mesh(self._config)
         words = () if self._config.words is None else self._config.words.vocabulary
         self.name, self.is_mock, self.words = self._config.name, False, tuple(sorted(words))
         self.size, self.block_s = self._config.resolution, float(sampler.layout.step_seconds)
@@ -104,6 +128,7 @@ class NetworkStudio:
         self._pipeline: Pipeline | None = None
         self._compiled: set[Any] = set()
 
+    @on_mesh
     def warm(self, say: Say) -> float | None:
         """Load the weights, and compile what streams of the default size need."""
         plan = self._plan(StreamRequestBody(prompt=self._first_prompt()), None)
@@ -142,6 +167,7 @@ class NetworkStudio:
         """Read prompts with the weights' text encoder: a part of the pipeline, or on disk."""
         return text_source.encode_on_disk(self._weights, self._config, prompts, None, self._dtype)
 
+    @on_mesh
     def check(self, body: StreamRequestBody, start: StartMedia | None) -> tuple[int, int]:
         """Refuse a request that cannot be met; returns height and width of the picture.
 
@@ -179,11 +205,13 @@ class NetworkStudio:
         check_stream_memory(plan, self._dtype, self._pipeline is not None)
         return plan._replace(conditioning=given)
 
+    @on_mesh
     def encode(self, prompt: str) -> Any:
         """Return the text contexts of a prompt."""
         assert self._pipeline is not None, "the weights are loaded first"
         return text_source.encode_text(self._pipeline, (prompt,), self._read((prompt,)))
 
+    @on_mesh
     def open(self, body: StreamRequestBody, start: StartMedia | None, say: Say) -> Source:
         """Open a checked request; programs of a new size are compiled first."""
         assert self._pipeline is not None, "the weights are loaded first"
@@ -191,8 +219,9 @@ class NetworkStudio:
         if _key(plan) not in self._compiled:
             self._rehearse(plan, self._read(plan.request.prompts), say)
         say("reading the prompt")
-        return NetworkSource(start_stream(self._pipeline, plan, self._read(plan.request.prompts)))
+        return NetworkSource(start_stream(self._pipeline, plan, self._read(plan.request.prompts)), self.mesh)
 
+    @on_mesh
     def reopen(self, folder: Path) -> Source:
         """Open a saved stream; its next chunks are bit-equal to those without the cut.
 
@@ -201,7 +230,7 @@ class NetworkStudio:
         """
         stream = resume(folder, self._pipeline)
         assert isinstance(stream, ChunkStream), "the server saves no batches"
-        return NetworkSource(stream)
+        return NetworkSource(stream, self.mesh)
 
 
 def _key(plan: StreamPlan) -> Any:
