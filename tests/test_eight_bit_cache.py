@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from refusal import refusal
-from tiny_stream import PROMPT, STATIC, listed
+from tiny_stream import PROMPT, STATIC, folders, listed
 
 from omniforcing_jax.config import EightBitKind, SamplerConfig
 from omniforcing_jax.distill.generator_critic import SelfForcingConfig, self_forcing_of
+from omniforcing_jax.io.startup import Startup
 from omniforcing_jax.layout import FUSED, PREFIX
 from omniforcing_jax.model.cache import commit, empty_cache, keep
 from omniforcing_jax.model.eight_bits import EightBitCache
@@ -20,6 +21,8 @@ from omniforcing_jax.nn.attention import KV, Sites, readable
 from omniforcing_jax.pipeline.budget import count_bytes
 from omniforcing_jax.pipeline.presets import LTX2_19B_STREAM
 from omniforcing_jax.rollout import StaticConfig, make_cache
+from omniforcing_jax.serve.messages import StreamRequestBody
+from omniforcing_jax.serve.network import NetworkStudio
 from omniforcing_jax.stream.on_card import stream_parts
 from omniforcing_jax.stream.request import StreamRequest
 from omniforcing_jax.stream.resume import resume
@@ -116,6 +119,11 @@ def test_a_request_refuses_a_type_that_no_cache_has():
         StreamRequest(prompt=PROMPT, cache_dtype="bfloat16")
 
 
+def test_every_stream_of_a_server_has_the_cache_that_it_was_started_with():
+    studio = NetworkStudio(str(folders() / "student"), "float32", "int8", Startup("serve"))
+    assert studio._plan(StreamRequestBody(prompt=PROMPT), None).static.cache == INT8
+
+
 def test_a_training_refuses_a_cache_in_eight_bits():
     with pytest.raises(ValueError, match=r"cache=.*must be None in a training"):
         self_forcing_of(STATIC._replace(cache=INT8), STATIC.model, SelfForcingConfig(seconds=3))
@@ -138,7 +146,7 @@ def test_every_block_of_a_clip_is_near_that_with_a_wide_cache_after_the_ring_wra
 
 @pytest.mark.long
 def test_a_stream_goes_on_bit_for_bit_where_it_was_cut_and_forks_and_recomputes(tmp_path):
-    how = {"cache_dtype": "int8", "seed": 5}
+    how = {"cache_dtype": "int8", "seed": 5, "history": "exact"}
     whole = list(open_stream(listed(), PROMPT, 6, **how))
     stream = open_stream(listed(), PROMPT, **how)
     first = list(itertools.islice(stream, 5))  # the ring has wrapped
@@ -149,10 +157,8 @@ def test_a_stream_goes_on_bit_for_bit_where_it_was_cut_and_forks_and_recomputes(
     for one, other in zip((*first, *rest), whole, strict=True):
         np.testing.assert_array_equal(one.video, other.video)
         np.testing.assert_array_equal(one.audio, other.audio)
-    wide = list(open_stream(listed(), PROMPT, 6, seed=5))
-    assert not np.array_equal(wide[-2].audio, whole[-2].audio)
     changed, same = stream.fork(), stream.fork()
-    same.set_prompt(PROMPT, 2)
-    changed.set_prompt("a green ball", 2)
-    np.testing.assert_allclose(next(same).video.astype(int), rest[0].video, atol=2)
-    assert not np.array_equal(next(changed).video, rest[0].video)
+    same.set_prompt(PROMPT)
+    changed.set_prompt("a green ball")
+    np.testing.assert_allclose(next(same).video.astype(int), rest[0].video, atol=1)
+    assert np.abs(next(changed).video.astype(int) - rest[0].video).max() > 10

@@ -42,14 +42,14 @@ from omniforcing_jax.strict_json import require
 INT8, FLOAT8 = EightBitKind.INT8, EightBitKind.FLOAT8
 VIDEO, AUDIO = ("video_self", "v2a"), ("audio_self", "a2v")
 CHOICES = {
-    "int8: video_self": EightBitCache(INT8, VIDEO[:1]),
-    "int8: v2a": EightBitCache(INT8, VIDEO[1:]),
-    "int8: both, the default": EightBitCache(INT8),
-    "int8: both, what is pinned too": EightBitCache(INT8, VIDEO, True),
-    "int8: audio_self and a2v": EightBitCache(INT8, AUDIO),
-    "int8: all sites and what is pinned": EightBitCache(INT8, VIDEO + AUDIO, True),
-    "float8: both, the default": EightBitCache(FLOAT8),
-    "float8: all sites and what is pinned": EightBitCache(FLOAT8, VIDEO + AUDIO, True),
+    "int8: ring of video_self": EightBitCache(INT8, VIDEO[:1], pinned=False),
+    "int8: ring of v2a": EightBitCache(INT8, VIDEO[1:], pinned=False),
+    "int8: both rings": EightBitCache(INT8, VIDEO, pinned=False),
+    "int8: both rings, and what is pinned there (the default)": EightBitCache(INT8),
+    "int8: rings of audio_self and a2v": EightBitCache(INT8, AUDIO, pinned=False),
+    "int8: everything": EightBitCache(INT8, VIDEO + AUDIO),
+    "float8: the default": EightBitCache(FLOAT8),
+    "float8: everything": EightBitCache(FLOAT8, VIDEO + AUDIO),
 }
 
 

@@ -18,6 +18,7 @@ from prose import ROOT, documents
 
 from omniforcing_jax.config import ModelConfig, SamplerConfig
 from omniforcing_jax.io.tensor_file import open_tensors
+from omniforcing_jax.model.eight_bits import eight_bit_cache
 from omniforcing_jax.pipeline.budget import count_bytes
 from omniforcing_jax.pipeline.pipeline import abstract_pipeline
 from omniforcing_jax.pipeline.presets import PRESETS
@@ -97,9 +98,9 @@ def of_full_size(preset: str) -> dict[str, str]:
     config, dtype = PRESETS[preset], jnp.dtype(jnp.bfloat16)
     shapes, grid = abstract_pipeline(config, dtype), config.grid(*config.resolution)
 
-    def cache(window: int) -> str:
+    def cache(window: int, kind: str | None = None) -> str:
         sampler = dataclasses.replace(config.sampler, window=window)
-        static = StaticConfig(config.model, sampler, grid, dtype)
+        static = StaticConfig(config.model, sampler, grid, dtype, eight_bit_cache(kind))
         return gigabytes(jax.eval_shape(lambda: make_cache(static, 1, has_list=True)))  # as one GPU has it
 
     return {
@@ -107,6 +108,8 @@ def of_full_size(preset: str) -> dict[str, str]:
         "codecs": gigabytes(shapes.codecs),
         "cache, the trained horizon": cache(0),
         "cache, `--window 2`": cache(2),
+        "cache, `--cache-dtype int8`": cache(0, "int8"),
+        "cache, both": cache(2, "int8"),
     }
 
 
