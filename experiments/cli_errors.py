@@ -3,7 +3,7 @@
 import contextlib
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,3 +43,11 @@ def keep_figures(path: Path | None, figures: Any) -> None:
     """Write figures as JSON, if a file was asked for; missing folders are made."""
     if path is not None:
         write_json(path, figures)
+
+
+def report(path: Path | None, work: Callable[[], Any], tabulate: Callable[[Any], Iterable[str]]) -> None:
+    """Compute figures, print them as lines, and keep them; errors as `refusing`."""
+    with refusing(path):
+        figures = work()
+        print("\n".join(tabulate(figures)))
+        keep_figures(path, figures)

@@ -30,7 +30,7 @@ def test_the_ratio_is_that_of_throughputs(tmp_path, monkeypatch, capsys):
     batch.main(batch.Arguments(json=out, rows=4, blocks=5))
     figures = json.loads(out.read_text())
     assert (figures["one_fps"], figures["batch_fps"], figures["ratio"]) == (24, 48, 2)
-    assert "4 at once: 48.0 frames/s together; ratio 2.00" in capsys.readouterr().out
+    assert "4 at once: 48.0 together; ratio 2.00" in capsys.readouterr().out
 
 
 def test_first_calls_are_not_timed(monkeypatch):

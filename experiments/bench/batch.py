@@ -11,13 +11,14 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from experiments.cli_errors import keep_figures, refusing
+from experiments.cli_errors import report
 from experiments.script import read_flags
 from omniforcing_jax.chime.prompts import sample_prompts
 from omniforcing_jax.io import machine
@@ -89,16 +90,16 @@ def time_in_turns(one: Callable[[], None], other: Callable[[], None], turns: int
     return times
 
 
+def describe(figures: dict[str, Any]) -> list[str]:
+    """Say both throughputs and their ratio."""
+    rows, (one, together) = figures["config"]["rows"], (figures["one_fps"], figures["batch_fps"])
+    return [f"one stream: {one:.1f} frames/s; {rows} at once: {together:.1f} together; ratio {figures['ratio']:.2f}"]
+
+
 def main(arguments: Arguments) -> None:
-    """Print both throughputs and their ratio; bad input is one line on stderr and exit code 2."""
+    """Print the throughputs; bad input is one line on stderr and exit code 2."""
     machine.use_compilation_cache()
-    with refusing(arguments.json):
-        figures = measure(arguments)
-        print(
-            f"one stream: {figures['one_fps']:.1f} frames/s; {arguments.rows} at once: {figures['batch_fps']:.1f} "
-            f"frames/s together; ratio {figures['ratio']:.2f}"
-        )
-        keep_figures(arguments.json, figures)
+    report(arguments.json, partial(measure, arguments), describe)
 
 
 if __name__ == "__main__":

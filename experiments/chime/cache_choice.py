@@ -12,6 +12,7 @@ Expect: int8 several times closer than float8, which has three bits of mantissa.
 
 import dataclasses
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.chime.judge.sources import read_prompts
-from experiments.cli_errors import keep_figures, refusing
+from experiments.cli_errors import report
 from experiments.script import read_flags
 from omniforcing_jax import rollout
 from omniforcing_jax.config import EightBitKind
@@ -139,12 +140,9 @@ def tabulate(figures: dict[str, dict[str, float]]) -> list[str]:
 
 
 def main(arguments: Arguments) -> None:
-    """Print the table, and write the figures if asked to; bad input is one line on stderr and exit code 2."""
+    """Print what each choice costs and saves; bad input is one line on stderr and exit code 2."""
     machine.use_compilation_cache()
-    with refusing(arguments.json):
-        figures = run(arguments)
-        print("\n".join(tabulate(figures)))
-        keep_figures(arguments.json, figures)
+    report(arguments.json, partial(run, arguments), tabulate)
 
 
 if __name__ == "__main__":

@@ -15,13 +15,14 @@ Expect: eight bits within the noise of 160 prompts.
 import dataclasses
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from experiments.chime.judge.sources import read_prompts, read_request
-from experiments.cli_errors import keep_figures, refusing
+from experiments.cli_errors import report
 from experiments.script import read_flags
 from omniforcing_jax.chime import metrics
 from omniforcing_jax.chime.film import Film, join_film
@@ -152,10 +153,7 @@ def tabulate(figures: dict[str, dict[str, float | None]]) -> list[str]:
 def main(arguments: Arguments) -> None:
     """Print the table, and write the figures if asked to; bad input is one line on stderr and exit code 2."""
     machine.use_compilation_cache()
-    with refusing(arguments.json):
-        figures = run(arguments)
-        print("\n".join(tabulate(figures)))
-        keep_figures(arguments.json, figures)
+    report(arguments.json, partial(run, arguments), tabulate)
 
 
 if __name__ == "__main__":
