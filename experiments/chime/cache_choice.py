@@ -101,6 +101,7 @@ def run(arguments: Arguments) -> dict[str, dict[str, float]]:
 
 
 def _open(arguments: Arguments) -> Subject:
+    machine.use_compilation_cache()
     prompts = read_prompts(arguments.prompts, arguments.seed)
     pipeline = load_pipeline(arguments.weights)
     static = resolve_request(pipeline.config, StreamRequest(prompt=tuple(prompts))).static
@@ -141,7 +142,6 @@ def tabulate(figures: dict[str, dict[str, float]]) -> list[str]:
 
 def main(arguments: Arguments) -> None:
     """Print what each choice costs and saves; bad input is one line on stderr and exit code 2."""
-    machine.use_compilation_cache()
     report(arguments.json, partial(run, arguments), tabulate)
 
 
