@@ -10,12 +10,13 @@ import pytest
 import torch
 import torch.distributed.checkpoint
 from brought import GEMMA, NEWER, PREFIX, SMALL, save_base, save_fine_tune, save_part
-from published import CODECS, FORCED, draw_network, text_path
+from published import CODECS, FORCED, draw_network, save_ltx2, text_path
 from run import refused
 from safetensors.numpy import load_file, save_file
 
 from converters import missing_config, single_file_gemma
 from converters.cli import main
+from omniforcing_jax.config import CameraConfig
 from omniforcing_jax.io.weights import read_config
 
 DOCUMENT = Path(__file__).parents[2] / "docs/weights.md"
@@ -86,6 +87,13 @@ def _(folder):
     state = {key.removeprefix(PREFIX): torch.from_numpy(value.astype(np.float32)) for key, value in tensors.items()}
     torch.save({"generator": state, "critic": {}, "step": 7}, folder / "model.pt")
     return ["--from", folder / "model.pt", "--heads", 2]
+
+
+@layout("LTX-2.3's file with camera attention, its keys beside `ucpe_q_proj`")
+def _(folder):
+    config = brought.dataclasses.replace(NEWER, camera=CameraConfig(heads=2, head_size=128))
+    save_ltx2(folder / "echo-wm.safetensors", config, tensors=draw_network(config))
+    return ["--from", folder / "echo-wm.safetensors"]
 
 
 def quantised(style):
