@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 from converters.component import DIFFUSERS, LTX2
 from converters.formats import connectors
 from converters.formats.transformer import COMPONENT
-from converters.registry import COMPONENTS
+from converters.registry import COMPONENTS, PREFIXES
 from experiments.dry_run.published import PARTS
 from omniforcing_jax.config import CrossTimestep, GridPrecision, ModelConfig, RotaryConfig, RotaryKind, StreamConfig
 from omniforcing_jax.pipeline.presets import TINY, TINY_STREAM
@@ -71,6 +71,21 @@ def save_ltx2(path, config=SMALL, extra=None, tensors=None, **metadata):
     header["audio_vae"] = {"preprocessing": {"audio": {"sampling_rate": 16000}}}
     save_file(tensors, path, {"config": json.dumps(header)} | metadata)
     return tensors
+
+
+def calm(tensors):
+    """Make random weights small, so that nothing overflows on the way through untrained layers."""
+    return {key: (value.astype(np.float32) * 0.1).astype(value.dtype) for key, value in tensors.items()}
+
+
+def save_merged(path, parts):
+    """Write a file with every component of a prefix, from configs by name."""
+    tensors, header = {}, {}
+    for name in PREFIXES:
+        tensors |= calm(draw_network(parts[name], component=COMPONENTS[name]))
+        for section, values in COMPONENTS[name].namings[LTX2].table.write(parts[name]).items():
+            header[section] = {**header.get(section, {}), **values}
+    save_file(tensors, path, {"config": json.dumps(header)})
 
 
 def text_path(config):

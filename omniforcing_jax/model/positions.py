@@ -26,7 +26,7 @@ class Positions:
     columns: Phases
     video_time: Phases  # video frames, at the frequencies of the one-axis tables (crossings)
     audio_time: Phases
-    cameras: Cameras | None = None
+    cameras: Cameras | None
 
 
 @struct.dataclass

@@ -2,20 +2,14 @@
 
 import dataclasses
 import itertools
-import json
 
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 import pytest
-from published import NEWER, draw_network, text_path
+from published import NEWER, save_merged, text_path
 from run import run
-from safetensors.numpy import save_file
-from test_end_to_end import calm
 from test_whole_file import CONFIGS
 
-from converters.component import LTX2
-from converters.registry import COMPONENTS, PREFIXES
 from omniforcing_jax.config import CameraConfig
 from omniforcing_jax.pipeline.presets import STUDENTS
 from omniforcing_jax.pipeline.weights_folder import read_pipeline_config
@@ -42,12 +36,7 @@ PARTS = CONFIGS | {
 @pytest.fixture
 def merged(tmp_path):
     """One file with all components; its header is silent about cameras."""
-    tensors, header = {}, {}
-    for name in PREFIXES:
-        tensors |= calm(draw_network(PARTS[name], component=COMPONENTS[name], dtype=ml_dtypes.bfloat16))
-        for section, values in COMPONENTS[name].namings[LTX2].table.write(PARTS[name]).items():
-            header[section] = {**header.get(section, {}), **values}
-    save_file(tensors, tmp_path / "echo-wm-flash.safetensors", {"config": json.dumps(header)})
+    save_merged(tmp_path / "echo-wm-flash.safetensors", PARTS)
     return tmp_path / "echo-wm-flash.safetensors"
 
 

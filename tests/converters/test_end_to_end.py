@@ -4,17 +4,15 @@ import dataclasses
 import json
 
 import av
-import ml_dtypes
-import numpy as np
 import pytest
 import tiny_text
-from published import SMALL, draw_network, text_path
+from published import SMALL, calm, draw_network, save_merged, text_path
 from run import run
 from safetensors.numpy import save_file
 from test_whole_file import CONFIGS
 
-from converters.component import HUGGING_FACE, LTX2
-from converters.registry import COMPONENTS, PREFIXES
+from converters.component import HUGGING_FACE
+from converters.registry import COMPONENTS
 from omniforcing_jax.cli import main
 from omniforcing_jax.config import GridPrecision, RotaryConfig, RotaryKind
 
@@ -33,21 +31,11 @@ PARTS = CONFIGS | {
 GEMMA = dataclasses.replace(tiny_text.ENCODER.gemma, width=CAPTIONS, is_global=(False, False, False, True) * 12)
 
 
-def calm(tensors):
-    """Make random weights small, so that nothing overflows on the way through untrained layers."""
-    return {key: (value.astype(np.float32) * 0.1).astype(value.dtype) for key, value in tensors.items()}
-
-
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
     """LTX-2's single file, Gemma's folder, and a student's shard."""
     root = tmp_path_factory.mktemp("published")
-    tensors, header = {}, {}
-    for name in PREFIXES:
-        tensors |= calm(draw_network(PARTS[name], component=COMPONENTS[name], dtype=ml_dtypes.bfloat16))
-        for section, values in COMPONENTS[name].namings[LTX2].table.write(PARTS[name]).items():
-            header[section] = {**header.get(section, {}), **values}
-    save_file(tensors, root / "ltx2.safetensors", {"config": json.dumps(header)})
+    save_merged(root / "ltx2.safetensors", PARTS)
     text = COMPONENTS["text"]
     tiny_text.save_tokenizer(root / "gemma")
     save_file(calm(draw_network(GEMMA, HUGGING_FACE, component=text)), root / "gemma/model.safetensors")

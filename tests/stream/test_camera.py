@@ -15,15 +15,31 @@ from omniforcing_jax.layout import PREFIX2
 from omniforcing_jax.model.cache import commit, empty_cache, past_masks
 from omniforcing_jax.model.cameras import Shots, cameras_of_block, cameras_of_clip, lens_matrix
 from omniforcing_jax.model.positions import clip_block, make_positions, rotaries, shift_phases, shift_rotations
-from omniforcing_jax.model.transformer import list_layers, predict
+from omniforcing_jax.model.transformer import list_layers, predict, transformer_spec
 from omniforcing_jax.model.view import Sigmas, masked, one_sigma, streaming
 from omniforcing_jax.nn.attention import NO_PAST
+from omniforcing_jax.parallel import mesh as meshes
+from omniforcing_jax.parallel.mesh import MeshConfig, make_mesh
 from omniforcing_jax.pipeline.pipeline import abstract_pipeline
 from omniforcing_jax.pipeline.presets import TINY_CLIP, TINY_STREAM
-from omniforcing_jax.rollout import StaticConfig, block_positions
+from omniforcing_jax.rollout import (
+    StaticConfig,
+    block_positions,
+    commit_block,
+    denoise_block,
+    make_cache,
+    make_prompt_kv,
+)
 from omniforcing_jax.sample.clip import sample_clip
 from omniforcing_jax.stream.camera.motion import Segment, parse_camera
-from omniforcing_jax.stream.camera.path import CameraPath, advance_path, begin_path, change_path, check_path
+from omniforcing_jax.stream.camera.path import (
+    CameraPath,
+    advance_path,
+    begin_path,
+    change_path,
+    check_path,
+    next_positions,
+)
 from omniforcing_jax.stream.conditioning.compress import compress_frames
 from omniforcing_jax.stream.conditioning.condition import Condition
 from omniforcing_jax.stream.start import open_stream
@@ -94,6 +110,31 @@ def test_a_stream_through_cameras_is_the_masked_clip(is_listed):
     streamed = jax.tree.map(lambda *pieces: jnp.concatenate(pieces, axis=1), *made)
     for ours, other in zip(streamed, expected, strict=True):
         np.testing.assert_allclose(ours, other, atol=2e-4)
+
+
+@pytest.mark.long
+def test_a_stream_through_cameras_on_a_mesh_equals_one_device():
+    config, sampler = dataclasses.replace(CAMERA, sinks=0), dataclasses.replace(SAMPLER, horizon_seconds=3)
+    static, params = StaticConfig(config, sampler, (1, 2)), random_params(config)
+    mesh = make_mesh(MeshConfig.parse("2,2,2"))
+    expected = roll_out(params, static)
+    with jax.set_mesh(mesh):
+        cut = roll_out(jax.device_put(params, meshes.param_shardings(transformer_spec(config), mesh)), static, mesh)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-5), cut, expected)
+
+
+def roll_out(params, static, mesh=None):
+    """Four blocks of four rows along one path: two are pinned, and the ring has one."""
+    rows, path, clip = 4, begin_path(KEYS), []
+    text = TextContexts(jnp.ones((rows, 3, 64)), jnp.ones((rows, 3, 32)), jnp.ones((rows, 3), jnp.int32))
+    prompt = make_prompt_kv(params, *meshes.replicate(text, mesh), static=static)
+    cache, keys = make_cache(static, rows), jax.random.split(jax.random.key(0), rows)
+    for k in range(4):
+        positions, path = next_positions(static, path, cache.video, k)
+        latents, cache = denoise_block(params, cache, prompt, keys, positions, static=static)
+        cache = commit_block(params, cache, prompt, keys, latents, positions, static=static)
+        clip.append(latents)
+    return jax.device_get(clip)
 
 
 def test_what_a_stream_with_cameras_needs_is_refused_without_it(no_work):
