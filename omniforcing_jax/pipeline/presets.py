@@ -15,7 +15,7 @@ from omniforcing_jax.codecs.video_config import (
     res,
 )
 from omniforcing_jax.codecs.vocoder import CHIME_VOCODER, LTX2_VOCODER, LTX23_VOCODER, VocoderConfig
-from omniforcing_jax.config import CrossTimestep, ModelConfig, SamplerConfig, StreamConfig
+from omniforcing_jax.config import CameraConfig, CrossTimestep, ModelConfig, SamplerConfig, StreamConfig
 from omniforcing_jax.layout import FUSED, PREFIX, PREFIX2
 from omniforcing_jax.pipeline.pipeline import PipelineConfig
 from omniforcing_jax.schedule import ltx2_schedule, sigma_lookup, snap
@@ -31,6 +31,8 @@ LTX2_19B = ModelConfig(
 LTX2_22B = dataclasses.replace(  # LTX-2.3
     LTX2_19B, caption_channels=None, gated_attention=True, text_adaln=True, cross_timestep=CrossTimestep.CROSS
 )
+
+ECHOWM = dataclasses.replace(LTX2_22B, camera=CameraConfig(heads=8, head_size=128))
 
 CHIME = ModelConfig(
     layers=6,
@@ -101,6 +103,14 @@ LTX2_22B_STREAM = dataclasses.replace(
     vocoder=LTX23_VOCODER,
 )
 
+ECHOWM_STREAM = dataclasses.replace(
+    LTX2_22B_STREAM,
+    name="ltx2-22b-echowm",
+    model=ECHOWM,
+    sampler=STUDENTS["echowm-flash"].sampler,
+    resolution=STUDENTS["echowm-flash"].resolution,
+)
+
 CHIME_STREAM = PipelineConfig(
     name="chime",
     model=CHIME,
@@ -136,5 +146,5 @@ TINY_STREAM = PipelineConfig(
 )
 TINY_CLIP = dataclasses.replace(TINY_STREAM, name="tiny-teacher", model=TINY, sampler=None)
 
-_ALL = (LTX2_19B_STREAM, LTX2_22B_STREAM, CHIME_STREAM, CHIME_CLIP, TINY_STREAM, TINY_CLIP)
+_ALL = (LTX2_19B_STREAM, LTX2_22B_STREAM, ECHOWM_STREAM, CHIME_STREAM, CHIME_CLIP, TINY_STREAM, TINY_CLIP)
 PRESETS = {preset.name: preset for preset in _ALL}

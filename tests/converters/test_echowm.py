@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +11,10 @@ from published import NEWER, save_merged, text_path
 from run import run
 from test_whole_file import CONFIGS
 
+from converters.component import DIFFUSERS, LTX2
+from converters.registry import COMPONENTS
 from omniforcing_jax.config import CameraConfig
-from omniforcing_jax.pipeline.presets import STUDENTS
+from omniforcing_jax.pipeline.presets import ECHOWM, STUDENTS
 from omniforcing_jax.pipeline.weights_folder import read_pipeline_config
 from omniforcing_jax.stream.camera.path import CameraReceipt
 from omniforcing_jax.stream.conditioning.condition import Condition
@@ -38,6 +41,15 @@ def merged(tmp_path):
     """One file with all components; its header is silent about cameras."""
     save_merged(tmp_path / "echo-wm-flash.safetensors", PARTS)
     return tmp_path / "echo-wm-flash.safetensors"
+
+
+@pytest.mark.parametrize("naming", [LTX2, DIFFUSERS])
+def test_keys_and_parameters_are_those_of_the_published_network(naming):
+    placements = COMPONENTS["transformer"].expand(ECHOWM, naming)
+    assert len(placements) == 4426
+    assert sum(math.prod(each.source_shape) for each in placements) == 19_794_341_120
+    camera = [each for each in placements if "ucpe" in each.source]
+    assert (len(camera), sum(math.prod(each.source_shape) for each in camera)) == (240, 805_502_976)
 
 
 def open_moving(ours):
