@@ -8,9 +8,9 @@ import os
 import signal
 import socket
 import threading
-from asyncio.transports import BaseTransport, WriteTransport
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -122,10 +122,9 @@ class UnhurriedSocket(WebSocketsSansIOProtocol):
     A slow viewer then has one fragment on its way, and not a queue of old ones.
     """
 
-    def connection_made(self, transport: BaseTransport) -> None:
-        """Take a connection."""
+    def connection_made(self, transport: Any) -> None:
+        """Take a connection. Its transport is asyncio's, or uvloop's under Ray, which has other base classes."""
         super().connection_made(transport)
-        assert isinstance(transport, WriteTransport), "a TCP connection"
         transport.set_write_buffer_limits(0)
 
 

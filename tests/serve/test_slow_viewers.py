@@ -71,6 +71,24 @@ def test_a_viewer_that_reads_slowly_is_not_hung_up_on():
     assert len(slow.arrivals) < 4
 
 
+def test_viewers_are_served_under_uvloop_as_ray_runs_servers():
+    uvloop = pytest.importorskip("uvloop", reason="uvloop is not installed: it comes with Ray")
+    context = make_context()
+
+    async def run():
+        async with serving_here(context) as url:
+            context.engine.start()
+            stream = await asyncio.to_thread(of.connect(url).open, "a red ball")
+            viewer = SimulatedViewer(stream.server.socket_url(f"/v1/streams/{stream.id}/live"))
+            await viewer.watch(20.0, 1.0)
+            return viewer
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        viewer = runner.run(run())
+    context.engine.stop()
+    assert viewer.arrivals
+
+
 def test_a_program_that_takes_its_time_between_events_is_not_hung_up_on(monkeypatch):
     """The client's own ping was answered behind events that the program had not read yet."""
     hurried = functools.partial(client.connect, ping_interval=0.05, ping_timeout=0.1)
