@@ -118,10 +118,12 @@ def open_student(
         cross_timestep: Whose noise level drives its crossings.
 
     Raises:
-        ValueError: If the folder is damaged, or holds a student of other blocks or crossings, or nothing takes the
-            `scalar_sigma`.
+        ValueError: If the folder is damaged, or holds a network with camera attention, a student of other blocks or
+            crossings, or nothing takes the `scalar_sigma`.
     """
     found = read_pipeline_config(folder)
+    if found.model.camera is not None:
+        raise ValueError(f"--student {folder}: has camera attention, and a training has no cameras yet")
     if found.sampler is not None:
         was, wanted = (dataclasses.asdict(config.layout) for config in (found.sampler, sampler))
         refuse(f"--student {folder}", "trained on other blocks, see --layout", differences(was, wanted))

@@ -20,7 +20,7 @@ import tiny_stream
 
 from experiments import causal_dmd, ltx2_flags, ltx2_recipe, make_pairs, stage1_dmd, stage2_ode, stage3_self_forcing
 from experiments.script import read_flags
-from omniforcing_jax.config import CrossTimestep
+from omniforcing_jax.config import CameraConfig, CrossTimestep
 from omniforcing_jax.io import weights
 from omniforcing_jax.layout import audio_latents, latent_frames
 from omniforcing_jax.model import view
@@ -277,6 +277,14 @@ def test_a_student_of_other_blocks_or_none_at_all_is_refused(told, capsys, no_lo
     assert "see --layout: first_v=1, expected 4; first_a=1, expected 26" in message
     message = refusal(capsys, stage1_dmd, told(stage1_dmd, student=tiny_stream.folders() / "student"))
     assert "holds a causal student, expected a bidirectional network" in message
+
+
+@pytest.mark.parametrize("recipe", [stage2_ode, stage3_self_forcing, causal_dmd])
+def test_a_network_with_camera_attention_is_refused(recipe, told, capsys, no_loading, monkeypatch):
+    config = read_pipeline_config(tiny_stream.folders() / "student")
+    seeing = dataclasses.replace(config, model=dataclasses.replace(config.model, camera=CameraConfig(heads=2, head_size=16)))
+    monkeypatch.setattr(ltx2_recipe, "read_pipeline_config", lambda folder: seeing)
+    assert "has camera attention" in refusal(capsys, recipe, told(recipe))
 
 
 def test_numbers_that_make_no_sense_are_refused(told, capsys, no_loading):
