@@ -18,6 +18,7 @@ from omniforcing_jax.model.cache import commit, empty_cache, keep
 from omniforcing_jax.model.eight_bits import EightBitCache
 from omniforcing_jax.model.layer_list import is_list
 from omniforcing_jax.nn.attention import KV, Sites, readable
+from omniforcing_jax.parallel.mesh import MeshConfig
 from omniforcing_jax.pipeline.budget import count_bytes
 from omniforcing_jax.pipeline.presets import LTX2_19B_STREAM
 from omniforcing_jax.rollout import StaticConfig, make_cache
@@ -120,7 +121,7 @@ def test_a_request_refuses_a_type_that_no_cache_has():
 
 
 def test_every_stream_of_a_server_has_the_cache_that_it_was_started_with():
-    studio = NetworkStudio(str(folders() / "student"), "float32", "int8", Startup("serve"))
+    studio = NetworkStudio(str(folders() / "student"), "float32", Startup("serve"), MeshConfig(), "int8")
     assert studio._plan(StreamRequestBody(prompt=PROMPT), None).static.cache == INT8
 
 

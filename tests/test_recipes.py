@@ -282,7 +282,9 @@ def test_a_student_of_other_blocks_or_none_at_all_is_refused(told, capsys, no_lo
 @pytest.mark.parametrize("recipe", [stage2_ode, stage3_self_forcing, causal_dmd])
 def test_a_network_with_camera_attention_is_refused(recipe, told, capsys, no_loading, monkeypatch):
     config = read_pipeline_config(tiny_stream.folders() / "student")
-    seeing = dataclasses.replace(config, model=dataclasses.replace(config.model, camera=CameraConfig(heads=2, head_size=16)))
+    seeing = dataclasses.replace(
+        config, model=dataclasses.replace(config.model, camera=CameraConfig(heads=2, head_size=16))
+    )
     monkeypatch.setattr(ltx2_recipe, "read_pipeline_config", lambda folder: seeing)
     assert "has camera attention" in refusal(capsys, recipe, told(recipe))
 
