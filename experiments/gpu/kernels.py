@@ -5,8 +5,9 @@ text attention with or without a mask. `error` is |out - truth| / |truth| agains
 precision; `largest` is the largest difference. Times are medians of alternating rounds. A round is a chain of calls in
 one program, each of whose outputs is the next one's queries, so that no launch from Python counts.
 
-The form "merged" is not what a stream runs. It asks the kernel once for each segment and merges by log-sum-exp in
-float32, so that the cache is not copied; nn/cudnn.py joins the segments.
+The form "cudnn" joins the segments, as a stream on a mesh does. The form "merged" asks the kernel once for each segment
+and merges by log-sum-exp in float32. So does a stream on one GPU, for the ring that it reads in place and for what is
+pinned (nn/cudnn.py).
 
     python -m experiments.gpu.kernels --json out/kernels.json
 """
@@ -36,7 +37,7 @@ from omniforcing_jax.io import machine
 from omniforcing_jax.model.cache import Slots
 from omniforcing_jax.nn import cudnn
 from omniforcing_jax.nn.attention import Sites
-from omniforcing_jax.nn.kv_segments import KVSegment, plain_attention
+from omniforcing_jax.nn.kv_segments import KVSegment, merge, plain_attention
 from omniforcing_jax.nn.mask import mask_bias
 from omniforcing_jax.pipeline.checks import adjust_sampler, student_sampler
 from omniforcing_jax.pipeline.pipeline import PipelineConfig
@@ -159,28 +160,13 @@ def _queries(preset: PipelineConfig, block: str) -> tuple[int, int]:
 
 
 def merged(q: Float[Array, "B T N H"], segments: Sequence[KVSegment]) -> Float[Array, "B T N H"]:
-    """Attend to each segment by itself, and merge by log-sum-exp in float32."""
+    """Attend to each segment by itself, and merge."""
     attend = _cudnn_with_sums if jax.default_backend() == "gpu" else _plain_with_sums
-    outputs, sums = zip(*(attend(q, segment) for segment in segments), strict=True)
-    weights = jax.nn.softmax(jnp.stack(sums), axis=0)[..., None]
-    return jnp.sum(weights * jnp.stack(outputs), axis=0).astype(q.dtype)
+    return merge([attend(q, segment) for segment in segments], q.dtype)
 
 
 def _cudnn_with_sums(q: Array, segment: KVSegment) -> tuple[Array, Array]:
-    """Attend by cuDNN; returns the log-sum-exp [B, T, N] too, in float32, which jax's public call rounds."""
-    from jax._src.cudnn.fused_attention_stablehlo import MaskType, dot_product_attention
-
-    mask = cudnn.mask_arguments(q, [segment])
-    lengths, kind = (None, None), MaskType.NO_MASK
-    if "key_value_seq_lengths" in mask:
-        lengths = jnp.full(len(q), q.shape[1], jnp.int32), mask.pop("key_value_seq_lengths")
-        kind = MaskType.PADDING
-    scale = 1 / math.sqrt(q.shape[-1])
-    returned: Any = dot_product_attention(
-        q, segment.k, segment.v, None, mask.get("mask"), *lengths, scale=scale, mask_type=kind, return_residual=True
-    )
-    out, sums = returned  # [B, N, T]
-    return out, jnp.swapaxes(sums, 1, 2)
+    return cudnn.attend_with_sums(q, [segment])
 
 
 def _plain_with_sums(q: Array, segment: KVSegment) -> tuple[Array, Array]:

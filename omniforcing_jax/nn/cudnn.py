@@ -48,7 +48,7 @@ def _union(prefixes: tuple[bool, ...], q: Array, arrays: Any) -> Array:
     groups = _groups(_segments(prefixes, arrays))
     if len(groups) == 1:
         return _attend_joined(queries_for(q, groups[0][0]), groups[0])
-    return merge([_attend_with_sums(queries_for(q, group[0]), group) for group in groups], q.dtype)
+    return merge([attend_with_sums(queries_for(q, group[0]), group) for group in groups], q.dtype)
 
 
 def _union_forward(prefixes: tuple[bool, ...], q: Array, arrays: Any) -> tuple[Array, Any]:
@@ -86,10 +86,10 @@ def _attend_joined(q: Float[Array, "B T N H"], segments: Sequence[KVSegment]) ->
     return jax.nn.dot_product_attention(q, k, v, implementation="cudnn", **mask_arguments(q, segments))
 
 
-def _attend_with_sums(
+def attend_with_sums(
     q: Float[Array, "B T N H"], segments: Sequence[KVSegment]
 ) -> tuple[Float[Array, "B T N H"], Float[Array, "B T N"]]:
-    """Also return the log-sum-exp of the scores, in float32."""
+    """Attend to segments that are seen where they are; also return the log-sum-exp of the scores, in float32."""
     k, v, mask = concat_keys([s.k for s in segments]), concat_keys([s.v for s in segments]), mask_arguments(q, segments)
     lengths, kind = (None, None), MaskType.NO_MASK
     if "key_value_seq_lengths" in mask:

@@ -43,7 +43,7 @@ class Case:
     """A case and what has been compared with it so far."""
 
     def __init__(self, name: str, folder: Path | None = FOLDER):
-        self.meta = read_json(name, folder)
+        self.name, self.meta = name, read_json(name, folder)
         self.config = self.meta["config"]
         file = open_tensors(folder / self.meta["file"])
         self.tensors = {key: file.read(key) for key in file.entries}
@@ -93,3 +93,20 @@ class Case:
         """Check that no recorded result (of these globs) was left out."""
         left_out = self.results(*patterns) - self.compared
         assert not left_out, f"never compared: {sorted(left_out)}"
+
+
+def check_claims(case: Case, claimed: dict[str, tuple[str, list[str]]], keys: tuple[str, ...]) -> None:
+    """Check that a test file claims a case, with every result in it.
+
+    Args:
+        case: The case.
+        claimed: By case the test file, and globs of results; `{variant}` stands for each of its variants.
+        keys: Keys of its config that list variants.
+    """
+    assert case.name in claimed, f"{case.name} is not checked by any test"
+    file, globs = claimed[case.name]
+    assert (Path(__file__).parent / f"{file}.py").is_file()
+    variants = [name for key in keys for name in case.config.get(key, {})]
+    globs = [glob.format(variant=variant) for glob in globs for variant in variants or [""]]
+    unclaimed = {name for name in case.results() if not any(fnmatch.fnmatch(name, glob) for glob in globs)}
+    assert not unclaimed, f"{case.name}: not checked by any test: {sorted(unclaimed)}"

@@ -1,9 +1,7 @@
 """Every case in the index is claimed by a test, with every result in it."""
 
-import fnmatch
-
 import pytest
-from golden_case import Case, list_variants, needs_golden, read_json
+from golden_case import Case, check_claims, needs_golden, read_json
 
 # A case, the test file that checks it, and what that file compares completely: globs over tensor names.
 CLAIMED = {
@@ -29,11 +27,5 @@ CLAIMED = {
 
 @needs_golden
 @pytest.mark.parametrize("case", read_json("index").get("cases", {}))
-def test_every_result_of_every_case_is_claimed(case, request):
-    assert case in CLAIMED, f"{case} is not checked by any test"
-    file, globs = CLAIMED[case]
-    assert (request.path.parent / f"{file}.py").is_file()
-    variants = list_variants(case) + list_variants(case, "runs")
-    globs = [glob.format(variant=variant) for glob in globs for variant in variants or [""]]
-    unclaimed = {name for name in Case(case).results() if not any(fnmatch.fnmatch(name, glob) for glob in globs)}
-    assert not unclaimed, f"{case}: not checked by any test: {sorted(unclaimed)}"
+def test_every_result_of_every_case_is_claimed(case):
+    check_claims(Case(case), CLAIMED, ("variants", "runs"))
