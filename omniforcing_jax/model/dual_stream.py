@@ -283,15 +283,32 @@ def _cross(
     return Streams(video, audio), kv_a2v, kv_v2a
 
 
+class Tables(NamedTuple):
+    """The tables of one layer, or of stacked ones.
+
+    Attributes:
+        own: Of each stream.
+        cross: Of each stream's crossings.
+    """
+
+    own: Streams
+    cross: Streams
+
+
+def tables_of(p: DualStreamLayer) -> Tables:
+    """Take the tables out of a layer, or out of stacked ones."""
+    return Tables(map_streams(lambda layer: layer.table, p.streams), Streams(p.cross_table_video, p.cross_table_audio))
+
+
 @jax.named_scope("modulation")
-def add_tables(p: DualStreamLayer, rows: Streams) -> Streams:
+def add_tables(tables: Tables, rows: Streams) -> Streams:
     """Add a layer's tables to the rows of each stream."""
 
-    def add(layer: StreamLayer, cross_table: Leaf, rows: Rows) -> Rows:
-        table, cross = array(layer.table), array(cross_table)
+    def add(own: Leaf, cross_table: Leaf, rows: Rows) -> Rows:
+        table, cross = array(own), array(cross_table)
         return Rows(add_table(table, rows.main), add_table(cross[:4], rows.cross), add_table(cross[4:], rows.gate))
 
-    return map_streams(add, p.streams, Streams(p.cross_table_video, p.cross_table_audio), rows)
+    return map_streams(add, tables.own, tables.cross, rows)
 
 
 def _self_rows(rows: Float[Array, "B U r D"]) -> SelfRows:

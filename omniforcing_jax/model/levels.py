@@ -12,7 +12,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from omniforcing_jax.config import CrossTimestep, ModelConfig
-from omniforcing_jax.model.dual_stream import Rows, add_tables
+from omniforcing_jax.model.dual_stream import Rows, add_tables, tables_of
 from omniforcing_jax.model.layer_list import is_list
 from omniforcing_jax.model.transformer import Modulation, Transformer, embed_levels
 from omniforcing_jax.model.view import times_of
@@ -50,8 +50,9 @@ def make_levels(
 def _with_all_tables(params: Transformer, rows: Streams) -> Streams:
     """Add the tables of all layers, stacked [L, ...]."""
     if not is_list(params.layers):
-        return jax.vmap(lambda layer: add_tables(layer, rows))(params.layers)
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *(add_tables(layer, rows) for layer in params.layers))
+        return jax.vmap(lambda tables: add_tables(tables, rows))(tables_of(params.layers))
+    made = (add_tables(tables_of(layer), rows) for layer in params.layers)
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *made)
 
 
 def look_up(table: LevelTable, config: ModelConfig, index: Streams) -> Streams:

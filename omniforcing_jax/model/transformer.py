@@ -25,6 +25,7 @@ from omniforcing_jax.model.dual_stream import (
     dual_stream_layer_spec,
     join_layer,
     split_layer,
+    tables_of,
     text_kv_of_layer,
 )
 from omniforcing_jax.model.eight_bits import eight_bits_spec
@@ -338,7 +339,7 @@ def layer_body(
         own = rows if layer.rows is None else layer.rows
         own = jax.tree.map(lambda x: constrain(x, "batch", None, None, None), own)
         params, text = gather(layer.params, specs, dtype), Text(kv=layer.text_kv, site=text_site)
-        own = add_tables(params, own) if layer.rows is None else own
+        own = add_tables(tables_of(params), own) if layer.rows is None else own
         return dual_stream_layer(params, x, view.sites, own, text, layer.past, layer.perturbation)
 
     return body

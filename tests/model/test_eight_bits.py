@@ -8,6 +8,7 @@ import pytest
 
 from omniforcing_jax.config import EightBitKind, EightBits, ModelConfig
 from omniforcing_jax.model.eight_bits import DEFAULT_PARTS, default_eight_bits, in_eight_bits
+from omniforcing_jax.model.levels import make_levels
 from omniforcing_jax.model.positions import clip_block, make_positions, rotaries
 from omniforcing_jax.model.transformer import list_layers, predict, stack_layers, transformer_spec
 from omniforcing_jax.model.view import bidirectional, one_sigma
@@ -92,6 +93,14 @@ def without_rounding(monkeypatch):
     monkeypatch.setattr(
         quantised, "_multiply", lambda x, values, scale: x @ (values.astype(x.dtype) * scale[:, None]).T
     )
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_the_modulation_of_mixed_layers_is_that_of_wide_ones(listed):
+    mixed = quantise_network(wide(DEEP), choose(DEEP, "int8", NARROW).eight_bits)
+    mixed = list_layers(mixed) if listed else mixed
+    found, expected = (make_levels(params, DEEP, (0.5, 0.0)) for params in (mixed, wide(DEEP)))
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 def test_a_list_of_mixed_layers_is_stacked_again_as_it_was():
