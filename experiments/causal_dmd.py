@@ -34,7 +34,7 @@ from omniforcing_jax.guidance import GuidanceConfig, StreamGuidance
 from omniforcing_jax.layout import latent_frames
 from omniforcing_jax.model.transformer import keep_projections
 from omniforcing_jax.train import data
-from omniforcing_jax.train.contexts import PairsWithContexts
+from omniforcing_jax.train.contexts import WithContexts
 from omniforcing_jax.train.distil import DistillConfig
 from omniforcing_jax.train.optimiser import OptimiserConfig
 
@@ -89,7 +89,7 @@ def main(arguments: Arguments) -> None:
         opened = ltx2_recipe.open_dmd(arguments, begun)
         student = opened.student
         pairs = ltx2_recipe.open_pairs(arguments.pairs, student, sampler)
-        learned, held = data.hold_out(PairsWithContexts(pairs, opened.contexts), arguments.held_out)
+        learned, held = data.hold_out(WithContexts(pairs, opened.contexts), arguments.held_out)
         method = CausalDmd(
             model=student.model,
             sampler=sampler,
@@ -101,7 +101,7 @@ def main(arguments: Arguments) -> None:
             remat=keep_projections,
         )
         loss = ltx2_regression.make_loss(student, OdeConfig(), dtype)
-        measures = ltx2_regression.measures(arguments, held, loss, ltx2_recipe.generator_average, mesh)
+        measures = ltx2_regression.measures(arguments, [held], loss, ltx2_recipe.generator_average, mesh)
         shown = Examples(ltx2_recipe.texts(arguments, opened.contexts, pairs.prompts), config.seconds)
         ltx2_recipe.distil(arguments, opened, learned, method, shown, mesh, measures)
 

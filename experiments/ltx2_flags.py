@@ -58,21 +58,54 @@ class Arguments(LoopConfig, Compute):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PairsArguments(Arguments):
-    """What a recipe that learns from a teacher's trajectories takes."""
+class HeldOutArguments(Arguments):
+    """What a recipe that learns from examples takes."""
 
-    pairs: Path
-    """Store of the teacher's trajectories (docs/pairs.md)."""
     held_out: float = 0.01
-    """Share of the pairs that no step learns from. Metrics `held_out/...` are the loss of stage 2 on them."""
+    """Share of the examples that no step learns from. Metrics `held_out/...` are the loss of stage 2 on them."""
     evaluate_every: int = 500
-    """Steps between looks at the pairs that are held out."""
+    """Steps between looks at the examples that are held out."""
 
     def __post_init__(self):
         """Check ranges."""
         super().__post_init__()
-        require(0 <= self.held_out < 1, "held_out", self.held_out, "must be a share of the pairs, in [0, 1)")
+        require(0 <= self.held_out < 1, "held_out", self.held_out, "must be a share of the examples, in [0, 1)")
         require(self.evaluate_every >= 1, "evaluate_every", self.evaluate_every, "must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PairsArguments(HeldOutArguments):
+    """What a recipe that learns from a teacher's trajectories takes."""
+
+    pairs: Path
+    """Store of the teacher's trajectories (docs/pairs.md)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExamplesArguments(HeldOutArguments):
+    """What a recipe that learns from a teacher's trajectories, from real clips, or from both takes."""
+
+    pairs: Path | None = None
+    """Store of the teacher's trajectories (docs/pairs.md)."""
+    clips: Path | None = None
+    """Folder of real clips (docs/videos.md), of any sizes, at most as long as --seconds."""
+    real_share: float | None = None
+    """Share of the steps that learn from real clips, by diffusion forcing. With both --pairs and --clips it must be
+    given."""
+
+    def __post_init__(self):
+        """Check that what is learned from is there."""
+        super().__post_init__()
+        require(bool(self.pairs or self.clips), "pairs", None, "give --pairs, --clips, or both")
+        share = self.share_of_clips
+        rule = "must be a share of the steps: 0 without --clips, 1 without --pairs, between them with both"
+        fits = (0 < share < 1) if self.pairs and self.clips else share == (1 if self.clips else 0)
+        require(fits, "real_share", self.real_share, rule)
+
+    @property
+    def share_of_clips(self) -> float:
+        """The share of the steps that learn from real clips."""
+        return self.real_share if self.real_share is not None else float(self.pairs is None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -46,7 +46,17 @@ from omniforcing_jax.train.step import DistillMethod
 from omniforcing_jax.train.store import read_header
 
 # Flags that change no result: where things are, and what is shown.
-UNSAID = ("student", "teacher", "contexts", "pairs", "mesh", "sample_every", "sample_prompts", "evaluate_every")
+UNSAID = (
+    "student",
+    "teacher",
+    "contexts",
+    "pairs",
+    "clips",
+    "mesh",
+    "sample_every",
+    "sample_prompts",
+    "evaluate_every",
+)
 
 # What must be alike for one network to score another's clips of the same prompts.
 ALIKE = ("layers", "video", "audio", "caption_channels", "gated_attention", "text_adaln", "spatial_compression")
@@ -158,6 +168,20 @@ def open_contexts(folder: Path, model: ModelConfig) -> Contexts:
     return Contexts(folder, channels=(video, audio))
 
 
+def check_masked(model: ModelConfig, sampler: SamplerConfig) -> None:
+    """Check that a network can learn from masked clips.
+
+    Raises:
+        ValueError: Something in it needs one noise level for the whole clip.
+    """
+    if sampler.scalar_sigma is not None:
+        return
+    rule = "a masked clip has a noise level per block, so its crossings must take their own, or --scalar-sigma"
+    require(model.cross_timestep is CrossTimestep.OWN, "cross_timestep", model.cross_timestep.value, rule)
+    rule = "a masked clip has a noise level per block, but text AdaLN (LTX-2.3) needs one: give --scalar-sigma 1"
+    require(not model.text_adaln, "scalar_sigma", None, rule)
+
+
 def open_pairs(folder: Path, student: PipelineConfig, sampler: SamplerConfig) -> Pairs:
     """Open pairs at the student's levels, of clips as long as its horizon and as large as its pictures.
 
@@ -166,11 +190,7 @@ def open_pairs(folder: Path, student: PipelineConfig, sampler: SamplerConfig) ->
             one that a masked forward cannot train.
     """
     model = student.model
-    if sampler.scalar_sigma is None:
-        rule = "a masked clip has a noise level per block, so its crossings must take their own, or --scalar-sigma"
-        require(model.cross_timestep is CrossTimestep.OWN, "cross_timestep", model.cross_timestep.value, rule)
-        rule = "a masked clip has a noise level per block, but text AdaLN (LTX-2.3) needs one: give --scalar-sigma 1"
-        require(not model.text_adaln, "scalar_sigma", None, rule)
+    check_masked(model, sampler)
     channels = model.video.latent_channels, model.audio.latent_channels
     pairs = Pairs(folder, sigmas=sampler.sigmas, layout=sampler.layout, channels=channels)
     found = dict(zip(("frames", "rows", "columns"), read_header(folder).arrays["video"][1][1:4], strict=True))

@@ -1,6 +1,7 @@
 """Stage 2: a causal student learns to map any entry of the teacher's guided trajectories to their end.
 
-Each block of a clip is at a level of its own and sees the blocks before it at theirs, in one masked forward.
+Each block of a clip is at a level of its own and sees the blocks before it at theirs, in one masked forward. Real clips
+(`--clips`, docs/videos.md) may be learned from beside the trajectories or instead of them: that is diffusion forcing.
 
 Source: OmniForcing (arXiv 2603.11647), stage 2; `configs/stage2_causal_ode.yaml` at 50a271f (v2).
 Deviations: audio takes the level of its block. The reference spreads the picture's levels by proportion, which gives
@@ -22,14 +23,14 @@ import tyro
 
 from experiments import ltx2_recipe, ltx2_regression
 from experiments.cli_errors import refusing
-from experiments.ltx2_flags import CausalArguments, CausalConfig, PairsArguments
+from experiments.ltx2_flags import CausalArguments, CausalConfig, ExamplesArguments
 from experiments.ltx2_samples import Examples
+from experiments.ltx2_sources import open_sources
 from experiments.script import read_flags
 from omniforcing_jax.distill.ode import Context, Error, OdeConfig
 from omniforcing_jax.model.transformer import Transformer, transformer_spec
 from omniforcing_jax.parallel import mesh as meshes
-from omniforcing_jax.train import data, gradient, loop, optimiser, state, step
-from omniforcing_jax.train.contexts import PairsWithContexts
+from omniforcing_jax.train import gradient, loop, optimiser, state, step
 from omniforcing_jax.train.optimiser import OptimiserConfig
 
 
@@ -59,7 +60,7 @@ CONFIG = Config()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Arguments(CausalArguments, PairsArguments):
+class Arguments(CausalArguments, ExamplesArguments):
     """Make a causal student of a bidirectional network."""
 
     config: Annotated[Config, tyro.conf.arg(name="")] = CONFIG
@@ -77,10 +78,8 @@ def main(arguments: Arguments) -> None:
         sampler = config.sampler(arguments.blocks, config.seconds)
         student = ltx2_recipe.open_student(arguments.student, sampler, arguments.sinks, config.cross_timestep)
         contexts = ltx2_recipe.open_contexts(arguments.contexts, student.model)
-        pairs = ltx2_recipe.open_pairs(arguments.pairs, student, sampler)
-        learned, held = data.hold_out(PairsWithContexts(pairs, contexts), arguments.held_out)
-        batches = data.PlacedBatches(learned, arguments.batch, arguments.seed, mesh)
-        shown = Examples(ltx2_recipe.texts(arguments, contexts, pairs.prompts), config.seconds)
+        sources = open_sources(arguments, student, sampler, contexts, mesh)
+        shown = Examples(ltx2_recipe.texts(arguments, contexts, sources.prompts), config.seconds)
         hooks = ltx2_recipe.sample_hooks(arguments, student, shown, weights_of)
 
         rule, averaged = optimiser.optimiser(config.optimiser), config.ema_decay is not None
@@ -91,10 +90,10 @@ def main(arguments: Arguments) -> None:
         loss = ltx2_regression.make_loss(student, how, dtype)
         decay = config.ema_decay or 0.0
         update = step.make_step(gradient.of_loss(loss), rule, ema_decay=decay, site_of=gradient.network_site)
-        measures = ltx2_regression.measures(arguments, held, loss, weights_of, mesh)
+        measures = ltx2_regression.measures(arguments, sources.held, loss, weights_of, mesh)
         described = ltx2_recipe.describe(arguments, student)
         extras = {"hooks": hooks, "measures": measures, "describe": described}
-        trained = loop.train(arguments, trainer, update, batches, **extras)
+        trained = loop.train(arguments, trainer, update, sources.batches, **extras)
         if int(trained.step) == arguments.steps:
             ltx2_recipe.save_weights(
                 arguments.folder / "weights", student, weights_of(trained), arguments.student, dtype

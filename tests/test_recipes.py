@@ -299,7 +299,7 @@ def test_numbers_that_make_no_sense_are_refused(told, capsys, no_loading):
     [
         ("--steps", "0", "error: steps=0: must be at least 1"),
         ("--sample-every", "-1", "error: sample_every=-1: must not be negative"),
-        ("--held-out", "1", "error: held_out=1.0: must be a share of the pairs, in [0, 1)"),
+        ("--held-out", "1", "error: held_out=1.0: must be a share of the examples, in [0, 1)"),
         ("--save-minutes", "0", "error: save_minutes=0.0: must be positive; None is no bound"),
         ("--optimiser.warmup", "1", "config.optimiser: warmup=1: must be at least 0 and below steps=1"),
         ("--optimiser.rate", "1", "--optimiser.rate"),

@@ -4,6 +4,9 @@ A block sees its past in one of two ways. Noisy: there is one masked forward, in
 was drawn for it, as the reference trains. Clean: the past comes from a second, masked forward of the clean clip, which
 is what a stream will see. Both are the same loss over another view.
 
+Diffusion forcing (arXiv 2407.01392) is the same regression on real clips: `noise_clip` gives a clip the entries of a
+straight trajectory, and each block is at a level of its own.
+
 Three steps: `draw_example` draws levels and conditioning, `predict` asks the network, `regression_loss` compares.
 
 Source: arXiv 2603.11647, stage 2; OmniForcing@50a271f:ltx_distillation/ode/ode_regression.py. The clean context,
@@ -125,6 +128,21 @@ class Example:
     context_sigma: ArrayLeaf
     sigmas: Sigmas
     missing: Streams
+
+
+def noise_clip(clip: Streams, sigmas: Float[Array, " n"], key: Array) -> Trajectory:
+    """Make the straight trajectory from noise to a real clip.
+
+    Args:
+        clip: Clean latents, [B, T, C] and [B, A, E].
+        sigmas: Levels of the entries, falling to 0.
+        key: Spent on the noise.
+    """
+    noise = noise_like(jax.random.split(key), clip)
+    entries = jax.tree.map(
+        lambda x, n: jax.vmap(lambda sigma: add_noise(x, n, jnp.full(len(x), sigma)))(sigmas), clip, noise
+    )
+    return Trajectory(video=entries.video, audio=entries.audio, sigmas=sigmas)
 
 
 def draw_entries(key: Array, batch: int, blocks: int, entries: int, *, clean_too: bool) -> Int[Array, "B K"]:

@@ -44,7 +44,7 @@ def clips_header(*, count: int, shards: int, size: Size, video: Size, channels: 
 
 
 class Clips:
-    """Clips of one bucket as a source of batches: `video` [T, C] and `audio` [A, C], float16; `prompts` beside them."""
+    """Clips of one bucket as a source of batches: `clip_video` [F, h, w, C] and `clip_audio` [A, E], both float16."""
 
     def __init__(self, stores: list[Store]):
         """Join stores of equal shapes, at least one."""
@@ -61,8 +61,7 @@ class Clips:
         for store in self._stores:
             if index < len(store):
                 arrays = store[index].arrays
-                video, audio = arrays["video"], arrays["audio"]
-                return {"video": video.reshape(-1, video.shape[-1]), "audio": audio}
+                return {"clip_video": arrays["video"], "clip_audio": arrays["audio"]}
             index -= len(store)
         raise IndexError(index)
 

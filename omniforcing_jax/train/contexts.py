@@ -5,12 +5,12 @@ only. Stage 2 looks the prompts of its pairs up in it.
 """
 
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from omniforcing_jax.train.compare import differences, refuse
 from omniforcing_jax.train.data import Source
-from omniforcing_jax.train.pairs import Pairs
 from omniforcing_jax.train.store import Header, Store
 
 KIND = "text_contexts"
@@ -75,22 +75,31 @@ class Contexts:
         return self._rows[prompt]
 
 
-class PairsWithContexts(Source):
-    """Trajectories, each with the context of its prompt."""
+class Prompted(Source, Protocol):
+    """Examples that have a prompt each, such as trajectories or clips."""
 
-    def __init__(self, pairs: Pairs, contexts: Contexts):
+    @property
+    def prompts(self) -> list[str]:
+        """The prompts, by row."""
+        ...
+
+
+class WithContexts(Source):
+    """Trajectories or clips, each with the context of its prompt."""
+
+    def __init__(self, source: Prompted, contexts: Contexts):
         """Find the context of every prompt.
 
         Raises:
             ValueError: If a prompt has none.
         """
-        self._pairs, self._contexts = pairs, contexts
-        self._rows = [contexts.row_of(prompt) for prompt in pairs.prompts]
+        self._source, self._contexts = source, contexts
+        self._rows = [contexts.row_of(prompt) for prompt in source.prompts]
 
     def __len__(self) -> int:
-        """Number of trajectories."""
-        return len(self._pairs)
+        """Number of examples."""
+        return len(self._source)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        """Read trajectory `index` with its context."""
-        return {**self._pairs[index], **self._contexts[self._rows[index]]}
+        """Read example `index` with its context."""
+        return {**self._source[index], **self._contexts[self._rows[index]]}

@@ -10,7 +10,7 @@ import pytest
 from experiments import import_pairs as import_pairs_command
 from omniforcing_jax.layout import FUSED, PREFIX, Layout
 from omniforcing_jax.train import data
-from omniforcing_jax.train.contexts import Contexts, PairsWithContexts, contexts_header
+from omniforcing_jax.train.contexts import Contexts, WithContexts, contexts_header
 from omniforcing_jax.train.lmdb_pairs import import_pairs, open_lmdb
 from omniforcing_jax.train.pairs import Pairs, pairs_header
 from omniforcing_jax.train.store import Header, Row, Store, Writer, fill, partial_path, shard_path, writing
@@ -225,7 +225,7 @@ def test_contexts_keep_bfloat16_and_are_found_by_prompt(tmp_path):
 
 
 def test_pairs_come_with_the_context_of_their_prompt_in_shuffled_batches(whole, tmp_path):
-    source = PairsWithContexts(opened(whole), contexts(tmp_path))
+    source = WithContexts(opened(whole), contexts(tmp_path))
     batches = data.batches(source, 3, seed=0)
     batch = next(batches)
     assert batch["video"].shape == (3, 3, 42, 4)
@@ -242,7 +242,7 @@ def test_pairs_come_with_the_context_of_their_prompt_in_shuffled_batches(whole, 
 
 def test_a_pair_without_a_context_is_an_error_at_the_start(whole, tmp_path):
     with pytest.raises(ValueError, match="no context of 'a ball nº 4'"):
-        PairsWithContexts(opened(whole), contexts(tmp_path, count=4))
+        WithContexts(opened(whole), contexts(tmp_path, count=4))
 
 
 def reference_lmdb(count=4, sigmas=SIGMAS):

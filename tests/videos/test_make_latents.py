@@ -122,12 +122,14 @@ def test_latents_are_those_of_the_clip_decoded_by_itself(films, tmp_path):
     frames = next(read_frames(films / "a.mp4", iter([120])))[60:109]
     pixels = jnp.asarray(frames[None], jnp.float32) / 127.5 - 1
     video = VideoVAE(codecs.video_config).apply(codecs.video, pixels, method="encode")
-    np.testing.assert_allclose(clip["video"], np.asarray(video).reshape(clip["video"].shape), rtol=1e-3, atol=2e-3)
+    np.testing.assert_allclose(
+        clip["clip_video"], np.asarray(video).reshape(clip["clip_video"].shape), rtol=1e-3, atol=2e-3
+    )
     heard = read_sound(films / "a.mp4", RATE, 2, start_s=60 / 24)[: 2 * RATE]
     rows = fit_rows(log_mel(jnp.asarray(heard[None])), codecs.audio_config.mel_rows(51))
     audio = AudioVAE(codecs.audio_config).apply(codecs.audio, rows, method="encode")
     np.testing.assert_allclose(
-        clip["audio"][:-1], np.asarray(audio)[0, :-1], rtol=1e-3, atol=2e-3
+        clip["clip_audio"][:-1], np.asarray(audio)[0, :-1], rtol=1e-3, atol=2e-3
     )  # its end is reflected
 
 
