@@ -19,6 +19,7 @@ from .rules import Placement, Rule, check_rules, expand_rules
 LTX2 = "ltx2"  # one file, or shards: all components under their original keys, configs in the header
 DIFFUSERS = "diffusers"  # a folder with a subfolder and a config.json per component
 HUGGING_FACE = "hugging_face"  # one model in a folder, as transformers keeps it (Gemma)
+LTX2_TEXT = "ltx2_text"  # LTX-2.5's text encoder in one file: text model, text projection and tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ class Component:
         name: Its subfolder.
         config: Type of its native config.
         abstract: The tree that a config declares, as shapes (`jax.ShapeDtypeStruct`s; types do not count).
-        namings: How each format that has the component keeps it, by `LTX2`, `DIFFUSERS` or `HUGGING_FACE`.
+        namings: How each format that has the component keeps it, by `LTX2`, `DIFFUSERS`, `HUGGING_FACE` or `LTX2_TEXT`.
     """
 
     name: str

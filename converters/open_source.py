@@ -115,7 +115,9 @@ def _open_folder(folder: Path, overrides: Overrides) -> list[SourceComponent]:
             return [_open_model(folder, "text", HUGGING_FACE, config, overrides)]
         if (what := name_contents(folder)) is not None:
             raise ValueError(f"{folder}: {what}")
-        raise ValueError(f"{folder / 'config.json'}: has neither a class of diffusers' LTX-2 nor Gemma 3's model_type")
+        raise ValueError(
+            f"{folder / 'config.json'}: has neither a class of diffusers' LTX-2 nor a model_type of Gemma's"
+        )
     tensors, metadata = open_folder(folder)
     return _read_tensors(folder, tensors, metadata, overrides)
 

@@ -27,7 +27,7 @@ CLASSES = {  # `_class_name` in diffusers' config.json
     "LTX2Vocoder": "vocoder",
     "LTX2VocoderWithBWE": "vocoder",
 }
-GEMMA = "gemma3"  # how `model_type` in Hugging Face's config.json begins
+GEMMA = "gemma"  # how `model_type` of all its generations begins in Hugging Face's config.json
 
 
 def find_owner(key: str) -> str | None:

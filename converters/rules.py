@@ -26,11 +26,13 @@ class Rule:
         source: The key; `{i}` in it means one source tensor per layer.
         axes: A native tensor (one layer of it) is the source tensor transposed by these axes, as a convolution's kernel
             needs it. None where the bytes are the same.
+        numbers: Numbers of the layers that the native tensor holds, in order; None counts from 0.
     """
 
     native: str
     source: str
     axes: Axes | None = None
+    numbers: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,14 +68,14 @@ class Placement:
 
 
 def check_rules(rules: Iterable[Rule]) -> tuple[Rule, ...]:
-    """Return the rules as a table in which no name occurs twice on either side.
+    """Return the rules as a table in which no name occurs twice on either side, for the same layers.
 
     Raises:
         ValueError: A name occurs twice; names it.
     """
     table = tuple(rules)
-    for side in ("native", "source"):
-        name, count = Counter(getattr(rule, side) for rule in table).most_common(1)[0]
+    for names in ([(rule.native, None) for rule in table], [(rule.source, rule.numbers) for rule in table]):
+        ((name, _), count) = Counter(names).most_common(1)[0]
         if count > 1:
             raise ValueError(f"two rules for '{name}'")
     return table
@@ -105,9 +107,10 @@ def _expand(rule: Rule, shape: Shape) -> list[Placement]:
     if rule.axes is not None and sorted(rule.axes) != list(range(len(one))):
         raise ValueError(f"axes={rule.axes}: must order the {len(one)} axes of '{rule.native}'")
     source_shape = one if rule.axes is None else tuple(one[rule.axes.index(axis)] for axis in range(len(one)))
+    numbers = range(shape[0]) if stacked and rule.numbers is None else rule.numbers or ()
     return [
         Placement(
-            source=rule.source if layer is None else rule.source.replace(LAYER, str(layer)),
+            source=rule.source if layer is None else rule.source.replace(LAYER, str(numbers[layer])),
             native=rule.native,
             layer=layer,
             source_shape=source_shape,

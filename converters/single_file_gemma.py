@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from omniforcing_jax.strict_json import loads_object
-from omniforcing_jax.text.gemma import GEMMA_3_12B, GemmaConfig
+from omniforcing_jax.text.gemma_config import GEMMA_3_12B, GemmaConfig
 from omniforcing_jax.text.tokenizer import FILE, SENTENCEPIECE, what_is_missing
 
 from .component import HUGGING_FACE

@@ -14,7 +14,7 @@ from omniforcing_jax.config import GridPrecision, RotaryKind
 from omniforcing_jax.parallel.spec import abstract
 from omniforcing_jax.text.connector import ConnectorsConfig, connectors_spec
 from omniforcing_jax.text.features import FeatureNorm
-from omniforcing_jax.text.gemma import GEMMA_3_12B
+from omniforcing_jax.text.gemma_config import GEMMA_3_12B
 
 from ..component import DIFFUSERS, LTX2, Component, Naming
 from ..config_table import ConfigTable, Generations

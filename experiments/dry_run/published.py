@@ -20,7 +20,7 @@ from omniforcing_jax.io.tensor_file import write_runs
 from omniforcing_jax.pipeline.presets import LTX2_19B_STREAM
 from omniforcing_jax.text.connector import ConnectorConfig, ConnectorsConfig
 from omniforcing_jax.text.features import FeatureNorm
-from omniforcing_jax.text.gemma import GemmaConfig
+from omniforcing_jax.text.gemma_config import GemmaConfig
 
 CAPTIONS, TEXT_LAYERS = 24, 48
 SCALE = 0.1  # of drawn weights: small enough that nothing overflows on the way through untrained layers

@@ -43,7 +43,7 @@ from omniforcing_jax.pipeline.shipped import STUDENT, find_weights
 from omniforcing_jax.strict_json import parse, require
 from omniforcing_jax.text.connector import ConnectorsConfig
 from omniforcing_jax.text.encoder import Encoder, EncoderConfig
-from omniforcing_jax.text.gemma import GemmaConfig
+from omniforcing_jax.text.gemma_config import GemmaConfig
 from omniforcing_jax.text.words import Words, WordsConfig
 
 FORMAT = 1

@@ -17,7 +17,8 @@ from omniforcing_jax.parallel import spec
 from omniforcing_jax.strict_json import Config, require
 from omniforcing_jax.text.connector import Connectors, ConnectorsConfig, connectors_spec, make_contexts
 from omniforcing_jax.text.contexts import TextContexts
-from omniforcing_jax.text.gemma import Gemma, GemmaConfig, gemma_spec, hidden_states
+from omniforcing_jax.text.gemma import Gemma, gemma_spec, hidden_states
+from omniforcing_jax.text.gemma_config import GemmaConfig
 from omniforcing_jax.text.tokenizer import GemmaTokenizer
 
 log = logging.getLogger(__name__)

@@ -25,7 +25,7 @@ from converters.open_source import list_components
 from converters.overrides import Overrides
 from omniforcing_jax.io.tensor_file import open_tensors
 from omniforcing_jax.io.weights import read_config
-from omniforcing_jax.text.gemma import GEMMA_3_12B, GemmaConfig
+from omniforcing_jax.text.gemma_config import GEMMA_3_12B, GemmaConfig
 from omniforcing_jax.text.tokenizer import GemmaTokenizer
 
 pytestmark = pytest.mark.usefixtures("quiet")

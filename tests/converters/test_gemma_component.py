@@ -1,15 +1,24 @@
-"""Gemma 3's config through every form of config.json, and its names at full size."""
+"""Configs of Gemma 3 and 4 through every form of config.json, and their names at full size."""
 
 import dataclasses
 
 import pytest
 import torch
 from tiny_text import VISION
-from transformers import Gemma3Config, Gemma3ForCausalLM, Gemma3ForConditionalGeneration, Gemma3TextConfig
+from transformers import (
+    Gemma3Config,
+    Gemma3ForCausalLM,
+    Gemma3ForConditionalGeneration,
+    Gemma3TextConfig,
+    Gemma4UnifiedConfig,
+    Gemma4UnifiedForCausalLM,
+    Gemma4UnifiedForConditionalGeneration,
+    Gemma4UnifiedTextConfig,
+)
 
-from converters.component import HUGGING_FACE
+from converters.component import HUGGING_FACE, LTX2_TEXT
 from converters.formats.gemma import COMPONENT, CURRENT, TEXT_ONLY, find_naming
-from omniforcing_jax.text.gemma import GEMMA_3_12B, every_sixth
+from omniforcing_jax.text.gemma_config import GEMMA_3_12B, GEMMA_4_12B, GlobalHeads, every_sixth
 
 read_config = COMPONENT.namings[HUGGING_FACE].table.read
 
@@ -39,10 +48,24 @@ UNUSUAL = dataclasses.replace(
 )
 
 
+OWN_VALUES = dataclasses.replace(
+    GEMMA_4_12B,
+    is_global=(True, False, True),
+    global_rotated=0.5,
+    global_stretch=2.0,
+    global_heads=GlobalHeads(kv_heads=8, head_size=128),
+)
+
+
 def build(naming, config):
     """Transformers' own model without memory, from the config that we write; its keys as a file has them."""
     values = COMPONENT.namings[naming].table.write(config)
     with torch.device("meta"):
+        if config.global_heads is not None:
+            if naming == TEXT_ONLY:
+                return Gemma4UnifiedForCausalLM(Gemma4UnifiedTextConfig(**values)).state_dict()
+            parts = {"vision_config": {}, "audio_config": {}}
+            return Gemma4UnifiedForConditionalGeneration(Gemma4UnifiedConfig(**values, **parts)).state_dict()
         if naming == TEXT_ONLY:
             return Gemma3ForCausalLM(Gemma3TextConfig(**values)).state_dict()
         return Gemma3ForConditionalGeneration(Gemma3Config(**values, vision_config=VISION)).state_dict()
@@ -67,8 +90,34 @@ def test_at_full_size_keys_and_shapes_are_those_of_transformers(naming):
     assert find_naming(found) == naming
 
 
+@pytest.mark.parametrize("naming", [CURRENT, TEXT_ONLY, LTX2_TEXT])
+def test_at_full_size_keys_and_shapes_of_gemma_4_are_those_of_transformers(naming):
+    table = COMPONENT.namings[naming]
+    found = {key: tuple(value.shape) for key, value in build(naming, GEMMA_4_12B).items()}
+    if naming == LTX2_TEXT:
+        found = {flattened(key): shape for key, shape in found.items()}
+    used = {key: shape for key, shape in found.items() if not table.is_passed(key)}
+    assert used == {p.source: p.source_shape for p in COMPONENT.expand(GEMMA_4_12B, naming)}
+    assert len(used) == 2 + 40 * 14 + 8 * 13
+    passed = {key for key in found if table.is_passed(key)} - {"lm_head.weight"}
+    assert len(passed) == (0 if naming == TEXT_ONLY else 11)
+
+
+def flattened(key):
+    """The key in LTX-2.5's file, as ltx-core 1.2's packer spells it."""
+    for old, new in (
+        ("model.language_model.", "model."),
+        ("model.vision_embedder.", "vision_model."),
+        ("model.embed_vision.", "multi_modal_projector."),
+        ("model.embed_audio.", "audio_projector."),
+    ):
+        if key.startswith(old):
+            return new + key.removeprefix(old)
+    return key
+
+
 def test_keys_of_another_model_are_refused():
-    with pytest.raises(ValueError, match=r"^file: no text model of Gemma 3, expected .*language_model\.model\.embed"):
+    with pytest.raises(ValueError, match=r"^file: no text model of Gemma 3 or 4, .*language_model\.model\.embed"):
         find_naming(["encoder.embed_tokens.weight", "model.layers.0.input_layernorm.weight"], "file")
 
 
@@ -76,12 +125,54 @@ def test_the_published_config_is_gemma_3_12b():
     assert read_config(PUBLISHED) == GEMMA_3_12B
 
 
+# What LTX-2.5's file has under `gemma_config`, without keys that say nothing about text.
+PACKED = {
+    "architectures": ["Gemma4UnifiedForConditionalGeneration"],
+    "gemma_version": "gemma4-12b-ltx-v1",
+    "model_type": "gemma4_unified",
+    "text_config": {
+        "attention_k_eq_v": True,
+        "enable_moe_block": False,
+        "final_logit_softcapping": 30.0,
+        "global_head_dim": 512,
+        "head_dim": 256,
+        "hidden_size": 3840,
+        "hidden_size_per_layer_input": 0,
+        "intermediate_size": 15360,
+        "layer_types": [*["sliding_attention"] * 5, "full_attention"] * 8,
+        "model_type": "gemma4_unified_text",
+        "num_attention_heads": 16,
+        "num_experts": None,
+        "num_global_key_value_heads": 1,
+        "num_hidden_layers": 48,
+        "num_key_value_heads": 8,
+        "num_kv_shared_layers": 0,
+        "rms_norm_eps": 1e-06,
+        "rope_parameters": {
+            "full_attention": {"partial_rotary_factor": 0.25, "rope_theta": 1000000.0, "rope_type": "proportional"},
+            "sliding_attention": {"rope_theta": 10000.0, "rope_type": "default"},
+        },
+        "sliding_window": 1024,
+        "use_bidirectional_attention": "vision",
+        "vocab_size": 262144,
+    },
+}
+
+
+def test_the_packed_config_is_gemma_4_12b_and_so_is_what_transformers_makes_of_it():
+    assert read_config(PACKED) == GEMMA_4_12B
+    newer = Gemma4UnifiedConfig(**PACKED).to_dict()
+    assert "per_layer_config" in newer["text_config"]
+    assert read_config(newer) == GEMMA_4_12B
+
+
 @pytest.mark.parametrize("naming", [HUGGING_FACE, TEXT_ONLY])
-@pytest.mark.parametrize("config", [GEMMA_3_12B, SMALL, UNUSUAL])
+@pytest.mark.parametrize("config", [GEMMA_3_12B, SMALL, UNUSUAL, GEMMA_4_12B, OWN_VALUES])
 def test_a_config_comes_back_as_transformers_writes_it(naming, config):
     values = COMPONENT.namings[naming].table.write(config)
     assert read_config(values) == config
-    again = Gemma3TextConfig(**values) if naming == TEXT_ONLY else Gemma3Config(**values)
+    text, whole = (Gemma3TextConfig, Gemma4UnifiedTextConfig), (Gemma3Config, Gemma4UnifiedConfig)
+    again = (text if naming == TEXT_ONLY else whole)[config.global_heads is not None](**values)
     assert read_config(again.to_dict()) == config
     assert COMPONENT.config.from_dict(config.to_dict()) == config
 
@@ -99,6 +190,28 @@ def test_an_older_config_with_a_pattern_is_understood():
     assert config.is_global == (False, False, True, False, False, True, False, False)
     assert (config.local_theta, config.global_theta, config.global_stretch) == (500.0, 7000.0, 1.0)
     assert read_config({"model_type": "gemma3_text"}).is_global == every_sixth(26)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"model_type": "gemma4"}, "model_type='gemma4': must be 'gemma4_unified' or 'gemma4_unified_text'"),
+        ({"use_bidirectional_attention": "all"}, "use_bidirectional_attention='all'"),
+        ({"num_kv_shared_layers": 2}, "num_kv_shared_layers=2"),
+        ({"hidden_size_per_layer_input": 256}, "hidden_size_per_layer_input=256"),
+        ({"enable_moe_block": True}, "enable_moe_block=True"),
+        ({"use_double_wide_mlp": True}, "use_double_wide_mlp=True"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "must be a list that ends with full_attention"),
+        ({"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "rope_type='yarn': must be 'proportional'"),
+        ({"per_layer_config": {"3": {"head_dim": 64}}}, "per_layer_config={'3'"),
+        ({"per_layer_config": {"05": {"head_dim": 64}, "11": {"head_dim": 32}}}, "per_layer_config={'05'"),
+        ({"num_global_key_value_heads": 3, "attention_k_eq_v": True}, "global_heads.kv_heads=3"),
+    ],
+)
+def test_what_is_not_supported_of_gemma_4_is_named(change, named):
+    with pytest.raises(ValueError) as caught:
+        read_config({"model_type": "gemma4_unified_text", "num_hidden_layers": 12} | change)
+    assert named in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ from omniforcing_jax.pipeline.weights_folder import find_text_encoder
 from omniforcing_jax.text.connector import ConnectorConfig, ConnectorsConfig, connectors_spec, make_contexts
 from omniforcing_jax.text.encoder import EncoderConfig
 from omniforcing_jax.text.features import FeatureNorm
-from omniforcing_jax.text.gemma import GEMMA_3_12B, gemma_spec, hidden_states
+from omniforcing_jax.text.gemma import gemma_spec, hidden_states
+from omniforcing_jax.text.gemma_config import GEMMA_3_12B
 from omniforcing_jax.text.tokenizer import GemmaTokenizer
 
 PROMPTS = ["a red ball", "", "a blue ball and a red ball and a Zeppelin"]
