@@ -18,13 +18,14 @@ from omniforcing_jax.io import atomic_write, manifest, weights
 from omniforcing_jax.io.folder_swap import is_empty, recover, require_space
 from omniforcing_jax.io.tensor_file import write_runs
 from omniforcing_jax.pipeline import weights_folder
-from omniforcing_jax.strict_json import require
+from omniforcing_jax.strict_json import read_object, require
 
+from . import text_projection
 from .hash_aside import HashAside
 from .hub.download import name_of
 from .lora.fuse import fuse_lora
 from .missing_config import complete
-from .native_component import PASSED, SOURCE, is_weights_folder
+from .native_component import EXTRACTS, JOINED, PASSED, SOURCE, is_weights_folder
 from .open_source import list_components
 from .overrides import Overrides, choose_sampler
 from .plan import Plan, plan_component
@@ -101,6 +102,7 @@ def prepare(
         plans["transformer"], said = quantise_plan(plans["transformer"], quantise)
         notes += said
     _check_replaced(folder, list(plans))
+    text_projection.check_replaced(folder, sources.values())
     require_space(folder, sum(plan.nbytes for plan in plans.values()))
     return Conversion(folder=folder, plans=plans, sampler=sampler, resolution=resolution, name=name, notes=tuple(notes))
 
@@ -123,14 +125,19 @@ def _check_folder(folder: Path, paths: Sequence[Path]) -> None:
 
 def _check_replaced(folder: Path, names: Sequence[str]) -> None:
     """Refuse to replace what no conversion wrote: links to components, and files that somebody put beside theirs."""
-    known = {weights.MODEL, weights.CONFIG, PASSED, SOURCE, *TOKENIZERS}
     for place in (folder / name for name in names if os.path.lexists(folder / name)):
         if place.is_symlink() or not place.is_dir():
             raise ValueError(f"{place}: is a link or a file, and would be replaced; choose another --out")
+        known = {weights.MODEL, weights.CONFIG, PASSED, SOURCE, *TOKENIZERS, *_list_extracts(place)}
         for path in sorted(place.iterdir()):
             is_left = any(path.name.startswith(f".{name}.") for name in known)  # half written by a killed process
             if path.is_dir() or (path.name not in known and not is_left):
                 raise ValueError(f"{path}: is of no conversion, and would be removed; move it away")
+
+
+def _list_extracts(place: Path) -> list[str]:
+    """List the further files of a component that was converted."""
+    return read_object(place / SOURCE).get(EXTRACTS, []) if (place / SOURCE).is_file() else []
 
 
 def _open_all(paths: Sequence[Path], overrides: Overrides) -> tuple[dict[str, SourceComponent], list[str]]:
@@ -139,11 +146,18 @@ def _open_all(paths: Sequence[Path], overrides: Overrides) -> tuple[dict[str, So
     notes = []
     for path in paths:
         for found in list_components(path, overrides):
-            source = complete(found, sources.get(found.name), overrides)
-            if source.name in sources:
-                notes.append(f"{source.name}: {source.where} replaces {sources[source.name].where}")
+            earlier = sources.get(found.name)
+            source = text_projection.join(found, earlier)
+            if not text_projection.is_part(source):
+                source = complete(source, earlier, overrides)
+            if earlier is not None and not source.is_joined:
+                notes.append(f"{source.name}: {source.where} replaces {earlier.where}")
             sources[source.name] = source
-    return sources, notes
+    text_projection.check_text_model(sources)
+    parts = {
+        name: text_projection.pass_through(each) for name, each in sources.items() if text_projection.is_part(each)
+    }
+    return sources | parts, notes
 
 
 def _describe(plan: Plan) -> list[str]:
@@ -151,7 +165,8 @@ def _describe(plan: Plan) -> list[str]:
     source, count = plan.source, sum(map(len, plan.placed.values()))
     found = f"{source.name}: {source.format}, {source.where}, {plan.nbytes / 1e9:.2f} GB"
     if source.component is None:
-        return [f"{found}, {len(plan.passed)} tensors without a table pass through untouched"]
+        said = [f"{source.name}: {note}" for note in source.notes]
+        return [f"{found}, {len(plan.passed)} tensors without a table pass through untouched", *said]
     passed = f", {len(plan.passed)} more pass through untouched" if plan.passed else ""
     return [f"{found}, {count} tensors{passed}", *(f"{source.name}: {note}" for note in source.notes)]
 
@@ -207,6 +222,8 @@ def _describe_source(source: SourceComponent) -> dict[str, Any]:
         "file": Path(source.where).name,
         "metadata": dict(source.metadata),
         "config": source.model_config,
+        EXTRACTS: sorted(source.extracts),
+        JOINED: source.is_joined,
     }
 
 

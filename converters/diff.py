@@ -64,7 +64,7 @@ def _read_source(path: Path, overrides: Overrides) -> Contents:
     is_one_file = len({source.naming for source in sources}) == 1
     for source in sources:
         mark = "" if is_one_file and source.model_config is None else f"{source.name}/"
-        tensors |= {mark + key: tensor for key, tensor in source.tensors.items()}
+        tensors |= {mark + key: tensor for key, tensor in {**source.tensors, **source.extracts}.items()}
         if source.model_config is not None:
             configs[source.name] = source.model_config
         header = read_header_config(path, source.metadata)

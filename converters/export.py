@@ -16,9 +16,12 @@ from omniforcing_jax.config import CrossTimestep, ModelConfig, RotaryKind
 from omniforcing_jax.io import atomic_write
 from omniforcing_jax.io.folder_swap import is_empty, recover, require_space, staging, swapping_in
 from omniforcing_jax.strict_json import require
+from omniforcing_jax.text.gemma_config import GemmaConfig
 
-from .component import DIFFUSERS, HUGGING_FACE, LTX2
+from . import text_file, text_projection
+from .component import DIFFUSERS, HUGGING_FACE, LTX2, LTX2_TEXT
 from .config_table import AnyTable
+from .formats import gemma
 from .lazy_tensor import LazyTensor
 from .ltx2_header import find_contradiction, merge_header
 from .native_component import NativeComponent, open_weights_folder, rename_tensors
@@ -30,11 +33,12 @@ from .rotary_rows import permute_rotary
 from .shards import TensorFiles, write_shards
 from .tokenizer_files import TOKENIZERS
 
-Target = Literal["ltx2", "diffusers", "omniforcing"]
+Target = Literal["ltx2", "ltx2-text", "diffusers", "omniforcing"]
 PLAIN = {"format": "pt"}
 INDEX = "model_index.json"
 HOLDS = {
     "ltx2": tuple(PREFIXES),
+    "ltx2-text": ("text", "connectors"),
     "diffusers": tuple(FOLDERS.values()),
     "omniforcing": ("transformer", "connectors"),
 }
@@ -85,7 +89,7 @@ def prepare(
     Args:
         folder: Weights folder.
         to: The format.
-        out: File (LTX-2, OmniForcing in one) or folder (diffusers, OmniForcing in shards) to write.
+        out: File (LTX-2, its text encoder, OmniForcing in one) or folder (diffusers, OmniForcing in shards) to write.
         components: Components to write; empty for all.
         rotary: Kind of rotary pairs to write; query and key rows are permuted to that end.
         fresh_header: Write header and config.json from the native configs, even if the source's contradict them.
@@ -103,6 +107,8 @@ def prepare(
     chosen = [native for name, native in found.items() if not components or name in components]
     natives = [native for native in chosen if native.name in HOLDS[to]]
     require(bool(natives), "to", to, f"{room}, and {folder} has {', '.join(found)}")
+    if to == "ltx2-text":
+        text_file.check({native.name: native for native in natives}, str(folder))
     notes = [f"{native.name}: left out, {room}" for native in chosen if native.name not in HOLDS[to]]
     renamed = [_rename(native, to, RotaryKind.INTERLEAVED if to == "omniforcing" else rotary) for native in natives]
     notes += [note for each in renamed for note in _describe(each.native, to)]
@@ -119,7 +125,7 @@ def _check_out(out: Path, to: Target) -> None:
     if os.path.lexists(out) and not (out.is_dir() and is_empty(out)):
         raise ValueError(f"{out}: exists already; choose another --out")
     (atomic_write.check_writable if is_file else atomic_write.check_folder_writable)(out)
-    require(is_file or to != "ltx2", "out", str(out), "must end in .safetensors")
+    require(is_file or not to.startswith("ltx2"), "out", str(out), "must end in .safetensors")
     require(not is_file or to != "diffusers", "out", str(out), "must be a folder")
 
 
@@ -128,18 +134,30 @@ def _rename(native: NativeComponent, to: Target, rotary: RotaryKind | None) -> R
     tensors = rename_tensors(native, _naming_of(native, to))
     if rotary is not None and (to != "omniforcing" or native.name == "transformer"):
         native, tensors = permute_rotary(native, rotary, tensors, _naming_of(native, to))
+    if to == "ltx2-text":
+        tensors = text_projection.select(native.name, tensors, projection=True)
+        tensors |= text_file.pack_files(native) if native.name == "text" else {}
+    elif to == "ltx2" and native.is_joined:
+        tensors = text_projection.select(native.name, tensors, projection=False)
     return Renamed(native=native, tensors=tensors)
 
 
 def _naming_of(native: NativeComponent, to: Target) -> str:
-    """Return how a component's keys are spelled there; a text model keeps the naming that it came in."""
+    """Return how a component's keys are spelled there; in a folder a text model keeps the naming that it came in."""
     if native.name != "text":
         return DIFFUSERS if to == "diffusers" else LTX2
-    return native.naming if native.naming is not None and native.naming.startswith(HUGGING_FACE) else HUGGING_FACE
+    if to == "ltx2-text":
+        return LTX2_TEXT
+    if native.naming is not None and native.naming.startswith(HUGGING_FACE):
+        return native.naming
+    is_newer = isinstance(native.config, GemmaConfig) and native.config.global_heads is not None
+    return gemma.CURRENT if is_newer else HUGGING_FACE
 
 
 def _describe(native: NativeComponent, to: Target) -> list[str]:
-    notes = []
+    notes = text_file.describe(native) if to == "ltx2-text" and native.name == "text" else []
+    if to == "ltx2" and native.is_joined:
+        notes.append("connectors: the text projection came in the text encoder's file; --to ltx2-text writes that")
     if native.passed and native.naming != _naming_of(native, to):
         notes.append(f"{native.name}: {len(native.passed)} tensors that passed through are not {to}'s, left out")
     if isinstance(native.config, ModelConfig):
@@ -164,6 +182,10 @@ def _plan_files(renamed: Sequence[Renamed], to: Target, out: Path, fresh: bool) 
         return tuple(_plan_diffusers(each, fresh) for each in renamed)
     tensors = {key: tensor for each in renamed for key, tensor in each.tensors.items()}
     natives = [each.native for each in renamed]
+    if to == "ltx2-text":
+        (text,) = (native for native in natives if native.name == "text")
+        metadata = text_file.make_metadata(text, fresh)
+        return (TensorFiles(folder="", stem=out.stem, tensors=tensors, metadata=metadata),)
     if to == "omniforcing":
         for native in natives:
             if isinstance(native.config, ModelConfig):
@@ -206,7 +228,7 @@ def _plan_diffusers(renamed: Renamed, fresh: bool) -> TensorFiles:
         if saved is not None and not fresh:
             _refuse_contradiction(native, table, saved)
         else:
-            model_config = (saved or {}) | table.write(native.config)
+            model_config = (saved or {}) | text_projection.version_of(native.source) | table.write(native.config)
     is_text = native.name == "text"
     return TensorFiles(
         folder=next(folder for folder, name in FOLDERS.items() if name == native.name),

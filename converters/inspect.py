@@ -13,6 +13,7 @@ from omniforcing_jax.io import manifest, weights
 from omniforcing_jax.io.tensor_file import NAMES
 from omniforcing_jax.text.tokenizer import FILE
 
+from . import text_projection
 from .lazy_tensor import LazyTensor
 from .missing_config import complete
 from .native_component import NativeComponent, is_weights_folder, open_weights_folder
@@ -39,6 +40,8 @@ def inspect(path: Path, overrides: Overrides) -> list[str]:
 
 def _complete(source: SourceComponent, overrides: Overrides) -> SourceComponent:
     """Find a config that the file lacks, or note what `convert` needs."""
+    if text_projection.is_part(source):
+        return text_projection.pass_through(source)
     try:
         return complete(source, None, overrides)
     except ValueError as error:

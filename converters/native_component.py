@@ -28,6 +28,7 @@ from .rules import Placement
 
 PASSED = "passed.safetensors"
 SOURCE = "source.json"
+EXTRACTS, JOINED = "files", "is_joined"  # keys of source.json, see `SourceComponent`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +62,11 @@ class NativeComponent:
     def naming(self) -> str | None:
         """How the source's keys are spelled."""
         return self.source.get("naming")
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether the text projection of connectors came in another file than the rest."""
+        return bool(self.source.get(JOINED))
 
     @property
     def metadata(self) -> dict[str, str]:

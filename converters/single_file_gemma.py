@@ -1,17 +1,18 @@
-"""A Gemma 3 text model in one file, without the folder of transformers: as ComfyUI's users have it, and ltx-core's.
+"""A Gemma text model in one file, without the folder of transformers: as ComfyUI's users have it, and ltx-core's.
 
 | who writes it | keys | config | tokenizer, in bytes |
 |---|---|---|---|
-| ComfyUI | `model.`, the vision tower as `vision_model.` | none | `spiece_model` |
-| ltx-core | `language_model.model.` or `model.language_model.` | `gemma_config` in the header | `tokenizer_json` |
+| ComfyUI, Gemma 3 | `model.`, the vision tower as `vision_model.` | none | `spiece_model` |
+| ltx-core, Gemma 3 | `language_model.model.` or transformers' | `gemma_config` in the header | `tokenizer_json` |
+| ltx-core, Gemma 4 | `model.`, the text projection beside it (LTX-2.5) | the same | the same |
 
 Without a config only Gemma 3 12B is known, by its shapes: the window, the rotary periods and the scale of queries are
-in no tensor.
+in no tensor. The text projection in LTX-2.5's file is of the connectors: see text_projection.py.
 """
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from omniforcing_jax.strict_json import loads_object
 from omniforcing_jax.text.gemma_config import GEMMA_3_12B, GemmaConfig
 from omniforcing_jax.text.tokenizer import FILE, SENTENCEPIECE, what_is_missing
 
-from .component import HUGGING_FACE
+from .component import HUGGING_FACE, LTX2_TEXT
 from .float8 import dequantise
 from .formats import gemma
 from .lazy_tensor import LazyTensor
@@ -28,6 +29,7 @@ from .registry import find_table
 from .source_component import SourceComponent
 
 CONFIG = "gemma_config"
+SCALE = "layers.0.layer_scalar"  # of Gemma 4
 TABLE, NORM = (
     "embed_tokens.weight",
     "layers.0.pre_feedforward_layernorm.weight",
@@ -35,7 +37,9 @@ TABLE, NORM = (
 BODY = re.compile(r"(?:embed_tokens|norm|layers)\..+")
 UNUSED = re.compile(r"(?:.*?\.)?((?:vision_tower|vision_model|multi_modal_projector)\..+|lm_head\.weight)")
 TOKENIZERS = {"tokenizer_json": FILE, "spiece_model": SENTENCEPIECE}
-ASSET = re.compile(r"hf_asset__([\w.-]+\.(?:json|model|txt|jinja))")
+ASSETS = "hf_asset__"  # before the name of a file
+ASSET = re.compile(rf"{ASSETS}([\w.-]+\.(?:json|model|txt|jinja))")
+RESERVED = ("config.json", "source.json")  # names that a converted component's own files have
 
 
 def take_text_model(
@@ -52,7 +56,7 @@ def take_text_model(
         The text model, if there is one, and the tensors that are not its own.
 
     Raises:
-        ValueError: It is no Gemma 3, or its config is damaged, or is not there and cannot be read off the shapes.
+        ValueError: It is no Gemma 3 or 4, or its config is damaged, or is not there and cannot be read off the shapes.
     """
     nestings = [key.removesuffix(TABLE) for key in tensors if key == TABLE or key.endswith(f".{TABLE}")]
     if not nestings:
@@ -61,23 +65,27 @@ def take_text_model(
         raise ValueError(f"{path}: has {len(nestings)} text models, {', '.join(f'{each}{TABLE}' for each in nestings)}")
     nesting = nestings[0]
     if nesting + NORM not in tensors:
-        raise ValueError(f"{path}: is a text model other than Gemma 3: missing {nesting}{NORM}")
+        raise ValueError(f"{path}: is a text model other than Gemma 3 or 4: missing {nesting}{NORM}")
+    is_newer = nesting + SCALE in tensors
+    if is_newer and CONFIG not in metadata:
+        rule = "LTX-2.5's own file has it; bring that, or Gemma's folder with its config.json"
+        raise ValueError(f"{path}: is a Gemma 4 text model without {CONFIG} in its header; {rule}")
     files = {name: tensor for key, tensor in tensors.items() if (name := _name_file(key)) is not None}
     plain, notes = dequantise({key: each for key, each in tensors.items() if _name_file(key) is None}, metadata)
-    unused = any(UNUSED.fullmatch(key) for key in plain)
-    naming = next((name for name, prefix in gemma.PREFIXES.items() if prefix == nesting), HUGGING_FACE)
-    naming = HUGGING_FACE if naming == gemma.TEXT_ONLY and unused else naming
-    spelled = {key: full for key in plain if (full := _spell(key, nesting, naming)) is not None}
+    naming = _name(nesting, plain, is_newer)
+    spell = _spell_newer if is_newer else _spell
+    spelled = {key: full for key in plain if (full := spell(key, nesting, naming)) is not None}
     own = {full: plain[key] for key, full in spelled.items()}
     lacking = what_is_missing(files)
     source = SourceComponent(
         name="text",
-        format="Gemma 3 in one file",
+        format=f"Gemma {4 if is_newer else 3} in one file",
         naming=naming,
         where=str(path),
         tensors=own,
         component=find_table("text", naming),
         config=None,
+        metadata=metadata if naming == LTX2_TEXT else {},
         notes=notes if lacking is None else (*notes, f"no prompt can be read: {lacking}"),
         extracts={name: _check_bytes(path, name, tensor) for name, tensor in files.items()},
     )
@@ -89,7 +97,16 @@ def _name_file(key: str) -> str | None:
     """Return the name of the file whose bytes a tensor is."""
     name = key.rpartition(".")[2]
     asset = ASSET.fullmatch(key)
-    return TOKENIZERS.get(name) or (asset[1] if asset else None)
+    return TOKENIZERS.get(name) or (asset[1] if asset and asset[1] not in RESERVED else None)
+
+
+def _name(nesting: str, keys: Iterable[str], is_newer: bool) -> str:
+    """Return the naming that fits the keys best."""
+    naming = next((name for name, prefix in gemma.PREFIXES.items() if prefix == nesting), None)
+    if is_newer:
+        return LTX2_TEXT if naming in (None, gemma.TEXT_ONLY) else naming
+    is_multimodal = any(UNUSED.fullmatch(key) for key in keys)
+    return HUGGING_FACE if naming is None or (naming == gemma.TEXT_ONLY and is_multimodal) else naming
 
 
 def _check_bytes(path: Path, name: str, tensor: LazyTensor) -> LazyTensor:
@@ -108,6 +125,13 @@ def _spell(key: str, nesting: str, naming: str) -> str | None:
     if body == "lm_head.weight":
         return f"language_model.{body}" if naming == HUGGING_FACE else body
     return f"model.{body}" if naming == gemma.CURRENT else body
+
+
+def _spell_newer(key: str, nesting: str, naming: str) -> str | None:
+    """Do the same for Gemma 4, whose other parts keep the names that they have."""
+    if key.startswith(nesting) and BODY.fullmatch(key.removeprefix(nesting)):
+        return gemma.PREFIXES[naming] + key.removeprefix(nesting)
+    return key if gemma.COMPONENT.namings[naming].is_passed(key) else None
 
 
 def _with_config(source: SourceComponent, metadata: Mapping[str, str]) -> SourceComponent:

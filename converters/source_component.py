@@ -26,6 +26,7 @@ class SourceComponent:
         is_student: The source is a causal student, not a bidirectional teacher.
         files: Further files of the component, to be copied (a tokenizer's).
         extracts: The same for files whose bytes are tensors of the source, by name.
+        is_joined: They are connectors whose text projection came in another file.
     """
 
     name: str
@@ -41,3 +42,4 @@ class SourceComponent:
     is_student: bool = False
     files: tuple[str, ...] = ()
     extracts: Mapping[str, LazyTensor] = field(default_factory=dict)
+    is_joined: bool = False

@@ -118,10 +118,10 @@ class ExportOptions:
 
     from_: Annotated[Path, tyro.conf.arg(name="from")]
     """Weights folder."""
-    to: Literal["ltx2", "diffusers", "omniforcing"]
-    """Format to write."""
+    to: Literal["ltx2", "ltx2-text", "diffusers", "omniforcing"]
+    """Format to write; ltx2-text is LTX-2.5's file of text encoder and text projection."""
     out: Path
-    """File (.safetensors) or folder to write: LTX-2 is a file, diffusers a folder, OmniForcing either."""
+    """File (.safetensors) or folder to write: LTX-2's are files, diffusers a folder, OmniForcing either."""
     content: ContentOptions = field(default_factory=ContentOptions)
 
 

@@ -72,8 +72,8 @@ NEWER_FLAGS = {  # all of these in a header mean LTX-2.3's features, none of the
     "caption_projection_first_linear": False,
     "caption_proj_input_norm": False,
     "caption_projection_second_linear": False,
-    "text_encoder_norm_type": "per_token_rms",
 }
+NORM_TYPE, PER_TOKEN = "text_encoder_norm_type", "per_token_rms"
 
 
 def _equal(values: tuple[Any, Any]) -> Any:
@@ -88,6 +88,13 @@ def _one(values: list[Any]) -> Any:
     return values[0]
 
 
+def _read_norm(value: str) -> tuple[()]:
+    if value.lower() != PER_TOKEN:  # LTX-2.5's header has capital letters
+        raise ValueError(f"must be {PER_TOKEN!r}")
+    return ()
+
+
+NORM = Form(kind=str, to_native=_read_norm, to_source=lambda _: PER_TOKEN)
 FOR_BOTH = Form(kind=int, to_native=lambda value: (value, value), to_source=_equal)
 LIKE_VIDEO = Form(  # the audio's key may be left out
     kind=(int, int), to_native=lambda values: (values[0], values[0] if values[1] is ABSENT else values[1])
@@ -110,6 +117,7 @@ def _header(norm: FeatureNorm, *entries: Entry) -> ConfigTable:
             Constant("norm", norm),
             *entries,
             Fixed({"connector_norm_output": True, "use_embeddings_connector": True}),
+            Fixed({"connector_ff_bias": True}, written=False),
             *(
                 Constant(native, value, rule.format(value))
                 for native, value in (("tokens", 1024), ("theta", 10_000.0), ("text_states", GEMMA_3_12B.states))
@@ -128,8 +136,8 @@ def _header(norm: FeatureNorm, *entries: Entry) -> ConfigTable:
     )
 
 
-HEADER_2_0 = _header(FeatureNorm.PER_PROMPT, Fixed({NEWER: False, "text_encoder_norm_type": ""}, written=False))
-HEADER_2_3 = _header(FeatureNorm.PER_TOKEN, Fixed(NEWER_FLAGS))
+HEADER_2_0 = _header(FeatureNorm.PER_PROMPT, Fixed({NEWER: False, NORM_TYPE: ""}, written=False))
+HEADER_2_3 = _header(FeatureNorm.PER_TOKEN, Fixed(NEWER_FLAGS), Key((), NORM_TYPE, NORM, PER_TOKEN))
 
 
 def _stream(stream: str) -> tuple[Entry, ...]:

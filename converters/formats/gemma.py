@@ -19,7 +19,8 @@ from ..rules import Rule
 from .gemma_configs import MULTIMODAL_CONFIG, TEXT_CONFIG
 
 CURRENT, TEXT_ONLY = f"{HUGGING_FACE}/current", f"{HUGGING_FACE}/text_only"
-PREFIXES = {HUGGING_FACE: "language_model.model.", CURRENT: "model.language_model.", TEXT_ONLY: "model."}
+TRANSFORMERS = {HUGGING_FACE: "language_model.model.", CURRENT: "model.language_model.", TEXT_ONLY: "model."}
+PREFIXES = TRANSFORMERS | {LTX2_TEXT: TRANSFORMERS[TEXT_ONLY]}
 OF_GEMMA_4 = ("model.vision_embedder.*", "model.embed_vision.*", "model.embed_audio.*")
 PASSED = {
     HUGGING_FACE: ("vision_tower.*", "multi_modal_projector.*", "language_model.lm_head.weight"),
@@ -53,10 +54,10 @@ def find_naming(keys: Iterable[str], where: str = "checkpoint") -> str:
         ValueError: They have none of them.
     """
     tables = [key for key in keys if key.endswith("embed_tokens.weight")]
-    for naming, prefix in PREFIXES.items():
+    for naming, prefix in TRANSFORMERS.items():
         if f"{prefix}embed_tokens.weight" in tables:
             return naming
-    expected = ", ".join(f"{prefix}embed_tokens.weight" for prefix in PREFIXES.values())
+    expected = ", ".join(f"{prefix}embed_tokens.weight" for prefix in TRANSFORMERS.values())
     raise ValueError(f"{where}: no text model of Gemma 3 or 4, expected one of {expected}")
 
 
@@ -71,9 +72,9 @@ def _rules(prefix: str, config: GemmaConfig) -> Iterator[Rule]:
             yield Rule(f"{stack}/{native}", f"{layer}{source}", numbers=numbers)
 
 
-def _naming(name: str, prefix: str) -> Naming:
+def _naming(name: str) -> Naming:
     return Naming(
-        rules=lambda config: tuple(_rules(prefix, config)),
+        rules=lambda config: tuple(_rules(PREFIXES[name], config)),
         table=TEXT_CONFIG if name == TEXT_ONLY else MULTIMODAL_CONFIG,
         passed=PASSED[name],
         folder="" if name == LTX2_TEXT else "text_encoder",
@@ -84,5 +85,5 @@ COMPONENT = Component(
     name="text",
     config=GemmaConfig,
     abstract=lambda config: abstract(gemma_spec(config)),
-    namings={name: _naming(name, prefix) for name, prefix in (*PREFIXES.items(), (LTX2_TEXT, PREFIXES[TEXT_ONLY]))},
+    namings={name: _naming(name) for name in PREFIXES},
 )

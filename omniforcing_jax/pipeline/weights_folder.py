@@ -313,7 +313,8 @@ def _read_top(folder: AnyPath | None) -> tuple[dict[str, Any], dict[str, tuple[P
 
 
 def _is_there(folder: Path, name: str) -> bool:
-    return (folder / name).is_dir()
+    """Whether a component can be read; one that passed through has neither of these files."""
+    return any((folder / name / file).is_file() for file in (weights.MODEL, weights.CONFIG))
 
 
 def _two_numbers(value: Any) -> tuple[int, int]:

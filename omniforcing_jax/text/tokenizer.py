@@ -1,8 +1,9 @@
 """Prompts to token ids, with the tokenizer.json of a Gemma folder.
 
-There is no chat template: ids are the start token and the prompt, padded on the left.
+There is no chat template and no system prompt: ids are the start token and the prompt, padded on the left. Gemma 3's
+file adds the start token by itself, Gemma 4's does not.
 
-Source: ltx-core@1.0.0:text_encoders/gemma/tokenizer.py.
+Source: ltx-core@1.0.0:text_encoders/gemma/tokenizer.py; ltx-core@1.2.0:text_encoders/gemma/tokenizer.py.
 """
 
 from collections.abc import Collection, Sequence
@@ -61,7 +62,7 @@ class GemmaTokenizer:
         self._tokenizer.no_truncation()
         pad, start = (self._tokenizer.token_to_id(token) for token in (PAD, START))
         if pad is None or start is None:
-            raise ValueError(f"{path}: has no token {PAD if pad is None else START}, expected a tokenizer of Gemma 3")
+            raise ValueError(f"{path}: has no token {PAD if pad is None else START}, expected a tokenizer of Gemma")
         self._pad, self._start = pad, start
         self.tokens = tokens
 
@@ -71,14 +72,18 @@ class GemmaTokenizer:
         White space around a prompt does not count. Longer prompts are cut after X tokens. The empty prompt is the start
         token alone.
         """
-        found = self._tokenizer.encode_batch([prompt.strip() for prompt in prompts], add_special_tokens=False)
         ids = np.full((len(prompts), self.tokens), self._pad, np.int32)
         mask = np.zeros_like(ids)
-        for row, encoding in enumerate(found):
-            kept = [self._start, *encoding.ids][: self.tokens]
+        for row, found in enumerate(map(self._encode, prompts)):
+            kept = found[: self.tokens]
             ids[row, -len(kept) :], mask[row, -len(kept) :] = kept, 1
         return ids, mask
 
     def count(self, prompt: str) -> int:
         """Count the tokens of a prompt before cutting, the start token included."""
-        return 1 + len(self._tokenizer.encode(prompt.strip(), add_special_tokens=False).ids)
+        return len(self._encode(prompt))
+
+    def _encode(self, prompt: str) -> list[int]:
+        """Return all ids of a prompt, the start token first."""
+        ids = self._tokenizer.encode(prompt.strip()).ids
+        return ids if ids[:1] == [self._start] else [self._start, *ids]

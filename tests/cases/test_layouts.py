@@ -1,5 +1,6 @@
 """Each row of the table of layouts in docs/weights.md: a file of that kind is converted, or refused in those words."""
 
+import json
 import os
 import re
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import brought
 import numpy as np
 import pytest
+import split_text
 import torch
 import torch.distributed.checkpoint
 from brought import GEMMA, NEWER, PREFIX, SMALL, save_base, save_fine_tune, save_part
@@ -149,6 +151,23 @@ def _(folder):
     return ["--from", brought.save_packed_gemma(folder / "text_encoder.safetensors")]
 
 
+@layout("Gemma 4 in one file with its text projection, beside the network's file")
+def _(folder):
+    network, text = folder / "transformer.safetensors", folder / "text_encoder.safetensors"
+    return ["--from", split_text.save_network(network), "--from", split_text.save_text(text)]
+
+
+@layout("the same file alone")
+def _(folder):
+    return ["--from", split_text.save_text(folder / "text_encoder.safetensors")]
+
+
+@layout("Gemma 4 in one file, without `gemma_config`")
+def _(folder):
+    save_file(split_text.gemma_tensors(), folder / "gemma.safetensors")
+    return ["--from", folder / "gemma.safetensors"]
+
+
 @layout("another text model in one file")
 def _(folder):
     tensors = {"encoder.embed_tokens.weight": np.zeros((4, 4)), "encoder.block.0.layer.0.layer_norm.weight": np.ones(4)}
@@ -174,6 +193,19 @@ def _(folder):
 @layout("folder of Gemma 3")
 def _(folder):
     return ["--from", brought.save_gemma_folder(folder / "gemma")]
+
+
+@layout("folder of Gemma 4 12B (`gemma4_unified`)")
+def _(folder):
+    return ["--from", split_text.save_folder(folder / "gemma")]
+
+
+@layout("folder of another Gemma, such as Gemma 4 E2B")
+def _(folder):
+    path = split_text.save_folder(folder / "gemma")
+    values = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(values | {"model_type": "gemma4"}))
+    return ["--from", path]
 
 
 @layout("one of several shards")

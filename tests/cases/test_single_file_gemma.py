@@ -163,7 +163,8 @@ def test_what_cannot_be_read_off_another_size_is_named(tmp_path, capsys, change,
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ('{"model_type": "gemma4_unified"}', "model_type='gemma4_unified': must be 'gemma3' or 'gemma3_text'"),
+        ('{"model_type": "gemma4"}', "model_type='gemma4': must be 'gemma4_unified' or 'gemma4_unified_text'"),
+        ('{"model_type": "gemma2"}', "model_type='gemma2': must be 'gemma3' or 'gemma3_text'"),
         ('{"model_type": "gemma3"}', "text_config"),
         ("[]", "must be a JSON object"),
         ("{", "JSON"),

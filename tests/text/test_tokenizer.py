@@ -41,6 +41,17 @@ def test_ids_and_mask_are_those_of_transformers(folder, tokens):
     assert ids.dtype == mask.dtype == np.int32
 
 
+def test_a_file_that_adds_no_start_token_as_gemma_4_s_gets_it_added(folder, tmp_path):
+    values = json.loads((folder / "tokenizer.json").read_text())
+    (tmp_path / "tokenizer.json").write_text(json.dumps(values | {"post_processor": None}))
+    newer, older = GemmaTokenizer(tmp_path, TOKENS), GemmaTokenizer(folder, TOKENS)
+    for ours, theirs in zip(newer(PROMPTS), older(PROMPTS), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert newer.count(" a red ball ") == older.count(" a red ball ") == 4
+    typed = [ids[mask != 0].tolist() for ids, mask in zip(*newer(["<bos>a red ball"]), strict=True)]
+    assert typed == [[2, *older(["a red ball"])[0][0][-3:].tolist()]]
+
+
 def test_padding_and_truncation_saved_in_the_file_do_not_count(folder, tmp_path):
     other = build_tokenizer()
     other.enable_padding(length=7)

@@ -1,0 +1,99 @@
+"""LTX-2.5's connectors, of which each file has a part: the text projection is in the text encoder's file.
+
+Files before LTX-2.5 have the projection beside the network. Parts that a command names are joined, in any order. A part
+that stays alone cannot run, and passes through untouched.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from omniforcing_jax.io import weights
+from omniforcing_jax.strict_json import loads_object
+from omniforcing_jax.text.gemma_config import GemmaConfig
+
+from .component import LTX2
+from .formats.connectors import PROJECTION
+from .lazy_tensor import LazyTensor
+from .source_component import SourceComponent
+
+NAME = "connectors"
+MADE_FOR = "gemma_source_checkpoint"  # of the network's header: the text model that it was trained with
+VERSION = "gemma_version"  # of the text model's config
+ALONE = {  # what is missing, by whether the part is the projection
+    True: "only the text projection is here; the connectors are in the transformer's file, name it with --from, too",
+    False: "the text projection is in the text encoder's file, name it with --from, too",
+}
+
+
+def is_part(source: SourceComponent) -> bool:
+    """Whether a source has connectors without their text projection, or the projection alone."""
+    kinds = {key.startswith(PROJECTION) for key in source.tensors}
+    return source.name == NAME and source.naming == LTX2 and len(kinds) == 1
+
+
+def is_projection(source: SourceComponent) -> bool:
+    """Whether a part is the projection."""
+    return any(key.startswith(PROJECTION) for key in source.tensors)
+
+
+def join(found: SourceComponent, earlier: SourceComponent | None) -> SourceComponent:
+    """Join a part with what an earlier source has of the connectors; others are returned as they are.
+
+    The connectors' file has the config and the header.
+    """
+    if earlier is None or earlier.naming != LTX2 or not is_part(found):
+        return found
+    projection, network = (found, earlier) if is_projection(found) else (earlier, found)
+    tensors = {key: each for key, each in network.tensors.items() if not key.startswith(PROJECTION)}
+    tensors |= {key: each for key, each in projection.tensors.items() if key.startswith(PROJECTION)}
+    note = f"the text projection is from {projection.where}"
+    joined = dataclasses.replace(network, tensors=tensors, is_joined=True, notes=(*network.notes, note))
+    return joined if not is_part(joined) else found
+
+
+def select(native_name: str, tensors: Mapping[str, LazyTensor], *, projection: bool) -> dict[str, LazyTensor]:
+    """Return the text projection of connectors, or all but that; other components' tensors are returned as they are."""
+    is_other = native_name != NAME
+    return {key: each for key, each in tensors.items() if is_other or key.startswith(PROJECTION) == projection}
+
+
+def pass_through(part: SourceComponent) -> SourceComponent:
+    """Return a part that stayed alone, without its table."""
+    return dataclasses.replace(part, component=None, config=None, notes=(*part.notes, ALONE[is_projection(part)]))
+
+
+def version_of(source: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the version of a text model that a source.json says, as a part of a config; empty where it says none."""
+    config = source.get("config") or {}
+    return {VERSION: config[VERSION]} if VERSION in config else {}
+
+
+def check_replaced(folder: Path, sources: Iterable[SourceComponent]) -> None:
+    """Refuse to write a part that stayed alone over whole connectors.
+
+    Raises:
+        ValueError: It would be; names the folder and the part.
+    """
+    for part in filter(is_part, sources):
+        if (folder / NAME / weights.MODEL).exists():
+            raise ValueError(f"{folder / NAME}: would lose what {part.where} has not: {ALONE[is_projection(part)]}")
+
+
+def check_text_model(sources: Mapping[str, SourceComponent]) -> None:
+    """Check that a network of LTX-2 was trained with the text model that comes with it, as ltx-core 1.2 does.
+
+    Raises:
+        ValueError: It was trained with another one, or before there was Gemma 4; names both files.
+    """
+    text, network = sources.get("text"), sources.get("transformer")
+    if text is None or network is None or network.naming != LTX2 or not isinstance(text.config, GemmaConfig):
+        return
+    found, where = (text.model_config or {}).get(VERSION), f"the header of {network.where}"
+    if MADE_FOR in network.metadata:
+        wanted = loads_object(network.metadata[MADE_FOR], f"{where}: {MADE_FOR}").get(VERSION)
+        if wanted != found:
+            raise ValueError(f"{text.where}: has {VERSION}={found!r}, {where} says {wanted!r}")
+    elif text.config.global_heads is not None and "config" in network.metadata:
+        raise ValueError(f"{text.where}: is Gemma 4; {where} has no {MADE_FOR}, so its text model is Gemma 3")
