@@ -213,6 +213,9 @@ def _check_omniforcing(config: ModelConfig) -> None:
     require(not config.gated_attention, "gated_attention", True, f"{rule} none")
     require(not config.text_adaln, "text_adaln", True, f"{rule} none")
     require(config.camera is None, "camera", True, f"{rule} none")
+    require(not config.keyframe_embedding, "keyframe_embedding", True, f"{rule} none")
+    for name, stream in (("video", config.video), ("audio", config.audio)):
+        require(stream.mlp_bias, f"{name}.mlp_bias", False, f"{rule} one")
     for name in ("grid", "theta", "max_seconds", "max_pixels"):
         require(rotary[name] == assumed[name], f"rotary.{name}", rotary[name], f"{rule} {assumed[name]}")
 

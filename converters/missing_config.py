@@ -13,7 +13,7 @@ from omniforcing_jax.codecs.video_config import LTX2_VIDEO_VAE, LTX23_VIDEO_VAE
 from omniforcing_jax.codecs.vocoder import LTX2_VOCODER, LTX23_VOCODER
 from omniforcing_jax.config import CrossTimestep, ModelConfig
 from omniforcing_jax.io.weights import compare_shapes
-from omniforcing_jax.pipeline.presets import LTX2_19B, LTX2_22B
+from omniforcing_jax.pipeline.presets import LTX2_19B, LTX2_22B, LTX25_22B
 from omniforcing_jax.text.connector import ConnectorConfig, ConnectorsConfig
 from omniforcing_jax.text.features import FeatureNorm
 
@@ -37,7 +37,7 @@ CONNECTORS_2_3 = dataclasses.replace(
     gated_attention=True,
 )
 PUBLISHED: Mapping[str, Mapping[str, Any]] = {  # by component and version of LTX-2
-    "transformer": {"2.0": TEACHER_2_0, "2.3": LTX2_22B},
+    "transformer": {"2.0": TEACHER_2_0, "2.3": LTX2_22B, "2.5": LTX25_22B},
     "connectors": {"2.0": CONNECTORS_2_0, "2.3": CONNECTORS_2_3},
     "video_vae": {"2.0": LTX2_VIDEO_VAE, "2.3": LTX23_VIDEO_VAE},
     "audio_vae": {"2.0": LTX2_AUDIO_VAE},
@@ -111,8 +111,8 @@ def _describe(source: SourceComponent) -> str:
         seen = infer_network(source.tensors, 1)
     except ValueError as error:
         return f" ({error})"
-    newer = seen.gated_attention or seen.text_adaln
-    return f"; it is of LTX-{'2.3' if newer else '2.0'}'s kind with {seen.layers} layers of width {seen.video.width}"
+    newer = "2.5" if seen.keyframe_embedding else "2.3" if seen.gated_attention or seen.text_adaln else "2.0"
+    return f"; it is of LTX-{newer}'s kind with {seen.layers} layers of width {seen.video.width}"
 
 
 def _compare(component: Component, source: SourceComponent, config: Any) -> str | None:

@@ -184,26 +184,30 @@ def infer_network(tensors: Mapping[str, LazyTensor], heads: int) -> ModelConfig:
         ValueError: A tensor that has one of the sizes is missing or has not two axes; names it.
     """
     captioned = f"{PREFIX}caption_projection.linear_1.weight" in tensors
+    text_adaln = f"{PREFIX}transformer_blocks.0.prompt_scale_shift_table" in tensors
     sinks = tensors.get(SINKS)
     return ModelConfig(
         layers=_count_layers(tensors),
-        video=_infer_stream(tensors, "patchify_proj.weight", heads),
-        audio=_infer_stream(tensors, LANDMARK, heads),
+        video=_infer_stream(tensors, "patchify_proj.weight", "ff", heads),
+        audio=_infer_stream(tensors, LANDMARK, "audio_ff", heads),
         caption_channels=_matrix_shape(tensors, "caption_projection.linear_1.weight")[1] if captioned else None,
         rotary=ASSUMED_ROTARY,
         cross_timestep=CrossTimestep.OWN,
         gate_multiplier=1.0,
         gated_attention=f"{PREFIX}transformer_blocks.0.attn1.to_gate_logits.weight" in tensors,
-        text_adaln=f"{PREFIX}prompt_adaln_single.linear.weight" in tensors,
+        text_adaln=text_adaln,
+        prompt_time=not text_adaln or f"{PREFIX}prompt_adaln_single.linear.weight" in tensors,
+        keyframe_embedding=f"{PREFIX}keyframes_abs_pos_embedding" in tensors,
         sinks=sinks.shape[1] if sinks is not None and len(sinks.shape) == 3 else 0,
     )
 
 
-def _infer_stream(tensors: Mapping[str, LazyTensor], name: str, heads: int) -> StreamConfig:
+def _infer_stream(tensors: Mapping[str, LazyTensor], name: str, mlp: str, heads: int) -> StreamConfig:
     width, channels = _matrix_shape(tensors, name)
     if width % heads:
         raise ValueError(f"heads={heads}: must divide the width {width} of {PREFIX}{name}; give --heads")
-    return StreamConfig(latent_channels=channels, heads=heads, head_size=width // heads)
+    has_bias = f"{PREFIX}transformer_blocks.0.{mlp}.net.2.bias" in tensors
+    return StreamConfig(latent_channels=channels, heads=heads, head_size=width // heads, mlp_bias=has_bias)
 
 
 def _matrix_shape(tensors: Mapping[str, LazyTensor], name: str) -> tuple[int, ...]:

@@ -59,7 +59,10 @@ UNSAID = (
 )
 
 # What must be alike for one network to score another's clips of the same prompts.
-ALIKE = ("layers", "video", "audio", "caption_channels", "gated_attention", "text_adaln", "spatial_compression")
+ALIKE = (
+    *("layers", "video", "audio", "caption_channels", "gated_attention", "text_adaln", "prompt_time"),
+    *("keyframe_embedding", "spatial_compression"),
+)
 
 
 class Opened(NamedTuple):
@@ -179,7 +182,7 @@ def check_masked(model: ModelConfig, sampler: SamplerConfig) -> None:
     rule = "a masked clip has a noise level per block, so its crossings must take their own, or --scalar-sigma"
     require(model.cross_timestep is CrossTimestep.OWN, "cross_timestep", model.cross_timestep.value, rule)
     rule = "a masked clip has a noise level per block, but text AdaLN (LTX-2.3) needs one: give --scalar-sigma 1"
-    require(not model.text_adaln, "scalar_sigma", None, rule)
+    require(not model.text_needs_sigma, "scalar_sigma", None, rule)
 
 
 def open_pairs(folder: Path, student: PipelineConfig, sampler: SamplerConfig) -> Pairs:

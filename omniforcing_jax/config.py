@@ -91,9 +91,15 @@ class RotatedHeads(Config):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StreamConfig(RotatedHeads):
-    """One stream's sizes."""
+    """One stream's sizes.
+
+    Attributes:
+        latent_channels: Channels of a token.
+        mlp_bias: Whether the feed-forward part adds a bias (LTX-2.5's video: no).
+    """
 
     latent_channels: int
+    mlp_bias: bool = True
 
     def __post_init__(self):
         require_counts(self, LARGEST_SIZE, "latent_channels")
@@ -186,11 +192,17 @@ class ModelConfig(Config):
         gate_multiplier: Sigma times this is the input of the cross-modal gates; all others get 1000 sigma.
         gated_attention: Whether every attention has a gate per head (LTX-2.3).
         text_adaln: Whether text attention is modulated (LTX-2.3).
+        prompt_time: Whether the modulation of text keys depends on a noise level. Otherwise each layer's table alone
+            modulates them. It has no effect without `text_adaln`.
+        keyframe_embedding: Whether a learned vector marks the tokens of latent frames that are one pixel frame long,
+            as the first one of a clip is (LTX-2.5).
         sinks: Learned audio tokens in front of block 0.
         log_ratio: Whether queries are scaled by log(1 + visible) / log(1 + total); masked regime only.
         spatial_compression: Pixels per latent row or column.
         eight_bits: Which matrices are in eight bits; None where none is.
         camera: Camera attention of every layer; None without.
+        float32_tables: Whether the modulation tables are float32, whatever type the other weights have (LTX-2.5's
+            files).
     """
 
     layers: int
@@ -202,11 +214,14 @@ class ModelConfig(Config):
     gate_multiplier: float = 1000.0
     gated_attention: bool = False
     text_adaln: bool = False
+    prompt_time: bool = True
+    keyframe_embedding: bool = False
     sinks: int = 0
     log_ratio: bool = False
     spatial_compression: int = 32
     eight_bits: EightBits | None = None
     camera: CameraConfig | None = None
+    float32_tables: bool = False
 
     def __post_init__(self):
         require_counts(self, MOST_LAYERS, "layers")
@@ -220,6 +235,11 @@ class ModelConfig(Config):
         if self.eight_bits is not None:
             numbers, rule = self.eight_bits.layers, f"must be below {self.layers}, the number of layers"
             require(numbers[-1] < self.layers, "eight_bits.layers", numbers, rule)
+
+    @property
+    def text_needs_sigma(self) -> bool:
+        """Whether text keys depend on a noise level."""
+        return self.text_adaln and self.prompt_time
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -57,8 +57,8 @@ class PromptKV:
 
     Attributes:
         clean: Those of the clean pass.
-        steps: With text AdaLN they depend on sigma: those of the denoise steps, with a leading axis J - 1. None where
-            all passes read the same: without text AdaLN, or with a `scalar_sigma`.
+        steps: Those of the denoise steps, with a leading axis J - 1, for a network whose text keys depend on sigma.
+            None where all passes read the same: in any other network, or with a `scalar_sigma`.
     """
 
     clean: Text
@@ -153,7 +153,7 @@ def make_prompt_kv(
 
     held = static.sampler.scalar_sigma
     clean = at(static.sampler.context_noise if held is None else held)
-    if held is not None or not static.model.text_adaln:
+    if held is not None or not static.model.text_needs_sigma:
         return PromptKV(clean=clean, steps=None)
     steps = [at(sigma) for sigma in static.sampler.sigmas[:-1]]
     return PromptKV(clean=clean, steps=jax.tree.map(lambda *leaves: jnp.stack(leaves), *steps))

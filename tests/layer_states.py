@@ -18,4 +18,4 @@ def layer_states(params, config, noisy, view, text, *, past=NO_PAST, dtype=jnp.f
         return x, x
 
     inputs = LayerInputs(params.layers, text.kv, past, NO_PERTURBATION)
-    return jax.lax.scan(body, embed_tokens(params, noisy, view.sinks, dtype), inputs)[1]
+    return jax.lax.scan(body, embed_tokens(params, noisy, view, dtype), inputs)[1]

@@ -26,6 +26,9 @@ AS_USERS_DO = {"xla_cpu_use_fusion_emitters": True} if jaxlib_version < (0, 11, 
 SINKS = dataclasses.replace(TINY, sinks=3)
 INTERLEAVED = dataclasses.replace(TINY, rotary=RotaryConfig(kind=RotaryKind.INTERLEAVED))
 MODERN = dataclasses.replace(TINY, caption_channels=None, gated_attention=True, text_adaln=True)  # as LTX-2.3
+NEWEST = dataclasses.replace(  # as LTX-2.5, with text keys that depend on no noise level
+    MODERN, video=dataclasses.replace(TINY.video, mlp_bias=False), prompt_time=False, keyframe_embedding=True
+)
 
 
 def random_params(config: ModelConfig, seed: int = 0, dtype=jnp.float32) -> Transformer:

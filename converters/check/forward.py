@@ -82,7 +82,7 @@ def _forward(
 ) -> Streams:
     """Run one forward, with the text that it reads; text AdaLN takes the scalar level of each stream."""
     text = text_kv(params, *contexts, mask, sigma=scalars[0])
-    if config.text_adaln:
+    if config.text_needs_sigma:
         other = text_kv(params, *contexts, mask, sigma=scalars[1])
         text = dataclasses.replace(text, kv=Streams(text.kv.video, other.kv.audio))
     return predict(params, config, noisy, view, text).velocity

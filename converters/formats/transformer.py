@@ -1,10 +1,11 @@
-"""The dual-stream transformer: its keys and config in LTX-2's files (2.0 and 2.3), OmniForcing's and diffusers'.
+"""The dual-stream transformer: its keys and config in LTX-2's files (2.0 to 2.5), OmniForcing's and diffusers'.
 
 LTX-2's and OmniForcing's keys are the same. An LTX-2 header leaves out what ltx-core's classes have as defaults
 (interleaved pairs, a float32 grid, gate multiplier 1). No config says whose sigma drives the cross-modal modulation:
 ltx-core 1.0.0 and diffusers' pipeline cross it. OmniForcing has no config; see original_keys.py.
 
-Source: ltx-core 1.0.0, ltx_core.model.transformer.model_configurator; diffusers 0.42.1, LTX2VideoTransformer3DModel.
+Source: ltx-core 1.0.0 and 1.2.0, ltx_core.model.transformer.model_configurator; diffusers 0.42.1,
+LTX2VideoTransformer3DModel.
 """
 
 import re
@@ -79,6 +80,7 @@ def _rules() -> Iterator[Rule]:
     yield from _attention("layers/a2v", "transformer_blocks.{i}.audio_to_video_attn")
     yield from _attention("layers/v2a", "transformer_blocks.{i}.video_to_audio_attn")
     yield Rule("sinks", "audio_sink_tokens")
+    yield Rule("keyframe", "keyframes_abs_pos_embedding")
     for name in ("q", "k", "v"):
         yield Rule(f"layers/camera/{name}/w", f"transformer_blocks.{{i}}.{CAMERA}{name}_proj.weight")
     yield from _linear("layers/camera/o", f"transformer_blocks.{{i}}.{CAMERA}out_proj")
@@ -124,9 +126,11 @@ DIFFUSERS_FIXED = (
     Fixed({"qk_norm": "rms_norm_across_heads", "norm_elementwise_affine": False, "norm_eps": 1e-6}),
     Fixed({"timestep_scale_multiplier": 1000}),
 )
-GUARDS = (  # keys of later generations, with the value that means this one
-    Fixed({"ff_bias": True, "audio_ff_bias": True, "use_prompt_adaln_single": True}, written=False),
-    Fixed({"use_keyframes_abs_pos_embedding": False}, written=False),
+LATER = (  # keys of LTX-2.5, which both formats call the same and older files lack
+    Key("video.mlp_bias", "ff_bias", bool, True, sparse=True),
+    Key("audio.mlp_bias", "audio_ff_bias", bool, True, sparse=True),
+    Key("prompt_time", "use_prompt_adaln_single", bool, True, sparse=True),
+    Key("keyframe_embedding", "use_keyframes_abs_pos_embedding", bool, False, sparse=True),
 )
 CONNECTORS = re.compile(r"(audio_)?connector_\w+")  # keys of another component in the same section
 
@@ -240,7 +244,7 @@ HEADER = ConfigTable(
         *_refusals("LTX-2's header"),
         Repeated("_class_name", lambda config: "AVTransformer3DModel", checked=False),
         *LTX2_FIXED,
-        *GUARDS,
+        *LATER,
         *_stream("video", ""),
         *_stream("audio", "audio_"),
         Repeated("cross_attention_dim", "video.width", checked=False),
@@ -271,7 +275,7 @@ MODEL_CONFIG = ConfigTable(
         Repeated("_class_name", lambda config: CLASSES[config.camera is not None], checked=False),
         CameraKeys(),
         *DIFFUSERS_FIXED,
-        *GUARDS,
+        *LATER,
         *_stream("video", ""),
         *_stream("audio", "audio_"),
         Repeated("cross_attention_dim", "video.width"),

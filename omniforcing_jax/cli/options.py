@@ -214,7 +214,7 @@ class BenchOptions(NetworkOptions, SizeOptions):
     weights: Annotated[str | None, tyro.conf.arg(metavar="FOLDER|NAME")] = None
     """Weights folder of a causal student, or the name of shipped weights; by default chime."""
     preset: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
-    """Sizes of random weights, instead of a weights folder: ltx2-19b, ltx2-22b, ltx2-22b-echowm, chime or tiny."""
+    """Sizes of random weights, not a weights folder: ltx2-19b, ltx2-22b, ltx2.5-22b, ltx2-22b-echowm, chime or tiny."""
     random_weights: bool = False
     """Draw the weights of --preset at random, on the device."""
     mux: bool = True
@@ -300,7 +300,7 @@ class PlanOptions(NetworkOptions, SizeOptions):
     weights: Annotated[str | None, tyro.conf.arg(metavar="FOLDER|NAME")] = None
     """Weights folder of a causal student, or the name of shipped weights; by default chime."""
     preset: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
-    """Sizes instead of a weights folder: ltx2-19b, ltx2-22b, ltx2-22b-echowm, chime or tiny."""
+    """Sizes instead of a weights folder: ltx2-19b, ltx2-22b, ltx2.5-22b, ltx2-22b-echowm, chime or tiny."""
     text_tokens: Annotated[int, tyro.conf.arg(metavar="TOKENS")] = 1024
     """Tokens of a prompt, for weights whose text encoder is Gemma."""
     dtype: DType = "bfloat16"

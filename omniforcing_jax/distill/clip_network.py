@@ -55,10 +55,10 @@ class ClipNetwork:
         """Make the text keys and values of a masked clip, the same for all of its noise levels.
 
         Raises:
-            ValueError: The network has text AdaLN, and no `scalar_sigma` holds its noise level.
+            ValueError: The text keys depend on a noise level, and no `scalar_sigma` holds it.
         """
         held = None if self.student is None else self.student.scalar_sigma
-        if self.model.text_adaln and held is None:
+        if self.model.text_needs_sigma and held is None:
             raise ValueError(
                 "text_adaln=True: a masked clip has several noise levels, but text AdaLN needs one: hold it with the "
                 "sampler's scalar_sigma"

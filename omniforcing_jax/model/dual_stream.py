@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
 
@@ -137,14 +138,19 @@ class CrossRows(NamedTuple):
 def stream_layer_spec(config: ModelConfig, stream: StreamConfig) -> StreamLayer:
     """Declare one stream's part of a layer."""
     width, gated = stream.width, config.gated_attention
-    rows = 9 if config.text_adaln else 6
     return StreamLayer(
         self_attn=attention_spec(width, width, stream.heads, stream.head_size, gated=gated),
         text_attn=attention_spec(width, width, stream.heads, stream.head_size, gated=gated),
-        mlp=mlp_spec(width, MLP_RATIO * width, width),
-        table=Spec((rows, width), (None, None), normal(TABLE_SCALE)),
-        text_table=Spec((2, width), (None, None), normal(TABLE_SCALE)) if config.text_adaln else None,
+        mlp=mlp_spec(width, MLP_RATIO * width, width, bias=stream.mlp_bias),
+        table=table_spec(config, 9 if config.text_adaln else 6, width),
+        text_table=table_spec(config, 2, width) if config.text_adaln else None,
     )
+
+
+def table_spec(config: ModelConfig, rows: int, width: int) -> Spec:
+    """Declare a modulation table."""
+    dtype = jnp.float32 if config.float32_tables else None
+    return Spec((rows, width), (None, None), normal(TABLE_SCALE), dtype)
 
 
 def dual_stream_layer_spec(config: ModelConfig) -> DualStreamLayer:
@@ -155,8 +161,8 @@ def dual_stream_layer_spec(config: ModelConfig) -> DualStreamLayer:
         audio=stream_layer_spec(config, audio),
         a2v=attention_spec(video.width, audio.width, audio.heads, audio.head_size, gated=gated),
         v2a=attention_spec(audio.width, video.width, audio.heads, audio.head_size, gated=gated),
-        cross_table_video=Spec((5, video.width), (None, None), normal(TABLE_SCALE)),
-        cross_table_audio=Spec((5, audio.width), (None, None), normal(TABLE_SCALE)),
+        cross_table_video=table_spec(config, 5, video.width),
+        cross_table_audio=table_spec(config, 5, audio.width),
         camera=None if config.camera is None else camera_attention_spec(video.width, config.camera),
     )
 
@@ -231,10 +237,11 @@ def dual_stream_layer(
 
 
 def text_kv_of_layer(p: StreamLayer, context: Float[Array, "B X D"], rows: Float[Array, "b 1 2 D"] | None) -> KV:
-    """Keys and values of one layer's text attention; `rows` modulate the context (text AdaLN)."""
+    """Keys and values of one layer's text attention; text AdaLN modulates the context, by `rows` if they are given."""
     if p.text_table is not None:
-        assert rows is not None, "text AdaLN without rows"
-        shift, scale = _one_by_one(add_table(array(p.text_table), rows))
+        table = array(p.text_table)
+        modulation = table.astype(jnp.float32)[None, None] if rows is None else add_table(table, rows)
+        shift, scale = _one_by_one(modulation)
         context = modulate(context, ScaleShift(shift, scale))
     is_joined = p.text_attn.joined is not None  # a list of layers, which is never on a mesh
     attention = p.text_attn if is_joined else gather(p.text_attn, attention_spec_of(p.text_attn), context.dtype)

@@ -14,12 +14,17 @@ from omniforcing_jax.layout import Block, audio_seconds, video_seconds
 from omniforcing_jax.nn.attention import Sites
 from omniforcing_jax.nn.camera import Cameras, CameraSite, camera_site
 from omniforcing_jax.nn.rope import Phases, Rotary, angles, combine, frequencies, phases_of_shift, repeat
+from omniforcing_jax.parallel.spec import ArrayLeaf
 from omniforcing_jax.strict_json import require
 
 
 @struct.dataclass
 class Positions:
-    """Per-axis phases of consecutive latent frames, float32 NumPy arrays of a few rows, and their cameras, if any."""
+    """Per-axis phases of consecutive latent frames, float32 NumPy arrays of a few rows, and their cameras, if any.
+
+    `keyframes` is [F], 1 for a latent frame that is one pixel frame long and 0 for others. It is None if no frame is,
+    or if the network does not mark them.
+    """
 
     time: Phases  # video frames, at the frequencies of the three-axis table
     rows: Phases
@@ -27,17 +32,19 @@ class Positions:
     video_time: Phases  # video frames, at the frequencies of the one-axis tables (crossings)
     audio_time: Phases
     cameras: Cameras | None
+    keyframes: ArrayLeaf | np.ndarray | None
 
 
 @struct.dataclass
 class Rotaries:
-    """Rotations of every token except the audio sinks, and what camera attention needs, if there is any."""
+    """Rotations of every token except the audio sinks, what camera attention needs, and `View.keyframes`, if any."""
 
     video: Rotary
     audio: Rotary
     cross_video: Rotary
     cross_audio: Rotary
     camera: CameraSite | None = None
+    keyframes: ArrayLeaf | None = None
 
 
 @struct.dataclass
@@ -86,7 +93,16 @@ def make_positions(
         video_time=angles(line, seconds_v / rotary.max_seconds),
         audio_time=angles(line, seconds_a / rotary.max_seconds),
         cameras=cameras,
+        keyframes=_mark_keyframes(block) if config.keyframe_embedding else None,
     )
+
+
+def _mark_keyframes(block: Block) -> Float[np.ndarray, " F"] | None:
+    """Mark a clip's first latent frame, which the causal encoder makes of one pixel frame.
+
+    Source: ltx-core@1.2.0:tools.py, VideoLatentTools.
+    """
+    return None if block.video_start else (np.arange(block.video_frames) == 0).astype(np.float32)
 
 
 def rotaries(config: ModelConfig, positions: Positions) -> Rotaries:
@@ -101,6 +117,7 @@ def rotaries(config: ModelConfig, positions: Positions) -> Rotaries:
         cross_video=repeat(cross_video, grid[0] * grid[1]),
         cross_audio=audio,
         camera=None if config.camera is None else camera_site(config.camera, positions.cameras, grid),
+        keyframes=None if positions.keyframes is None else jnp.repeat(positions.keyframes, grid[0] * grid[1]),
     )
 
 

@@ -25,6 +25,7 @@ from omniforcing_jax.model.dual_stream import (
     dual_stream_layer_spec,
     join_layer,
     split_layer,
+    table_spec,
     tables_of,
     text_kv_of_layer,
 )
@@ -48,7 +49,7 @@ from omniforcing_jax.nn.norm import layer_norm
 from omniforcing_jax.nn.quantised import is_quantised
 from omniforcing_jax.nn.stack import is_mixed, restack, scan_layers, unstack
 from omniforcing_jax.parallel.sharding import constrain, gather
-from omniforcing_jax.parallel.spec import Leaf, Spec, array, normal, stacked
+from omniforcing_jax.parallel.spec import Leaf, Spec, array, normal, stacked, zeros
 from omniforcing_jax.streams import Streams, map_streams
 
 SINK_SCALE = 0.02
@@ -83,6 +84,7 @@ class Transformer:
     audio: StreamEnds
     layers: Layers  # a DualStreamLayer of leaves [L, ...] and `MixedStack`s, or a list (`list_layers`)
     sinks: Leaf  # [1, sinks, D_a] or None
+    keyframe: Leaf = None  # [1, D_v], added to the video tokens that `View.keyframes` marks, or None
 
     @property
     def ends(self) -> Streams:
@@ -141,6 +143,7 @@ def transformer_spec(config: ModelConfig) -> Transformer:
         audio=_ends_spec(config, config.audio),
         layers=eight_bits_spec(stacked(dual_stream_layer_spec(config), config.layers), config.eight_bits),
         sinks=sinks if config.sinks else None,
+        keyframe=Spec((1, config.video.width), (None, None), zeros) if config.keyframe_embedding else None,
     )
 
 
@@ -177,8 +180,8 @@ def _ends_spec(config: ModelConfig, stream: StreamConfig) -> StreamEnds:
         time=time_embedding_spec(width, 9 if config.text_adaln else 6),
         cross_time=time_embedding_spec(width, 4),
         cross_gate_time=time_embedding_spec(width, 1),
-        prompt_time=time_embedding_spec(width, 2) if config.text_adaln else None,
-        head_table=Spec((2, width), (None, None), normal(SINK_SCALE)),
+        prompt_time=time_embedding_spec(width, 2) if config.text_needs_sigma else None,
+        head_table=table_spec(config, 2, width),
         head=linear_spec(width, stream.latent_channels, (None, "embed")),
     )
 
@@ -192,14 +195,14 @@ def text_kv(
     sigma: Float[Array, " B"] | None = None,
     dtype: DTypeLike = jnp.float32,
 ) -> Text:
-    """Make the text keys and values of all layers: once per prompt, or with text AdaLN once per sigma.
+    """Make the text keys and values of all layers: once per prompt, or once per sigma where they depend on it.
 
     Args:
         params: The network's weights.
         context_video: Features for the video stream, as wide as the stream if it has no caption projection.
         context_audio: Features for the audio stream.
         mask: Non-zero where a token may be seen; None shows all.
-        sigma: Noise level of the samples, for text AdaLN only.
+        sigma: Noise level of the samples, for networks whose text keys depend on it.
         dtype: Type to compute in.
 
     Returns:
@@ -207,7 +210,7 @@ def text_kv(
         that may be seen come first.
 
     Raises:
-        ValueError: The network has text AdaLN and sigma is missing.
+        ValueError: The text keys depend on sigma, and it is missing.
     """
     if params.video.prompt_time is not None and sigma is None:
         raise ValueError("sigma=None: text keys of a network with text AdaLN depend on sigma")
@@ -275,7 +278,7 @@ def predict(
         remat: Wraps the body of the scan over layers, such as `keep_projections`, to save memory in training.
     """
     modulation = embed_times(params, config, view) if levels is None else levels
-    x, rows = embed_tokens(params, noisy, view.sinks, dtype), map_streams(lambda m: m.rows, modulation)
+    x, rows = embed_tokens(params, noisy, view, dtype), map_streams(lambda m: m.rows, modulation)
     layer = layer_body(config, view, rows, text.site, dtype)
     inputs = LayerInputs(params.layers, text.kv, past, perturbation, None if levels is None else rows)
     with jax.named_scope("layers"):
@@ -315,10 +318,12 @@ def _embed_times(p: StreamEnds, times: Times, gate_multiplier: float) -> Modulat
 
 
 @jax.named_scope("patchify")
-def embed_tokens(params: Transformer, noisy: Streams, sinks: int, dtype: DTypeLike) -> Streams:
-    """Project tokens to hidden states, [B, T, D] each, and put the sinks, if any, in front of audio."""
+def embed_tokens(params: Transformer, noisy: Streams, view: View, dtype: DTypeLike) -> Streams:
+    """Project tokens to hidden states, [B, T, D] each; mark keyframes, and put sinks in front of audio, if any."""
     video, audio = map_streams(lambda p, x: project(p.patchify, x.astype(dtype)), params.ends, noisy)
-    if sinks:
+    if view.keyframes is not None:
+        video += view.keyframes.astype(dtype)[None, :, None] * array(params.keyframe).astype(dtype)[None]
+    if view.sinks:
         learned = array(params.sinks).astype(dtype)
         audio = jnp.concatenate([jnp.broadcast_to(learned, (len(audio), *learned.shape[1:])), audio], 1)
     return Streams(video, audio)

@@ -60,11 +60,14 @@ class View:
         sites: A Site for each of the four causal attentions, and a CameraSite if there are cameras.
         times: Times of each stream; audio includes the sinks.
         sinks: Sink tokens in front of the audio of this forward.
+        keyframes: [T], 1 for the video tokens that the network's keyframe embedding marks and 0 for others; None marks
+            none.
     """
 
     sites: Sites
     times: Streams
     sinks: int = struct.field(pytree_node=False)
+    keyframes: ArrayLeaf | None = None
 
 
 def one_sigma(sigma: Float[Array, " B"]) -> Sigmas:
@@ -205,7 +208,7 @@ def _view(config: ModelConfig, rotaries: Rotaries, sigmas: Sigmas, masks: Sites,
         video=times_of(config.cross_timestep, sigmas.video, sigmas.audio, sigmas.scalar_audio),
         audio=times_of(config.cross_timestep, audio_levels, sigmas.video, sigmas.scalar_video),
     )
-    return View(sites=sites, times=times, sinks=sinks)
+    return View(sites=sites, times=times, sinks=sinks, keyframes=rotaries.keyframes)
 
 
 def _camera_site(camera: CameraSite, mask: AttentionMask) -> CameraSite:

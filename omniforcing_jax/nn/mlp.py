@@ -15,9 +15,12 @@ class Mlp:
     down: Linear
 
 
-def mlp_spec(inputs: int, hidden: int, outputs: int) -> Mlp:
+def mlp_spec(inputs: int, hidden: int, outputs: int, *, bias: bool = True) -> Mlp:
     """Declare an mlp."""
-    return Mlp(up=linear_spec(inputs, hidden, ("to_mlp", None)), down=linear_spec(hidden, outputs, ("embed", "mlp")))
+    return Mlp(
+        up=linear_spec(inputs, hidden, ("to_mlp", None), bias=bias),
+        down=linear_spec(hidden, outputs, ("embed", "mlp"), bias=bias),
+    )
 
 
 def apply_mlp(p: Mlp, x: Float[Array, "B T I"]) -> Float[Array, "B T O"]:

@@ -75,8 +75,8 @@ class PipelineConfig:
         _same("vocoder.mel_bins", vocoder.mel_bins, "audio_vae", audio.mel_bins)
         _same("vocoder.row_rate", vocoder.row_rate, "layout", layout.ROW_RATE)
         if self.sampler is not None and self.sampler.scalar_sigma is not None:
-            drives = model.text_adaln or model.cross_timestep is not CrossTimestep.OWN
-            rule = "drives nothing: the transformer has no text_adaln, and its cross_timestep is 'own'"
+            drives = model.text_needs_sigma or model.cross_timestep is not CrossTimestep.OWN
+            rule = "drives nothing: the transformer's text keys need no sigma, and its cross_timestep is 'own'"
             require(drives, "sampler.scalar_sigma", self.sampler.scalar_sigma, rule)
         if self.words is not None:
             _same("text.channels", self.words.channels, "transformer.caption_channels", model.caption_channels)

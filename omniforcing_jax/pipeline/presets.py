@@ -32,6 +32,13 @@ LTX2_22B = dataclasses.replace(  # LTX-2.3
     LTX2_19B, caption_channels=None, gated_attention=True, text_adaln=True, cross_timestep=CrossTimestep.CROSS
 )
 
+LTX25_22B = dataclasses.replace(
+    LTX2_22B,
+    video=dataclasses.replace(LTX2_22B.video, mlp_bias=False),
+    keyframe_embedding=True,
+    float32_tables=True,
+)
+
 ECHOWM = dataclasses.replace(LTX2_22B, camera=CameraConfig(heads=8, head_size=128))
 
 CHIME = ModelConfig(
@@ -103,6 +110,8 @@ LTX2_22B_STREAM = dataclasses.replace(
     vocoder=LTX23_VOCODER,
 )
 
+LTX25_22B_STREAM = dataclasses.replace(LTX2_22B_STREAM, name="ltx2.5-22b", model=LTX25_22B)  # codecs are LTX-2.3's
+
 ECHOWM_STREAM = dataclasses.replace(
     LTX2_22B_STREAM,
     name="ltx2-22b-echowm",
@@ -146,5 +155,6 @@ TINY_STREAM = PipelineConfig(
 )
 TINY_CLIP = dataclasses.replace(TINY_STREAM, name="tiny-teacher", model=TINY, sampler=None)
 
-_ALL = (LTX2_19B_STREAM, LTX2_22B_STREAM, ECHOWM_STREAM, CHIME_STREAM, CHIME_CLIP, TINY_STREAM, TINY_CLIP)
+_PUBLISHED = (LTX2_19B_STREAM, LTX2_22B_STREAM, LTX25_22B_STREAM, ECHOWM_STREAM)
+_ALL = (*_PUBLISHED, CHIME_STREAM, CHIME_CLIP, TINY_STREAM, TINY_CLIP)
 PRESETS = {preset.name: preset for preset in _ALL}

@@ -32,8 +32,12 @@ def networks(draw, pixels):
     heads = draw(small)
     return ModelConfig(
         layers=draw(small),
-        video=StreamConfig(latent_channels=draw(small), heads=heads, head_size=draw(even)),
-        audio=StreamConfig(latent_channels=draw(small), heads=heads, head_size=draw(even)),
+        **{
+            name: StreamConfig(
+                latent_channels=draw(small), heads=heads, head_size=draw(even), mlp_bias=draw(st.booleans())
+            )
+            for name in ("video", "audio")
+        },
         caption_channels=draw(st.none() | small),
         rotary=RotaryConfig(
             kind=draw(st.sampled_from(RotaryKind)),
@@ -46,6 +50,8 @@ def networks(draw, pixels):
         gate_multiplier=draw(small.map(float)),
         gated_attention=draw(st.booleans()),
         text_adaln=draw(st.booleans()),
+        prompt_time=draw(st.booleans()),
+        keyframe_embedding=draw(st.booleans()),
         spatial_compression=draw(pixels),
     )
 

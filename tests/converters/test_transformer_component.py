@@ -6,12 +6,13 @@ import pytest
 import torch
 from conversion import assert_not_expressed
 from diffusers import LTX2VideoTransformer3DModel
+from diffusers_keys import rename
 from ltx_core.model.transformer.model_configurator import LTXModelConfigurator
 
 from converters.component import DIFFUSERS, LTX2
 from converters.formats.transformer import COMPONENT, PREFIX
 from omniforcing_jax.config import CrossTimestep, GridPrecision, RotaryConfig, RotaryKind
-from omniforcing_jax.pipeline.presets import LTX2_19B, TINY
+from omniforcing_jax.pipeline.presets import LTX2_19B, LTX25_22B, TINY
 
 CROSS = dataclasses.replace(LTX2_19B, cross_timestep=CrossTimestep.CROSS)
 NEWER = {"caption_channels": None, "gated_attention": True, "text_adaln": True}
@@ -26,6 +27,10 @@ UNUSUAL = dataclasses.replace(
     ),
 )
 COUNTS = {"2.0": 3510, "2.3": 4186}
+LTX25 = dataclasses.replace(LTX25_22B, float32_tables=False)  # which no config tells
+CACHEABLE = dataclasses.replace(
+    SMALL, **NEWER, prompt_time=False, keyframe_embedding=True, audio=dataclasses.replace(SMALL.audio, mlp_bias=False)
+)
 
 
 def build(naming, config):
@@ -46,7 +51,24 @@ def test_at_full_size_the_peer_s_keys_and_shapes_are_ours(naming, generation):
     assert ours == {(PREFIX if naming == LTX2 else "") + name: shape for name, shape in theirs.items()}
 
 
-@pytest.mark.parametrize("config", [*FULL.values(), SMALL, UNUSUAL])
+def test_at_full_size_ltx_2_5_has_diffusers_keys_and_shapes_and_those_of_its_own_files_renamed():
+    # 4,349 tensors of the published file less 258 of the connectors; 290 of them are tables.
+    theirs = {name: tuple(value.shape) for name, value in build(DIFFUSERS, LTX25).state_dict().items()}
+    assert len(theirs) == 4349 - 258
+    assert sum(name.endswith("table") for name in theirs) == 290
+    assert {p.source: p.source_shape for p in COMPONENT.expand(LTX25, DIFFUSERS)} == theirs
+    original = {p.source.removeprefix(PREFIX): p.source_shape for p in COMPONENT.expand(LTX25, LTX2)}
+    assert {rename(name): shape for name, shape in original.items()} == theirs
+
+
+def test_the_published_header_of_ltx_2_5_is_read():
+    # Keys that differ from LTX-2.3's; absent ones have ltx-core's defaults.
+    header = COMPONENT.namings[LTX2].table.write(FULL["2.3"])
+    header["transformer"] |= {"ff_bias": False, "use_keyframes_abs_pos_embedding": True}
+    assert COMPONENT.namings[LTX2].table.read(header | {"vae": None}) == LTX25
+
+
+@pytest.mark.parametrize("config", [*FULL.values(), LTX25, SMALL, UNUSUAL, CACHEABLE])
 @pytest.mark.parametrize("naming", [LTX2, DIFFUSERS])
 def test_a_config_comes_back_as_it_was_written(naming, config):
     table = COMPONENT.namings[naming].table
@@ -63,7 +85,7 @@ def test_what_a_format_cannot_express_is_refused(naming, change):
     ("change", "message"),
     [
         ({"qk_norm": "layer_norm"}, r"transformer\.qk_norm='layer_norm': must be 'rms_norm'"),
-        ({"ff_bias": False}, r"transformer\.ff_bias=False: must be True"),
+        ({"ff_bias": 0}, r"transformer\.ff_bias=0: must be of type bool"),
         ({"num_layers": "48"}, r"transformer\.num_layers='48': must be of type int"),
         ({"new_idea": 1}, r"transformer: unknown keys \['new_idea'\]"),
         ({"audio_positional_embedding_max_pos": [10]}, r"audio_positional_embedding_max_pos=\[10\]: must be \[20\]"),

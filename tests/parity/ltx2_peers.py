@@ -4,12 +4,12 @@ The size and the inputs are those of the recorded checksums in test_transformer_
 large enough to matter (norms, tables and biases included), so a swapped row shows at 1e-1.
 """
 
-import re
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from diffusers import LTX2VideoTransformer3DModel
+from diffusers_keys import rename
 from ltx_core.components.patchifiers import AudioPatchifier, VideoLatentPatchifier, get_pixel_coords
 from ltx_core.guidance.perturbations import (
     BatchedPerturbationConfig,
@@ -41,21 +41,6 @@ SIZES = {
     "audio_cross_attention_dim": AUDIO,
 }
 
-# Original names to diffusers', first match wins: written here once more, so that a wrong table is found.
-RENAMES = (
-    (r"^patchify_proj\.", "proj_in."),
-    (r"^audio_patchify_proj\.", "audio_proj_in."),
-    (r"^adaln_single\.", "time_embed."),
-    (r"^audio_adaln_single\.", "audio_time_embed."),
-    (r"^prompt_adaln_single\.", "prompt_adaln."),
-    (r"^audio_prompt_adaln_single\.", "audio_prompt_adaln."),
-    (r"^av_ca_(video|audio)_scale_shift_adaln_single\.", r"av_cross_attn_\1_scale_shift."),
-    (r"^av_ca_a2v_gate_adaln_single\.", "av_cross_attn_video_a2v_gate."),
-    (r"^av_ca_v2a_gate_adaln_single\.", "av_cross_attn_audio_v2a_gate."),
-    (r"\.scale_shift_table_a2v_ca_(video|audio)$", r".\1_a2v_cross_attn_scale_shift_table"),
-    (r"\.([qk])_norm\.", r".norm_\1."),
-)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
@@ -73,6 +58,7 @@ class Inputs:
     stg_layers: tuple[int, ...] = ()  # value pass-through in both streams, all samples
     stg_samples: tuple[int, ...] = field(default=tuple(range(BATCH)))
     isolated: bool = False
+    keyframes: np.ndarray | None = None  # [T], marked tokens, for LTX-2.5 in diffusers
 
 
 def make_inputs(newer: bool) -> Inputs:
@@ -117,11 +103,11 @@ def build_core(newer: bool, rotary: str, precise_grid: bool = True, small: bool 
         double_precision_rope=precise_grid,
         **options,
     ).eval()
-    model.load_state_dict(_fill(model.state_dict(), small))
+    model.load_state_dict(fill(model.state_dict(), small))
     return model
 
 
-def _fill(weights: dict[str, torch.Tensor], small: bool) -> dict[str, torch.Tensor]:
+def fill(weights: dict[str, torch.Tensor], small: bool) -> dict[str, torch.Tensor]:
     """Draw every weight from one generator, in the order of the sorted names."""
     generator = torch.Generator().manual_seed(0)
     filled = {}
@@ -179,16 +165,8 @@ def build_diffusers(core: LTXModel, newer: bool, rotary: str) -> LTX2VideoTransf
     names = ("gated_attn", "cross_attn_mod", "audio_gated_attn", "audio_cross_attn_mod", "perturbed_attn")
     options = dict.fromkeys(names, True) | {"use_prompt_embeddings": False} if newer else {"caption_channels": CAPTION}
     model = LTX2VideoTransformer3DModel(**SIZES, rope_type=rotary, rope_double_precision=True, **options).eval()
-    model.load_state_dict({_rename(name): value for name, value in core.state_dict().items()})
+    model.load_state_dict({rename(name): value for name, value in core.state_dict().items()})
     return model
-
-
-def _rename(name: str) -> str:
-    for pattern, other in RENAMES:
-        name, count = re.subn(pattern, other, name)
-        if count:
-            break
-    return name
 
 
 @torch.no_grad()
@@ -196,6 +174,7 @@ def run_diffusers(model: LTX2VideoTransformer3DModel, inputs: Inputs, cross: boo
     """Return the velocities of both streams; `cross` picks the other stream's sigma."""
     bounds_v, bounds_a = make_bounds()
     mask = None if inputs.text_mask is None else torch.from_numpy(inputs.text_mask)
+    marked = None if inputs.keyframes is None else torch.tensor(inputs.keyframes)[None, :, None].expand(BATCH, -1, -1)
     kept = torch.tensor([0.0 if b in inputs.stg_samples else 1.0 for b in range(BATCH)])
     velocity_v, velocity_a = model(
         hidden_states=torch.from_numpy(inputs.video),
@@ -214,6 +193,7 @@ def run_diffusers(model: LTX2VideoTransformer3DModel, inputs: Inputs, cross: boo
         spatio_temporal_guidance_blocks=list(inputs.stg_layers),
         perturbation_mask=kept if inputs.stg_layers else None,
         use_cross_timestep=cross,
+        video_keyframes_mask=marked,
         return_dict=False,
     )
     return velocity_v.numpy(), velocity_a.numpy()

@@ -14,7 +14,7 @@ from omniforcing_jax.nn.mask import PastMask, mask_bias
 from omniforcing_jax.nn.rope import rotate
 from omniforcing_jax.streams import Streams
 from tests.properties.clips import Clip, assert_close, build, forward, horizon, run_block, run_masked, run_stream
-from tests.tiny import GRID, INTERLEAVED, MODERN, SINKS, TINY, TOKENS, random_text
+from tests.tiny import GRID, INTERLEAVED, MODERN, NEWEST, SINKS, TINY, TOKENS, random_text
 
 LIMIT = 2e-5
 SUNK = Clip(SINKS)  # five blocks behind three sinks
@@ -163,3 +163,13 @@ def test_a_network_of_the_next_generation_streams_too():
     clip = clip.with_values(text=random_text(MODERN, clip.params, sigma=jnp.array([0.2, 0.7])))
     expected, _ = run_masked(clip)
     assert_close(run_stream(clip, horizon(clip)), expected, LIMIT)
+
+
+@pytest.mark.parametrize("has_list", [False, pytest.param(True, marks=pytest.mark.long)], ids=["stacked", "list"])
+def test_a_network_of_ltx_2_5_streams_too_and_marks_the_first_latent_frame_only(has_list):
+    clip = Clip(NEWEST, frames=7)
+    expected, _ = run_masked(clip, window=1, pinned=1)
+    assert_close(run_stream(clip, horizon(clip, window=1), has_list=has_list), expected, LIMIT)
+    blank = dataclasses.replace(clip.params, keyframe=jnp.zeros_like(clip.params.keyframe))
+    unmarked, _ = run_masked(clip.with_values(params=blank), window=1, pinned=1)
+    assert np.abs(expected.video - unmarked.video)[:, :TOKENS].max() > 1e-2

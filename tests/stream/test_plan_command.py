@@ -174,7 +174,7 @@ def test_the_command_compares_all_cards(tmp_path, capsys):
         (["--device", "h1000"], "h1000"),
         (
             ["--device", "h100", "--preset", "ltx3"],
-            "preset='ltx3': must be one of ltx2-19b, ltx2-22b, ltx2-22b-echowm, chime, tiny",
+            "preset='ltx3': must be one of ltx2-19b, ltx2-22b, ltx2.5-22b, ltx2-22b-echowm, chime, tiny",
         ),
         (["--device", "h100", "--preset", "chime-teacher"], "'chime-teacher' is a bidirectional teacher"),
         (["--device", "h100", "--preset", "tiny", "--weights", "chime"], "weights='chime': not with --preset"),
