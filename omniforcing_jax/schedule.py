@@ -107,10 +107,43 @@ def fresh_shares(sigmas: Sequence[float] | Float[np.ndarray, " J"], renewal: int
     return np.concatenate([[1.0], later]).astype(np.float32)
 
 
+def ancestral_shares(sigmas: Sequence[float] | Float[np.ndarray, " J"], eta: int | float) -> Float[np.ndarray, " _"]:
+    """Return the share of fresh noise at each level as LTX-2.5's ancestral Euler steps draw it; see `fresh_shares`.
+
+    A step goes down to a level below the next one, and up again by fresh noise. The shares are others than those of a
+    `renewal`.
+
+    Args:
+        sigmas: Noise levels from 1 down, the closing 0 included.
+        eta: From 0 (Euler steps) to 1, which LTX-2.5's distilled weights take.
+
+    Source: ltx-core@1.2.0:components/diffusion_steps.py, EulerAncestralDiffusionStep.
+    """
+    levels = np.asarray(sigmas, np.float64)[:-1]
+    before, after = levels[:-1], levels[1:]
+    down = after * (1 + (after / before - 1) * eta)
+    kept = down / after * (1 - after) / (1 - down)  # of the carried noise, over what the next level has
+    return np.concatenate([[1.0], np.sqrt(np.maximum(0.0, 1 - kept**2))]).astype(np.float32)
+
+
 def renew(carried: Float[Array, "*shape"], fresh: Float[Array, "*shape"], share: Sigma) -> Float[Array, "*shape"]:
     """Mix fresh noise into `carried`, keeping its variance: sqrt(1 - share^2) * carried + share * fresh."""
     share = _like(share, carried)
     return jnp.sqrt(1 - share**2) * carried + share * fresh
+
+
+def renewing_step(
+    x: Float[Array, "*shape"],
+    x0: Float[Array, "*shape"],
+    fresh: Float[Array, "*shape"],
+    share: Sigma,
+    sigma: Sigma,
+    sigma_next: Sigma,
+) -> Float[Array, "*shape"]:
+    """Step x from sigma to sigma_next with a share of fresh noise, in float32; without any it is Euler's step."""
+    x0 = x0.astype(jnp.float32)
+    carried = x0 + to_velocity(x, x0, sigma)
+    return add_noise(x0, renew(carried, fresh, share), sigma_next)
 
 
 def euler_step(

@@ -4,13 +4,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
+from diffusers import LTXEulerAncestralRFScheduler
 
 from omniforcing_jax.schedule import (
+    DISTILLED,
     add_noise,
+    ancestral_shares,
     euler_step,
     fresh_shares,
     ltx2_schedule,
     renew,
+    renewing_step,
     sigma_lookup,
     snap,
     to_velocity,
@@ -105,6 +110,24 @@ def test_backwards_diffusion_draws_what_a_walk_between_both_levels_adds():
     assert shares[1] == 1
     assert fresh_shares(sigmas, 0.5)[2:] == pytest.approx(0.5 * shares[2:])
     assert fresh_shares(sigmas, 5.0).max() == 1
+
+
+@pytest.mark.parametrize("eta", [1.0, 0.3, 0.0])
+def test_every_ancestral_step_is_diffusers_with_the_same_noise(eta, strict):
+    peer, generator, rng = LTXEulerAncestralRFScheduler(eta=eta), torch.Generator(), np.random.default_rng(5)
+    peer.set_timesteps(sigmas=list(DISTILLED))
+    peer.sigmas = torch.tensor(DISTILLED, dtype=torch.float64)  # in float32 its coefficients are off by up to 9e-6
+    shares, x = (*ancestral_shares(DISTILLED, eta), 0.0), rng.normal(size=(4, 5, 6)).astype(np.float32)
+    for step, timestep in enumerate(peer.timesteps[:-1]):
+        velocity, sigmas = rng.normal(size=x.shape).astype(np.float32), DISTILLED[step : step + 2]
+        fresh = torch.randn(x.shape, generator=generator.manual_seed(step)).numpy()
+        (theirs,) = peer.step(
+            torch.from_numpy(velocity), timestep, torch.from_numpy(x), generator.manual_seed(step), return_dict=False
+        )
+        clean = to_x0(jnp.asarray(x), jnp.asarray(velocity), sigmas[0])
+        ours = renewing_step(jnp.asarray(x), clean, jnp.asarray(fresh), float(shares[step + 1]), *sigmas)
+        np.testing.assert_allclose(ours, theirs, atol=1e-6, rtol=0)
+        x = theirs.numpy()
 
 
 def test_renewed_noise_keeps_its_variance():

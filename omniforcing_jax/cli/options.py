@@ -159,6 +159,8 @@ class SampleOptions(SizeOptions):
     """Noise levels: those of the schedule with --steps steps, or the eight of LTX-2's distilled weights."""
     renewal: Annotated[float, tyro.conf.arg(metavar="SHARE")] = 0.0
     """Share of fresh noise in each step, from 0 (Euler's method) to 1 (a diffusion process run backwards)."""
+    ancestral: Annotated[float, tyro.conf.arg(metavar="ETA")] = 0.0
+    """Fresh noise of ancestral Euler steps, from 0 (none) to 1; LTX-2.5's distilled weights take 1."""
     camera: Camera = None
     """Move the camera, of weights with camera attention, as the command stream does."""
     guidance: Annotated[tuple[str, ...], tyro.conf.arg(metavar="STRENGTH [...]")] = ("3",)

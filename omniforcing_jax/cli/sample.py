@@ -77,6 +77,7 @@ def build_request(command: SampleOptions) -> ClipRequest:
         contexts=command.contexts,
         negative_contexts=command.negative_contexts,
         renewal=command.renewal,
+        ancestral=command.ancestral,
         camera=command.camera,
         sigmas=DISTILLED if command.sigmas == "distilled" else None,
     )

@@ -28,7 +28,7 @@ from omniforcing_jax.pipeline.pipeline import Pipeline
 from omniforcing_jax.pipeline.shipped import TEACHER
 from omniforcing_jax.sample.plan import ClipPlan, ClipStaticConfig, encode_plan_on_disk, plan_clip
 from omniforcing_jax.sample.request import GUIDANCE, SECONDS, STEPS, ClipRequest
-from omniforcing_jax.schedule import add_noise, euler_step, renew, to_velocity
+from omniforcing_jax.schedule import euler_step, renewing_step
 from omniforcing_jax.stream.camera.path import clip_cameras
 from omniforcing_jax.stream.chunk import Chunk
 from omniforcing_jax.stream.decode import decode_clip
@@ -83,11 +83,8 @@ def clip_step(
     if step.fresh is None:
         return jax.tree.map(lambda x, clean: euler_step(x, clean, sigma, next_sigma), latents, x0)
 
-    def renoise(x: Array, clean: Array, fresh: Array) -> Array:
-        carried = clean + to_velocity(x, clean, sigma)
-        return add_noise(clean, renew(carried, fresh, step.share), next_sigma)
-
-    return jax.tree.map(renoise, latents, x0, step.fresh)
+    step_of = partial(renewing_step, share=step.share, sigma=sigma, sigma_next=next_sigma)
+    return jax.tree.map(step_of, latents, x0, step.fresh)
 
 
 @partial(jax.jit, static_argnames=("config", "rows", "tokens"))
@@ -113,6 +110,7 @@ class ClipOptions(TypedDict, total=False):
     contexts: text_source.TextSource
     negative_contexts: text_source.TextSource
     renewal: int | float
+    ancestral: int | float
     sigmas: Sequence[float] | None
     camera: str | None
 
@@ -136,7 +134,7 @@ def sample_clip(
         guidance: Guidance strengths; a number is classifier-free guidance of both streams.
         seed: Random seed.
         **options: The other fields of `ClipRequest`, which describes them: height, width, dtype, contexts,
-            negative_contexts, renewal, sigmas, camera.
+            negative_contexts, renewal, ancestral, sigmas, camera.
 
     Returns:
         One chunk per prompt, with its whole clip; its index is that of the prompt.

@@ -11,7 +11,6 @@ from omniforcing_jax.guidance import GuidanceConfig, Pass
 from omniforcing_jax.pipeline import budget, checks, text_source
 from omniforcing_jax.pipeline.pipeline import Pipeline, PipelineConfig
 from omniforcing_jax.sample.request import ClipRequest
-from omniforcing_jax.schedule import fresh_shares
 from omniforcing_jax.strict_json import require
 
 
@@ -39,7 +38,7 @@ class ClipPlan(NamedTuple):
         grid: Latent rows and columns.
         frames: Video latent frames.
         sigmas: Noise levels from 1 to 0.
-        shares: Fresh share of the noise at each level, see `schedule.fresh_shares`; None draws no fresh noise.
+        shares: Fresh share of the noise at each level; None draws no fresh noise.
         contexts: Text contexts, or a file of them, instead of the weights' own text encoder.
         negative_contexts: The same for the negative prompt.
     """
@@ -90,7 +89,7 @@ def plan_clip(weights: checks.Weights, request: ClipRequest) -> ClipPlan:
         grid=checks.check_side(config, request.height, request.width),
         frames=layout.latent_frames(layout.PREFIX.frames_for(request.seconds)),
         sigmas=levels,
-        shares=tuple(fresh_shares(levels, request.renewal).tolist()) if request.renewal else None,
+        shares=request.shares,
         contexts=contexts,
         negative_contexts=_negative_of(contexts) if negative is None else negative,
     )

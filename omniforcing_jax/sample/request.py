@@ -11,7 +11,7 @@ from jaxtyping import DTypeLike
 from omniforcing_jax.guidance import GuidanceConfig, StreamGuidance
 from omniforcing_jax.pipeline.checks import check_dtype, check_seed
 from omniforcing_jax.pipeline.text_source import TextSource
-from omniforcing_jax.schedule import ltx2_schedule
+from omniforcing_jax.schedule import ancestral_shares, fresh_shares, ltx2_schedule
 from omniforcing_jax.stream.camera.motion import parse_camera
 from omniforcing_jax.strict_json import require
 
@@ -41,6 +41,8 @@ class ClipRequest:
             prompt, the negative prompt is the empty one.
         renewal: Amount of fresh noise in a step, see `schedule.fresh_shares`. 0 takes Euler steps. 1 takes the steps of
             a reversed diffusion: they correct more of the network's errors, but more of them are needed.
+        ancestral: Amount of fresh noise in an ancestral Euler step, see `schedule.ancestral_shares`: 1 for LTX-2.5's
+            distilled weights, 0 for Euler steps.
         camera: Keys that move the camera, see `StreamRequest.camera`; the same for all clips.
         sigmas: Noise levels from 1 to 0, such as `schedule.DISTILLED` for LTX-2's distilled weights. None is LTX-2's
             schedule with `steps` steps.
@@ -60,6 +62,7 @@ class ClipRequest:
     contexts: TextSource = None
     negative_contexts: TextSource = None
     renewal: int | float = 0.0
+    ancestral: int | float = 0.0
     sigmas: Sequence[float] | None = None
     camera: str | None = None
 
@@ -75,6 +78,9 @@ class ClipRequest:
             parse_camera(self.camera)
         rule = "must be finite and not negative"
         require(0 <= self.renewal < math.inf, "renewal", self.renewal, rule)
+        require(0 <= self.ancestral <= 1, "ancestral", self.ancestral, "must be in [0, 1]")
+        rule = "must be 0 with an ancestral step, which renews noise in its own way"
+        require(not (self.renewal and self.ancestral), "renewal", self.renewal, rule)
         require(1 <= self.steps <= MOST_STEPS, "steps", self.steps, f"must be between 1 and {MOST_STEPS}")
         _ = self.strengths  # refuses a number that is not finite
         falls = all(a > b for a, b in itertools.pairwise(self.levels))
@@ -85,6 +91,13 @@ class ClipRequest:
     def levels(self) -> tuple[float, ...]:
         """The noise levels, from 1 to 0."""
         return tuple(ltx2_schedule(self.steps).tolist() if self.sigmas is None else self.sigmas)
+
+    @property
+    def shares(self) -> tuple[float, ...] | None:
+        """The share of fresh noise at each level but the closing 0; None without any."""
+        if self.renewal:
+            return tuple(fresh_shares(self.levels, self.renewal).tolist())
+        return tuple(ancestral_shares(self.levels, self.ancestral).tolist()) if self.ancestral else None
 
     @property
     def strengths(self) -> GuidanceConfig:

@@ -24,6 +24,8 @@ STREAM = ["stream", "--prompt", PROMPT, "--seconds", 1, "--weights", folders() /
         ([*SAMPLE, "--guidance", "3", "layers=" + "9" * 30], "layers="),
         ([*SAMPLE, "--renewal", "inf"], "renewal=inf"),
         ([*SAMPLE, "--renewal", "nan"], "renewal=nan"),
+        ([*SAMPLE, "--ancestral", "1.5"], "ancestral=1.5: must be in [0, 1]"),
+        ([*SAMPLE, "--ancestral", "1", "--renewal", "1"], "renewal=1.0: must be 0 with an ancestral step"),
         ([*SAMPLE, "--seconds", "nan"], "seconds=nan"),
         ([*SAMPLE, "--seconds", "inf"], "seconds=inf"),
         ([*SAMPLE, "--seconds", "1e18"], "of memory are needed"),

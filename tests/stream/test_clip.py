@@ -15,6 +15,7 @@ from omniforcing_jax.sample import clip
 from omniforcing_jax.sample.clip import ClipText, SamplingStep, clip_noise, sample_clip, sample_planned
 from omniforcing_jax.sample.plan import plan_clip
 from omniforcing_jax.sample.request import ClipRequest
+from omniforcing_jax.schedule import DISTILLED, ancestral_shares
 from omniforcing_jax.streams import Streams
 from omniforcing_jax.text.contexts import TextContexts
 
@@ -82,6 +83,12 @@ def test_every_step_has_its_levels_its_share_and_noise_of_its_own(monkeypatch):
     drawn = [seen[0][2], *(fresh for *_, fresh in seen)]
     for one, other in itertools.combinations(drawn, 2):
         assert not any(np.intersect1d(a, b).size for a, b in zip(one, other, strict=True))
+
+
+def test_the_recipe_of_ltx_2_5_has_ancestral_shares():
+    request = ClipRequest(prompts=(PROMPT,), seconds=1, ancestral=1, sigmas=DISTILLED)
+    np.testing.assert_array_equal(plan_clip(teacher(), request).shares, ancestral_shares(DISTILLED, 1))
+    assert ClipRequest(prompts=(PROMPT,), seconds=1, sigmas=DISTILLED).shares is None
 
 
 def test_every_step_is_reported():
