@@ -34,6 +34,7 @@ from .quantise import quantise_plan
 from .read_ahead import BlockReader, read_ahead
 from .source_component import SourceComponent
 from .tokenizer_files import TOKENIZERS
+from .wide_tables import note_tables
 
 RESOLUTION = (512, 768)  # height and width of LTX-2's and OmniForcing's training clips
 
@@ -83,7 +84,7 @@ def prepare(
     """
     _check_folder(folder, paths)
     sources, notes = _open_all(paths, overrides)
-    plans = {name: plan_component(source) for name, source in sources.items()}
+    plans = {name: note_tables(plan_component(source)) for name, source in sources.items()}
     notes += [note for plan in plans.values() for note in _describe(plan)]
     sampler, name = None, name_of(paths[-1])
     transformer = sources.get("transformer")

@@ -1,4 +1,4 @@
-"""The video VAE: its keys and config in LTX-2's single file and in diffusers, 2.0 and 2.3.
+"""The video VAE of convolutions: its keys and config in LTX-2's files and in diffusers, 2.0 to 2.5.
 
 Both halves are lists of blocks. LTX-2 numbers the blocks of a half. diffusers groups residual blocks with the
 resampling next to them; its config is in video_vae_lists.py.
@@ -32,6 +32,7 @@ STATISTICS = "per_channel_statistics."
 UNUSED = tuple(STATISTICS + name for name in ("channel", "mean-of-stds", "mean-of-stds_over_std-of-means"))
 KERNEL: Axes = (2, 3, 4, 1, 0)
 RES = BlockKind.RES
+CONVOLUTIONS, DIFFUSION = "CausalVideoAutoencoder", "CausalDiffusionVAE"
 
 Spell = Callable[[str, int, int], str]
 """Returns a block's key from its half, its place in the order of computation, and the half's number of resamplings."""
@@ -162,6 +163,16 @@ def _write_padding(paddings: tuple[SpatialPadding, SpatialPadding]) -> Any:
     return paddings[0].value
 
 
+def _read_class(name: str) -> tuple[()]:
+    rule = f"must be {CONVOLUTIONS!r}"
+    if name == DIFFUSION:
+        rule += "; this is LTX-2.5's diffusion decoder, bring ltx-2.5-video-vae-conv, whose latents are the same"
+    if name != CONVOLUTIONS:
+        raise ValueError(rule)
+    return ()
+
+
+CLASS = Form(kind=str, to_native=_read_class, to_source=lambda _: CONVOLUTIONS)
 TWICE = Form(kind=int, to_native=lambda value: (value, value), to_source=lambda values: values[0])
 PADDING = Form(kind=object, to_native=_read_padding, to_source=_write_padding)
 
@@ -171,7 +182,7 @@ HEADER = ConfigTable(
     where="header config, vae",
     section="vae",
     entries=(
-        Repeated("_class_name", lambda config: "CausalVideoAutoencoder", checked=False),
+        Key((), "_class_name", CLASS, CONVOLUTIONS),
         Fixed({"dims": 3, "in_channels": 3, "out_channels": 3, "norm_layer": "pixel_norm"}),
         Fixed({"latent_log_var": "uniform", "use_quant_conv": False, "scaling_factor": 1.0}),
         Fixed({"timestep_conditioning": False}, required=True),

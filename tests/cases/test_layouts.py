@@ -12,6 +12,7 @@ import split_text
 import torch
 import torch.distributed.checkpoint
 from brought import GEMMA, NEWER, PREFIX, SMALL, save_base, save_fine_tune, save_part
+from ltx25_files import save_split
 from published import CODECS, FORCED, draw_network, save_ltx2, text_path
 from run import refused
 from safetensors.numpy import load_file, save_file
@@ -59,6 +60,19 @@ def _tiny(monkeypatch, capsys):
 @layout("LTX-2's file, with the config in its header")
 def _(folder):
     return ["--from", save_base(folder / "ltx.safetensors")]
+
+
+@layout("LTX-2.5's parts in files of their own, each with its config")
+def _(folder):
+    return [word for path in save_split(folder / "parts").values() for word in ("--from", path)]
+
+
+@layout("LTX-2.5's VAE with its diffusion decoder")
+def _(folder):
+    tensors = load_file(save_split(folder / "parts")["vae"])
+    header = {"vae": {"_class_name": "CausalDiffusionVAE", "decoder": {"_class_name": "NADiffusionDecoder"}}}
+    save_file(tensors, folder / "diffusion.safetensors", {"config": json.dumps(header)})
+    return ["--from", folder / "diffusion.safetensors"]
 
 
 @layout("network without a config, after its base")

@@ -1,0 +1,97 @@
+"""LTX-2.5 from its split files, and from diffusers' folder, to a weights folder, a clip, and back to the same bytes."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+from ltx25_files import NETWORK, PARTS, save_split
+from run import run
+from safetensors.numpy import load_file, save_file
+
+from converters.wide_tables import TABLES
+from omniforcing_jax.cli import main
+from omniforcing_jax.config import ModelConfig
+from omniforcing_jax.io import weights
+from omniforcing_jax.pipeline.weights_folder import load_pipeline, read_pipeline_config
+
+
+def convert(paths, out, *flags):
+    run(
+        "convert",
+        *[word for path in paths for word in ("--from", path)],
+        "--height",
+        64,
+        "--width",
+        64,
+        *flags,
+        "--out",
+        out,
+    )
+    return out
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory):
+    """The files, and the weights folder that they were converted into."""
+    root = tmp_path_factory.mktemp("ltx25")
+    paths = save_split(root / "published")
+    return paths, convert(paths.values(), root / "ours")
+
+
+@pytest.fixture(autouse=True)
+def _quiet(capsys):
+    yield
+    capsys.readouterr()
+
+
+def is_table(name):
+    return name.rpartition("/")[2] in TABLES
+
+
+def test_split_files_are_one_model_whose_tables_stay_float32(split):
+    _, ours = split
+    config = read_pipeline_config(ours)
+    assert (config.model, config.video_vae, config.vocoder) == tuple(
+        PARTS[n] for n in ("transformer", "video_vae", "vocoder")
+    )
+    tensors = load_file(ours / "transformer/model.safetensors")
+    assert {is_table(name) for name, each in tensors.items() if each.dtype == np.float32} == {True}
+    assert not any(is_table(name) for name, each in tensors.items() if each.dtype == ml_dtypes.bfloat16)
+    loaded = weights.name_leaves(load_pipeline(ours, dtype="bfloat16").transformer)
+    for name, value in tensors.items():
+        assert loaded[name].dtype == value.dtype, name
+        np.testing.assert_array_equal(np.asarray(loaded[name]), value)
+
+
+def test_each_split_file_comes_back_with_its_own_bytes(split, tmp_path, capsys):
+    paths, ours = split
+    parts = {"transformer": ["transformer"], "vae": ["video_vae"], "audio": ["audio_vae", "vocoder"]}
+    for name, components in parts.items():
+        back = tmp_path / f"{name}.safetensors"
+        run("export", "--from", ours, "--to", "ltx2", "--components", *components, "--out", back)
+        capsys.readouterr()
+        run("diff", paths[name], back)
+        assert back.read_bytes() == paths[name].read_bytes() or name == "vae"  # whose keys have a prefix now
+
+
+def test_through_diffusers_nothing_is_lost(split, tmp_path):
+    _, ours = split
+    run("export", "--from", ours, "--to", "diffusers", "--out", tmp_path / "pipeline")
+    again = convert([tmp_path / "pipeline"], tmp_path / "again")
+    assert ModelConfig.from_dict(weights.read_config(again, "transformer")) == NETWORK
+    for name in PARTS:
+        file = f"{name}/model.safetensors"
+        assert (again / file).read_bytes() == (ours / file).read_bytes()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_clip_of_the_distilled_recipe_from_given_contexts(split, tmp_path, dtype):
+    _, ours = split
+    rng, contexts = np.random.default_rng(0), tmp_path / "contexts.safetensors"
+    widths = {"video": NETWORK.video.width, "audio": NETWORK.audio.width}
+    save_file({name: rng.normal(size=(1, 5, each)).astype(np.float32) for name, each in widths.items()}, contexts)
+    recipe = ["--sigmas", "distilled", "--guidance", "1", "--ancestral", "1", "--seconds", "1", "--dtype", dtype]
+    for name in ("one.mp4", "two.mp4"):
+        out = ["--prompt", "", "--contexts", str(contexts), "--weights", str(ours), "--out", str(tmp_path / name)]
+        assert main.main(["sample", *recipe, *out]) in (None, 0)
+    assert (tmp_path / "one.mp4").read_bytes() == (tmp_path / "two.mp4").read_bytes()
