@@ -18,6 +18,7 @@ from .rules import Placement, Rule, check_rules, expand_rules
 
 LTX2 = "ltx2"  # one file, or shards: all components under their original keys, configs in the header
 DIFFUSERS = "diffusers"  # a folder with a subfolder and a config.json per component
+UPSAMPLER = "upsampler"  # a file of its own for one latent upsampler, without prefixes, its config in the header
 HUGGING_FACE = "hugging_face"  # one model in a folder, as transformers keeps it (Gemma)
 LTX2_TEXT = "ltx2_text"  # LTX-2.5's text encoder in one file: text model, text projection and tokenizer
 

@@ -19,7 +19,7 @@ from omniforcing_jax.strict_json import require
 from omniforcing_jax.text.gemma_config import GemmaConfig
 
 from . import text_file, text_projection
-from .component import DIFFUSERS, HUGGING_FACE, LTX2, LTX2_TEXT
+from .component import DIFFUSERS, HUGGING_FACE, LTX2, LTX2_TEXT, UPSAMPLER
 from .config_table import AnyTable
 from .formats import gemma
 from .lazy_tensor import LazyTensor
@@ -28,16 +28,17 @@ from .native_component import NativeComponent, open_weights_folder, rename_tenso
 from .original_keys import ASSUMED_ROTARY, read_header_config
 from .progress import ByteProgress
 from .quantise import describe
-from .registry import CLASSES, FOLDERS, PREFIXES
+from .registry import CLASSES, FOLDERS, PREFIXES, UPSAMPLERS
 from .rotary_rows import permute_rotary
 from .shards import TensorFiles, write_shards
 from .tokenizer_files import TOKENIZERS
+from .upsampler_file import is_upsampler, write_header
 
 Target = Literal["ltx2", "ltx2-text", "diffusers", "omniforcing"]
 PLAIN = {"format": "pt"}
 INDEX = "model_index.json"
 HOLDS = {
-    "ltx2": tuple(PREFIXES),
+    "ltx2": (*PREFIXES, *UPSAMPLERS),
     "ltx2-text": ("text", "connectors"),
     "diffusers": tuple(FOLDERS.values()),
     "omniforcing": ("transformer", "connectors"),
@@ -110,12 +111,33 @@ def prepare(
     if to == "ltx2-text":
         text_file.check({native.name: native for native in natives}, str(folder))
     notes = [f"{native.name}: left out, {room}" for native in chosen if native.name not in HOLDS[to]]
+    if to == "ltx2":
+        natives, left_out = _choose_file(natives, components)
+        notes += left_out
     renamed = [_rename(native, to, RotaryKind.INTERLEAVED if to == "omniforcing" else rotary) for native in natives]
     notes += [note for each in renamed for note in _describe(each.native, to)]
     files = _plan_files(renamed, to, out, fresh_header or rotary is not None or to == "omniforcing")
     plan = ExportPlan(out=out, files=files, notes=tuple(notes), shard_bytes=shard_bytes)
     require_space(out, plan.nbytes)
     return plan
+
+
+def _choose_file(
+    natives: Sequence[NativeComponent], components: Sequence[str]
+) -> tuple[list[NativeComponent], list[str]]:
+    """Return what one LTX-2 file holds: one upsampler, or all else; and a note for each that is left out.
+
+    Raises:
+        ValueError: An upsampler was chosen beside other components.
+    """
+    own = [native for native in natives if is_upsampler(native)]
+    others = [native for native in natives if not is_upsampler(native)]
+    if len(own) == len(natives) == 1:
+        return own, []
+    rule = "LTX-2 has it in a file of its own; give --components with its name alone"
+    require(not components or not own, "components", ", ".join(components), rule)
+    require(bool(others), "components", "all", rule)
+    return others, [f"{native.name}: left out, {rule}" for native in own]
 
 
 def _check_out(out: Path, to: Target) -> None:
@@ -145,7 +167,7 @@ def _rename(native: NativeComponent, to: Target, rotary: RotaryKind | None) -> R
 def _naming_of(native: NativeComponent, to: Target) -> str:
     """Return how a component's keys are spelled there; in a folder a text model keeps the naming that it came in."""
     if native.name != "text":
-        return DIFFUSERS if to == "diffusers" else LTX2
+        return DIFFUSERS if to == "diffusers" else UPSAMPLER if is_upsampler(native) else LTX2
     if to == "ltx2-text":
         return LTX2_TEXT
     if native.naming is not None and native.naming.startswith(HUGGING_FACE):
@@ -191,6 +213,9 @@ def _plan_files(renamed: Sequence[Renamed], to: Target, out: Path, fresh: bool) 
             if isinstance(native.config, ModelConfig):
                 _check_omniforcing(native.config)
         return (TensorFiles(folder="", stem=out.stem if out.suffix else "model", tensors=tensors, metadata=PLAIN),)
+    if is_upsampler(natives[0]):
+        metadata = write_header(natives[0], fresh)
+        return (TensorFiles(folder="", stem=out.stem, tensors=tensors, metadata=metadata),)
     for native in natives:
         header = read_header_config(native.folder, native.metadata) if native.naming == LTX2 else None
         if native.component is not None and header is not None and not fresh:
@@ -290,6 +315,8 @@ def _model_index(files: Sequence[TensorFiles]) -> dict[str, Any]:
     classes: dict[str, Any] = {"_class_name": "LTX2Pipeline"}
     for each in files:
         values = each.model_config or {}
+        if FOLDERS[each.folder] in UPSAMPLERS:  # of pipelines of their own
+            continue
         named, architectures = values.get("_class_name"), values.get("architectures") or [None]
         classes[each.folder] = ["diffusers", named] if named in CLASSES else ["transformers", architectures[0]]
     return classes

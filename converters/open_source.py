@@ -5,6 +5,7 @@
 | a safetensors file, or shards with an index, under LTX-2's keys | LTX-2, all components or some; OmniForcing |
 | a `.pt` file | OmniForcing, or a trainer's LTX-2 |
 | a safetensors file with Gemma 3's keys | ComfyUI's or ltx-core's single-file text encoder |
+| a safetensors file with an upsampler's keys | LTX-2's latent upsampler |
 | a folder with `model_index.json`, or with a `config.json` that names a diffusers class | diffusers |
 | a folder whose `config.json` has a Gemma 3 `model_type` | Hugging Face |
 | a GGUF file | a transformer under original keys, or llama.cpp's Gemma 3 |
@@ -16,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from omniforcing_jax.codecs.upsampler_config import UpsamplerConfig
 from omniforcing_jax.config import ModelConfig
 from omniforcing_jax.io.foreign_file import require_file
 from omniforcing_jax.io.tensor_file import open_tensors
@@ -23,7 +25,7 @@ from omniforcing_jax.strict_json import read_object
 from omniforcing_jax.text.tokenizer import what_is_missing
 
 from .component import DIFFUSERS, HUGGING_FACE, Component
-from .formats import gemma
+from .formats import gemma, upsampler
 from .lazy_tensor import LazyTensor, list_tensors
 from .lora.keys import is_lora
 from .native_component import is_weights_folder
@@ -36,6 +38,7 @@ from .source_component import SourceComponent
 from .tensor_folder import name_contents, open_folder
 from .tokenizer_files import find_tokenizer
 from .torch_checkpoint import TorchCheckpoint, open_torch_checkpoint
+from .upsampler_file import take_upsampler
 
 GGUF = ".gguf"
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
@@ -47,7 +50,6 @@ IN_A_FOLDER = (  # keys that only diffusers has, one for each kind of component
     "upsamplers.0.weight",
 )
 STRANGERS = {  # a key that tells a file which has no component of ours: what it is, and what to do
-    "initial_conv.weight": "is a latent upsampler of LTX-2, which nothing here uses",
     **dict.fromkeys(IN_A_FOLDER, "has diffusers' keys; name the component's folder, whose config.json is needed"),
 }
 
@@ -84,6 +86,8 @@ def _read_tensors(
     """List the components of tensors that have no config.json: a text model, and what is under original keys."""
     notes, has_generator = ((), False) if checkpoint is None else ((checkpoint.note,), checkpoint.has_generator)
     _refuse_strangers(path, tensors)
+    if (found := take_upsampler(path, tensors, metadata)) is not None:
+        return [found]
     text, others = take_text_model(path, tensors, metadata)
     sources = [] if text is None else [dataclasses.replace(text, notes=(*notes, *text.notes))]
     if others or text is None:
@@ -152,6 +156,8 @@ def _open_model(
         config, notes = _read_config(component, naming, values, overrides)
     except ValueError as error:
         raise ValueError(f"{folder / 'config.json'}: {error}") from None
+    if isinstance(config, UpsamplerConfig):
+        component = find_table(name := upsampler.name_of(config), naming)
     files = find_tokenizer(folder) if name == "text" else ()
     lacking = what_is_missing([Path(file).name for file in files]) if name == "text" else None
     return SourceComponent(

@@ -4,11 +4,14 @@ A component without a table is known by its name and prefixes only; its tensors 
 """
 
 from .component import LTX2, Component
-from .formats import audio_vae, connectors, gemma, transformer, video_vae, vocoder
+from .formats import audio_vae, connectors, gemma, transformer, upsampler, video_vae, vocoder
 
 _TABLES = (transformer, connectors, gemma, video_vae, audio_vae, vocoder)
-COMPONENTS: dict[str, Component] = {each.COMPONENT.name: each.COMPONENT for each in _TABLES}
+COMPONENTS: dict[str, Component] = {
+    each.name: each for each in (*(table.COMPONENT for table in _TABLES), *upsampler.COMPONENTS)
+}
 NAMES = tuple(COMPONENTS)
+UPSAMPLERS = tuple(each.name for each in upsampler.COMPONENTS)
 
 # Prefixes of each component's keys in an LTX-2 file, and subfolders of a diffusers pipeline.
 PREFIXES = {name: each.namings[LTX2].prefixes for name, each in COMPONENTS.items() if LTX2 in each.namings}
@@ -26,6 +29,7 @@ CLASSES = {  # `_class_name` in diffusers' config.json
     "AutoencoderKLLTX2Audio": "audio_vae",
     "LTX2Vocoder": "vocoder",
     "LTX2VocoderWithBWE": "vocoder",
+    upsampler.CLASS: upsampler.SPATIAL,  # or the other one, which its config tells
 }
 GEMMA = "gemma"  # how `model_type` of all its generations begins in Hugging Face's config.json
 

@@ -7,11 +7,12 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
-from converters.component import DIFFUSERS, LTX2
-from converters.formats import connectors
+from converters.component import DIFFUSERS, LTX2, UPSAMPLER
+from converters.formats import connectors, upsampler
 from converters.formats.transformer import COMPONENT
 from converters.registry import COMPONENTS, PREFIXES
 from experiments.dry_run.published import PARTS
+from omniforcing_jax.codecs.upsampler_config import Resampling, UpsamplerConfig
 from omniforcing_jax.config import CrossTimestep, GridPrecision, ModelConfig, RotaryConfig, RotaryKind, StreamConfig
 from omniforcing_jax.pipeline.presets import TINY, TINY_STREAM
 from omniforcing_jax.text.connector import ConnectorConfig, ConnectorsConfig
@@ -25,6 +26,10 @@ CODECS = {
     "audio_vae": dataclasses.replace(TINY_STREAM.audio_vae, base_channels=8),
     "vocoder": dataclasses.replace(TINY_STREAM.vocoder, channels=(32, 16, 8, 4, 2, 1), mel_bins=64),
 }
+SPATIAL = UpsamplerConfig(
+    latent_channels=CODECS["video_vae"].latent_channels, width=32, layers=1, resampling=Resampling.SPACE
+)
+TEMPORAL = dataclasses.replace(SPATIAL, resampling=Resampling.TIME, scale=1.0)
 FORCED = ModelConfig(
     layers=2,
     video=StreamConfig(latent_channels=3, heads=2, head_size=8),
@@ -86,6 +91,14 @@ def save_merged(path, parts):
         for section, values in COMPONENTS[name].namings[LTX2].table.write(parts[name]).items():
             header[section] = {**header.get(section, {}), **values}
     save_file(tensors, path, {"config": json.dumps(header)})
+
+
+def save_upsampler(path, config=SPATIAL, dtype=ml_dtypes.bfloat16):
+    """Write a file of one latent upsampler, as Lightricks publishes them."""
+    component = COMPONENTS[upsampler.name_of(config)]
+    header = {"_class_name": "LatentUpsampler", **component.namings[UPSAMPLER].table.write(config)}
+    save_file(draw_network(config, UPSAMPLER, 5, dtype, component), path, {"config": json.dumps(header)})
+    return path
 
 
 def text_path(config):

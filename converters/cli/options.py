@@ -80,7 +80,7 @@ class ConvertOptions:
     """
 
     from_: Annotated[tyro.conf.UseAppendAction[tuple[Path, ...]], tyro.conf.arg(name="from")]
-    """LTX-2, OmniForcing, diffusers, Gemma 3 or GGUF: a path, or a name on the hub, OWNER/NAME[@REVISION][:FILE]."""
+    """LTX-2, OmniForcing, diffusers, Gemma 3, GGUF, an upsampler: a path or OWNER/NAME[@REVISION][:FILE] on the hub."""
     out: Path
     """Weights folder to write; components in it that no source replaces stay."""
     lora: tyro.conf.UseAppendAction[tuple[tuple[Path, float], ...]] = ()
@@ -98,7 +98,7 @@ class ContentOptions:
     """What is written."""
 
     components: tuple[str, ...] = ()
-    """Components to write, such as transformer; by default all that the format has room for."""
+    """Components to write, such as transformer; by default all that the format has room for in one file or folder."""
     rotary: Pairs | None = None
     """Kind of rotary pairs to write; query and key rows are permuted, the function stays the same."""
     fresh_header: bool = False

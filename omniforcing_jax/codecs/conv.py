@@ -92,7 +92,7 @@ def _frame_by_frame(x: Array, kernel: Array, border: int) -> Array:
 
 
 class TemporalConv(nn.Module):
-    """A 3x3x3 convolution that repeats edge frames beyond the ends of a clip.
+    """A 3x3x3 convolution that repeats edge frames beyond the ends of a clip, or has zeros there.
 
     A causal one has two copies of the first frame in front or, later in a stream, the two frames kept in `carry`.
     Otherwise it has one copy of the first frame (or the frame kept in `carry`) in front and one copy of the last frame
@@ -105,8 +105,9 @@ class TemporalConv(nn.Module):
         causal: Whether it sees only the past.
         kernel_init: Initialiser of the kernel.
         ahead: Look-ahead frames at the end of a call; 0 in a causal convolution.
+        repeats: Whether edge frames are repeated; False has frames of zeros in their place.
 
-    Source: LTX-2 CausalConv3d.
+    Source: LTX-2 CausalConv3d; its upsamplers have plain convolutions, with zeros.
     """
 
     features: int | None
@@ -114,6 +115,7 @@ class TemporalConv(nn.Module):
     causal: bool = True
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
     ahead: int = 0
+    repeats: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "B frames h w C_in"]) -> Float[Array, "B frames h w C_out"]:
@@ -129,12 +131,15 @@ class TemporalConv(nn.Module):
 
     def _extend_in_time(self, x: Array) -> Array:
         kept = REACH if self.causal else 1
-        past = [x[:, :1]] * kept if is_first_call(self) else [self.get_variable(COLLECTION, "past")]
+        past = [self._beyond(x[:, :1])] * kept if is_first_call(self) else [self.get_variable(COLLECTION, "past")]
         x = jnp.concatenate([*past, x], axis=1)
         if self.is_mutable_collection(COLLECTION) and not self.is_initializing():
             end = x.shape[1] - self.ahead
             self.put_variable(COLLECTION, "past", x[:, end - kept : end])
-        return x if self.causal else jnp.concatenate([x, x[:, -1:]], axis=1)
+        return x if self.causal else jnp.concatenate([x, self._beyond(x[:, -1:])], axis=1)
+
+    def _beyond(self, edge: Array) -> Array:
+        return edge if self.repeats else jnp.zeros_like(edge)
 
 
 def pixel_norm(x: Float[Array, "... C"], eps: float = 1e-8) -> Float[Array, "... C"]:

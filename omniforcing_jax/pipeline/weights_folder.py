@@ -49,7 +49,11 @@ from omniforcing_jax.text.words import Words, WordsConfig
 FORMAT = 1
 
 KEYS = {"format", "name", "resolution", "sampler", "components"}
-COMPONENTS = (TRANSFORMER := "transformer", "video_vae", "audio_vae", "vocoder", "text", "connectors")
+SPATIAL_UPSAMPLER = "spatial_upsampler"
+COMPONENTS = (
+    *(TRANSFORMER := "transformer", "video_vae", "audio_vae", "vocoder", "text", "connectors"),
+    *(SPATIAL_UPSAMPLER, "temporal_upsampler"),
+)
 
 
 def save_pipeline(

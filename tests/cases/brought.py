@@ -137,13 +137,15 @@ def save_packed_gemma(path, config=GEMMA):
     return path
 
 
-def save_pipeline(folder, upsampler=True):
-    """Write a pipeline's folder with diffusers: a network, its scheduler, and LTX-2's upsampler beside them."""
+def save_pipeline(folder, extras=True):
+    """Write a pipeline's folder with diffusers: a network, its scheduler, and what LTX-2.5 has beside them."""
     network = LTX2VideoTransformer3DModel.from_config(transformer.COMPONENT.namings[DIFFUSERS].table.write(SMALL))
     randomise(network).save_pretrained(folder / "transformer")
     (folder / "scheduler").mkdir()
     (folder / "scheduler" / "scheduler_config.json").write_text('{"_class_name": "FlowMatchEulerDiscreteScheduler"}')
-    if upsampler:
+    if extras:
+        (folder / "duration_head").mkdir()
+        (folder / "duration_head" / "config.json").write_text('{"_class_name": "LTX2DurationHead"}')
         LTX2LatentUpsamplerModel(in_channels=4, mid_channels=32, num_blocks_per_stage=1).save_pretrained(
             folder / "latent_upsampler"
         )

@@ -248,7 +248,7 @@ def test_of_several_checkpoints_one_must_be_named(hub, tmp_path, capsys):
 def test_only_what_is_needed_of_a_pipeline_is_downloaded(hub, tmp_path):
     root = add(hub, "someone/LTX-2", tmp_path / "repo")
     tensors = save_diffusers(root)
-    for extra in ("latent_upsampler", "scheduler"):
+    for extra in ("duration_head", "scheduler"):
         (root / extra).mkdir()
         (root / extra / "config.json").write_text("{}")
     (root / "ltx-2-dev.safetensors").write_bytes(b"no")

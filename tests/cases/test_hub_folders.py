@@ -18,17 +18,18 @@ from omniforcing_jax.io.tensor_file import open_tensors
 pytestmark = pytest.mark.usefixtures("quiet")
 
 
-def test_an_upsampler_beside_the_components_is_passed_by_with_a_word(tmp_path, capsys):
+def test_a_part_that_nothing_uses_is_passed_by_with_a_word_and_an_upsampler_is_not(tmp_path, capsys):
     run("convert", "--from", save_pipeline(tmp_path / "LTX-2"), "--out", tmp_path / "ours")
     told = capsys.readouterr().out
-    assert "transformer: passed by, nothing here uses it: latent_upsampler (LTX2LatentUpsamplerModel)" in told
+    assert "passed by, nothing here uses it: duration_head (LTX2DurationHead)" in told
+    assert "spatial_upsampler: diffusers" in told
     run("inspect", tmp_path / "LTX-2")
-    assert "latent_upsampler (LTX2LatentUpsamplerModel)" in capsys.readouterr().out
+    assert "duration_head (LTX2DurationHead)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["duration_head", "processor", "text_encoder_2", "safety_checker"])
 def test_so_is_any_other_part(tmp_path, capsys, name):
-    folder = save_pipeline(tmp_path / "LTX-2", upsampler=False)
+    folder = save_pipeline(tmp_path / "LTX-2", extras=False)
     (folder / name).mkdir()
     (folder / name / "config.json").write_text(json.dumps({"model_type": "other"}))
     run("convert", "--from", folder, "--out", tmp_path / "ours")

@@ -13,7 +13,7 @@ import torch
 import torch.distributed.checkpoint
 from brought import GEMMA, NEWER, PREFIX, SMALL, save_base, save_fine_tune, save_part
 from ltx25_files import save_split
-from published import CODECS, FORCED, draw_network, save_ltx2, text_path
+from published import CODECS, FORCED, draw_network, save_ltx2, save_upsampler, text_path
 from run import refused
 from safetensors.numpy import load_file, save_file
 
@@ -228,7 +228,12 @@ def _(folder):
     return ["--from", folder / "model-00001-of-00003.safetensors"]
 
 
-@layout("latent upsampler")
+@layout("latent upsampler in a file of its own")
+def _(folder):
+    return ["--from", save_upsampler(folder / "upscaler.safetensors")]
+
+
+@layout("the same without a config")
 def _(folder):
     return ["--from", brought.save_pipeline(folder / "p") / "latent_upsampler/diffusion_pytorch_model.safetensors"]
 
