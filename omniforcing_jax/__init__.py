@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from omniforcing_jax.judge.judge_file import judge_file
     from omniforcing_jax.pipeline.weights_folder import load_pipeline
     from omniforcing_jax.sample.clip import sample_clip
+    from omniforcing_jax.sample.two_stage import sample_two_stage
     from omniforcing_jax.stream.chunk import Chunk
     from omniforcing_jax.stream.chunk_stream import ChunkStream
     from omniforcing_jax.stream.conditioning.condition import Condition
@@ -38,6 +39,7 @@ __all__ = [
     "open_stream",
     "resume",
     "sample_clip",
+    "sample_two_stage",
     "save",
     "use_compilation_cache",
 ]
@@ -52,6 +54,7 @@ _MODULES = {
     "open_stream": "stream.start",
     "resume": "stream.resume",
     "sample_clip": "sample.clip",
+    "sample_two_stage": "sample.two_stage",
     "save": "stream.saved",
     "use_compilation_cache": "io.machine",
 }

@@ -16,6 +16,7 @@ Sigma = Float[Array, "..."] | float | int
 DEFAULT_TOKENS = 4096  # the reference's assumption where it does not pass a latent
 TERMINAL = 0.1  # the last sigma before 0
 DISTILLED = (1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875, 0.0)  # LTX-2's published list
+SECOND_STAGE = DISTILLED[-4:]  # of LTX-2's two-stage pipelines
 
 
 def timestep_shift(tokens: int) -> float:

@@ -140,11 +140,25 @@ class StreamOptions(SteeringOptions, ConditioningOptions, SavingOptions, Network
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleOptions(SizeOptions):
+class TwoStageOptions:
+    """Two stages: a small clip, upsampled and refined."""
+
+    two_stage: bool = False
+    """Make the clip small first, upsample its latents, and refine them in three steps without guidance, as LTX-2's own
+    pipelines do. The weights folder needs a spatial_upsampler. --height and --width are the final ones; by default they
+    are the trained ones times the upsampler's scale. All other flags are the first stage's."""
+    second_weights: SomeFolder = None
+    """Weights folder of the network that refines, such as one with LTX-2's distilled LoRA; by default that of
+    --weights, which is then a distilled one. With this flag the clip has the sound of the first stage."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleOptions(TwoStageOptions, SizeOptions):
     """Sample a whole clip from a bidirectional teacher.
 
     Examples:
       omniforcing sample --prompt "two balls: red and blue" --seconds 5 --steps 60 --renewal 1 --out out/clip.mp4
+      omniforcing sample --prompt "a red ball" --seconds 5 --weights weights/ltx2 --two-stage --out out/large.mp4
     """
 
     prompt: Text

@@ -1,22 +1,21 @@
 """The command `sample`: from a checked request to a clip in a file."""
 
-import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 
 from omniforcing_jax.cli.options import SampleOptions
+from omniforcing_jax.cli.shown_steps import shown_steps
+from omniforcing_jax.cli.two_stage import prepare_two_stage
 from omniforcing_jax.guidance import GuidanceConfig, StreamGuidance
 from omniforcing_jax.io import machine
 from omniforcing_jax.io.atomic_write import check_writable, make_parents
 from omniforcing_jax.io.inputs import refuse_inputs
-from omniforcing_jax.io.progress import Bar
 from omniforcing_jax.io.startup import Startup
 from omniforcing_jax.layout import FRAME_RATE
 from omniforcing_jax.pipeline.loading import announce_text, load_shown
-from omniforcing_jax.pipeline.pipeline import Pipeline
 from omniforcing_jax.pipeline.shipped import find_weights
 from omniforcing_jax.sample.clip import sample_planned
-from omniforcing_jax.sample.plan import ClipPlan, encode_plan_on_disk, plan_clip
+from omniforcing_jax.sample.plan import encode_plan_on_disk, plan_clip
 from omniforcing_jax.sample.request import ClipRequest
 from omniforcing_jax.schedule import DISTILLED
 from omniforcing_jax.stream.chunk import Chunk
@@ -89,37 +88,40 @@ def prepare_sample(command: SampleOptions, startup: Startup) -> Callable[[], Non
     Raises:
         ValueError: In one line, whatever is wrong with the request.
     """
-    read = {name.replace("_", "-"): getattr(command, name) for name in ("contexts", "negative_contexts")}
+    files = ("contexts", "negative_contexts", "second_weights")
+    read = {name.replace("_", "-"): getattr(command, name) for name in files}
     refuse_inputs("out", command.out, {**read, "weights": find_weights(command.weights)})
     check_kind(command.out)
     check_writable(command.out)
-    request = build_request(command)
-    plan = plan_clip(command.weights, request)
-    announce_text(startup, command.weights, request.contexts, request.dtype)
-    plan = encode_plan_on_disk(command.weights, plan)
-    shapes = plan.grid, plan.frames, plan.static.guidance.passes
-    pipeline = load_shown(command.weights, plan.config, request.dtype, startup, *shapes)
+    is_used = command.second_weights is None or command.two_stage
+    require(is_used, "second-weights", command.second_weights, "needs --two-stage")
+    prepare = prepare_two_stage if command.two_stage else prepare_clip
+    make = prepare(command, build_request(command), startup)
 
     def work() -> None:
         make_parents(command.out)
-        clip = _sample_shown(pipeline, plan, startup)
+        clip = make()
         write_mp4(command.out, clip.video, clip.audio, frame_rate=FRAME_RATE, sample_rate=clip.sample_rate)
         print(f"{command.out}: {len(clip.video)} frames, {machine.process_seconds():.2f} s after start")
 
     return work
 
 
-def _sample_shown(pipeline: Pipeline, plan: ClipPlan, startup: Startup) -> Chunk:
-    """Sample the clip and show how far it is, once the step is compiled."""
-    steps = len(plan.sigmas) - 1
-    with contextlib.ExitStack() as stack:
-        bars: list[Bar] = []
+def prepare_clip(command: SampleOptions, request: ClipRequest, startup: Startup) -> Callable[[], Chunk]:
+    """Check a request for a clip in one stage and load the weights. What comes back makes the clip.
 
-        def on_step(step: int) -> None:
-            if not bars:
-                startup.ready()
-                bars.append(stack.enter_context(Bar("sampling", steps, "steps")))
-            bars[0](step, "decoding" if step == steps else "")
+    Raises:
+        ValueError: In one line, whatever is wrong with the request.
+    """
+    plan = plan_clip(command.weights, request)
+    announce_text(startup, command.weights, request.contexts, request.dtype)
+    plan = encode_plan_on_disk(command.weights, plan)
+    shapes = plan.grid, plan.frames, plan.static.guidance.passes
+    pipeline = load_shown(command.weights, plan.config, request.dtype, startup, *shapes)
 
-        (clip,) = sample_planned(pipeline, plan, on_step)
-    return clip
+    def make() -> Chunk:
+        with shown_steps(len(plan.sigmas) - 1, startup) as on_step:
+            (clip,) = sample_planned(pipeline, plan, on_step)
+        return clip
+
+    return make

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import DTypeLike
 
+from omniforcing_jax.codecs.upsampler_config import UpsamplerConfig
 from omniforcing_jax.config import SamplerConfig
 from omniforcing_jax.io.atomic_write import AnyPath
 from omniforcing_jax.parallel import mesh as meshes
@@ -31,6 +32,18 @@ Weights = AnyPath | Pipeline
 def pipeline_config(weights: Weights) -> PipelineConfig:
     """Return the configs of a weights folder, which are read, or of a loaded pipeline."""
     return weights.config if isinstance(weights, Pipeline) else read_pipeline_config(weights)
+
+
+def with_upsampler(weights: Weights) -> tuple[PipelineConfig, UpsamplerConfig]:
+    """Return the configs of weights whose upsampler of the picture is needed, and its own.
+
+    Raises:
+        ValueError: They have none.
+    """
+    config = weights.config if isinstance(weights, Pipeline) else read_pipeline_config(weights, upsampler=True)
+    if config.upsampler is None:
+        raise ValueError(f"{config.name!r} was loaded without its upsampler; give load_pipeline(..., upsampler=True)")
+    return config, config.upsampler
 
 
 def load(weights: Weights, config: PipelineConfig, dtype: DTypeLike) -> Pipeline:

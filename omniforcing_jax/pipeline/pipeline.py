@@ -19,6 +19,8 @@ from jaxtyping import Array, DTypeLike, PyTree
 
 from omniforcing_jax import layout
 from omniforcing_jax.codecs.audio_vae import AudioVAE, AudioVAEConfig
+from omniforcing_jax.codecs.upsampler import init_upsampler
+from omniforcing_jax.codecs.upsampler_config import UpsamplerConfig
 from omniforcing_jax.codecs.video_config import VideoVAEConfig
 from omniforcing_jax.codecs.video_vae import VideoVAE
 from omniforcing_jax.codecs.vocoder import Vocoder, VocoderConfig
@@ -49,6 +51,7 @@ class PipelineConfig:
         vocoder: Log-mel to sound.
         words: The text encoder of a small world; None if there is none.
         encoder: Gemma and the connectors, if the folder has them; then there are no words.
+        upsampler: The upsampler of the picture, if it was asked for; None otherwise, even if the folder has it.
 
     Raises:
         ValueError: If the configs contradict each other; names both fields.
@@ -63,6 +66,7 @@ class PipelineConfig:
     vocoder: VocoderConfig
     words: WordsConfig | None
     encoder: EncoderConfig | None = None
+    upsampler: UpsamplerConfig | None = None
 
     def __post_init__(self) -> None:
         """Check the components against each other."""
@@ -85,6 +89,12 @@ class PipelineConfig:
             _same("connectors.video.width", connectors.video.width, "transformer's video context", widths[0])
             _same("connectors.audio.width", connectors.audio.width, "transformer's audio context", widths[1])
             require(self.words is None, "words", self.words, "must be None if there is an encoder")
+        if self.upsampler is not None:
+            _same(
+                "spatial_upsampler", self.upsampler.latent_channels, "video_vae.latent_channels", video.latent_channels
+            )
+            axes, rule = self.upsampler.resampling.value, "must leave time as it is"
+            require(not self.upsampler.doubles_time, "spatial_upsampler.resampling", axes, rule)
         self.grid(*self.resolution)
 
     @property
@@ -129,6 +139,19 @@ class Codecs:
     video_config: VideoVAEConfig = struct.field(pytree_node=False)
     audio_config: AudioVAEConfig = struct.field(pytree_node=False)
     vocoder_config: VocoderConfig = struct.field(pytree_node=False)
+    upsampler: VariableDict | None = None
+    upsampler_config: UpsamplerConfig | None = struct.field(pytree_node=False, default=None)
+
+    @property
+    def upsampling(self) -> tuple[UpsamplerConfig, VariableDict]:
+        """Config and variables of the upsampler.
+
+        Raises:
+            ValueError: The codecs were loaded without it.
+        """
+        if self.upsampler_config is None or self.upsampler is None:
+            raise ValueError("the codecs were loaded without their upsampler; give load_pipeline(..., upsampler=True)")
+        return self.upsampler_config, self.upsampler
 
 
 @struct.dataclass
@@ -160,6 +183,8 @@ class Pipeline:
             "audio_vae": (codecs.audio, config.audio_vae),
             "vocoder": (codecs.vocoder, config.vocoder),
         }
+        if config.upsampler is not None:
+            named["spatial_upsampler"] = (codecs.upsampler, config.upsampler)
         return named if config.words is None else {**named, "text": (self.words, config.words)}
 
     @functools.cached_property
@@ -206,6 +231,8 @@ def assemble_codecs(config: PipelineConfig, parts: Mapping[str, PyTree]) -> Code
         video_config=config.video_vae,
         audio_config=config.audio_vae,
         vocoder_config=config.vocoder,
+        upsampler=parts.get("spatial_upsampler"),
+        upsampler_config=config.upsampler,
     )
 
 
@@ -225,6 +252,8 @@ def _abstract_pipeline(config: PipelineConfig, dtype: np.dtype) -> Pipeline:
     }
     if config.words is not None:
         parts["text"] = abstract_words(config.words)
+    if config.upsampler is not None:
+        parts["spatial_upsampler"] = _in_type(init_upsampler(config.upsampler), dtype)
     return assemble(config, parts)
 
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import DTypeLike, PyTree
 
 from omniforcing_jax.codecs.audio_vae import AudioVAEConfig
+from omniforcing_jax.codecs.upsampler_config import UpsamplerConfig
 from omniforcing_jax.codecs.video_config import VideoVAEConfig
 from omniforcing_jax.codecs.vocoder import VocoderConfig
 from omniforcing_jax.config import ModelConfig, SamplerConfig
@@ -125,8 +126,12 @@ def _list_staying(folder: Path, stage: Path) -> dict[str, manifest.Files]:
     return {name: listed.get(name) or manifest.describe(folder / name) for name in names}
 
 
-def read_pipeline_config(folder: AnyPath | None) -> PipelineConfig:
+def read_pipeline_config(folder: AnyPath | None, *, upsampler: bool = False) -> PipelineConfig:
     """Read and check all configs of a weights folder, or of shipped weights by name, without opening any weights.
+
+    Args:
+        folder: The folder, or the name of shipped weights.
+        upsampler: Whether the upsampler of the picture is needed. It is not looked at otherwise.
 
     Raises:
         ValueError: In one line, if a config is missing, damaged, has unknown keys or contradicts another.
@@ -138,6 +143,9 @@ def read_pipeline_config(folder: AnyPath | None) -> PipelineConfig:
     def read(name: str, kind: Any) -> Any:
         return kind(weights.read_config(*places[name]))
 
+    if upsampler and not _is_there(*places[SPATIAL_UPSAMPLER]):
+        rule = "convert its file, such as ltx-2-spatial-upscaler-x2-1.0.safetensors, into this folder"
+        raise ValueError(f"{where}: has no {SPATIAL_UPSAMPLER}; {rule}")
     try:
         text = _read_text(places)
         return PipelineConfig(
@@ -150,6 +158,7 @@ def read_pipeline_config(folder: AnyPath | None) -> PipelineConfig:
             vocoder=read("vocoder", VocoderConfig.from_dict),
             words=text if isinstance(text, WordsConfig) else None,
             encoder=text.config if isinstance(text, Encoder) else None,
+            upsampler=read(SPATIAL_UPSAMPLER, UpsamplerConfig.from_dict) if upsampler else None,
         )
     except ValueError as error:
         raise ValueError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
@@ -198,6 +207,8 @@ def load_pipeline(
     config: PipelineConfig | None = None,
     dtype: DTypeLike = jnp.float32,
     weights_dtype: str | None = None,
+    *,
+    upsampler: bool = False,
 ) -> Pipeline:
     """Load a weights folder. All names and shapes are checked before any tensor is read.
 
@@ -209,13 +220,14 @@ def load_pipeline(
         dtype: Type of the network and the picture's codec. Sound and words are always float32.
         weights_dtype: "int8" or "float8" quantises the network's large matrices while they are loaded. None leaves them
             as they are in the folder.
+        upsampler: Whether the upsampler of the picture is loaded too. A `config` that is given says it itself.
 
     Raises:
         ValueError: In one line, naming file and keys, if a config is damaged, if weights are missing, unknown or
             mis-shaped, or if the mesh cannot cut the network.
     """
     folder = find_weights(weights)
-    config = read_pipeline_config(folder) if config is None else config
+    config = read_pipeline_config(folder, upsampler=upsampler) if config is None else config
     return _load(folder, with_weights_dtype(config, weights_dtype), dtype)
 
 

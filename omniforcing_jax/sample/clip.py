@@ -154,7 +154,17 @@ def sample_planned(
     on_step: Callable[[int], None] = lambda step: None,
     start: Streams | None = None,
 ) -> list[Chunk]:
-    """Make the clips of a checked request.
+    """Make the clips of a checked request; arguments and errors as `sample_latents`."""
+    return decode_clips(pipeline, plan, sample_latents(pipeline, plan, on_step, start))
+
+
+def sample_latents(
+    pipeline: Pipeline,
+    plan: ClipPlan,
+    on_step: Callable[[int], None] = lambda step: None,
+    start: Streams | None = None,
+) -> Streams:
+    """Make the latents of the clips of a checked request, [B, T, C] and [B, A, C].
 
     Args:
         pipeline: The teacher.
@@ -179,7 +189,7 @@ def sample_planned(
         latents = clip_step(pipeline.transformer, latents, step, text, positions, static=plan.static)
         jax.block_until_ready(latents)
         on_step(done)
-    return decode_clips(pipeline, plan, latents)
+    return latents
 
 
 def _check_start(start: Streams, noise: Streams) -> None:
