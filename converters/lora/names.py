@@ -42,12 +42,15 @@ def strip_prefixes(name: str) -> str:
 
 def list_places(plans: Mapping[str, Plan]) -> Places:
     """List every name that a LoRA may use for a tensor of these plans, without prefixes."""
+    sources = [plans[name].source for name in CHANGED if name in plans]
+    return name_places([(source.component, source.config) for source in sources if source.component is not None])
+
+
+def name_places(networks: Iterable[tuple[Component, object]]) -> Places:
+    """List every name that a LoRA may use for a tensor of these components with their configs, without prefixes."""
     places: dict[str, set[Place]] = {}
-    for name in CHANGED:
-        source = plans[name].source if name in plans else None
-        if source is None or source.component is None:
-            continue
-        for key, place in _list_keys(source.component, source.config):
+    for component, config in networks:
+        for key, place in _list_keys(component, config):
             for spelled in (key, _with_underscores(key)):
                 places.setdefault(spelled, set()).add(place)
     return {name: frozenset(found) for name, found in places.items()}

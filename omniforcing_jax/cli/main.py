@@ -6,12 +6,8 @@ for PyTorch checkpoints belong to the converters, which a wheel has inside this 
 
 import contextlib
 import gc
-import importlib
-import importlib.util
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import omniforcing_jax
@@ -29,6 +25,7 @@ from omniforcing_jax.cli.options import (
 from omniforcing_jax.io.answers import answer, take_debug
 from omniforcing_jax.io.arguments import read_flags, unknown
 from omniforcing_jax.io.help_page import list_commands
+from omniforcing_jax.pipeline.converters_room import import_converters
 
 PROGRAM = "omniforcing"
 DOC = """
@@ -93,7 +90,7 @@ def parse(arguments: Sequence[str]) -> Any:
     """
     name, rest = arguments[0], arguments[1:]
     if name in CONVERTERS:
-        return find_converters().parse(arguments)
+        return import_converters("cli").parse(arguments)
     if name in COMMANDS:
         return read_flags(f"{PROGRAM} {name}", COMMANDS[name], rest)
     raise unknown("command", name, [*COMMANDS, *CONVERTERS])
@@ -116,7 +113,7 @@ def prepare(arguments: Sequence[str], stack: contextlib.ExitStack) -> Work:
     if name == "--version":
         return _print(f"{PROGRAM} {omniforcing_jax.__version__}")
     if name in CONVERTERS:
-        return find_converters().prepare(arguments)
+        return import_converters("cli").prepare(arguments)
     return prepare_command(name, parse(arguments), stack)
 
 
@@ -157,14 +154,6 @@ def prepare_command(name: str, command: Command, stack: contextlib.ExitStack) ->
         return _returning_zero(contexts.prepare_contexts(command, startup))
     bench = bench_decode if command.what == "decode" else bench_stream
     return _returning_zero(bench.prepare_bench(command, startup))
-
-
-def find_converters() -> ModuleType:
-    """Import the command line of the converters: beside this package in a checkout, inside it where it is installed."""
-    spec = importlib.util.find_spec("converters")
-    beside = Path(omniforcing_jax.__path__[0]).parent / "converters" / "__init__.py"
-    is_checkout = spec is not None and spec.origin is not None and Path(spec.origin).resolve() == beside.resolve()
-    return importlib.import_module("converters.cli" if is_checkout else "omniforcing_jax.converters.cli")
 
 
 def _print(text: str) -> Work:

@@ -23,6 +23,7 @@ Steps = Annotated[int | None, tyro.conf.arg(metavar="STEPS")]
 File = Annotated[Path, tyro.conf.arg(metavar="FILE")]
 SomeFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
 SomeFolder = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")]
+LoraFile = Annotated[tyro.conf.UseAppendAction[tuple[tuple[Path, float], ...]], tyro.conf.arg(metavar="FILE STRENGTH")]
 Camera = Annotated[str | None, tyro.conf.arg(metavar="KEYS-FRAMES,...")]
 Weights = Annotated[str, tyro.conf.arg(metavar="FOLDER|NAME")]
 
@@ -54,8 +55,16 @@ class NetworkOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoraOptions:
+    """Changes of the weights."""
+
+    lora: LoraFile = ()
+    """LoRA that changes the network while it runs, and its strength. May be given several times."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SteeringOptions:
-    """Changing prompt and camera on the way."""
+    """Changing prompt, LoRAs and camera on the way."""
 
     prompt_at: Annotated[
         tyro.conf.UseAppendAction[tuple[tuple[float, str], ...]], tyro.conf.arg(metavar="SECONDS TEXT")
@@ -65,6 +74,11 @@ class SteeringOptions:
     """Past blocks that are computed again under a new prompt, the newest first; by default all that a block sees."""
     fade: Annotated[int, tyro.conf.arg(metavar="BLOCKS")] = 0
     """Blocks over which one prompt fades into the next."""
+    lora_at: Annotated[
+        tyro.conf.UseAppendAction[tuple[tuple[float, Path, float], ...]],
+        tyro.conf.arg(metavar="SECONDS FILE STRENGTH"),
+    ] = ()
+    """Give a LoRA another strength from this second on; 0 turns it off. May be given several times."""
     camera: Camera = None
     """Move the camera, of weights with camera attention: w-24,wd-48,none-24 holds keys of w a s d (move) and i k j l
     (turn) for so many frames. After the last one it stands. With --resume they replace what is left."""
@@ -111,7 +125,9 @@ class MeshOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StreamOptions(SteeringOptions, ConditioningOptions, SavingOptions, NetworkOptions, SizeOptions, MeshOptions):
+class StreamOptions(
+    SteeringOptions, LoraOptions, ConditioningOptions, SavingOptions, NetworkOptions, SizeOptions, MeshOptions
+):
     """Stream picture and sound from a causal student into an MP4 file that plays while it grows.
 
     Examples:
@@ -153,7 +169,7 @@ class TwoStageOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleOptions(TwoStageOptions, SizeOptions):
+class SampleOptions(TwoStageOptions, LoraOptions, SizeOptions):
     """Sample a whole clip from a bidirectional teacher.
 
     Examples:

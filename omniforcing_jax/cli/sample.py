@@ -79,6 +79,7 @@ def build_request(command: SampleOptions) -> ClipRequest:
         ancestral=command.ancestral,
         camera=command.camera,
         sigmas=DISTILLED if command.sigmas == "distilled" else None,
+        loras=tuple((str(file), strength) for file, strength in command.lora),
     )
 
 
@@ -90,7 +91,8 @@ def prepare_sample(command: SampleOptions, startup: Startup) -> Callable[[], Non
     """
     files = ("contexts", "negative_contexts", "second_weights")
     read = {name.replace("_", "-"): getattr(command, name) for name in files}
-    refuse_inputs("out", command.out, {**read, "weights": find_weights(command.weights)})
+    loras = {f"lora {file}": file for file, _ in command.lora}
+    refuse_inputs("out", command.out, {**read, **loras, "weights": find_weights(command.weights)})
     check_kind(command.out)
     check_writable(command.out)
     is_used = command.second_weights is None or command.two_stage

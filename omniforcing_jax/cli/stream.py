@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import jax.numpy as jnp
 
@@ -26,8 +27,14 @@ from omniforcing_jax.stream.ahead import compile_ahead
 from omniforcing_jax.stream.chunk import Chunk
 from omniforcing_jax.stream.chunk_stream import ChunkStream
 from omniforcing_jax.stream.conditioning.condition import Condition, continue_file
+from omniforcing_jax.stream.lora_schedule import (
+    ScheduledLora,
+    changes_by_block,
+    plan_lora_schedule,
+    with_later_files,
+)
 from omniforcing_jax.stream.mp4 import Mp4Writer, Overlapped, check_kind
-from omniforcing_jax.stream.plan import plan_stream, resolve_request
+from omniforcing_jax.stream.plan import StreamPlan, plan_stream, resolve_request
 from omniforcing_jax.stream.prompt_change.history import check_recompute
 from omniforcing_jax.stream.prompt_change.transition import LONGEST_FADE
 from omniforcing_jax.stream.prompt_schedule import (
@@ -48,6 +55,14 @@ SAVED_WITH_THE_STATE = (
     *("prompt", "seed", "height", "width", "window", "steps", "dtype", "weights_dtype", "cache_dtype", "contexts"),
     *("sound", "picture", "from_image", "continue_", "drop_past", "lookahead", "fit", "compress"),
 )
+
+
+class Opened(NamedTuple):
+    """A stream, and what changes while it runs."""
+
+    stream: ChunkStream
+    prompts: Sequence[ScheduledPrompt]
+    loras: Sequence[ScheduledLora]
 
 
 @dataclass
@@ -103,14 +118,16 @@ def prepare_stream(command: StreamOptions, startup: Startup) -> Callable[[], Non
 
     def work() -> None:
         with use(mesh):
-            run_stream(*opened, command, startup)
+            run_stream(opened, command, startup)
 
     return work
 
 
 def _inputs_of(command: StreamOptions) -> dict[str, Path | None]:
     """List what the command reads, by flag."""
+    loras = [file for file, _ in command.lora] + [file for _, file, _ in command.lora_at]
     return {
+        **{f"lora {file}": file for file in loras},
         "sound": command.sound,
         "picture": command.picture,
         "from-image": command.from_image,
@@ -145,11 +162,14 @@ def build_request(command: StreamOptions) -> StreamRequest:
         drive=Condition(picture=command.picture, sound=command.sound, fit=command.fit),
         lookahead=command.lookahead,
         camera=command.camera,
+        loras=tuple((str(file), strength) for file, strength in command.lora),
     )
 
 
-def _open(command: StreamOptions, startup: Startup) -> tuple[ChunkStream, Sequence[ScheduledPrompt]]:
+def _open(command: StreamOptions, startup: Startup) -> Opened:
     request = build_request(command)
+    loras = _plan_loras(command, resolve_request(checks.pipeline_config(command.weights), request), command.seconds)
+    request = dataclasses.replace(request, loras=with_later_files(request.loras, loras))
     plan = plan_stream(command.weights, request)
     check_recompute(plan.static.sampler, plan.history, command.recompute)
     schedule = plan_prompt_schedule(plan.static.sampler, command.prompt_at, command.seconds)
@@ -165,7 +185,12 @@ def _open(command: StreamOptions, startup: Startup) -> tuple[ChunkStream, Sequen
     ahead = compile_ahead(plan, source)
     pipeline = load_shown(command.weights, plan.config, request.dtype, startup, *shapes)
     stream = start_stream(pipeline, plan, source, ChangeWatch(), ahead)
-    return stream, [change._replace(contexts=source) for change in schedule]
+    return Opened(stream, [change._replace(contexts=source) for change in schedule], loras)
+
+
+def _plan_loras(command: StreamOptions, plan: StreamPlan, seconds: float | None) -> tuple[ScheduledLora, ...]:
+    changes = [(second, str(file), strength) for second, file, strength in command.lora_at]
+    return plan_lora_schedule(plan.static.sampler, changes, seconds)
 
 
 def _start_of(command: StreamOptions) -> Condition:
@@ -179,7 +204,7 @@ def _start_of(command: StreamOptions) -> Condition:
     return continue_file(past, fit=command.fit, drop_past=command.drop_past)
 
 
-def _resume(command: StreamOptions, folder: Path, startup: Startup) -> tuple[ChunkStream, Sequence[ScheduledPrompt]]:
+def _resume(command: StreamOptions, folder: Path, startup: Startup) -> Opened:
     """Go on with a saved stream; what was saved with it cannot be asked for anew, except for the same prompt."""
     defaults = {field.name: field.default for field in dataclasses.fields(StreamOptions)}
     given = [name for name in SAVED_WITH_THE_STATE if getattr(command, name) != defaults[name]]
@@ -195,9 +220,12 @@ def _resume(command: StreamOptions, folder: Path, startup: Startup) -> tuple[Chu
     plan = resolve_request(checks.pipeline_config(command.weights), request)
     layout = plan.static.sampler.layout
     schedule = plan_prompt_schedule(plan.static.sampler, command.prompt_at, None)
+    rule = f"the state in {folder} is at {layout.start_seconds(saved.block)} s already"
     for change in schedule:
-        rule = f"the state in {folder} is at {layout.start_seconds(saved.block)} s already"
         require(change.block >= saved.block, "prompt-at", change.prompt, rule)
+    loras = _plan_loras(command, plan, None)
+    for later in loras:
+        require(later.block >= saved.block, "lora-at", later.file, rule)
     check_recompute(plan.static.sampler, plan.history, command.recompute)
     source = None
     if schedule:
@@ -206,21 +234,22 @@ def _resume(command: StreamOptions, folder: Path, startup: Startup) -> tuple[Chu
         announce_text(startup, command.weights, None, saved.weights_dtype)
         source = text_source.encode_on_disk(command.weights, plan.config, texts, None, jnp.dtype(saved.weights_dtype))
     announce(startup, plan.config, saved.weights_dtype, "resumed", plan.static.grid)
-    stream = resume(folder, command.weights, command.seconds, trace=ChangeWatch())
+    given = [(str(file), strength) for file, strength in command.lora] or None
+    stream = resume(folder, command.weights, command.seconds, loras=given, trace=ChangeWatch())
     assert isinstance(stream, ChunkStream)
     if command.camera is not None:
         stream.set_camera(command.camera)
     startup.compiling()
-    return stream, [change._replace(contexts=source) for change in schedule]
+    return Opened(stream, [change._replace(contexts=source) for change in schedule], loras)
 
 
-def run_stream(
-    stream: ChunkStream, schedule: Sequence[ScheduledPrompt], command: StreamOptions, startup: Startup
-) -> None:
+def run_stream(opened: Opened, command: StreamOptions, startup: Startup) -> None:
     """Write the stream to its file, save it if that was asked for, and print how fast it was."""
     make_parents(command.out)
+    stream = opened.stream
     pace, end = Pace(), stream.blocks
-    chunks = follow_schedule(stream, schedule, command.recompute, command.fade)
+    others = changes_by_block(stream, opened.loras, command.recompute)
+    chunks = follow_schedule(stream, opened.prompts, command.recompute, command.fade, others)
     chunks = _until_stopped(chunks) if command.save_state is None else _saving(stream, chunks, command.save_state)
     height, width = stream.picture_size
     track = None if command.sound is None or command.resynthesise else Soundtrack(command.sound)

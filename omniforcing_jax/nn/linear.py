@@ -1,13 +1,17 @@
 """Linear maps: matrices `[out, in]`, as they are on disk, contracted over their last axis.
 
-`project` is the one place that looks at a weight's type: a matrix may be in eight bits (quantised.py).
+`project` is the one place that looks at a weight's type: a matrix may be in eight bits (quantised.py), or have changes
+of low rank beside it (low_rank.py).
 """
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, DTypeLike, Float
 
+from omniforcing_jax.nn.low_rank import LowRank, low_rank_change
 from omniforcing_jax.nn.quantised import Quantised, multiply
 from omniforcing_jax.parallel.spec import Leaf, Spec, array, fan_in, zeros
 
@@ -16,13 +20,13 @@ from omniforcing_jax.parallel.spec import Leaf, Spec, array, fan_in, zeros
 class Linear:
     """y = x w^T + b."""
 
-    w: Leaf | Quantised  # [O, I]
+    w: Leaf | Quantised | LowRank  # [O, I]
     b: Leaf  # [O] or None
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Sizes of the matrix, [O, I]."""
-        return self.w.shape if isinstance(self.w, Quantised) else array(self.w).shape
+        return self.w.shape if isinstance(self.w, Quantised | LowRank) else array(self.w).shape
 
 
 def linear_spec(
@@ -34,6 +38,8 @@ def linear_spec(
 
 def project(p: Linear, x: Float[Array, "*batch I"]) -> Float[Array, "*batch O"]:
     """Apply a linear map in x's type, whatever type the weights have; one in eight bits adds its bias in float32."""
+    if isinstance(p.w, LowRank):
+        return project(dataclasses.replace(p, w=p.w.w), x) + low_rank_change(x, p.w)
     if isinstance(p.w, Quantised):
         return _add(multiply(x, p.w), p.b, jnp.float32).astype(x.dtype)
     contract = (((x.ndim - 1,), (1,)), ((), ()))

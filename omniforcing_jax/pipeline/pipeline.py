@@ -27,6 +27,7 @@ from omniforcing_jax.codecs.vocoder import Vocoder, VocoderConfig
 from omniforcing_jax.config import CrossTimestep, ModelConfig, SamplerConfig
 from omniforcing_jax.io import weights
 from omniforcing_jax.model.eight_bits import eight_bit_kind, in_eight_bits
+from omniforcing_jax.model.lora import detach_loras
 from omniforcing_jax.model.transformer import Transformer, list_layers, stack_layers, transformer_spec
 from omniforcing_jax.parallel import spec
 from omniforcing_jax.parallel.sharding import mesh_in_use
@@ -178,7 +179,7 @@ class Pipeline:
         """Values and config of each component, by its name on disk."""
         config, codecs = self.config, self.codecs
         named = {
-            "transformer": (stack_layers(self.transformer), config.model),
+            "transformer": (stack_layers(detach_loras(self.transformer)), config.model),
             "video_vae": (codecs.video, config.video_vae),
             "audio_vae": (codecs.audio, config.audio_vae),
             "vocoder": (codecs.vocoder, config.vocoder),

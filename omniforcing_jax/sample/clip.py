@@ -24,6 +24,7 @@ from omniforcing_jax.model.transformer import Transformer
 from omniforcing_jax.model.whole_clip import predict_x0
 from omniforcing_jax.parallel.spec import ArrayLeaf
 from omniforcing_jax.pipeline import checks, text_source
+from omniforcing_jax.pipeline.loras import GivenLoras, with_loras
 from omniforcing_jax.pipeline.pipeline import Pipeline
 from omniforcing_jax.pipeline.shipped import TEACHER
 from omniforcing_jax.sample.plan import ClipPlan, ClipStaticConfig, encode_plan_on_disk, plan_clip
@@ -113,6 +114,7 @@ class ClipOptions(TypedDict, total=False):
     ancestral: int | float
     sigmas: Sequence[float] | None
     camera: str | None
+    loras: GivenLoras
 
 
 def sample_clip(
@@ -134,7 +136,7 @@ def sample_clip(
         guidance: Guidance strengths; a number is classifier-free guidance of both streams.
         seed: Random seed.
         **options: The other fields of `ClipRequest`, which describes them: height, width, dtype, contexts,
-            negative_contexts, renewal, ancestral, sigmas, camera.
+            negative_contexts, renewal, ancestral, sigmas, camera, loras.
 
     Returns:
         One chunk per prompt, with its whole clip; its index is that of the prompt.
@@ -180,6 +182,7 @@ def sample_latents(
     draw = partial(clip_noise, config=plan.config.model, rows=len(plan.prompts), tokens=plan.tokens)
     if start is not None:
         _check_start(start, jax.eval_shape(draw, key))
+    pipeline = with_loras(pipeline, plan.loras, plan.static.dtype)
     text = _encode_text(pipeline, plan)
     camera, clip = plan.config.model.camera, clip_block(plan.frames, plan.tokens[1])
     cameras = None if camera is None else clip_cameras(plan.request.camera, camera, plan.grid, plan.frames)

@@ -9,6 +9,7 @@ from omniforcing_jax import layout
 from omniforcing_jax.config import ModelConfig
 from omniforcing_jax.guidance import GuidanceConfig, Pass
 from omniforcing_jax.pipeline import budget, checks, text_source
+from omniforcing_jax.pipeline.loras import Loras, read_loras
 from omniforcing_jax.pipeline.pipeline import Pipeline, PipelineConfig
 from omniforcing_jax.sample.request import ClipRequest
 from omniforcing_jax.strict_json import require
@@ -41,6 +42,7 @@ class ClipPlan(NamedTuple):
         shares: Fresh share of the noise at each level; None draws no fresh noise.
         contexts: Text contexts, or a file of them, instead of the weights' own text encoder.
         negative_contexts: The same for the negative prompt.
+        loras: LoRAs that were read for the network.
     """
 
     config: PipelineConfig
@@ -52,6 +54,7 @@ class ClipPlan(NamedTuple):
     shares: tuple[float, ...] | None
     contexts: text_source.TextSource
     negative_contexts: text_source.TextSource
+    loras: Loras
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -92,10 +95,12 @@ def plan_clip(weights: checks.Weights, request: ClipRequest) -> ClipPlan:
         shares=request.shares,
         contexts=contexts,
         negative_contexts=_negative_of(contexts) if negative is None else negative,
+        loras=read_loras(config.model, request.loras),
     )
     _check_text(plan, weights)
     scores = budget.score_bytes(config, len(plan.prompts) * len(guidance.passes), plan.tokens[0], plan.tokens[0])
-    budget.check_memory(config, request.dtype, isinstance(weights, Pipeline), {"attention": scores})
+    working = {"attention": scores} | plan.loras.working
+    budget.check_memory(config, request.dtype, isinstance(weights, Pipeline), working)
     return plan
 
 

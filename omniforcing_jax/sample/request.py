@@ -10,6 +10,7 @@ from jaxtyping import DTypeLike
 
 from omniforcing_jax.guidance import GuidanceConfig, StreamGuidance
 from omniforcing_jax.pipeline.checks import check_dtype, check_seed
+from omniforcing_jax.pipeline.loras import GivenLoras, check_loras
 from omniforcing_jax.pipeline.text_source import TextSource
 from omniforcing_jax.schedule import ancestral_shares, fresh_shares, ltx2_schedule
 from omniforcing_jax.stream.camera.motion import parse_camera
@@ -46,6 +47,7 @@ class ClipRequest:
         camera: Keys that move the camera, see `StreamRequest.camera`; the same for all clips.
         sigmas: Noise levels from 1 to 0, such as `schedule.DISTILLED` for LTX-2's distilled weights. None is LTX-2's
             schedule with `steps` steps.
+        loras: LoRA files and their strengths, which change the network while it runs.
 
     Raises:
         ValueError: In one line that names the field, if a value fits no weights at all.
@@ -65,6 +67,7 @@ class ClipRequest:
     ancestral: int | float = 0.0
     sigmas: Sequence[float] | None = None
     camera: str | None = None
+    loras: GivenLoras = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.prompts, str):
@@ -74,6 +77,7 @@ class ClipRequest:
         require(math.isfinite(self.seconds), "seconds", self.seconds, "must be a finite number")
         check_seed(self.seed)
         check_dtype(self.dtype)
+        object.__setattr__(self, "loras", check_loras(self.loras))
         if self.camera is not None:
             parse_camera(self.camera)
         rule = "must be finite and not negative"

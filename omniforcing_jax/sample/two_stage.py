@@ -25,6 +25,7 @@ from omniforcing_jax.codecs.upsampler_config import UpsamplerConfig
 from omniforcing_jax.guidance import GuidanceConfig
 from omniforcing_jax.io.atomic_write import AnyPath
 from omniforcing_jax.pipeline import budget, checks
+from omniforcing_jax.pipeline.loras import NO_LORAS
 from omniforcing_jax.pipeline.pipeline import Codecs, Pipeline, PipelineConfig
 from omniforcing_jax.pipeline.shipped import find_weights
 from omniforcing_jax.pipeline.weights_folder import (
@@ -88,7 +89,7 @@ def plan_two_stage(weights: checks.Weights, request: ClipRequest, second: AnyPat
     height, width = (side * upsampler.ratio[1] // upsampler.ratio[0] for side in size)
     low = plan_clip(weights, dataclasses.replace(request, height=height, width=width))._replace(config=config)
     refining = dataclasses.replace(
-        request, height=size[0], width=size[1], guidance=1.0, renewal=0.0, sigmas=SECOND_STAGE
+        request, height=size[0], width=size[1], guidance=1.0, renewal=0.0, ancestral=0.0, sigmas=SECOND_STAGE
     )
     high = low._replace(
         request=refining,
@@ -96,6 +97,7 @@ def plan_two_stage(weights: checks.Weights, request: ClipRequest, second: AnyPat
         grid=config.grid(*size),
         sigmas=refining.levels,
         shares=None,
+        loras=low.loras if second is None else NO_LORAS,
     )
     budget.check_memory(config, request.dtype, isinstance(weights, Pipeline), _working_bytes(high, upsampler))
     return TwoStagePlan(low, high, None if second is None else _read_second(second, config))

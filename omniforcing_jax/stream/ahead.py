@@ -16,7 +16,8 @@ import jax
 
 from omniforcing_jax.parallel.sharding import mesh_in_use
 from omniforcing_jax.pipeline import text_source
-from omniforcing_jax.pipeline.pipeline import abstract_pipeline, with_list
+from omniforcing_jax.pipeline.loras import with_loras
+from omniforcing_jax.pipeline.pipeline import Pipeline, abstract_pipeline, with_list
 from omniforcing_jax.rollout import (
     NO_CONDITIONING,
     StaticConfig,
@@ -86,10 +87,12 @@ def lower_stages(plan: StreamPlan, contexts: text_source.TextSource) -> Iterator
     Yields first those that run before block 0, then those that each block is the first to run.
     """
     static, request = plan.static, plan.request
-    pipeline = jax.eval_shape(
-        lambda p: dataclasses.replace(p, transformer=with_list(plan.config, p.transformer)),
-        abstract_pipeline(plan.config, request.dtype),
-    )
+
+    def loaded(p: Pipeline) -> Pipeline:
+        listed = dataclasses.replace(p, transformer=with_list(plan.config, p.transformer))
+        return with_loras(listed, plan.loras, static.dtype)
+
+    pipeline = jax.eval_shape(loaded, abstract_pipeline(plan.config, request.dtype))
     features = jax.eval_shape(lambda p: text_source.encode_text(p, request.prompts, contexts), pipeline)
     text = make_prompt_kv.lower(pipeline.transformer, *features, static=static)
     table = make_table.lower(pipeline.transformer, static)

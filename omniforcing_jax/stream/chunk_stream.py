@@ -21,6 +21,7 @@ from omniforcing_jax.layout import FRAME_RATE, pixel_frames
 from omniforcing_jax.model.cache import Cache, put_cache
 from omniforcing_jax.model.layer_list import is_list
 from omniforcing_jax.pipeline import text_source
+from omniforcing_jax.pipeline.loras import GivenLoras, change_loras, read_loras
 from omniforcing_jax.pipeline.pipeline import Pipeline
 from omniforcing_jax.rollout import (
     BlockPositions,
@@ -74,7 +75,7 @@ class ChunkStream(Iterator[Chunk]):
     on one clock (`next_rows`, `close_rows`); `batch.BatchStream` returns them.
 
     Args:
-        pipeline: Weights and codecs.
+        pipeline: Weights and codecs, with the LoRAs of the plan.
         plan: The plan of the stream. A stream that continues from a `state` needs the plan that it had.
         state: Where to begin: `start_state`, or the `state` of another stream. Its buffers are donated to the next
             block (`fork` copies them).
@@ -246,6 +247,28 @@ class ChunkStream(Iterator[Chunk]):
         changed = change_path(path, camera)
         self.state = dataclasses.replace(self.state, camera=changed)
         return receipt_of(changed, self.static.sampler, self.state.block)
+
+    def set_loras(self, loras: GivenLoras, recompute: int | None = None) -> None:
+        """Change the LoRAs of the stream from the next block on.
+
+        New strengths of the same files compile nothing. Nor do other files that change the same matrices at the same
+        ranks. Text keys and values are made again with the changed network.
+
+        Args:
+            loras: Files and their strengths; those that are left out are taken away.
+            recompute: Number of past blocks that are recomputed with the changed network, as in `set_prompt`.
+
+        Raises:
+            ValueError: In one line, if a file cannot be used beside these weights, or a number is out of range.
+        """
+        plan, count, transition = self.plan, self._count_passes(recompute), self.state.transition
+        changed = read_loras(self.static.model, loras, plan.loras)
+        self.pipeline = change_loras(self.pipeline, plan.loras, changed, self.static.dtype)
+        self.plan = plan._replace(loras=changed, request=dataclasses.replace(plan.request, loras=changed.files))
+        self.__dict__.pop("network", None)
+        fade = max(0, transition.left - 1)  # a change of prompt that is under way goes on
+        transition = begin_transition(transition, transition.goal, recompute=count, fade=fade)
+        self.state = dataclasses.replace(self.state, transition=transition)
 
     def rehearse_change(self, recompute: int | None = None, fade: int = 0) -> None:
         """Compile the programs of a change of prompt.

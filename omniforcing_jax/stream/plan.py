@@ -10,6 +10,7 @@ from omniforcing_jax.config import SamplerConfig
 from omniforcing_jax.layout import latent_frames
 from omniforcing_jax.model.eight_bits import eight_bit_cache
 from omniforcing_jax.pipeline import budget, checks, text_source
+from omniforcing_jax.pipeline.loras import NO_LORAS, Loras, read_loras
 from omniforcing_jax.pipeline.pipeline import Pipeline, PipelineConfig, with_weights_dtype
 from omniforcing_jax.rollout import StaticConfig
 from omniforcing_jax.stream.conditioning.condition import ConditioningPlan, plan_conditioning
@@ -33,6 +34,7 @@ class StreamPlan(NamedTuple):
         history: Later blocks whose latents are kept.
         lookahead: Latent frames by which the picture is delayed.
         conditioning: Picture and sound that are given.
+        loras: LoRAs that were read for the network.
     """
 
     config: PipelineConfig
@@ -42,6 +44,7 @@ class StreamPlan(NamedTuple):
     history: int
     lookahead: int
     conditioning: ConditioningPlan = ConditioningPlan()
+    loras: Loras = NO_LORAS
 
 
 def plan_stream(weights: checks.Weights, request: StreamRequest) -> StreamPlan:
@@ -60,6 +63,7 @@ def plan_stream(weights: checks.Weights, request: StreamRequest) -> StreamPlan:
     is_given = plan.conditioning.picture_blocks or plan.conditioning.sound_blocks
     rule = "must be a single one with given picture or sound, which a batch cannot have"
     require(len(request.prompts) == 1 or not is_given, "prompt", request.prompts, rule)
+    plan = plan._replace(loras=read_loras(config.model, request.loras))
     check_stream_memory(plan, request.dtype, is_loaded)
     return plan
 
@@ -102,7 +106,7 @@ def check_stream_memory(plan: StreamPlan, dtype: DTypeLike, loaded: bool) -> Non
     """
     rows = len(plan.request.prompts)
     needed = working_bytes(plan.config, plan.static, rows, plan.history, plan.lookahead)
-    budget.check_memory(plan.config, dtype, loaded, needed)
+    budget.check_memory(plan.config, dtype, loaded, needed | plan.loras.working)
 
 
 def choose_lookahead(config: VideoVAEConfig, lookahead: int | None) -> int:

@@ -6,7 +6,8 @@ Seconds become blocks before any work is done. Then the prompts of a stream are 
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -17,6 +18,8 @@ from omniforcing_jax.pipeline import text_source
 from omniforcing_jax.stream.chunk import Chunk
 from omniforcing_jax.stream.chunk_stream import ChunkStream
 from omniforcing_jax.strict_json import require
+
+NO_CHANGES: Mapping[int, Callable[[], None]] = MappingProxyType({})
 
 log = logging.getLogger(__name__)
 
@@ -44,39 +47,50 @@ def plan_prompt_schedule(
     """
     schedule: list[ScheduledPrompt] = []
     for second, prompt in prompts:
-        is_later = math.isfinite(second) and second > 0
-        require(is_later, "prompt-at", second, "must be above 0 s, where the first prompt begins")
-        block = _border(sampler, second)
-        start = sampler.layout.start_seconds(block)
-        if seconds is not None:
-            require(start < seconds, "prompt-at", second, f"must begin before the end of the stream at {seconds:g} s")
+        block = plan_border("prompt-at", sampler, second, seconds)
         if schedule:
             before_s = sampler.layout.start_seconds(schedule[-1].block)
             rule = f"must be at least one block after the prompt at {before_s} s"
             require(block > schedule[-1].block, "prompt-at", second, rule)
-        if start != second:
-            log.warning("prompt-at %g s is no block border; the prompt changes at %d s", second, start)
         schedule.append(ScheduledPrompt(block, prompt))
     return tuple(schedule)
 
 
-def _border(sampler: SamplerConfig, second: int | float) -> int:
-    """Return the first later block that does not start before a time."""
+def plan_border(flag: str, sampler: SamplerConfig, second: int | float, seconds: int | float | None) -> int:
+    """Return the first later block that does not start before a time; one within a block is said in a log line.
+
+    Raises:
+        ValueError: If the time is not within the stream of `seconds`; names the flag.
+    """
+    require(math.isfinite(second) and second > 0, flag, second, "must be above 0 s, where the stream begins")
     layout = sampler.layout
-    return 1 + max(0, math.ceil((second - layout.first_seconds) / layout.step_seconds))
+    block = 1 + max(0, math.ceil((second - layout.first_seconds) / layout.step_seconds))
+    start = layout.start_seconds(block)
+    if seconds is not None:
+        require(start < seconds, flag, second, f"must begin before the end of the stream at {seconds:g} s")
+    if start != second:
+        what = flag.removesuffix("-at")
+        log.warning("%s %g s is no block border; the %s changes at %d s", flag, second, what, start)
+    return block
 
 
 def follow_schedule(
-    stream: ChunkStream, schedule: Sequence[ScheduledPrompt], recompute: int | None = None, fade: int = 0
+    stream: ChunkStream,
+    schedule: Sequence[ScheduledPrompt],
+    recompute: int | None = None,
+    fade: int = 0,
+    others: Mapping[int, Callable[[], None]] = NO_CHANGES,
 ) -> Iterator[Chunk]:
     """Pass the chunks of a stream on, and set each prompt at its border. Arguments as for `ChunkStream.set_prompt`.
 
-    The programs of the changes are compiled before the first chunk: a later start is better than a gap.
+    The programs of the changes are compiled before the first chunk: a later start is better than a gap. `others` are
+    further changes by their first block.
     """
     waiting = {change.block: change for change in schedule}
-    if waiting:
+    if waiting or others:
         stream.rehearse_change(recompute, fade)
     while True:
+        others.get(stream.state.block, lambda: None)()
         change = waiting.pop(stream.state.block, None)
         if change is not None:
             stream.set_prompt(change.prompt, recompute, fade, contexts=change.contexts)

@@ -9,6 +9,7 @@ from jaxtyping import DTypeLike
 
 from omniforcing_jax.model.eight_bits import eight_bit_cache
 from omniforcing_jax.pipeline.checks import check_dtype, check_seed
+from omniforcing_jax.pipeline.loras import GivenLoras, LoraFiles, check_loras
 from omniforcing_jax.pipeline.text_source import TextSource
 from omniforcing_jax.stream.camera.motion import parse_camera
 from omniforcing_jax.stream.conditioning.condition import NO_CONDITION, Condition
@@ -54,6 +55,7 @@ class StreamRequest:
             not causal can see them. None is `plan.LOOKAHEAD` for such a decoder and 0 for a causal one.
         camera: Keys that move the camera, as `w-24,wd-48,none-24` (stream/camera/motion.py), for weights with camera
             attention. After the last one, and with None from the beginning, the camera stands.
+        loras: LoRA files and their strengths, which change the network while it runs (`ChunkStream.set_loras`).
 
     Raises:
         ValueError: In one line that names the field, if a value fits no weights at all.
@@ -75,6 +77,7 @@ class StreamRequest:
     drive: Condition = NO_CONDITION
     lookahead: int | None = None
     camera: str | None = None
+    loras: GivenLoras = ()
 
     def __post_init__(self) -> None:
         for name in ("prompt", "seed"):
@@ -87,6 +90,7 @@ class StreamRequest:
         require(finite, "seconds", self.seconds, "must be a finite number; leave it out for an endless stream")
         check_seed(*self.seeds)
         check_dtype(self.dtype)
+        object.__setattr__(self, "loras", check_loras(self.loras))
         eight_bit_cache(self.cache_dtype)
         _check_history(self.history)
         if self.camera is not None:
@@ -122,7 +126,7 @@ class StreamRequest:
             ValueError: If a field is missing, unknown or of the wrong kind; names it.
         """
         kinds = {f.name: f.type for f in dataclasses.fields(cls) if f.name not in NOT_SAVED}
-        kinds |= {"dtype": str, "history": int | str | None}
+        kinds |= {"dtype": str, "history": int | str | None, "loras": LoraFiles}
         if set(values) != set(kinds):
             raise ValueError(f"request: has the keys {sorted(values)}, expected {sorted(kinds)}")
         fields = {name: parse(kind, values[name], f"request.{name}") for name, kind in kinds.items()}

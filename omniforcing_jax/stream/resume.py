@@ -20,6 +20,7 @@ from omniforcing_jax.model.cache import put_cache
 from omniforcing_jax.model.layer_list import is_list
 from omniforcing_jax.model.transformer import list_layers
 from omniforcing_jax.pipeline import checks, text_source
+from omniforcing_jax.pipeline.loras import GivenLoras, Loras, read_loras, with_loras
 from omniforcing_jax.pipeline.pipeline import (
     Codecs,
     Pipeline,
@@ -62,6 +63,7 @@ def resume(
     weights: checks.Weights | None = None,
     seconds: int | float | None = None,
     *,
+    loras: GivenLoras | None = None,
     trace: Trace = no_trace,
 ) -> ChunkStream | BatchStream:
     """Open a saved stream where it was. Its next chunks are bit-equal to those of the stream that was not cut.
@@ -73,6 +75,8 @@ def resume(
         weights: What the stream was made with: a weights folder, a loaded pipeline, or the name of shipped weights.
             None is "chime".
         seconds: Length of the rest in whole seconds; None keeps the end that the stream was opened with, if any.
+        loras: The LoRA files of the stream where they are now, with the strengths to go on with. None reads those that
+            the state names.
         trace: As for `open_stream`.
 
     Returns:
@@ -88,9 +92,10 @@ def resume(
     config = with_weights_dtype(checks.pipeline_config(weights), saved.request.weights_dtype)
     checks.student_sampler(config)
     _check_weights(folder, saved, config, weights)
-    plan = resolve_request(config, saved.request)
+    request = saved.request if loras is None else dataclasses.replace(saved.request, loras=loras)
+    plan = resolve_request(config, request)
     end = header.blocks if seconds is None else header.block + _count_more(plan, header, seconds)
-    plan = plan._replace(blocks=end)
+    plan = plan._replace(blocks=end, loras=_read_loras(folder, header, plan))
     check_recompute(plan.static.sampler, plan.history, header.recompute)
     _check_camera(folder, header, plan)
     file, abstract = _open_state(Path(folder), saved, plan, _has_list(weights, config))
@@ -99,6 +104,7 @@ def resume(
     pipeline = checks.load(weights, config, dtype)
     _check_fingerprint(folder, header, pipeline)
     state = _read_state(file, abstract, header)
+    pipeline = with_loras(pipeline, plan.loras, plan.static.dtype)
     stream = ChunkStream(pipeline, plan, dataclasses.replace(state, cache=put_cache(state.cache)), trace)
     return BatchStream(stream) if saved.request.is_batch else stream
 
@@ -115,6 +121,21 @@ def _check_weights(folder: AnyPath, saved: SavedStream, config: PipelineConfig, 
     dtype = saved.header.weights_dtype
     if isinstance(weights, Pipeline) and weights_dtype(weights) != dtype:
         raise ValueError(f"{folder}: the state belongs to {dtype} weights, these are {weights_dtype(weights)}")
+
+
+def _read_loras(folder: AnyPath, header: SavedHeader, plan: StreamPlan) -> Loras:
+    """Read the LoRAs of a saved stream, which must be those that it was made with."""
+    files = plan.request.loras
+    rule = f"the state was saved with {len(header.loras)} LoRAs; give the same files in the same order"
+    require(len(files) == len(header.loras), f"{folder}: lora", [file for file, _ in files], rule)
+    for file, _ in files:
+        require(Path(file).exists(), f"{folder}: lora", file, "is not there; say with --lora where it is now")
+    loras = read_loras(plan.static.model, files)
+    for (file, _), found, expected in zip(files, loras.hashes, header.loras, strict=True):
+        require(
+            found == expected, f"{folder}: lora", file, "is another file than the one that the stream was made with"
+        )
+    return loras
 
 
 def _check_camera(folder: AnyPath, header: SavedHeader, plan: StreamPlan) -> None:

@@ -35,7 +35,7 @@ from omniforcing_jax.stream.request import StreamRequest
 from omniforcing_jax.stream.state import StreamState, check_block_count
 from omniforcing_jax.strict_json import Config, read_object, require
 
-FORMAT = 6
+FORMAT = 7
 STATE = "state.json"
 CHECKSUM = "sha256"  # key of the tensor file's hash
 TENSORS = "state-{}.safetensors"
@@ -63,6 +63,7 @@ class SavedHeader(Config):
         left: Block borders to come of a change of prompt that is under way.
         recompute: Clean passes at each of these borders.
         camera: The path of the camera; None for a network without cameras.
+        loras: Hash of each LoRA file of the request.
     """
 
     format: int
@@ -76,6 +77,7 @@ class SavedHeader(Config):
     left: int
     recompute: int
     camera: CameraPath | None
+    loras: tuple[str, ...]
 
     def __post_init__(self) -> None:
         rule = "must be the name of a file in the same folder, as `save` writes it"
@@ -119,6 +121,7 @@ def save(stream: ChunkStream | BatchStream, folder: AnyPath) -> None:
         left=state.transition.left,
         recompute=state.transition.recompute,
         camera=state.camera,
+        loras=chunks.plan.loras.hashes,
     )
     words = state.prompt_words if chunks.plan.request.is_batch else state.prompt_words[0]
     request = dataclasses.replace(chunks.plan.request, prompt=words)

@@ -6,6 +6,7 @@ from typing import Literal, TypedDict, Unpack, overload
 from jaxtyping import DTypeLike
 
 from omniforcing_jax.pipeline import checks, text_source
+from omniforcing_jax.pipeline.loras import GivenLoras, with_loras
 from omniforcing_jax.pipeline.pipeline import Pipeline
 from omniforcing_jax.pipeline.shipped import STUDENT
 from omniforcing_jax.rollout import make_prompt_kv
@@ -34,6 +35,7 @@ class RequestOptions(TypedDict, total=False):
     drive: Condition
     lookahead: int | None
     camera: str | None
+    loras: GivenLoras
 
 
 @overload
@@ -78,7 +80,7 @@ def open_stream(
         seed: Random seed. In a batch, one per row, or a number to which row i adds i.
         trace: Called after each dispatch, see `chunk_stream.Trace`. The text is the step "text".
         **options: The other fields of `StreamRequest`, which describes them: height, width, window, steps, dtype,
-            weights_dtype, cache_dtype, contexts, history, start, drive, lookahead, camera.
+            weights_dtype, cache_dtype, contexts, history, start, drive, lookahead, camera, loras.
 
     Raises:
         ValueError: In one line and before any work, whatever is wrong with the request.
@@ -112,7 +114,7 @@ def start_stream(
     """
     if ahead is not None:
         ahead.wait_for_start()
-    request = plan.request
+    request, pipeline = plan.request, with_loras(pipeline, plan.loras, plan.static.dtype)
     features = text_source.encode_text(pipeline, request.prompts, contexts)
     text = make_prompt_kv(pipeline.transformer, *features, static=plan.static)
     trace("text", 0, text)

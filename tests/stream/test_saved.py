@@ -239,7 +239,7 @@ def test_a_folder_without_a_state_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"format": 1}, "saved in format 1, this version reads format 6"),
+        ({"format": 1}, "saved in format 1, this version reads format 7"),
         ({"width": 128}, "mis-shaped cache/past/video_self/ring/k"),
         ({"history": "all"}, "history='all': must be a number of blocks, 'exact' or None"),
         ({"dtype": "bfloat16"}, "cache/past/video_self/ring/k=dtype.*float32.*expected bfloat16"),

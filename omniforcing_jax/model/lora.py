@@ -1,0 +1,153 @@
+"""LoRAs beside the weights of a network: put there, weighed anew, taken away.
+
+A network has its LoRAs in `LowRank` leaves (nn/low_rank.py). Those of several files lie side by side as more ranks of
+one leaf, so the number of files costs no further products.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import DTypeLike, Float, Int
+
+from omniforcing_jax.nn.linear import Linear
+from omniforcing_jax.nn.low_rank import LowRank, is_low_rank
+from omniforcing_jax.parallel.spec import path_name
+
+LAYERS, JOINED = "layers/", "joined"
+JOINED_IN_SELF, JOINED_ELSEWHERE = ("q", "k", "v"), ("k", "v")  # as `join_projections` puts them together
+
+
+@dataclass(frozen=True)
+class LoraFactors:
+    """All changes of one matrix, or of a stack of them (`...` is L, or nothing outside the layers).
+
+    Attributes:
+        down: First factors, [..., R, I].
+        up: Second factors, [..., O, R].
+        scale: Alpha / rank of each rank, [..., R], float32; 0 where a layer has fewer ranks than others.
+        owner: The number of the file that a rank is from, [R].
+    """
+
+    down: np.ndarray
+    up: np.ndarray
+    scale: Float[np.ndarray, "*layers R"]
+    owner: Int[np.ndarray, " R"]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of both factors."""
+        return self.down.nbytes + self.up.nbytes
+
+    def row(self, layer: int) -> "LoraFactors":
+        """Return the changes of one layer."""
+        return LoraFactors(self.down[layer], self.up[layer], self.scale[layer], self.owner)
+
+
+Factors = Mapping[str, LoraFactors]
+"""Changes by the name of their matrix, as files have it: `layers/video/self_attn/q/w`."""
+
+
+def attach_loras(params: Any, factors: Factors, strengths: Sequence[float], dtype: DTypeLike) -> Any:
+    """Put changes beside the matrices of a network that has none.
+
+    Args:
+        params: The network; its layers are stacked or a list.
+        factors: The changes.
+        strengths: Strength of each file.
+        dtype: Type to have the factors in.
+    """
+
+    def attach(path: Any, node: Any) -> Any:
+        parts = _find_parts(path_name(path), factors) if isinstance(node, Linear) else None
+        return node if parts is None else dataclasses.replace(node, w=_beside(node, parts, strengths, dtype))
+
+    return jax.tree_util.tree_map_with_path(attach, params, is_leaf=lambda x: isinstance(x, Linear))
+
+
+def set_strengths(params: Any, factors: Factors, strengths: Sequence[float]) -> Any:
+    """Weigh the changes of a network anew; arguments as `attach_loras`."""
+
+    def weigh(path: Any, node: Any) -> Any:
+        if not (isinstance(node, Linear) and isinstance(node.w, LowRank)):
+            return node
+        parts = _find_parts(path_name(path), factors)
+        assert parts is not None, "a change that no file has"
+        return dataclasses.replace(node, w=dataclasses.replace(node.w, strength=_weigh(parts, strengths)))
+
+    return jax.tree_util.tree_map_with_path(weigh, params, is_leaf=lambda x: isinstance(x, Linear))
+
+
+def detach_loras(params: Any) -> Any:
+    """Return a network as it was without changes."""
+    return jax.tree.map(lambda x: x.w if is_low_rank(x) else x, params, is_leaf=is_low_rank)
+
+
+def join_factors(each: Sequence[Factors]) -> Factors:
+    """Lay the changes of several files side by side; the owner of a rank is the place of its file."""
+    owned = [{name: (i, f) for name, f in factors.items()} for i, factors in enumerate(each)]
+    names = dict.fromkeys(name for factors in each for name in factors)
+    return {name: _side_by_side([factors[name] for factors in owned if name in factors]) for name in names}
+
+
+def _side_by_side(each: Sequence[tuple[int, LoraFactors]]) -> LoraFactors:
+    factors = [f for _, f in each]
+    return LoraFactors(
+        down=np.concatenate([f.down for f in factors], axis=-2),
+        up=np.concatenate([f.up for f in factors], axis=-1),
+        scale=np.concatenate([f.scale for f in factors], axis=-1),
+        owner=np.concatenate([np.full(f.scale.shape[-1], i) for i, f in each]),
+    )
+
+
+def _find_parts(name: str, factors: Factors) -> list[LoraFactors | None] | None:
+    """Find the changes of a linear map by its place: of each of its parts, or None if no part has any."""
+    layer, place = None, name
+    if name.startswith(LAYERS) and name.split("/")[1].isdigit():  # a list of layers
+        _, number, place = name.split("/", 2)
+        layer, place = int(number), LAYERS + place
+    attention, _, last = place.rpartition("/")
+    is_self = attention.endswith("self_attn")
+    names = [last] if last != JOINED else JOINED_IN_SELF if is_self else JOINED_ELSEWHERE
+    found = [factors.get(f"{attention}/{each}/w") for each in names]
+    if not any(found):
+        return None
+    return found if layer is None else [None if each is None else each.row(layer) for each in found]
+
+
+def _beside(node: Linear, parts: Sequence[LoraFactors | None], strengths: Sequence[float], dtype: DTypeLike) -> LowRank:
+    """Build the leaf of a linear map; a part without changes, or with fewer ranks than others, has zeros."""
+    known = [part for part in parts if part is not None]
+    (*outer, outputs, _), inputs = known[0].up.shape, known[0].down.shape[-1]
+    most, place = max(part.scale.shape[-1] for part in known), len(outer)
+    down = [_pad(None if p is None else p.down, (*outer, most, inputs)) for p in parts]
+    up = [_pad(None if p is None else p.up, (*outer, outputs, most)) for p in parts]
+    on_device = partial(jnp.asarray, dtype=dtype)
+    return LowRank(
+        w=node.w,
+        down=on_device(np.stack(down, place)),
+        up=on_device(np.stack(up, place)),
+        strength=_weigh(parts, strengths),
+    )
+
+
+def _weigh(parts: Sequence[LoraFactors | None], strengths: Sequence[float]) -> jax.Array:
+    known = [part for part in parts if part is not None]
+    outer, most = known[0].scale.shape[:-1], max(part.scale.shape[-1] for part in known)
+    each = [None if p is None else p.scale * np.asarray(strengths, np.float32)[p.owner] for p in parts]
+    return jnp.asarray(np.stack([_pad(one, (*outer, most)) for one in each], len(outer)), jnp.float32)
+
+
+def _pad(values: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
+    """Fill an array up with zeros at the end of its axes."""
+    if values is not None and values.shape == shape:
+        return values
+    padded = np.zeros(shape, np.float32 if values is None else values.dtype)
+    if values is not None:
+        padded[tuple(map(slice, values.shape))] = values
+    return padded

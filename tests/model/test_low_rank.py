@@ -1,0 +1,85 @@
+"""LoRAs beside the weights of a network: put into joined matrices, eight bits and lists of layers, and taken away."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from eight_bits import choose, quantise_network
+from lora_files import fuse, write_lora
+from tiny import MODERN, random_params
+
+from converters.lora.beside import read_beside
+from omniforcing_jax.model.lora import attach_loras, detach_loras, join_factors, set_strengths
+from omniforcing_jax.model.transformer import list_layers
+from omniforcing_jax.nn.linear import Linear, project
+from omniforcing_jax.nn.quantised import is_quantised
+from omniforcing_jax.nn.stack import take_layer
+
+STRENGTHS = (0.7, -0.4)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("loras")
+    one = write_lora(folder / "one.safetensors", MODERN, seed=1)
+    other = write_lora(
+        folder / "other.safetensors", MODERN, seed=2, rank=1, modules=["transformer_blocks.1.attn1.to_k"]
+    )
+    return one, other
+
+
+@pytest.fixture(scope="module")
+def factors(files):
+    return join_factors([read_beside(MODERN, file) for file in files])
+
+
+def linears(tree):
+    found, _ = jax.tree.flatten(tree, is_leaf=lambda x: isinstance(x, Linear))
+    return [each for each in found if isinstance(each, Linear)]
+
+
+def inputs(p: Linear):
+    return jnp.asarray(np.random.default_rng(0).normal(size=(1, 3, p.shape[-1])), jnp.float32)
+
+
+def products(p: Linear):
+    """What a linear map, or one of each layer, makes of inputs."""
+    return project(p, inputs(p))
+
+
+def assert_same_products(ours, theirs, atol=1e-4):
+    pairs = list(zip(linears(ours), linears(theirs), strict=True))
+    for one, other in pairs:
+        np.testing.assert_allclose(products(one), products(other), atol=atol)
+    return len(pairs)
+
+
+def test_every_projection_of_a_list_of_layers_makes_what_the_fused_one_makes(files, factors):
+    base = random_params(MODERN)
+    fused = list_layers(fuse(MODERN, base, *zip(files, STRENGTHS, strict=True)))
+    ours = attach_loras(list_layers(base), factors, STRENGTHS, jnp.float32)
+    assert ours.layers[0].video.self_attn.joined is not None
+    assert assert_same_products(ours, fused) > 50
+
+
+def test_strengths_are_replaced_and_changes_are_taken_away(factors):
+    base = random_params(MODERN)
+    ours = attach_loras(base, factors, STRENGTHS, jnp.float32)
+    again = set_strengths(attach_loras(base, factors, (9.0, 9.0), jnp.float32), factors, STRENGTHS)
+    assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(again), strict=True))
+    bare = detach_loras(ours)
+    assert jax.tree.structure(bare) == jax.tree.structure(base)
+    assert all(a is b for a, b in zip(jax.tree.leaves(bare), jax.tree.leaves(base), strict=True))
+
+
+def test_a_matrix_in_eight_bits_keeps_its_bits_and_gets_the_change_in_full(factors):
+    config, name = choose(MODERN, "int8", (1,)), "layers/video/self_attn/q/w"
+    base = quantise_network(random_params(MODERN), config.eight_bits)
+    ours = attach_loras(base, factors, STRENGTHS, jnp.float32)
+    for layer in range(MODERN.layers):
+        one, plain = (take_layer(p.layers, layer, layer).video.self_attn.q for p in (ours, base))
+        assert is_quantised(plain.w) == (layer == 1)
+        f = factors[name].row(layer)
+        change = (f.up * f.scale * np.asarray(STRENGTHS, np.float32)[f.owner]) @ f.down
+        x = inputs(one)
+        np.testing.assert_allclose(project(one, x), project(plain, x) + x @ change.T, atol=1e-4)
