@@ -17,17 +17,9 @@ from converters.component import DIFFUSERS, LTX2, LTX2_TEXT
 from converters.formats import connectors, gemma, transformer
 from omniforcing_jax.text.gemma_config import GEMMA_4_12B, GlobalHeads
 
-GEMMA = dataclasses.replace(
-    GEMMA_4_12B,
-    vocabulary=320,
-    width=24,
-    mlp_width=32,
-    heads=2,
-    kv_heads=2,
-    head_size=8,
-    window=8,
-    global_heads=GlobalHeads(kv_heads=1, head_size=16, keys_are_values=True),
-)
+SIZES = {"vocabulary": 320, "width": 24, "mlp_width": 32, "heads": 2, "kv_heads": 2, "head_size": 8, "window": 8}
+GLOBAL = GlobalHeads(kv_heads=1, head_size=16, keys_are_values=True)
+GEMMA = dataclasses.replace(GEMMA_4_12B, **SIZES, global_heads=GLOBAL)
 CONNECTORS = text_path(NEWER)
 VERSION = {"gemma_version": "gemma4-12b-ltx-v1"}
 PROJECTION = connectors.PROJECTION

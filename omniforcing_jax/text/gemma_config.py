@@ -129,16 +129,11 @@ GEMMA_3_12B = GemmaConfig(
     is_global=every_sixth(48),
     global_stretch=8.0,
 )
-GEMMA_4_12B = GemmaConfig(
+GEMMA_4_12B = dataclasses.replace(
+    GEMMA_3_12B,
     vocabulary=262_144,
-    width=3840,
-    mlp_width=15_360,
-    heads=16,
-    kv_heads=8,
-    head_size=256,
     query_scale=1.0,
-    window=1024,
-    is_global=every_sixth(48),
+    global_stretch=1.0,
     global_rotated=0.25,
     global_heads=GlobalHeads(kv_heads=1, head_size=512, keys_are_values=True),
     norm_offset=0.0,

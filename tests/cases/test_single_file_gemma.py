@@ -19,13 +19,16 @@ from run import refused, run
 from safetensors.numpy import load_file, save_file
 
 from converters import single_file_gemma
-from converters.component import HUGGING_FACE
+from converters.component import HUGGING_FACE, LTX2, LTX2_TEXT
 from converters.formats.gemma import COMPONENT
+from converters.missing_config import CONNECTORS_2_3
 from converters.open_source import list_components
 from converters.overrides import Overrides
+from converters.plan import plan_component
+from converters.registry import COMPONENTS
 from omniforcing_jax.io.tensor_file import open_tensors
 from omniforcing_jax.io.weights import read_config
-from omniforcing_jax.text.gemma_config import GEMMA_3_12B, GemmaConfig
+from omniforcing_jax.text.gemma_config import GEMMA_3_12B, GEMMA_4_12B, GemmaConfig
 from omniforcing_jax.text.tokenizer import GemmaTokenizer
 
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -140,6 +143,22 @@ def test_gemma_3_12b_is_told_by_its_shapes(tmp_path, vocabulary):
     path = sparse(tmp_path / "gemma_3_12B_it.safetensors", {k.removeprefix("model."): s for k, s in comfy.items()})
     (source,) = list_components(path, Overrides())
     assert source.config == config
+
+
+def test_ltx_2_5_s_file_at_full_size_is_gemma_4_12b_and_the_text_projection(tmp_path):
+    shapes = {each.source: each.source_shape for each in COMPONENT.expand(GEMMA_4_12B, LTX2_TEXT)}
+    connectors = COMPONENTS["connectors"].expand(CONNECTORS_2_3, LTX2)
+    shapes |= {each.source: each.source_shape for each in connectors if each.source.startswith("text_embedding_proj")}
+    values = COMPONENT.namings[LTX2_TEXT].table.write(GEMMA_4_12B)
+    path = sparse(tmp_path / "gemma4-12b-with-proj.safetensors", shapes, gemma_config=json.dumps(values))
+    text, projection = list_components(path, Overrides())
+    assert text.config == GEMMA_4_12B
+    assert len(plan_component(text).source.tensors) == 666
+    assert {key: each.shape for key, each in projection.tensors.items()} == {
+        f"text_embedding_projection.{stream}_aggregate_embed.{name}": shape
+        for stream, width in (("video", 4096), ("audio", 2048))
+        for name, shape in (("weight", (width, 188_160)), ("bias", (width,)))
+    }
 
 
 @pytest.mark.parametrize(

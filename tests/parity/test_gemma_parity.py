@@ -20,30 +20,23 @@ from omniforcing_jax.text.gemma import embed, gemma_spec, head_frequencies, hidd
 from omniforcing_jax.text.gemma_config import GEMMA_4_12B, GemmaConfig, GlobalHeads
 
 pytestmark = pytest.mark.usefixtures("strict")
-GEMMA_3 = GemmaConfig(
-    vocabulary=peers.VOCABULARY,
-    width=peers.WIDTH,
-    mlp_width=40,
-    heads=4,
-    kv_heads=2,
-    head_size=8,
-    query_scale=12.0,
-    window=peers.WINDOW,
-    is_global=(False, True, False),
-    local_theta=50.0,
-    global_theta=500.0,
-    global_stretch=8.0,
-)
+SIZES = {
+    "vocabulary": peers.VOCABULARY,
+    "width": peers.WIDTH,
+    "mlp_width": 40,
+    "heads": 4,
+    "kv_heads": 2,
+    "head_size": 8,
+}
+THETAS = {"window": peers.WINDOW, "local_theta": 50.0, "global_theta": 500.0}
+GEMMA_3 = GemmaConfig(**SIZES, **THETAS, query_scale=12.0, is_global=(False, True, False), global_stretch=8.0)
 GEMMA_4 = dataclasses.replace(
-    GEMMA_3,
-    query_scale=1.0,
+    GEMMA_4_12B,
+    **SIZES,
+    **THETAS,
     is_global=(False, True, False, False, True),
-    global_stretch=1.0,
     global_rotated=0.5,
     global_heads=GlobalHeads(kv_heads=1, head_size=16, keys_are_values=True),
-    norm_offset=0.0,
-    value_norm=True,
-    layer_scale=True,
 )
 CONFIGS = {3: GEMMA_3, 4: GEMMA_4}
 TOKENS = 9
