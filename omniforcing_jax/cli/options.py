@@ -24,6 +24,7 @@ File = Annotated[Path, tyro.conf.arg(metavar="FILE")]
 SomeFile = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
 SomeFolder = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")]
 LoraFile = Annotated[tyro.conf.UseAppendAction[tuple[tuple[Path, float], ...]], tyro.conf.arg(metavar="FILE STRENGTH")]
+Fit = Annotated[Literal["crop", "pad", "stretch"] | None, tyro.conf.arg(metavar="crop|pad|stretch")]
 Camera = Annotated[str | None, tyro.conf.arg(metavar="KEYS-FRAMES,...")]
 Weights = Annotated[str, tyro.conf.arg(metavar="FOLDER|NAME")]
 
@@ -98,7 +99,7 @@ class ConditioningOptions:
     """Go on from this clip of 1 + 24 n frames. --seconds counts it, and --out begins with it."""
     drop_past: bool = False
     """Leave the clip of --continue out of --out."""
-    fit: Annotated[Literal["crop", "pad", "stretch"] | None, tyro.conf.arg(metavar="crop|pad|stretch")] = None
+    fit: Fit = None
     """How a picture of another size than the stream's is brought to it. By default it is refused."""
     compress: Annotated[int | None, tyro.conf.arg(metavar="CRF")] = None
     """Compress the image of --from-image by H.264 first, as the clips of training were (EchoWM's at 33)."""
@@ -193,6 +194,18 @@ class SampleOptions(TwoStageOptions, LoraOptions, SizeOptions):
     """Fresh noise of ancestral Euler steps, from 0 (none) to 1; LTX-2.5's distilled weights take 1."""
     camera: Camera = None
     """Move the camera, of weights with camera attention, as the command stream does."""
+    keyframe: Annotated[
+        tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="FILE@SECOND[:STRENGTH]")
+    ] = ()
+    """Picture or clip that is given from this second of the clip on. May be given several times."""
+    reference: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="FILE[:STRENGTH]")] = ()
+    """Clip beside the one that is made, which an IC-LoRA (--lora) reads. May be given several times."""
+    fit: Fit = None
+    """How a keyframe or a reference of another size is brought to its own. By default it is refused."""
+    compress: Annotated[int | None, tyro.conf.arg(metavar="CRF")] = None
+    """Compress keyframes of one frame by H.264 first, as the clips of training were (LTX-2's at 33)."""
+    negative_prompt: Text = ""
+    """What guidance pushes away from; by default the empty prompt."""
     guidance: Annotated[tuple[str, ...], tyro.conf.arg(metavar="STRENGTH [...]")] = ("3",)
     """Strength of guidance: one number for both streams, two for video and audio, or names with values, such as cfg=3
     audio.cfg=7 stg=1 layers=4 rescale=0.7."""
@@ -203,7 +216,7 @@ class SampleOptions(TwoStageOptions, LoraOptions, SizeOptions):
     contexts: SomeFile = None
     """Safetensors file of text contexts, used instead of the weights' own text encoder."""
     negative_contexts: SomeFile = None
-    """The same for the negative prompt; by default the empty prompt of --contexts, if it has one."""
+    """The same for the negative prompt; by default that of --contexts, if it has one."""
 
 
 @dataclass(frozen=True, kw_only=True)

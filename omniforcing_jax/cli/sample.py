@@ -15,6 +15,7 @@ from omniforcing_jax.layout import FRAME_RATE
 from omniforcing_jax.pipeline.loading import announce_text, load_shown
 from omniforcing_jax.pipeline.shipped import find_weights
 from omniforcing_jax.sample.clip import sample_planned
+from omniforcing_jax.sample.keyframes import parse_keyframe, parse_reference
 from omniforcing_jax.sample.plan import encode_plan_on_disk, plan_clip
 from omniforcing_jax.sample.request import ClipRequest
 from omniforcing_jax.schedule import DISTILLED
@@ -74,11 +75,14 @@ def build_request(command: SampleOptions) -> ClipRequest:
         width=command.width,
         dtype=command.dtype,
         contexts=command.contexts,
+        negative_prompt=command.negative_prompt,
         negative_contexts=command.negative_contexts,
         renewal=command.renewal,
         ancestral=command.ancestral,
         camera=command.camera,
         sigmas=DISTILLED if command.sigmas == "distilled" else None,
+        keyframes=[parse_keyframe(text, command.fit, command.compress) for text in command.keyframe],
+        references=[parse_reference(text, command.fit) for text in command.reference],
         loras=tuple((str(file), strength) for file, strength in command.lora),
     )
 
@@ -89,16 +93,19 @@ def prepare_sample(command: SampleOptions, startup: Startup) -> Callable[[], Non
     Raises:
         ValueError: In one line, whatever is wrong with the request.
     """
-    files = ("contexts", "negative_contexts", "second_weights")
-    read = {name.replace("_", "-"): getattr(command, name) for name in files}
+    names = ("contexts", "negative_contexts", "second_weights")
+    read = {name.replace("_", "-"): getattr(command, name) for name in names}
+    request = build_request(command)
     loras = {f"lora {file}": file for file, _ in command.lora}
-    refuse_inputs("out", command.out, {**read, **loras, "weights": find_weights(command.weights)})
+    given = {f"given {each.picture}": each.picture for each in (*request.keyframes, *request.references)}
+    files = {name: picture for name, picture in given.items() if isinstance(picture, str)}
+    refuse_inputs("out", command.out, {**read, **loras, **files, "weights": find_weights(command.weights)})
     check_kind(command.out)
     check_writable(command.out)
     is_used = command.second_weights is None or command.two_stage
     require(is_used, "second-weights", command.second_weights, "needs --two-stage")
     prepare = prepare_two_stage if command.two_stage else prepare_clip
-    make = prepare(command, build_request(command), startup)
+    make = prepare(command, request, startup)
 
     def work() -> None:
         make_parents(command.out)

@@ -1,9 +1,7 @@
 """A whole clip at once, bidirectional: the predictions of a teacher, of its critic, and of a clip sampler."""
 
 from collections.abc import Callable
-from functools import partial
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float
 
@@ -11,7 +9,7 @@ from omniforcing_jax.config import ModelConfig
 from omniforcing_jax.model.dual_stream import Perturbation
 from omniforcing_jax.model.positions import Rotaries
 from omniforcing_jax.model.transformer import NO_PERTURBATION, Transformer, predict, text_kv
-from omniforcing_jax.model.view import bidirectional, one_sigma
+from omniforcing_jax.model.view import Sigmas, bidirectional, one_sigma
 from omniforcing_jax.schedule import to_x0
 from omniforcing_jax.streams import Streams
 from omniforcing_jax.text.contexts import TextContexts
@@ -26,6 +24,7 @@ def predict_velocity(
     rotaries: Rotaries,
     perturbation: Perturbation = NO_PERTURBATION,
     *,
+    video_sigma: Float[Array, "B U"] | None = None,
     dtype: DTypeLike = jnp.float32,
     remat: Callable | None = None,
 ) -> Streams:
@@ -39,11 +38,15 @@ def predict_velocity(
         contexts: Text features, projected here to keys and values.
         rotaries: Rotations of the whole clip.
         perturbation: What to leave out, for guidance.
+        video_sigma: Noise levels of groups of video tokens (`Sigmas`), where some are given; None is `sigma`.
         dtype: Type to compute in.
         remat: Wraps the body of the scan over layers.
     """
     text = text_kv(params, *contexts, sigma=sigma, dtype=dtype)
-    view = bidirectional(config, rotaries, one_sigma(sigma))
+    sigmas = one_sigma(sigma)
+    if video_sigma is not None:
+        sigmas = Sigmas(video=video_sigma, audio=sigma[:, None], scalar_video=sigma, scalar_audio=sigma)
+    view = bidirectional(config, rotaries, sigmas)
     return predict(params, config, noisy, view, text, perturbation=perturbation, dtype=dtype, remat=remat).velocity
 
 
@@ -52,4 +55,6 @@ def predict_x0(
 ) -> Streams:
     """Predict the clean clip; arguments as `predict_velocity`."""
     velocity = predict_velocity(params, config, noisy, sigma, *rest, **options)
-    return jax.tree.map(partial(to_x0, sigma=sigma), noisy, velocity)
+    levels = options.get("video_sigma")
+    own = sigma if levels is None else jnp.repeat(levels, noisy.video.shape[1] // levels.shape[1], axis=1)
+    return Streams(to_x0(noisy.video, velocity.video, own), to_x0(noisy.audio, velocity.audio, sigma))

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from jaxtyping import DTypeLike
 
 from omniforcing_jax.config import ModelConfig
 from omniforcing_jax.io.atomic_write import AnyPath, hash_file
+from omniforcing_jax.io.tensor_file import open_tensors
 from omniforcing_jax.model.lora import Factors, attach_loras, detach_loras, join_factors, set_strengths
 from omniforcing_jax.parallel.sharding import mesh_in_use
 from omniforcing_jax.pipeline.converters_room import import_converters
@@ -30,11 +31,13 @@ class Loras(NamedTuple):
     Attributes:
         files: Files and strengths.
         hashes: The hash of each file.
+        headers: The metadata of each file's header.
         factors: Their changes.
     """
 
     files: LoraFiles
     hashes: tuple[str, ...]
+    headers: tuple[Mapping[str, str], ...]
     factors: Factors
 
     @property
@@ -48,7 +51,7 @@ class Loras(NamedTuple):
         return {"LoRAs": sum(each.nbytes for each in self.factors.values())} if self.files else {}
 
 
-NO_LORAS = Loras((), (), {})
+NO_LORAS = Loras((), (), (), {})
 
 
 def check_loras(loras: GivenLoras) -> LoraFiles:
@@ -88,7 +91,8 @@ def read_loras(config: ModelConfig, loras: GivenLoras, known: Loras = NO_LORAS) 
     paths = [import_converters("lora.keys").find_file(Path(name)) for name in names]
     read = import_converters("lora.beside").read_beside
     factors = join_factors([read(config, path) for path in paths])
-    return Loras(files=files, hashes=tuple(map(hash_file, paths)), factors=factors)
+    headers = tuple(open_tensors(path).metadata for path in paths)
+    return Loras(files=files, hashes=tuple(map(hash_file, paths)), headers=headers, factors=factors)
 
 
 def with_loras(pipeline: Pipeline, loras: Loras, dtype: DTypeLike) -> Pipeline:

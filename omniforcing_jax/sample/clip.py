@@ -19,7 +19,7 @@ from jaxtyping import Array, DTypeLike, Key
 from omniforcing_jax.config import ModelConfig
 from omniforcing_jax.guidance import GuidanceConfig, guided_x0
 from omniforcing_jax.model.dual_stream import Perturbation
-from omniforcing_jax.model.positions import Positions, clip_block, make_positions, rotaries
+from omniforcing_jax.model.positions import Positions, append_frames, clip_block, make_positions, rotaries
 from omniforcing_jax.model.transformer import Transformer
 from omniforcing_jax.model.whole_clip import predict_x0
 from omniforcing_jax.parallel.spec import ArrayLeaf
@@ -27,6 +27,8 @@ from omniforcing_jax.pipeline import checks, text_source
 from omniforcing_jax.pipeline.loras import GivenLoras, with_loras
 from omniforcing_jax.pipeline.pipeline import Pipeline
 from omniforcing_jax.pipeline.shipped import TEACHER
+from omniforcing_jax.sample.guide import Guide, begin_guided, choose_given, cut_appended, hold_given, video_levels
+from omniforcing_jax.sample.keyframes import Keyframe, Reference, encode_guides
 from omniforcing_jax.sample.plan import ClipPlan, ClipStaticConfig, encode_plan_on_disk, plan_clip
 from omniforcing_jax.sample.request import GUIDANCE, SECONDS, STEPS, ClipRequest
 from omniforcing_jax.schedule import euler_step, renewing_step
@@ -70,22 +72,29 @@ def clip_step(
     step: SamplingStep,
     text: ClipText,
     positions: Positions,
+    guide: Guide | None = None,
     *,
     static: ClipStaticConfig,
 ) -> Streams:
-    """Take one guided step of whole clips. The latents that were passed in are donated."""
+    """Take one guided step of whole clips, of which a guide holds some tokens. The latents are donated."""
     (config, guidance, dtype), sigma, next_sigma = static, step.sigmas[0], step.sigmas[1]
 
     def ask(noisy: Any, levels: Array, context: TextContexts, perturbation: Perturbation) -> Any:
-        rotations = rotaries(config, positions)
-        return predict_x0(params, config, noisy, levels, context, rotations, perturbation, dtype=dtype)
+        rotations, options = rotaries(config, positions), {"dtype": dtype}
+        if guide is not None:
+            rotations = append_frames(config, rotations, guide.appended) if guide.appended else rotations
+            options["video_sigma"] = video_levels(guide, levels)
+        return predict_x0(params, config, noisy, levels, context, rotations, perturbation, **options)
 
     x0 = Streams(*guided_x0(ask, latents, sigma, text.prompt, text.negative, guidance, config.layers))
+    x0 = x0 if guide is None else x0._replace(video=hold_given(guide, x0.video))
+    stepped = jax.tree.map(lambda x, clean: euler_step(x, clean, sigma, next_sigma), latents, x0)
     if step.fresh is None:
-        return jax.tree.map(lambda x, clean: euler_step(x, clean, sigma, next_sigma), latents, x0)
+        return stepped
 
     step_of = partial(renewing_step, share=step.share, sigma=sigma, sigma_next=next_sigma)
-    return jax.tree.map(step_of, latents, x0, step.fresh)
+    renewed = jax.tree.map(step_of, latents, x0, step.fresh)
+    return renewed if guide is None else renewed._replace(video=choose_given(guide, stepped.video, renewed.video))
 
 
 @partial(jax.jit, static_argnames=("config", "rows", "tokens"))
@@ -109,12 +118,15 @@ class ClipOptions(TypedDict, total=False):
     width: int | None
     dtype: DTypeLike
     contexts: text_source.TextSource
+    negative_prompt: str
     negative_contexts: text_source.TextSource
     renewal: int | float
     ancestral: int | float
     sigmas: Sequence[float] | None
     camera: str | None
     loras: GivenLoras
+    keyframes: Sequence[Keyframe]
+    references: Sequence[Reference]
 
 
 def sample_clip(
@@ -136,7 +148,8 @@ def sample_clip(
         guidance: Guidance strengths; a number is classifier-free guidance of both streams.
         seed: Random seed.
         **options: The other fields of `ClipRequest`, which describes them: height, width, dtype, contexts,
-            negative_contexts, renewal, ancestral, sigmas, camera, loras.
+            negative_prompt, negative_contexts, renewal, ancestral, sigmas, camera, loras, keyframes,
+            references.
 
     Returns:
         One chunk per prompt, with its whole clip; its index is that of the prompt.
@@ -179,20 +192,24 @@ def sample_latents(
         ValueError: If `start` has not the shape of the clips' noise.
     """
     key = jax.random.key(plan.request.seed)
-    draw = partial(clip_noise, config=plan.config.model, rows=len(plan.prompts), tokens=plan.tokens)
+    guide = None if not plan.guides else encode_guides(pipeline, plan.guides, plan.tokens[0], plan.static.dtype)
+    tokens = (plan.tokens[0] if guide is None else guide.clean.shape[1], plan.tokens[1])
+    draw = partial(clip_noise, config=plan.config.model, rows=len(plan.prompts), tokens=tokens)
     if start is not None:
-        _check_start(start, jax.eval_shape(draw, key))
+        _check_start(start, jax.eval_shape(partial(draw, tokens=plan.tokens), key))
     pipeline = with_loras(pipeline, plan.loras, plan.static.dtype)
     text = _encode_text(pipeline, plan)
     camera, clip = plan.config.model.camera, clip_block(plan.frames, plan.tokens[1])
     cameras = None if camera is None else clip_cameras(plan.request.camera, camera, plan.grid, plan.frames)
     positions = make_positions(plan.config.model, clip, plan.grid, cameras=cameras)
-    latents = draw(key) if start is None else start
+    latents = draw(key) if start is None or guide is not None else start
+    if guide is not None:
+        latents = begin_guided(guide, latents, start, plan.sigmas[0])
     for done, step in enumerate(_list_steps(plan, draw, jax.random.fold_in(key, LATER_NOISE)), start=1):
-        latents = clip_step(pipeline.transformer, latents, step, text, positions, static=plan.static)
+        latents = clip_step(pipeline.transformer, latents, step, text, positions, guide, static=plan.static)
         jax.block_until_ready(latents)
         on_step(done)
-    return latents
+    return cut_appended(latents, plan.tokens[0])
 
 
 def _check_start(start: Streams, noise: Streams) -> None:
@@ -204,7 +221,7 @@ def _check_start(start: Streams, noise: Streams) -> None:
 def _encode_text(pipeline: Pipeline, plan: ClipPlan) -> ClipText:
     prompt, negative = text_source.encode_text(pipeline, plan.prompts, plan.contexts), None
     if plan.needs_negative:
-        negative = text_source.encode_text(pipeline, [""] * len(plan.prompts), plan.negative_contexts)
+        negative = text_source.encode_text(pipeline, plan.negative_prompts, plan.negative_contexts)
     return ClipText(prompt=prompt, negative=negative)
 
 

@@ -11,6 +11,7 @@ from omniforcing_jax.guidance import GuidanceConfig, Pass
 from omniforcing_jax.pipeline import budget, checks, text_source
 from omniforcing_jax.pipeline.loras import Loras, read_loras
 from omniforcing_jax.pipeline.pipeline import Pipeline, PipelineConfig
+from omniforcing_jax.sample.keyframes import GuidePlan, plan_guides
 from omniforcing_jax.sample.request import ClipRequest
 from omniforcing_jax.strict_json import require
 
@@ -43,6 +44,7 @@ class ClipPlan(NamedTuple):
         contexts: Text contexts, or a file of them, instead of the weights' own text encoder.
         negative_contexts: The same for the negative prompt.
         loras: LoRAs that were read for the network.
+        guides: Frames that the clips are given.
     """
 
     config: PipelineConfig
@@ -55,11 +57,17 @@ class ClipPlan(NamedTuple):
     contexts: text_source.TextSource
     negative_contexts: text_source.TextSource
     loras: Loras
+    guides: tuple[GuidePlan, ...]
 
     @property
     def prompts(self) -> tuple[str, ...]:
         """The prompts, one for each clip."""
         return tuple(self.request.prompts)
+
+    @property
+    def negative_prompts(self) -> tuple[str, ...]:
+        """The negative prompt, once for each clip."""
+        return (self.request.negative_prompt,) * len(self.prompts)
 
     @property
     def tokens(self) -> tuple[int, int]:
@@ -85,20 +93,24 @@ def plan_clip(weights: checks.Weights, request: ClipRequest) -> ClipPlan:
     require(has_cameras, "camera", request.camera, f"{config.name!r} has no camera attention")
     for layer in guidance.stg_layers:
         require(0 <= layer < config.model.layers, "layers", layer, f"must be below {config.model.layers}")
+    grid, pixels = checks.check_side(config, request.height, request.width), layout.PREFIX.frames_for(request.seconds)
+    loras = read_loras(config.model, request.loras)
     plan = ClipPlan(
         config=config,
         request=request,
         static=ClipStaticConfig(config.model, guidance, jnp.dtype(request.dtype)),
-        grid=checks.check_side(config, request.height, request.width),
-        frames=layout.latent_frames(layout.PREFIX.frames_for(request.seconds)),
+        grid=grid,
+        frames=layout.latent_frames(pixels),
         sigmas=levels,
         shares=request.shares,
         contexts=contexts,
         negative_contexts=_negative_of(contexts) if negative is None else negative,
-        loras=read_loras(config.model, request.loras),
+        loras=loras,
+        guides=plan_guides(config, grid, pixels, request.keyframes, request.references, loras.headers),
     )
     _check_text(plan, weights)
-    scores = budget.score_bytes(config, len(plan.prompts) * len(guidance.passes), plan.tokens[0], plan.tokens[0])
+    tokens = plan.tokens[0] + sum(guide.tokens for guide in plan.guides)
+    scores = budget.score_bytes(config, len(plan.prompts) * len(guidance.passes), tokens, tokens)
     working = {"attention": scores} | plan.loras.working
     budget.check_memory(config, request.dtype, isinstance(weights, Pipeline), working)
     return plan
@@ -106,11 +118,13 @@ def plan_clip(weights: checks.Weights, request: ClipRequest) -> ClipPlan:
 
 def _check_text(plan: ClipPlan, weights: checks.Weights) -> None:
     text_source.check_text(plan.config, plan.prompts, plan.contexts, weights)
-    if plan.needs_negative and plan.contexts is not None:
-        negative = plan.negative_contexts
+    if plan.needs_negative:
+        negative, prompt = text_source.open_source(plan.negative_contexts), plan.request.negative_prompt
         rule = "must be given if there are contexts and cfg is not 1"
-        require(negative is not None, "negative_contexts", None, rule)
-        text_source.check_text(plan.config, [""] * len(plan.prompts), negative)
+        require(negative is not None or plan.contexts is None, "negative_contexts", None, rule)
+        has_prompts = negative is None or isinstance(negative, text_source.ContextStore)
+        require(has_prompts or not prompt, "negative-prompt", prompt, "the negative contexts are of no prompt")
+        text_source.check_text(plan.config, plan.negative_prompts, negative, weights)
 
 
 def encode_plan_on_disk(weights: checks.Weights, plan: ClipPlan) -> ClipPlan:
@@ -119,12 +133,12 @@ def encode_plan_on_disk(weights: checks.Weights, plan: ClipPlan) -> ClipPlan:
     Raises:
         ValueError: As `text_source.encode_on_disk`.
     """
-    texts = (*plan.prompts, "") if plan.needs_negative else plan.prompts
+    texts = (*plan.prompts, plan.request.negative_prompt) if plan.needs_negative else plan.prompts
     contexts = text_source.encode_on_disk(weights, plan.config, texts, plan.contexts, plan.static.dtype)
     negative = plan.negative_contexts
     return plan._replace(contexts=contexts, negative_contexts=_negative_of(contexts) if negative is None else negative)
 
 
 def _negative_of(contexts: text_source.TextSource) -> text_source.TextSource:
-    """Return contexts by prompt, which include the empty prompt; None for any other source."""
+    """Return contexts by prompt, among which the negative prompt is looked up; None for any other source."""
     return contexts if isinstance(contexts, text_source.ContextStore) else None

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jaxtyping import DTypeLike
 
-from omniforcing_jax.guidance import GuidanceConfig, StreamGuidance
+from omniforcing_jax.guidance import GuidanceConfig, Pass, StreamGuidance
 from omniforcing_jax.pipeline.checks import check_dtype, check_seed
 from omniforcing_jax.pipeline.loras import GivenLoras, check_loras
 from omniforcing_jax.pipeline.text_source import TextSource
+from omniforcing_jax.sample.keyframes import Keyframe, Reference
 from omniforcing_jax.schedule import ancestral_shares, fresh_shares, ltx2_schedule
 from omniforcing_jax.stream.camera.motion import parse_camera
 from omniforcing_jax.strict_json import require
@@ -38,8 +39,9 @@ class ClipRequest:
         width: Frame width in pixels; None is the training resolution.
         dtype: Type to compute in.
         contexts: Text contexts, or a file of them, instead of the weights' own text encoder.
-        negative_contexts: Text contexts of the negative prompt. With the weights' own encoder, or with contexts by
-            prompt, the negative prompt is the empty one.
+        negative_prompt: What guidance pushes away from, the same for all clips.
+        negative_contexts: Text contexts of the negative prompt, instead of those that the weights' own encoder or
+            contexts by prompt have for it.
         renewal: Amount of fresh noise in a step, see `schedule.fresh_shares`. 0 takes Euler steps. 1 takes the steps of
             a reversed diffusion: they correct more of the network's errors, but more of them are needed.
         ancestral: Amount of fresh noise in an ancestral Euler step, see `schedule.ancestral_shares`: 1 for LTX-2.5's
@@ -48,6 +50,8 @@ class ClipRequest:
         sigmas: Noise levels from 1 to 0, such as `schedule.DISTILLED` for LTX-2's distilled weights. None is LTX-2's
             schedule with `steps` steps.
         loras: LoRA files and their strengths, which change the network while it runs.
+        keyframes: Pictures and clips that all clips are given, at places of theirs.
+        references: Clips beside those that are made, for an IC-LoRA among `loras`.
 
     Raises:
         ValueError: In one line that names the field, if a value fits no weights at all.
@@ -62,12 +66,15 @@ class ClipRequest:
     width: int | None = None
     dtype: DTypeLike = jnp.float32
     contexts: TextSource = None
+    negative_prompt: str = ""
     negative_contexts: TextSource = None
     renewal: int | float = 0.0
     ancestral: int | float = 0.0
     sigmas: Sequence[float] | None = None
     camera: str | None = None
     loras: GivenLoras = ()
+    keyframes: Sequence[Keyframe] = ()
+    references: Sequence[Reference] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.prompts, str):
@@ -78,6 +85,8 @@ class ClipRequest:
         check_seed(self.seed)
         check_dtype(self.dtype)
         object.__setattr__(self, "loras", check_loras(self.loras))
+        object.__setattr__(self, "keyframes", tuple(self.keyframes))
+        object.__setattr__(self, "references", tuple(self.references))
         if self.camera is not None:
             parse_camera(self.camera)
         rule = "must be finite and not negative"
@@ -86,7 +95,9 @@ class ClipRequest:
         rule = "must be 0 with an ancestral step, which renews noise in its own way"
         require(not (self.renewal and self.ancestral), "renewal", self.renewal, rule)
         require(1 <= self.steps <= MOST_STEPS, "steps", self.steps, f"must be between 1 and {MOST_STEPS}")
-        _ = self.strengths  # refuses a number that is not finite
+        rule = "needs guidance: cfg is 1 for both streams"  # also refuses a number that is not finite
+        has_guidance = Pass.NEGATIVE in self.strengths.passes
+        require(has_guidance or not self.negative_prompt, "negative-prompt", self.negative_prompt, rule)
         falls = all(a > b for a, b in itertools.pairwise(self.levels))
         ends = self.levels[0] <= 1 and self.levels[-1] == 0
         require(falls and ends, "sigmas", self.levels, "must fall from at most 1 to 0")

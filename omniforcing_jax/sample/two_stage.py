@@ -24,6 +24,7 @@ from omniforcing_jax.codecs.upsampler import upsample_clip
 from omniforcing_jax.codecs.upsampler_config import UpsamplerConfig
 from omniforcing_jax.guidance import GuidanceConfig
 from omniforcing_jax.io.atomic_write import AnyPath
+from omniforcing_jax.layout import PREFIX
 from omniforcing_jax.pipeline import budget, checks
 from omniforcing_jax.pipeline.loras import NO_LORAS
 from omniforcing_jax.pipeline.pipeline import Codecs, Pipeline, PipelineConfig
@@ -36,6 +37,7 @@ from omniforcing_jax.pipeline.weights_folder import (
 )
 from omniforcing_jax.rollout import to_frames
 from omniforcing_jax.sample.clip import ClipOptions, clip_noise, decode_clips, sample_latents
+from omniforcing_jax.sample.keyframes import plan_guides
 from omniforcing_jax.sample.plan import ClipPlan, encode_plan_on_disk, plan_clip
 from omniforcing_jax.sample.request import SECONDS, ClipRequest
 from omniforcing_jax.schedule import SECOND_STAGE, add_noise
@@ -88,16 +90,18 @@ def plan_two_stage(weights: checks.Weights, request: ClipRequest, second: AnyPat
     size = _final_size(config, upsampler, request)
     height, width = (side * upsampler.ratio[1] // upsampler.ratio[0] for side in size)
     low = plan_clip(weights, dataclasses.replace(request, height=height, width=width))._replace(config=config)
+    grid, pixels = config.grid(*size), PREFIX.frames_for(request.seconds)
     refining = dataclasses.replace(
         request, height=size[0], width=size[1], guidance=1.0, renewal=0.0, ancestral=0.0, sigmas=SECOND_STAGE
     )
     high = low._replace(
         request=refining,
         static=low.static._replace(guidance=refining.strengths),
-        grid=config.grid(*size),
+        grid=grid,
         sigmas=refining.levels,
         shares=None,
         loras=low.loras if second is None else NO_LORAS,
+        guides=plan_guides(config, grid, pixels, request.keyframes, request.references, low.loras.headers),
     )
     budget.check_memory(config, request.dtype, isinstance(weights, Pipeline), _working_bytes(high, upsampler))
     return TwoStagePlan(low, high, None if second is None else _read_second(second, config))

@@ -156,9 +156,14 @@ def _check_combination(blocks: int | None, start: Condition, drive: Condition) -
     """Check which of picture and sound are given, and how often."""
     for name in ("picture", "sound"):
         twice = getattr(start, name) is not None and getattr(drive, name) is not None
-        require(not twice, name, _name(getattr(drive, name)), "the start has one already")
+        require(not twice, name, name_source(getattr(drive, name)), "the start has one already")
     both = drive.picture is not None and drive.sound is not None
-    require(not both, "sound", _name(drive.sound), "picture and sound cannot both drive: nothing would be left to make")
+    require(
+        not both,
+        "sound",
+        name_source(drive.sound),
+        "picture and sound cannot both drive: nothing would be left to make",
+    )
     driven = drive.picture is not None or drive.sound is not None
     require(not driven or blocks is not None, "seconds", None, "must be given for a stream that is made to a file")
 
@@ -170,16 +175,16 @@ def _add_start(
     layout, start_s = static.sampler.layout, None
     if start.picture is not None:
         info = _check_picture(plan.size, start)
-        count = _count_picture_blocks(layout, info.frames, _name(start.picture))
+        count = _count_picture_blocks(layout, info.frames, name_source(start.picture))
         is_image = start.compress is None or info.frames == 1
-        require(is_image, "compress", start.compress, f"{_name(start.picture)} has {info.frames} frames, not one")
+        require(is_image, "compress", start.compress, f"{name_source(start.picture)} has {info.frames} frames, not one")
         plan = plan._replace(picture=start.picture, picture_blocks=count, fit=start.fit, compress=start.compress)
         start_s = info.start_s if start.picture is start.sound else None  # both of one file, on one clock
     if start.sound is not None:
         longest_s = layout.sound_seconds(plan.picture_blocks or blocks or 0) or LONGEST_START_S
         samples = _samples_of(config, start.sound, plan.mel, longest_s + 1, start_s)
         seconds = len(samples) / plan.mel.sample_rate
-        count = _count_sound_blocks(layout, seconds, plan.picture_blocks, _name(start.sound))
+        count = _count_sound_blocks(layout, seconds, plan.picture_blocks, name_source(start.sound))
         plan = plan._replace(sound=samples, sound_blocks=count)
     return plan
 
@@ -192,14 +197,14 @@ def _add_drive(
     if drive.picture is not None:
         frames, needed = _check_picture(plan.size, drive).frames, pixel_frames(layout.block(blocks - 1).video_end)
         rule = f"shorter than the stream, which has {needed} frames"
-        require(frames >= needed, _name(drive.picture), f"{frames} frames", rule)
+        require(frames >= needed, name_source(drive.picture), f"{frames} frames", rule)
         plan = plan._replace(picture=drive.picture, picture_blocks=blocks, fit=drive.fit)
     if drive.sound is not None:
         needed_s = layout.sound_seconds(blocks)
         samples = _samples_of(config, drive.sound, plan.mel, needed_s + 1)
         seconds = len(samples) / plan.mel.sample_rate
         rule = f"shorter than the stream of {layout.start_seconds(blocks)} s, whose sound takes {needed_s:g} s"
-        require(seconds >= needed_s - ROUNDING_S, _name(drive.sound), f"{seconds:.2f} s", rule)
+        require(seconds >= needed_s - ROUNDING_S, name_source(drive.sound), f"{seconds:.2f} s", rule)
         plan = plan._replace(sound=samples, sound_blocks=blocks)
     return plan
 
@@ -218,25 +223,36 @@ def make_tracks(pipeline: Pipeline, static: StaticConfig, plan: ConditioningPlan
     return ConditioningTracks(video, audio, plan.dropped) if video or audio else NO_TRACKS
 
 
-def _name(source: PictureSource | SoundSource | None) -> str:
+def name_source(source: PictureSource | SoundSource | None) -> str:
+    """Name a source in messages."""
     return f"array {source.shape}" if isinstance(source, np.ndarray) else os.fspath(source or "")
 
 
 def _check_picture(size: tuple[int, int], condition: Condition) -> media.PictureInfo:
-    """Check the size of a picture, and return what is known of it. Another frame rate is said."""
-    source, (height, width) = condition.picture, size
+    assert condition.picture is not None, "only pictures are checked"
+    return read_info(size, condition.picture, condition.fit)
+
+
+def read_info(size: tuple[int, int], source: PictureSource, fit: media.Fit | None) -> media.PictureInfo:
+    """Check a picture against the size of what is made, and return what is known of it. Another frame rate is said.
+
+    Raises:
+        ValueError: It cannot be read, or it has another size and `fit` is None.
+    """
+    height, width = size
     if isinstance(source, np.ndarray):
         fits = source.ndim == 4 and source.shape[-1] == 3 and source.dtype == np.uint8
         require(fits, "picture", source.shape, "must be uint8 [F, H, W, 3]")
         info = media.PictureInfo(source.shape[1], source.shape[2], len(source), FRAME_RATE)
     else:
-        assert source is not None, "only pictures are checked"
         info = media.read_picture_info(source)
-    fits = condition.fit is not None or (info.height, info.width) == size
+    fits = fit is not None or (info.height, info.width) == size
     rule = f"the stream's picture is {width}x{height} pixels; --fit crop, pad or stretch brings it to that size"
-    require(fits, _name(source), f"{info.width}x{info.height}", rule)
+    require(fits, name_source(source), f"{info.width}x{info.height}", rule)
     if info.frames > 1 and abs(info.rate - FRAME_RATE) > RATE_SLACK:
-        log.warning("%s: %.4g frames per second, shown at %d by their times", _name(source), info.rate, FRAME_RATE)
+        log.warning(
+            "%s: %.4g frames per second, shown at %d by their times", name_source(source), info.rate, FRAME_RATE
+        )
     return info
 
 
@@ -248,7 +264,7 @@ def _samples_of(
         return media.read_sound(source, mel.sample_rate, channels, at_most_s, start_s)
     fits = source.ndim == 2 and source.shape[1] == channels and source.dtype == np.float32
     require(fits, "sound", source.shape, f"must be float32 [samples, {channels}]")
-    check_samples(source, _name(source))
+    check_samples(source, name_source(source))
     return source
 
 
@@ -281,5 +297,6 @@ def _batches(plan: ConditioningPlan, sizes: Sequence[int]) -> Iterator[UInt8[np.
         return media.read_frames(source or "", iter(sizes), plan.size, plan.fit)
     blocks = np.split(source[: sum(sizes)], np.cumsum(sizes)[:-1])
     return (
-        np.stack([media.fit_picture(frame, plan.size, plan.fit, _name(source)) for frame in each]) for each in blocks
+        np.stack([media.fit_picture(frame, plan.size, plan.fit, name_source(source)) for frame in each])
+        for each in blocks
     )
