@@ -18,7 +18,7 @@ from omniforcing_jax.io import atomic_write, manifest, weights
 from omniforcing_jax.io.folder_swap import is_empty, recover, require_space
 from omniforcing_jax.io.tensor_file import write_runs
 from omniforcing_jax.pipeline import weights_folder
-from omniforcing_jax.strict_json import read_object, require
+from omniforcing_jax.strict_json import as_texts, read_object, require
 
 from . import text_projection
 from .hash_aside import HashAside
@@ -136,9 +136,10 @@ def _check_replaced(folder: Path, names: Sequence[str]) -> None:
                 raise ValueError(f"{path}: is of no conversion, and would be removed; move it away")
 
 
-def _list_extracts(place: Path) -> list[str]:
+def _list_extracts(place: Path) -> tuple[str, ...]:
     """List the further files of a component that was converted."""
-    return read_object(place / SOURCE).get(EXTRACTS, []) if (place / SOURCE).is_file() else []
+    path = place / SOURCE
+    return as_texts(read_object(path).get(EXTRACTS, []), f"{path}: {EXTRACTS}") if path.is_file() else ()
 
 
 def _open_all(paths: Sequence[Path], overrides: Overrides) -> tuple[dict[str, SourceComponent], list[str]]:

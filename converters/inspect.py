@@ -23,6 +23,7 @@ from .quantise import describe
 from .source_component import SourceComponent
 
 NEEDED = ("transformer", "video_vae", "audio_vae", "vocoder")  # by any command that makes picture and sound
+CONFIGS = ("config", "gemma_config")  # of a header; what they mean is printed
 NUMBER = re.compile(r"(?<![^./_])\d+(?![^./_])")
 
 
@@ -65,7 +66,7 @@ def _inspect_source(source: SourceComponent) -> Iterator[str]:
         passed = f", {len(keys)} of them pass through untouched" if keys else ""
     yield f"{source.name}: {source.format}, {source.where}, {_count(source.tensors)}{passed}"
     yield from (f"  {note}" for note in source.notes)
-    yield from (f"  {key}: {text}" for key, text in source.metadata.items() if key != "config")
+    yield from (f"  {key}: {text}" for key, text in source.metadata.items() if key not in CONFIGS)
     if source.component is not None:
         yield from _list_config(source.config.to_dict())
     yield from _list_tensors(source.tensors)

@@ -18,7 +18,7 @@ from jaxtyping import PyTree
 from omniforcing_jax.io import manifest, weights
 from omniforcing_jax.io.tensor_file import open_tensors
 from omniforcing_jax.pipeline.weights_folder import read_top
-from omniforcing_jax.strict_json import read_object
+from omniforcing_jax.strict_json import as_texts, read_object
 
 from .component import Component
 from .lazy_tensor import LazyTensor, list_tensors, wrap_array
@@ -62,6 +62,11 @@ class NativeComponent:
     def naming(self) -> str | None:
         """How the source's keys are spelled."""
         return self.source.get("naming")
+
+    @property
+    def extracts(self) -> tuple[str, ...]:
+        """Names of its further files that were tensors of the source."""
+        return as_texts(self.source.get(EXTRACTS, []), f"{self.folder / SOURCE}: {EXTRACTS}")
 
     @property
     def is_joined(self) -> bool:

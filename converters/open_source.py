@@ -4,10 +4,10 @@
 |---|---|
 | a safetensors file, or shards with an index, under LTX-2's keys | LTX-2, all components or some; OmniForcing |
 | a `.pt` file | OmniForcing, or a trainer's LTX-2 |
-| a safetensors file with Gemma 3's keys | ComfyUI's or ltx-core's single-file text encoder |
+| a safetensors file with Gemma's keys | ComfyUI's or ltx-core's single-file text encoder |
 | a safetensors file with an upsampler's keys | LTX-2's latent upsampler |
 | a folder with `model_index.json`, or with a `config.json` that names a diffusers class | diffusers |
-| a folder whose `config.json` has a Gemma 3 `model_type` | Hugging Face |
+| a folder whose `config.json` has a `model_type` of Gemma 3 or 4 | Hugging Face |
 | a GGUF file | a transformer under original keys, or llama.cpp's Gemma 3 |
 """
 

@@ -8,10 +8,11 @@ import numpy as np
 from omniforcing_jax.strict_json import loads_object, require
 from omniforcing_jax.text.tokenizer import FILE
 
+from . import text_projection
 from .component import LTX2_TEXT
 from .lazy_tensor import LazyTensor, wrap_array
 from .ltx2_header import find_contradiction
-from .native_component import EXTRACTS, NativeComponent
+from .native_component import NativeComponent
 from .single_file_gemma import ASSETS, CONFIG
 from .tokenizer_files import TOKENIZERS
 
@@ -34,7 +35,7 @@ def check(natives: Mapping[str, NativeComponent], folder: str) -> None:
 
 def pack_files(text: NativeComponent) -> dict[str, LazyTensor]:
     """Return the files of a text model's tokenizer as rows of bytes, by key."""
-    names = dict.fromkeys([*TOKENIZERS, *text.source.get(EXTRACTS, [])])
+    names = dict.fromkeys([*TOKENIZERS, *text.extracts])
     paths = [path for name in names if (path := text.folder / name).is_file()]
     return {
         PACKED if path.name == FILE else f"{ASSETS}{path.name}": wrap_array(np.fromfile(path, np.uint8), str(path))
@@ -57,7 +58,8 @@ def make_metadata(text: NativeComponent, fresh: bool) -> dict[str, str]:
         what = find_contradiction(table, values, text.config)
         require(what is None, CONFIG, "of the source", f"contradicts the config, {what}; give --fresh-header")
         return saved
-    return {"format": "pt"} | saved | {CONFIG: json.dumps(values | table.write(text.config))}
+    values = values | text_projection.version_of(text.source) | table.write(text.config)
+    return {"format": "pt"} | saved | {CONFIG: json.dumps(values)}
 
 
 def describe(text: NativeComponent) -> list[str]:

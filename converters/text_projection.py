@@ -41,10 +41,15 @@ def is_projection(source: SourceComponent) -> bool:
 def join(found: SourceComponent, earlier: SourceComponent | None) -> SourceComponent:
     """Join a part with what an earlier source has of the connectors; others are returned as they are.
 
-    The connectors' file has the config and the header.
+    The network's part has the header and the config. Without a config it takes that of the part that it replaces.
     """
     if earlier is None or earlier.naming != LTX2 or not is_part(found):
         return found
+    if found.config is None and earlier.config is not None and not is_projection(found):
+        note = f"has no config; that of {earlier.where} is taken"
+        found = dataclasses.replace(
+            found, component=earlier.component, config=earlier.config, notes=(*found.notes, note)
+        )
     projection, network = (found, earlier) if is_projection(found) else (earlier, found)
     tensors = {key: each for key, each in network.tensors.items() if not key.startswith(PROJECTION)}
     tensors |= {key: each for key, each in projection.tensors.items() if key.startswith(PROJECTION)}
@@ -82,18 +87,24 @@ def check_replaced(folder: Path, sources: Iterable[SourceComponent]) -> None:
 
 
 def check_text_model(sources: Mapping[str, SourceComponent]) -> None:
-    """Check that a network of LTX-2 was trained with the text model that comes with it, as ltx-core 1.2 does.
+    """Check that a network and connectors of LTX-2 were trained with the text model beside them, as ltx-core 1.2 does.
 
     Raises:
-        ValueError: It was trained with another one, or before there was Gemma 4; names both files.
+        ValueError: They were trained with another one, or before there was Gemma 4; names both files.
     """
-    text, network = sources.get("text"), sources.get("transformer")
-    if text is None or network is None or network.naming != LTX2 or not isinstance(text.config, GemmaConfig):
+    text = sources.get("text")
+    if text is None or not isinstance(text.config, GemmaConfig):
         return
-    found, where = (text.model_config or {}).get(VERSION), f"the header of {network.where}"
-    if MADE_FOR in network.metadata:
-        wanted = loads_object(network.metadata[MADE_FOR], f"{where}: {MADE_FOR}").get(VERSION)
+    for source in (sources.get(name) for name in ("transformer", NAME)):
+        if source is not None and source.naming == LTX2:
+            _check_header(source, text, text.config)
+
+
+def _check_header(source: SourceComponent, text: SourceComponent, config: GemmaConfig) -> None:
+    found, where = (text.model_config or {}).get(VERSION), f"the header of {source.where}"
+    if MADE_FOR in source.metadata:
+        wanted = loads_object(source.metadata[MADE_FOR], f"{where}: {MADE_FOR}").get(VERSION)
         if wanted != found:
             raise ValueError(f"{text.where}: has {VERSION}={found!r}, {where} says {wanted!r}")
-    elif text.config.global_heads is not None and "config" in network.metadata:
+    elif config.global_heads is not None and "config" in source.metadata:
         raise ValueError(f"{text.where}: is Gemma 4; {where} has no {MADE_FOR}, so its text model is Gemma 3")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import split_text
 import torch
+from published import NEWER, draw_network
 from run import refused, run
 from safetensors.numpy import load_file, save_file
 from split_text import GEMMA, PROJECTION, save_network, save_text
@@ -154,12 +155,14 @@ def test_a_part_is_not_written_over_whole_connectors(made, tmp_path, capsys):
     assert "the connectors are in the transformer's file" in line
 
 
-def test_a_network_without_a_header_keeps_the_earlier_projection(made, tmp_path):
-    both = ("--from", made / "network.safetensors", "--from", made / "text.safetensors")
-    bare = save_network(tmp_path / "tuned.safetensors", header=False)
-    run("convert", *both, "--from", bare, "--out", tmp_path / "ours")
-    name = "connectors/model.safetensors"
-    assert (tmp_path / "ours" / name).read_bytes() == (made / "ours" / name).read_bytes()
+@pytest.mark.parametrize("order", ["network text tuned", "network tuned text"])
+def test_a_network_without_a_header_keeps_the_earlier_config_and_projection(made, tmp_path, order):
+    tuned = save_network(tmp_path / "tuned.safetensors", header=False)
+    files = {"network": made / "network.safetensors", "text": made / "text.safetensors", "tuned": tuned}
+    sources = [word for name in order.split() for word in ("--from", files[name])]
+    run("convert", *sources, "--out", tmp_path / "ours")
+    for name in ("connectors/model.safetensors", "connectors/config.json"):
+        assert (tmp_path / "ours" / name).read_bytes() == (made / "ours" / name).read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -176,6 +179,14 @@ def test_a_text_model_that_the_network_was_not_trained_with_is_refused(tmp_path,
     assert complaint in line
     assert all(str(path) in line for path in sources)
     assert not (tmp_path / "ours").exists()
+
+
+def test_connectors_say_their_text_model_where_the_network_has_no_header(made, tmp_path, capsys):
+    save_file(draw_network(NEWER), tmp_path / "tuned.safetensors")
+    save_text(tmp_path / "text.safetensors", version={"gemma_version": "v9"})
+    files = (made / "network.safetensors", tmp_path / "tuned.safetensors", tmp_path / "text.safetensors")
+    sources = [word for path in files for word in ("--from", path)]
+    assert "has gemma_version='v9', the header of" in refused(capsys, "convert", *sources, "--out", tmp_path / "ours")
 
 
 def without(name):
