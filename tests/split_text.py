@@ -8,6 +8,7 @@ import ml_dtypes
 import numpy as np
 import torch
 from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
+from ltx25_files import NETWORK, draw_part
 from published import NEWER, draw_network, text_path
 from safetensors.numpy import save_file
 from tiny_text import build_tokenizer
@@ -21,6 +22,11 @@ SIZES = {"vocabulary": 320, "width": 24, "mlp_width": 32, "heads": 2, "kv_heads"
 GLOBAL = GlobalHeads(kv_heads=1, head_size=16, keys_are_values=True)
 GEMMA = dataclasses.replace(GEMMA_4_12B, **SIZES, global_heads=GLOBAL)
 CONNECTORS = text_path(NEWER)
+CONNECTORS = dataclasses.replace(
+    CONNECTORS,  # of the network's widths
+    video=dataclasses.replace(CONNECTORS.video, head_size=NEWER.video.width // CONNECTORS.video.heads),
+    audio=dataclasses.replace(CONNECTORS.audio, head_size=NEWER.audio.width // CONNECTORS.audio.heads),
+)
 VERSION = {"gemma_version": "gemma4-12b-ltx-v1"}
 PROJECTION = connectors.PROJECTION
 PARTS = {  # towers that no prompt needs
@@ -90,15 +96,16 @@ def peer_connectors():
     return model.eval()
 
 
-def save_network(path, version=VERSION, projection=False, header=True):
+def save_network(path, version=VERSION, projection=False, header=True, config=NEWER):
     """Write the network's file: with connectors, and without the text projection unless it is asked for."""
     tensors = {key: each for key, each in connector_tensors().items() if projection or not key.startswith(PROJECTION)}
-    section = transformer.COMPONENT.namings[LTX2].table.write(NEWER)["transformer"]
+    section = transformer.COMPONENT.namings[LTX2].table.write(config)["transformer"]
     section |= connectors.COMPONENT.namings[LTX2].table.write(CONNECTORS)["transformer"]
     section["text_encoder_norm_type"] = "PER_TOKEN_RMS"  # LTX-2.5's header has capital letters
     metadata = {"config": json.dumps({"transformer": section, "scheduler": {"sampler": "LinearQuadratic"}})}
     metadata |= {"model_version": "2.5.0"} if version is None else {"gemma_source_checkpoint": json.dumps(version)}
-    save_file(draw_network(NEWER) | tensors, path, metadata if header else None)
+    network = draw_part("transformer") if config == NETWORK else draw_network(config)
+    save_file(network | tensors, path, metadata if header else None)
     return path
 
 
