@@ -105,6 +105,6 @@ def _check_header(source: SourceComponent, text: SourceComponent, config: GemmaC
     if MADE_FOR in source.metadata:
         wanted = loads_object(source.metadata[MADE_FOR], f"{where}: {MADE_FOR}").get(VERSION)
         if wanted != found:
-            raise ValueError(f"{text.where}: has {VERSION}={found!r}, {where} says {wanted!r}")
+            raise ValueError(f"{text.where}: its gemma_version is {found!r}, {where} says {wanted!r}")
     elif config.global_heads is not None and "config" in source.metadata:
         raise ValueError(f"{text.where}: is Gemma 4; {where} has no {MADE_FOR}, so its text model is Gemma 3")

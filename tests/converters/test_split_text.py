@@ -168,8 +168,8 @@ def test_a_network_without_a_header_keeps_the_earlier_config_and_projection(made
 @pytest.mark.parametrize(
     ("network", "text", "complaint"),
     [
-        ({"version": {"gemma_version": "v2"}}, {}, "has gemma_version='gemma4-12b-ltx-v1', the header of"),
-        ({}, {"version": None}, "has gemma_version=None, the header of"),
+        ({"version": {"gemma_version": "v2"}}, {}, "its gemma_version is 'gemma4-12b-ltx-v1', the header of"),
+        ({}, {"version": None}, "its gemma_version is None, the header of"),
         ({"version": None, "projection": True}, {}, "is Gemma 4; the header of"),
     ],
 )
@@ -186,7 +186,7 @@ def test_connectors_say_their_text_model_where_the_network_has_no_header(made, t
     save_text(tmp_path / "text.safetensors", version={"gemma_version": "v9"})
     files = (made / "network.safetensors", tmp_path / "tuned.safetensors", tmp_path / "text.safetensors")
     sources = [word for path in files for word in ("--from", path)]
-    assert "has gemma_version='v9', the header of" in refused(capsys, "convert", *sources, "--out", tmp_path / "ours")
+    assert "its gemma_version is 'v9', the header of" in refused(capsys, "convert", *sources, "--out", tmp_path / "ours")
 
 
 def without(name):
