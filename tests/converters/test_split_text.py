@@ -186,7 +186,7 @@ def test_connectors_say_their_text_model_where_the_network_has_no_header(made, t
     save_text(tmp_path / "text.safetensors", version={"gemma_version": "v9"})
     files = (made / "network.safetensors", tmp_path / "tuned.safetensors", tmp_path / "text.safetensors")
     sources = [word for path in files for word in ("--from", path)]
-    assert "its gemma_version is 'v9', the header of" in refused(capsys, "convert", *sources, "--out", tmp_path / "ours")
+    assert "its gemma_version is 'v9'" in refused(capsys, "convert", *sources, "--out", tmp_path / "ours")
 
 
 def without(name):
