@@ -5,6 +5,7 @@ import sys
 import ml_dtypes
 import numpy as np
 import pytest
+from ltx25_files import NETWORK as LTX25
 from published import NEWER, SMALL, draw_network, save_diffusers, save_ltx2
 from run import refused, run
 from safetensors.numpy import save_file
@@ -67,13 +68,14 @@ def test_recording_and_checking_go_in_one_command_for_2_3_as_well(tmp_path, caps
     assert OUTPUTS in told
 
 
-def test_a_conversion_passes_what_diffusers_recorded(tmp_path, capsys):
+@pytest.mark.parametrize("config", [SMALL, LTX25], ids=["2.0", "2.5"])
+def test_a_conversion_passes_what_diffusers_recorded(config, tmp_path, capsys):
     from diffusers import LTX2VideoTransformer3DModel
 
-    model = LTX2VideoTransformer3DModel.from_config(transformer.COMPONENT.namings[DIFFUSERS].table.write(SMALL))
+    model = LTX2VideoTransformer3DModel.from_config(transformer.COMPONENT.namings[DIFFUSERS].table.write(config))
     model.save_pretrained(tmp_path / "pipeline/transformer")
     path = tmp_path / "pipeline/transformer/diffusion_pytorch_model.safetensors"
-    save_file(calm(draw_network(SMALL, DIFFUSERS, dtype=np.float32)), path, {"format": "pt"})
+    save_file(calm(draw_network(config, DIFFUSERS, dtype=np.float32)), path, {"format": "pt"})
     (tmp_path / "pipeline/model_index.json").write_text('{"_class_name": "LTX2Pipeline"}')
     record("diffusers", tmp_path / "pipeline", tmp_path / "mine")
     run("convert", "--from", tmp_path / "pipeline", "--out", tmp_path / "ours")

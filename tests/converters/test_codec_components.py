@@ -118,6 +118,38 @@ def test_block_lists_are_read_in_every_spelling_of_a_header():
     assert VIDEO.namings[LTX2].table.read(header) == LTX2_VIDEO_VAE
 
 
+def test_ltx_2_5_s_codec_of_convolutions_is_ltx_2_3_s():
+    def listed(suffix, *blocks):
+        return [[name if name == "res_x" else name + suffix, value] for name, value in blocks]
+
+    res = [["res_x", {"num_layers": layers}] for layers in (4, 6, 4, 2, 2)]
+    names, factors = ("compress_space", "compress_time", "compress_all", "compress_all"), {"encoder": (2, 2, 2, 1)}
+    factors["decoder"] = (2, 2, 1, 2)
+    lists = {}
+    for half, suffix in (("encoder", "_res"), ("decoder", "")):
+        between = [[name, {"multiplier": factor}] for name, factor in zip(names, factors[half], strict=True)]
+        blocks = [block for pair in zip(res, [*between, None], strict=True) for block in pair if block]
+        lists[f"{half}_blocks"] = listed(suffix, *blocks)
+    header = {
+        "_class_name": "CausalVideoAutoencoder",
+        "dims": 3,
+        "in_channels": 3,
+        "out_channels": 3,
+        "latent_channels": 128,
+        "decoder_base_channels": 128,
+        "encoder_base_channels": 128,
+        "patch_size": 4,
+        "norm_layer": "pixel_norm",
+        "latent_log_var": "uniform",
+        "spatial_padding_mode": "zeros",
+        "causal_decoder": False,
+        "timestep_conditioning": False,
+        "scaling_factor": 1.0,
+        **lists,
+    }
+    assert VIDEO.namings[LTX2].table.read({"vae": header}) == LTX23_VIDEO_VAE
+
+
 def change(values, path, value):
     """Set one value deep inside a copied config."""
     first, *rest = path

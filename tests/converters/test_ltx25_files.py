@@ -1,5 +1,6 @@
 """LTX-2.5 from its split files, and from diffusers' folder, to a weights folder, a clip, and back to the same bytes."""
 
+import av
 import ml_dtypes
 import numpy as np
 import pytest
@@ -43,6 +44,15 @@ def _quiet(capsys):
     capsys.readouterr()
 
 
+@pytest.fixture
+def contexts(tmp_path):
+    """A file of text contexts for one prompt."""
+    rng, path = np.random.default_rng(0), tmp_path / "contexts.safetensors"
+    widths = {"video": NETWORK.video.width, "audio": NETWORK.audio.width}
+    save_file({name: rng.normal(size=(1, 5, each)).astype(np.float32) for name, each in widths.items()}, path)
+    return str(path)
+
+
 def is_table(name):
     return name.rpartition("/")[2] in TABLES
 
@@ -84,14 +94,20 @@ def test_through_diffusers_nothing_is_lost(split, tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_clip_of_the_distilled_recipe_from_given_contexts(split, tmp_path, dtype):
+def test_a_clip_of_the_distilled_recipe_from_given_contexts(split, contexts, tmp_path):
     _, ours = split
-    rng, contexts = np.random.default_rng(0), tmp_path / "contexts.safetensors"
-    widths = {"video": NETWORK.video.width, "audio": NETWORK.audio.width}
-    save_file({name: rng.normal(size=(1, 5, each)).astype(np.float32) for name, each in widths.items()}, contexts)
-    recipe = ["--sigmas", "distilled", "--guidance", "1", "--ancestral", "1", "--seconds", "1", "--dtype", dtype]
+    recipe = ["--sigmas", "distilled", "--guidance", "1", "--ancestral", "1", "--seconds", "1", "--dtype", "bfloat16"]
     for name in ("one.mp4", "two.mp4"):
-        out = ["--prompt", "", "--contexts", str(contexts), "--weights", str(ours), "--out", str(tmp_path / name)]
+        out = ["--prompt", "", "--contexts", contexts, "--weights", str(ours), "--out", str(tmp_path / name)]
         assert main.main(["sample", *recipe, *out]) in (None, 0)
     assert (tmp_path / "one.mp4").read_bytes() == (tmp_path / "two.mp4").read_bytes()
+
+
+@pytest.mark.long
+def test_a_student_of_ltx_2_5_streams(split, contexts, tmp_path):
+    paths, _ = split
+    student = convert(paths.values(), tmp_path / "student", "--layout", "fused", "--sigmas", 1, 0, "--horizon", 1)
+    out = ["--prompt", "", "--contexts", contexts, "--weights", str(student), "--out", str(tmp_path / "stream.mp4")]
+    assert main.main(["stream", "--seconds", "1", "--lookahead", "1", *out]) in (None, 0)
+    with av.open(str(tmp_path / "stream.mp4")) as file:
+        assert sum(1 for _ in file.decode(video=0)) == 25

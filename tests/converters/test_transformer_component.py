@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import pytest
 import torch
 from conversion import assert_not_expressed
@@ -11,8 +13,12 @@ from ltx_core.model.transformer.model_configurator import LTXModelConfigurator
 
 from converters.component import DIFFUSERS, LTX2
 from converters.formats.transformer import COMPONENT, PREFIX
+from converters.missing_config import CONNECTORS_2_3
 from omniforcing_jax.config import CrossTimestep, GridPrecision, RotaryConfig, RotaryKind
+from omniforcing_jax.model.transformer import transformer_spec
+from omniforcing_jax.parallel.spec import abstract, count
 from omniforcing_jax.pipeline.presets import LTX2_19B, LTX25_22B, TINY
+from omniforcing_jax.text.connector import connectors_spec
 
 CROSS = dataclasses.replace(LTX2_19B, cross_timestep=CrossTimestep.CROSS)
 NEWER = {"caption_channels": None, "gated_attention": True, "text_adaln": True}
@@ -59,6 +65,16 @@ def test_at_full_size_ltx_2_5_has_diffusers_keys_and_shapes_and_those_of_its_own
     assert {p.source: p.source_shape for p in COMPONENT.expand(LTX25, DIFFUSERS)} == theirs
     original = {p.source.removeprefix(PREFIX): p.source_shape for p in COMPONENT.expand(LTX25, LTX2)}
     assert {rename(name): shape for name, shape in original.items()} == theirs
+
+
+def test_the_published_file_of_ltx_2_5_has_as_many_bytes_as_these_weights():
+    # The repository Lightricks/LTX-2.5 lists both its bfloat16 transformers with 42,018,190,584 bytes.
+    network = abstract(transformer_spec(LTX25_22B), jnp.bfloat16)
+    connectors = abstract(connectors_spec(CONNECTORS_2_3), jnp.bfloat16)  # without the features of Gemma's file
+    leaves = jax.tree.leaves((network, connectors.video, connectors.audio))
+    nbytes = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    assert count(transformer_spec(LTX25_22B)) == 18_987_859_200
+    assert 8 + 677_616 + nbytes == 42_018_190_584  # its header is 677,616 bytes long
 
 
 def test_the_published_header_of_ltx_2_5_is_read():

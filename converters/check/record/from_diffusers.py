@@ -10,7 +10,7 @@ import numpy as np
 
 from omniforcing_jax.io.extras import need
 
-from .inputs import AUDIO_FRAMES, GRID, Inputs, Peer
+from .inputs import AUDIO_FRAMES, BATCH, GRID, TOKENS, Inputs, Peer
 
 
 def load_diffusers(path: Path) -> Peer:
@@ -53,6 +53,9 @@ def _run(model: Any, inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
     video, audio, context_v, context_a = (torch.from_numpy(each) for each in (*inputs.latents, *inputs.contexts))
     levels = [torch.from_numpy(each) * scale for each in (*inputs.token_sigmas, *inputs.sigmas)]
     mask = torch.from_numpy(inputs.text_mask)
+    # LTX-2.5's own pipelines mark a clip's first latent frame, and diffusers' only with generated keyframes.
+    marked = (torch.arange(TOKENS) < GRID[1] * GRID[2]).float().reshape(1, TOKENS, 1).expand(BATCH, -1, -1)
+    is_marked = getattr(model.config, "use_keyframes_abs_pos_embedding", False)
     with torch.no_grad():
         velocities = model(
             hidden_states=video,
@@ -70,6 +73,7 @@ def _run(model: Any, inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
             width=GRID[2],
             audio_num_frames=AUDIO_FRAMES,
             use_cross_timestep=True,  # as the pipeline does
+            **({"video_keyframes_mask": marked} if is_marked else {}),
             return_dict=False,
         )
     return velocities[0].numpy(), velocities[1].numpy()
