@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from phases import moved_later
 from random_weights import fill
-from tiny import AS_USERS_DO, MODERN
+from tiny import AS_USERS_DO, MODERN, NEWEST
 from tiny_stream import GRID, STATIC, TOKENS, keys, student, text
 
 from omniforcing_jax import rollout as r
@@ -181,6 +181,13 @@ def test_text_that_depends_on_sigma_is_projected_once_per_step():
     )
     assert np.isfinite(one).all()
     assert not np.allclose(one, other)
+
+
+def test_text_adaln_without_a_level_is_projected_once_per_prompt():
+    static = STATIC._replace(model=NEWEST)
+    params = abstract(transformer_spec(NEWEST))
+    assert params.video.prompt_time is None
+    assert jax.eval_shape(lambda p: text(static, p, 2), params).steps is None
 
 
 def modern():
