@@ -90,7 +90,9 @@ def make_bounds() -> tuple[torch.Tensor, torch.Tensor]:
     return video, audio.float()
 
 
-def build_core(newer: bool, rotary: str, precise_grid: bool = True, small: bool = False) -> LTXModel:
+def build_core(
+    newer: bool, rotary: str, precise_grid: bool = True, small: bool = False, theta: float = 10_000.0
+) -> LTXModel:
     """Build ltx-core's model with random weights; `small` fills as in the recorded checksums."""
     options = {"apply_gated_attention": True, "cross_attention_adaln": True} if newer else {}
     if not newer:
@@ -101,6 +103,7 @@ def build_core(newer: bool, rotary: str, precise_grid: bool = True, small: bool 
         av_ca_timestep_scale_multiplier=1000,
         rope_type=LTXRopeType(rotary),
         double_precision_rope=precise_grid,
+        positional_embedding_theta=theta,
         **options,
     ).eval()
     model.load_state_dict(fill(model.state_dict(), small))
@@ -160,10 +163,11 @@ def _perturb(inputs: Inputs) -> BatchedPerturbationConfig:
     )
 
 
-def build_diffusers(core: LTXModel, newer: bool, rotary: str) -> LTX2VideoTransformer3DModel:
-    """Build diffusers' model with the weights of ltx-core's under their other names."""
+def build_diffusers(core: LTXModel, newer: bool, rotary: str, **more) -> LTX2VideoTransformer3DModel:
+    """Build diffusers' model with the weights of ltx-core's under their other names; `more` are further options."""
     names = ("gated_attn", "cross_attn_mod", "audio_gated_attn", "audio_cross_attn_mod", "perturbed_attn")
     options = dict.fromkeys(names, True) | {"use_prompt_embeddings": False} if newer else {"caption_channels": CAPTION}
+    options = options | more
     model = LTX2VideoTransformer3DModel(**SIZES, rope_type=rotary, rope_double_precision=True, **options).eval()
     model.load_state_dict({rename(name): value for name, value in core.state_dict().items()})
     return model

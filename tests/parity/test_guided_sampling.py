@@ -1,4 +1,4 @@
-"""Guided sampling with negative prompts, keyframes and references against live pipelines of diffusers.
+"""Guided sampling with negative prompts, keyframes and references against live pipelines of diffusers, and ltx-core.
 
 The pipelines run whole at tiny size, with loops of their own. Only text and pictures are given as latents. Rotary
 frequencies are lower than those of the published networks: float32 tables are then exact enough to compare clips.
@@ -23,11 +23,23 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     LTX2ConditionPipeline,
     LTX2InContextPipeline,
-    LTX2VideoTransformer3DModel,
 )
 from diffusers.pipelines.ltx2 import pipeline_ltx2_condition, pipeline_ltx2_ic_lora
 from diffusers.pipelines.ltx2.pipeline_ltx2_condition import LTX2VideoCondition
 from diffusers.pipelines.ltx2.pipeline_ltx2_ic_lora import LTX2ReferenceCondition
+from ltx_core.components.guiders import MultiModalGuider, MultiModalGuiderParams
+from ltx_core.components.patchifiers import AudioPatchifier, VideoLatentPatchifier
+from ltx_core.conditioning import VideoConditionByLatentIndex, VideoConditionByReferenceLatent
+from ltx_core.guidance.perturbations import (
+    BatchedPerturbationConfig,
+    Perturbation,
+    PerturbationConfig,
+    PerturbationType,
+)
+from ltx_core.model.transformer.modality import Modality
+from ltx_core.model.transformer.model import X0Model
+from ltx_core.tools import VideoLatentTools
+from ltx_core.types import AudioLatentShape, VideoLatentShape
 
 from converters.component import LTX2
 from converters.formats.transformer import COMPONENT, PREFIX
@@ -46,25 +58,68 @@ THETA, SIGMAS, AUDIO = 30.0, (1.0, 0.7, 0.4), 18
 FRAMES, ROWS, COLUMNS = peers.GRID
 PIXELS, HEIGHT, WIDTH = 1 + 8 * (FRAMES - 1), 32 * ROWS, 32 * COLUMNS
 RESCALE = 0.7
-CONFIG = dataclasses.replace(
+LTX_2 = dataclasses.replace(
     TINY, rotary=RotaryConfig(kind=RotaryKind.SPLIT, theta=THETA), cross_timestep=CrossTimestep.CROSS
+)
+LTX_2_3 = dataclasses.replace(LTX_2, caption_channels=None, gated_attention=True, text_adaln=True)
+GENERATIONS = pytest.mark.parametrize(
+    "config", [pytest.param(LTX_2, id="2.0", marks=pytest.mark.long), pytest.param(LTX_2_3, id="2.3")]
 )
 
 
+def core_state(sigma):
+    """The state of ltx-core with a picture that replaces latents and a reference, both of less strength."""
+    shape = VideoLatentShape(1, 8, FRAMES, ROWS, COLUMNS)
+    tools = VideoLatentTools(VideoLatentPatchifier(1), shape, fps=24.0)
+    state = tools.create_initial_state("cpu", torch.float32)
+    for kind, frames, rows, columns, options in (
+        (VideoConditionByLatentIndex, 1, ROWS, COLUMNS, {"strength": 0.7, "latent_idx": 0}),
+        (VideoConditionByReferenceLatent, 1, ROWS // 2, COLUMNS // 2, {"strength": 0.4, "downscale_factor": 2}),
+    ):
+        latent = torch.from_numpy(encode(frames, rows, columns)).reshape(1, 1, rows, columns, 8).permute(0, 4, 1, 2, 3)
+        state = kind(latent=latent, **options).apply_to(state, tools)
+    level = state.denoise_mask * sigma
+    noise = torch.from_numpy(NOISE[state.latent.shape[1]])
+    return dataclasses.replace(state, latent=noise * level + state.clean_latent * (1 - level))
+
+
+@torch.no_grad()
+def core_estimate(config, sigma):
+    """The guided clean estimate of ltx-core: four passes, its guider, its mixture with what is given."""
+    state, network, levels = core_state(sigma), X0Model(networks(config)[2]), torch.full((1,), sigma)
+    audio_places = AudioPatchifier(1).get_patch_grid_bounds(AudioLatentShape(1, 8, AUDIO, 16)).float()
+
+    def ask(prompt, *perturbations):
+        context, texts = torch.from_numpy(text(config, prompt)), {"sigma": levels, "context_mask": None}
+        own = (state.denoise_mask * sigma, state.positions)
+        video = Modality(state.latent, timesteps=own[0], positions=own[1], context=context, **texts)
+        all_audio = (levels[:, None, None].expand(1, AUDIO, 1), audio_places)
+        noisy = torch.from_numpy(NOISE_A)
+        audio = Modality(
+            noisy, timesteps=all_audio[0], positions=all_audio[1], context=audio_text(config, context), **texts
+        )
+        return network(video, audio, BatchedPerturbationConfig([PerturbationConfig(list(perturbations))]))
+
+    kinds = PerturbationType
+    stg = [Perturbation(kind, [1]) for kind in (kinds.SKIP_VIDEO_SELF_ATTN, kinds.SKIP_AUDIO_SELF_ATTN)]
+    cut = [Perturbation(kind, None) for kind in (kinds.SKIP_A2V_CROSS_ATTN, kinds.SKIP_V2A_CROSS_ATTN)]
+    passes = [ask("prompt"), ask("negative"), ask("prompt", *stg), ask("prompt", *cut)]
+    guided = []
+    for stream, cfg in enumerate((3.0, 7.0)):
+        params = MultiModalGuiderParams(cfg_scale=cfg, stg_scale=1.0, rescale_scale=RESCALE, modality_scale=3.0)
+        guided.append(MultiModalGuider(params).calculate(*(each[stream] for each in passes)))
+    mask = state.denoise_mask
+    return state, [(guided[0] * mask + state.clean_latent * (1 - mask)).numpy(), guided[1].numpy()]
+
+
 @functools.cache
-def networks():
-    """Diffusers' network, and our parameters."""
-    core = peers.build_core(newer=False, rotary="split")
-    options = {
-        "caption_channels": peers.CAPTION,
-        "rope_theta": THETA,
-        "rope_double_precision": True,
-        "perturbed_attn": True,
-    }
-    theirs = LTX2VideoTransformer3DModel(**peers.SIZES, rope_type="split", **options).eval()
-    theirs.load_state_dict({peers._rename(name): value for name, value in core.state_dict().items()})
+def networks(config):
+    """Diffusers' network, our parameters, and ltx-core's network."""
+    newer = config.text_adaln
+    core = peers.build_core(newer, "split", theta=THETA)
+    theirs = peers.build_diffusers(core, newer, "split", rope_theta=THETA, perturbed_attn=True)
     tensors = {PREFIX + name: value for name, value in peers.get_weights(core).items()}
-    return theirs, jax.tree.map(jnp.asarray, to_native(COMPONENT, LTX2, CONFIG, tensors))
+    return theirs, jax.tree.map(jnp.asarray, to_native(COMPONENT, LTX2, config, tensors)), core
 
 
 def draw(*shape, seed):
@@ -73,7 +128,15 @@ def draw(*shape, seed):
 
 NOISE = {FRAMES * ROWS * COLUMNS + n: draw(1, FRAMES * ROWS * COLUMNS + n, 8, seed=n) for n in (0, 2, 8, 16)}
 NOISE_A = draw(1, AUDIO, 8, seed=77)
-TEXT = {name: draw(1, peers.WORDS, peers.CAPTION, seed=80 + i) for i, name in enumerate(("prompt", "negative"))}
+
+
+def text(config, name):
+    """Contexts of a prompt for video; the audio's are made of them."""
+    return draw(1, peers.WORDS, config.caption_channels or config.video.width, seed=80 + len(name))
+
+
+def audio_text(config, context):
+    return context[..., : config.caption_channels or config.audio.width] * 0.5
 
 
 class Connectors(torch.nn.Module):
@@ -81,8 +144,12 @@ class Connectors(torch.nn.Module):
 
     device = torch.device("cpu")
 
+    def __init__(self, config):
+        super().__init__()
+        self.network = config
+
     def forward(self, embeds, mask, padding_side):
-        return embeds, embeds * 0.5, mask
+        return embeds, audio_text(self.network, embeds), mask
 
 
 class PictureEncoder(torch.nn.Module):
@@ -117,7 +184,7 @@ def audio_codec():
     return codec
 
 
-def run_theirs(monkeypatch, kind, **options):
+def run_theirs(monkeypatch, config, kind, **options):
     """Run a pipeline of diffusers; returns its latents, and what the network saw at its first call."""
 
     def noise(shape, **_):
@@ -125,16 +192,21 @@ def run_theirs(monkeypatch, kind, **options):
 
     for module in (pipeline_ltx2_condition, pipeline_ltx2_ic_lora):
         monkeypatch.setattr(module, "randn_tensor", noise)
-    network, seen = networks()[0], []
+    network, seen = networks(config)[0], []
     handle = network.register_forward_pre_hook(lambda _, args, inputs: seen.append(inputs), with_kwargs=True)
-    parts = {"vae": PictureEncoder(), "audio_vae": audio_codec(), "connectors": Connectors(), "transformer": network}
+    parts = {
+        "vae": PictureEncoder(),
+        "audio_vae": audio_codec(),
+        "connectors": Connectors(config),
+        "transformer": network,
+    }
     parts |= dict.fromkeys(("text_encoder", "tokenizer", "vocoder"))
     pipeline = kind(scheduler=FlowMatchEulerDiscreteScheduler(), **parts)
     pipeline.set_progress_bar_config(disable=True)
     mask = torch.ones(1, peers.WORDS, dtype=torch.int64)
     video, audio = pipeline(
-        prompt_embeds=torch.from_numpy(TEXT["prompt"]),
-        negative_prompt_embeds=torch.from_numpy(TEXT["negative"]),
+        prompt_embeds=torch.from_numpy(text(config, "prompt")),
+        negative_prompt_embeds=torch.from_numpy(text(config, "negative")),
         prompt_attention_mask=mask,
         negative_prompt_attention_mask=mask,
         height=HEIGHT,
@@ -161,9 +233,9 @@ def plan(keyframes=(), references=(), scale=1):
     return plan_guides(TINY_CLIP, (ROWS, COLUMNS), PIXELS, keyframes, references, [{FACTOR: str(scale)}])
 
 
-def guide_of(plans):
+def guide_of(config, plans):
     """Lay out the stand-in's latents of what is given."""
-    given = [place_given(CONFIG, each, jnp.asarray(encode(each.frames, *each.grid))) for each in plans]
+    given = [place_given(config, each, jnp.asarray(encode(each.frames, *each.grid))) for each in plans]
     return make_guide(given, FRAMES * ROWS * COLUMNS) if plans else None
 
 
@@ -172,20 +244,20 @@ def guidance(rescale):
     return GuidanceConfig(video=strong, audio=dataclasses.replace(strong, cfg=7.0), stg_layers=(1,))
 
 
-def begin(guide):
+def begin(guide, sigma=1.0):
     tokens = FRAMES * ROWS * COLUMNS if guide is None else guide.clean.shape[1]
     noise = Streams(jnp.array(NOISE[tokens]), jnp.array(NOISE_A))
-    return noise if guide is None else begin_guided(guide, noise, None, SIGMAS[0])
+    return noise if guide is None else begin_guided(guide, noise, None, sigma)
 
 
-def run_ours(guide):
-    positions = make_positions(CONFIG, clip_block(FRAMES, AUDIO), (ROWS, COLUMNS))
-    contexts = [TextContexts(jnp.asarray(x), jnp.asarray(x * 0.5), None) for x in TEXT.values()]
-    strengths = guidance(RESCALE if guide is None else 0.0)
-    static, latents = ClipStaticConfig(CONFIG, strengths, jnp.dtype("float32")), begin(guide)
-    for sigmas in itertools.pairwise((*SIGMAS, 0.0)):
+def run_ours(config, guide, levels=(*SIGMAS, 0.0), rescale=0.0):
+    positions = make_positions(config, clip_block(FRAMES, AUDIO), (ROWS, COLUMNS))
+    prompts = [text(config, name) for name in ("prompt", "negative")]
+    contexts = [TextContexts(jnp.asarray(x), jnp.asarray(audio_text(config, x)), None) for x in prompts]
+    static, latents = ClipStaticConfig(config, guidance(rescale), jnp.dtype("float32")), begin(guide, levels[0])
+    for sigmas in itertools.pairwise(levels):
         step = SamplingStep(sigmas=jnp.array(sigmas, jnp.float32), fresh=None, share=jnp.float32(0))
-        latents = clip_step(networks()[1], latents, step, ClipText(*contexts), positions, guide, static=static)
+        latents = clip_step(networks(config)[1], latents, step, ClipText(*contexts), positions, guide, static=static)
     return cut_appended(latents, FRAMES * ROWS * COLUMNS)
 
 
@@ -217,39 +289,59 @@ def condition(frames, index, strength=1.0):
     return LTX2VideoCondition(frames=picture(frames), index=index, strength=strength, crf=0)
 
 
+@pytest.mark.long
 def test_a_negative_prompt_pushes_as_in_diffusers(monkeypatch):
-    theirs, _ = run_theirs(monkeypatch, LTX2ConditionPipeline)
-    assert_same_clip(run_ours(None), theirs)
+    config = LTX_2_3
+    theirs, _ = run_theirs(monkeypatch, config, LTX2ConditionPipeline)
+    assert_same_clip(run_ours(config, None, rescale=RESCALE), theirs)
 
 
-def test_a_first_picture_and_a_later_clip_are_given_as_in_diffusers(monkeypatch):
-    theirs, seen = run_theirs(monkeypatch, LTX2ConditionPipeline, conditions=[condition(1, 0), condition(9, 1)])
+@GENERATIONS
+def test_a_first_picture_and_a_later_clip_are_given_as_in_diffusers(monkeypatch, config):
+    theirs, seen = run_theirs(monkeypatch, config, LTX2ConditionPipeline, conditions=[condition(1, 0), condition(9, 1)])
     plans = plan([Keyframe(picture=picture()), Keyframe(picture=picture(9), second=1 / 24)])
-    guide = guide_of(plans)
+    guide = guide_of(config, plans)
     assert_same_inputs(guide, plans, seen)
-    ours = run_ours(guide)
+    ours = run_ours(config, guide)
     assert_same_clip(ours, theirs)
     np.testing.assert_allclose(ours.video[:, : ROWS * COLUMNS], encode(1, ROWS, COLUMNS), atol=1e-6)
 
 
 def test_a_picture_of_less_strength_has_the_noise_and_the_second_that_diffusers_gives_it(monkeypatch):
+    config = LTX_2_3
     monkeypatch.setattr("test_guided_sampling.SIGMAS", (1.0,))
-    _, seen = run_theirs(monkeypatch, LTX2ConditionPipeline, conditions=[condition(9, 0, 0.7), condition(1, 2, 0.4)])
+    _, seen = run_theirs(
+        monkeypatch, config, LTX2ConditionPipeline, conditions=[condition(9, 0, 0.7), condition(1, 2, 0.4)]
+    )
     plans = plan([Keyframe(picture=picture(9), strength=0.7), Keyframe(picture=picture(), second=9 / 24, strength=0.4)])
     with pytest.raises(ValueError, match=r"contradicts"):
         plan([Keyframe(picture=picture(17)), Keyframe(picture=picture(), second=9 / 24)])
-    assert_same_inputs(guide_of(plans), plans, seen)
+    assert_same_inputs(guide_of(config, plans), plans, seen)
 
 
+@pytest.mark.long
 def test_a_reference_of_half_the_size_is_read_as_in_diffusers(monkeypatch):
+    config = LTX_2_3
     theirs, seen = run_theirs(
         monkeypatch,
+        config,
         LTX2InContextPipeline,
         conditions=[condition(1, 0)],
         reference_conditions=[LTX2ReferenceCondition(frames=picture(1, 2)[0])],
         reference_downscale_factor=2,
     )
     plans = plan([Keyframe(picture=picture())], [Reference(picture=picture(1, 2))], scale=2)
-    guide = guide_of(plans)
+    guide = guide_of(config, plans)
     assert_same_inputs(guide, plans, seen)
-    assert_same_clip(run_ours(guide), theirs)
+    assert_same_clip(run_ours(config, guide), theirs)
+
+
+@pytest.mark.long
+def test_tokens_of_less_strength_are_estimated_and_rescaled_as_in_ltx_core():
+    config = LTX_2_3
+    state, theirs = core_estimate(config, 0.6)
+    plans = plan([Keyframe(picture=picture(), strength=0.7)], [Reference(picture=picture(1, 2), strength=0.4)], scale=2)
+    guide = guide_of(config, plans)
+    np.testing.assert_allclose(begin(guide, 0.6).video, state.latent, atol=1e-6)
+    ours = run_ours(config, guide, (0.6, 0.0), rescale=RESCALE)
+    assert_same_clip(ours, [theirs[0][:, : FRAMES * ROWS * COLUMNS], theirs[1]])

@@ -65,6 +65,7 @@ def test_beside_the_weights_they_make_the_stream_of_fused_ones(loras, pipeline):
     assert max(np.abs(a - b).max() for a, b in zip(ours[-1], plain[-1], strict=True)) > 0.1
 
 
+@pytest.mark.long
 def test_a_change_between_blocks_goes_on_from_the_past_as_fused_weights_would(loras):
     changed = [(loras[0], 0.8), (loras[1], 0.3)]
 
@@ -136,6 +137,7 @@ def test_a_saved_stream_names_its_loras_and_goes_on_with_them_bit_by_bit(loras, 
     assert all(np.array_equal(one.video, other.video) for one, other in zip(again, rest, strict=True))
 
 
+@pytest.mark.long
 def test_a_teacher_samples_with_loras_as_with_fused_ones(loras):
     given = [(loras[0], 0.8)]
     (ours,) = sample_clip(teacher(), [PROMPT], 1, steps=2, guidance=2.0, loras=given)
