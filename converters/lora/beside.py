@@ -1,11 +1,12 @@
 """LoRA files read for use beside a network's weights: the factors of each of its matrices, nothing fused.
 
-The keys, their spellings and the scales are those that `fuse.py` knows. What is no change of low rank, or changes
-another component than the transformer, can only be fused.
+The keys, their spellings and the scales are those that `fuse.py` knows. A change of a bias is one rank more, which
+counts whatever the input is. What changes a whole matrix, or another component than the transformer, can only be fused.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,7 +23,19 @@ from .names import OF_CONNECTORS, Place, Places, find_place, name_places, strip_
 from .scale import find_scale, read_settings
 
 FUSE = "fuse it with `convert --lora`"
-Pairs = dict[int | None, tuple[Module, float]]  # by layer; None for a matrix that no layer has
+
+
+class Ranks(NamedTuple):
+    """The changes of one matrix of one layer, see `LoraFactors`."""
+
+    down: np.ndarray
+    up: np.ndarray
+    scale: np.ndarray
+    offset: np.ndarray
+
+
+Found = dict[int | None, tuple[str, Ranks]]
+"""What modules change in one matrix, by layer; None for a matrix that no layer has."""
 
 
 def read_beside(config: ModelConfig, path: Path) -> Factors:
@@ -39,28 +52,27 @@ def read_beside(config: ModelConfig, path: Path) -> Factors:
     path = find_file(path)
     modules, metadata = read_modules(path)
     settings = read_settings(path, modules, metadata)
-    places, found = name_places([(COMPONENT, config)]), {}
+    places, shapes = name_places([(COMPONENT, config)]), _shapes(COMPONENT, config)
+    found: dict[str, Found] = {}
     for module in modules:
-        _refuse_what_is_fused(path, module)
         place = _find(path, module, places)
-        pairs: Pairs = found.setdefault(place.native, {})
-        if place.layer in pairs:
-            other = pairs[place.layer][0].name
-            raise ValueError(f"{path}: {module.name} and {other} are one tensor, given twice")
-        pairs[place.layer] = (module, find_scale(path, module, settings)[0])
-    shapes = _shapes(COMPONENT, config)
-    return {native: _stack(path, native, pairs, shapes[native]) for native, pairs in found.items()}
-
-
-def _refuse_what_is_fused(path: Path, module: Module) -> None:
-    for role, ending in {Role.UP_BIAS: "lora_B.bias", Role.DIFF: "diff", Role.DIFF_BIAS: "diff_b"}.items():
-        if role in module.tensors:
-            raise ValueError(f"{path}: {module.name}.{ending} is no change of low rank; {FUSE}")
+        native = place.native.removesuffix("/b") + "/w" if place.native.endswith("/b") else place.native
+        scale = find_scale(path, module, settings)[0] if Role.DOWN in module.tensors else 1.0
+        layers = found.setdefault(native, {})
+        if place.layer in layers:
+            raise ValueError(f"{path}: {module.name} and {layers[place.layer][0]} are one tensor, given twice")
+        layers[place.layer] = (module.name, _list_ranks(path, module, scale, shapes[native][-2:], native))
+    return {native: _stack(layers, shapes[native]) for native, layers in found.items()}
 
 
 def _find(path: Path, module: Module, places: Places) -> Place:
+    """Find the matrix whose product a module changes, or the bias if it changes nothing else."""
+    if Role.DIFF in module.tensors:
+        raise ValueError(f"{path}: {module.name}.diff is no change of low rank; {FUSE}")
+    has_bias = Role.UP_BIAS in module.tensors or Role.DIFF_BIAS in module.tensors
     try:
-        return find_place(path, module.name, "weight", places)
+        bias = find_place(path, module.name, "bias", places) if has_bias else None
+        return find_place(path, module.name, "weight", places) if bias is None or Role.DOWN in module.tensors else bias
     except ValueError:
         if OF_CONNECTORS.match(f"{strip_prefixes(module.name)}."):
             raise ValueError(f"{path}: {module.name} changes the connectors, not the transformer; {FUSE}") from None
@@ -71,27 +83,41 @@ def _shapes(component: Component, config: ModelConfig) -> Mapping[str, tuple[int
     return {name: tuple(leaf.shape) for name, leaf in name_leaves(component.abstract(config)).items()}
 
 
-def _stack(path: Path, native: str, pairs: Pairs, shape: tuple[int, ...]) -> LoraFactors:
-    """Put the factors of all layers together; a layer without any, or with fewer ranks, has zeros.
+def _list_ranks(path: Path, module: Module, scale: float, shape: tuple[int, ...], native: str) -> Ranks:
+    """Read a module: its factors, then one rank for each change of the bias.
 
     Raises:
-        ValueError: A change has not the shape of its matrix, or a factor has a value that is not finite.
+        ValueError: A change has not the shape of its matrix, or a value is not finite.
     """
+    (outputs, inputs), down, up, scales = shape, [np.zeros((0, shape[1]), np.float32)], [], []
+    if Role.DOWN in module.tensors:
+        down, up, scales = [_load(module, Role.DOWN)], [_load(module, Role.UP)], [scale] * module.rank
+    for role, factor in ((Role.UP_BIAS, scale), (Role.DIFF_BIAS, 1.0)):
+        if role in module.tensors:
+            up, scales = [*up, _load(module, role).reshape(-1, 1)], [*scales, factor]
+    changed = {(len(each), down[0].shape[1]) for each in up}
+    if changed != {(outputs, inputs)}:
+        where = f"{path}: the change of {module.name}"
+        raise ValueError(f"{where} has shape {changed.pop()}, {native} has {(outputs, inputs)}")
+    of_bias = len(scales) - len(down[0])
+    down = np.concatenate([down[0], np.zeros((of_bias, inputs), down[0].dtype)])
+    offset = np.repeat(np.array([0, 1], np.float32), [len(scales) - of_bias, of_bias])
+    return Ranks(down, np.concatenate(up, axis=1), np.array(scales, np.float32), offset)
+
+
+def _stack(layers: Found, shape: tuple[int, ...]) -> LoraFactors:
+    """Put the ranks of all layers together; a layer without any, or with fewer ranks, has zeros."""
     *outer, outputs, inputs = shape
-    rank = max(module.rank for module, _ in pairs.values())
-    types = {module.tensors[role].dtype for module, _ in pairs.values() for role in (Role.DOWN, Role.UP)}
+    each = [ranks for _, ranks in layers.values()]
+    rank, types = max(len(ranks.scale) for ranks in each), {ranks.up.dtype for ranks in each}
     dtype = types.pop() if len(types) == 1 else np.dtype(np.float32)
     down, up = np.zeros((*outer, rank, inputs), dtype), np.zeros((*outer, outputs, rank), dtype)
-    scale = np.zeros((*outer, rank), np.float32)
-    for layer, (module, factor) in pairs.items():
-        at, own = () if layer is None else layer, module.rank
-        sizes = (module.tensors[Role.UP].shape[0], module.tensors[Role.DOWN].shape[1])
-        if sizes != (outputs, inputs):
-            where = f"{path}: the change of {module.name}"
-            raise ValueError(f"{where} has shape {sizes}, {native} has {(outputs, inputs)}")
-        down[at][:own], up[at][:, :own] = (_load(module, role) for role in (Role.DOWN, Role.UP))
-        scale[at][:own] = factor
-    return LoraFactors(down=down, up=up, scale=scale, owner=np.zeros(rank, np.int64))
+    scale, offset = (np.zeros((*outer, rank), np.float32) for _ in range(2))
+    for layer, (_, ranks) in layers.items():
+        at, own = () if layer is None else layer, len(ranks.scale)
+        down[at][:own], up[at][:, :own] = ranks.down, ranks.up
+        scale[at][:own], offset[at][:own] = ranks.scale, ranks.offset
+    return LoraFactors(down=down, up=up, scale=scale, offset=offset, owner=np.zeros(rank, np.int64))
 
 
 def _load(module: Module, role: Role) -> np.ndarray:

@@ -31,12 +31,14 @@ class LoraFactors:
         down: First factors, [..., R, I].
         up: Second factors, [..., O, R].
         scale: Alpha / rank of each rank, [..., R], float32; 0 where a layer has fewer ranks than others.
+        offset: 1 for ranks that change the bias, 0 for others, [..., R], float32.
         owner: The number of the file that a rank is from, [R].
     """
 
     down: np.ndarray
     up: np.ndarray
     scale: Float[np.ndarray, "*layers R"]
+    offset: Float[np.ndarray, "*layers R"]
     owner: Int[np.ndarray, " R"]
 
     @property
@@ -46,7 +48,7 @@ class LoraFactors:
 
     def row(self, layer: int) -> "LoraFactors":
         """Return the changes of one layer."""
-        return LoraFactors(self.down[layer], self.up[layer], self.scale[layer], self.owner)
+        return LoraFactors(self.down[layer], self.up[layer], self.scale[layer], self.offset[layer], self.owner)
 
 
 Factors = Mapping[str, LoraFactors]
@@ -101,6 +103,7 @@ def _side_by_side(each: Sequence[tuple[int, LoraFactors]]) -> LoraFactors:
         down=np.concatenate([f.down for f in factors], axis=-2),
         up=np.concatenate([f.up for f in factors], axis=-1),
         scale=np.concatenate([f.scale for f in factors], axis=-1),
+        offset=np.concatenate([f.offset for f in factors], axis=-1),
         owner=np.concatenate([np.full(f.scale.shape[-1], i) for i, f in each]),
     )
 
@@ -127,12 +130,14 @@ def _beside(node: Linear, parts: Sequence[LoraFactors | None], strengths: Sequen
     most, place = max(part.scale.shape[-1] for part in known), len(outer)
     down = [_pad(None if p is None else p.down, (*outer, most, inputs)) for p in parts]
     up = [_pad(None if p is None else p.up, (*outer, outputs, most)) for p in parts]
+    offset = [_pad(None if p is None else p.offset, (*outer, most)) for p in parts]
     on_device = partial(jnp.asarray, dtype=dtype)
     return LowRank(
         w=node.w,
         down=on_device(np.stack(down, place)),
         up=on_device(np.stack(up, place)),
         strength=_weigh(parts, strengths),
+        offset=on_device(np.stack(offset, place)) if np.any(offset) else None,
     )
 
 

@@ -23,12 +23,14 @@ class LowRank:
         down: First factors of P parts, [..., P, r, I].
         up: Second factors, [..., P, O / P, r].
         strength: How much each rank counts, [..., P, r], float32; 0 leaves the matrix as it is.
+        offset: 1 for ranks that change the bias: they count whatever x is, [..., P, r]. None if there are none.
     """
 
     w: Any
     down: Leaf
     up: Leaf
     strength: Leaf
+    offset: Leaf = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -46,5 +48,7 @@ def low_rank_change(x: Float[Array, "*batch I"], p: LowRank) -> Float[Array, "*b
     """Return what the changes of one matrix add to its product with x, in x's type."""
     down, up, strength = (array(leaf) for leaf in (p.down, p.up, p.strength))
     ranks = jnp.einsum("...i,pri->...pr", x, down.astype(x.dtype))
+    if p.offset is not None:
+        ranks = ranks + jnp.expand_dims(array(p.offset).astype(x.dtype), range(x.ndim - 1))
     weighed = (ranks * jnp.expand_dims(strength, range(x.ndim - 1))).astype(x.dtype)
     return jnp.einsum("...pr,por->...po", weighed, up.astype(x.dtype)).reshape(*x.shape[:-1], -1)

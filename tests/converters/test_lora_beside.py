@@ -1,5 +1,6 @@
 """LoRA files read for use beside a network: what they change equals what is fused, in every spelling."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from lora_files import MODULES, draw_lora, fuse
@@ -10,6 +11,9 @@ from converters.component import DIFFUSERS, LTX2
 from converters.formats.transformer import COMPONENT, PREFIX
 from converters.lora.beside import read_beside
 from omniforcing_jax.io.weights import name_leaves
+from omniforcing_jax.model.lora import attach_loras
+from omniforcing_jax.nn.linear import project
+from omniforcing_jax.nn.stack import take_layer
 
 SPELLINGS = {
     "diffusion_model": lambda key: f"diffusion_model.{key}",
@@ -53,6 +57,26 @@ def test_the_factors_of_a_file_are_what_is_fused(tmp_path, spelling):
     assert len(added) == len({name.split(".", 2)[-1] if name[0] == "t" else name for name in MODULES})
     for name, value in fused.items():
         np.testing.assert_allclose(value, before[name] + added.get(name, np.float32(0)), atol=1e-5, err_msg=name)
+
+
+def test_changes_of_biases_are_ranks_that_count_whatever_the_input_is(tmp_path):
+    rng, path = np.random.default_rng(0), tmp_path / "lora.safetensors"
+    tensors = draw_lora(MODERN, modules=["patchify_proj", "transformer_blocks.1.attn1.to_q"])
+    width = MODERN.video.width
+    tensors = {key.replace("lora_down", "lora_A").replace("lora_up", "lora_B"): x for key, x in tensors.items()}
+    for key in ("patchify_proj.lora_B.bias", "transformer_blocks.0.attn1.to_k.diff_b"):
+        tensors[key] = rng.normal(size=width).astype(np.float32)
+    save_file(tensors, path)
+    base = random_params(MODERN)
+    fused, ours = fuse(MODERN, base, (path, 0.5)), attach_loras(base, read_beside(MODERN, path), (0.5,), jnp.float32)
+    for one, other in zip(_linears(ours), _linears(fused), strict=True):
+        x = jnp.asarray(rng.normal(size=(1, 2, other.shape[1])), jnp.float32)
+        np.testing.assert_allclose(project(one, x), project(other, x), atol=1e-4)
+
+
+def _linears(params):
+    attentions = [take_layer(params.layers, layer).video.self_attn for layer in range(MODERN.layers)]
+    return [params.video.patchify, *(each for p in attentions for each in (p.q, p.k, p.v))]
 
 
 REFUSED = {
