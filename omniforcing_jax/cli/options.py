@@ -299,7 +299,7 @@ class ReachOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeOptions(SharingOptions, ReachOptions, MeshOptions):
+class ServeOptions(SharingOptions, ReachOptions, LoraOptions, MeshOptions):
     """Serve live streams to browsers and players: a page, an API, MP4 and HLS.
 
     Examples:

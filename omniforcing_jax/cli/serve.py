@@ -130,6 +130,7 @@ def _bytes_of(gigabytes: float) -> int:
 def _open_studio(command: ServeOptions, stack: contextlib.ExitStack) -> Studio:
     if command.mock:
         require(command.mesh == ServeOptions.mesh, "mesh", command.mesh, "the mock server has no network")
+        require(not command.lora, "lora", command.lora, "the mock server has no network")
         return MockStudio()
     from omniforcing_jax.io import machine
     from omniforcing_jax.io.startup import Startup
@@ -141,7 +142,7 @@ def _open_studio(command: ServeOptions, stack: contextlib.ExitStack) -> Studio:
     machine.use_one_heap()
     machine.check_backend()
     startup = stack.enter_context(Startup("serve"))
-    return NetworkStudio(command.weights, command.dtype, startup, mesh, command.cache_dtype)
+    return NetworkStudio(command.weights, command.dtype, startup, mesh, command.cache_dtype, command.lora)
 
 
 def _log_json() -> None:

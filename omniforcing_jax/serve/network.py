@@ -20,6 +20,7 @@ from omniforcing_jax.layout import FRAME_RATE
 from omniforcing_jax.parallel.mesh import MeshConfig, use
 from omniforcing_jax.pipeline import checks, text_source
 from omniforcing_jax.pipeline.loading import load_shown
+from omniforcing_jax.pipeline.loras import GivenLoras, read_loras, with_loras
 from omniforcing_jax.pipeline.pipeline import Pipeline
 from omniforcing_jax.serve.fragments import Fragmenter
 from omniforcing_jax.serve.messages import StreamRequestBody
@@ -33,7 +34,7 @@ from omniforcing_jax.stream.plan import StreamPlan, check_stream_memory, resolve
 from omniforcing_jax.stream.request import StreamRequest
 from omniforcing_jax.stream.resume import resume
 from omniforcing_jax.stream.saved import save
-from omniforcing_jax.stream.start import start_stream
+from omniforcing_jax.stream.start import start_attached
 
 MEASURED = 3  # blocks that tell the pace, once all is compiled
 FIRST_PROMPT = "a red ball"  # of the stream that nobody sees, where the words are chime's
@@ -107,13 +108,21 @@ class NetworkStudio:
         startup: Shows loading and compiling on the terminal.
         mesh: How the network lies on the devices.
         cache_dtype: As in `StreamRequest`.
+        loras: As in `StreamRequest`; all streams have them, and share them in memory.
 
     Raises:
-        ValueError: The weights are no student, or the mesh does not fit them or the devices.
+        ValueError: The weights are no student, a LoRA cannot be used beside them, or the mesh does not fit them or the
+            devices.
     """
 
     def __init__(
-        self, weights: str, dtype: str, startup: Startup, mesh: MeshConfig, cache_dtype: str | None = None
+        self,
+        weights: str,
+        dtype: str,
+        startup: Startup,
+        mesh: MeshConfig,
+        cache_dtype: str | None = None,
+        loras: GivenLoras = (),
     ) -> None:
         self.mesh, self._weights, self._dtype, self._startup = mesh, weights, jnp.dtype(dtype), startup
         self._cache_dtype = cache_dtype
@@ -121,11 +130,13 @@ class NetworkStudio:
         sampler = checks.student_sampler(self._config)
         with use(mesh):
             checks.check_mesh(self._config)
+            self._loras = read_loras(self._config.model, loras)
         words = () if self._config.words is None else self._config.words.vocabulary
         self.name, self.is_mock, self.words = self._config.name, False, tuple(sorted(words))
         self.size, self.block_s = self._config.resolution, float(sampler.layout.step_seconds)
         self.suggestions = suggest() if set(COLOURS) <= set(words) else ()
         self._pipeline: Pipeline | None = None
+        self._attached: Pipeline | None = None  # the same with the LoRAs
         self._compiled: set[Any] = set()
 
     @on_mesh
@@ -136,6 +147,7 @@ class NetworkStudio:
         ahead = compile_ahead(plan, contexts)
         say("loading weights")
         self._pipeline = load_shown(self._weights, self._config, self._dtype, self._startup, "serve")
+        self._attached = with_loras(self._pipeline, self._loras, self._dtype)
         cost = self._rehearse(plan, contexts, say, ahead)
         self._startup.ready()
         return cost
@@ -145,10 +157,10 @@ class NetworkStudio:
 
     def _rehearse(self, plan: StreamPlan, contexts: Any, say: Say, ahead: ProgramsAhead | None = None) -> float:
         """Run a stream that nobody sees, so that nothing is compiled later; returns its pace as a cost."""
-        assert self._pipeline is not None, "the weights are loaded first"
+        assert self._attached is not None, "the weights are loaded first"
         counter = machine.CompileCounter.start()
         say("compiling programs")
-        stream = start_stream(self._pipeline, plan._replace(blocks=None), contexts, ahead=ahead)
+        stream = start_attached(self._attached, plan._replace(blocks=None), contexts, ahead=ahead)
         given = max(plan.conditioning.picture_blocks, plan.conditioning.sound_blocks)
         for _ in range(2 + given):
             next(stream)
@@ -197,10 +209,11 @@ class NetworkStudio:
             steps=body.steps,
             dtype=self._dtype,
             cache_dtype=self._cache_dtype,
+            loras=self._loras.files,
             start=_condition(start),
         )
         self.check_prompt(body.prompt)
-        plan = resolve_request(self._config, request)
+        plan = resolve_request(self._config, request)._replace(loras=self._loras)
         given = plan_conditioning(self._config, plan.static, plan.blocks, request.start, request.drive)
         check_stream_memory(plan, self._dtype, self._pipeline is not None)
         return plan._replace(conditioning=given)
@@ -214,12 +227,12 @@ class NetworkStudio:
     @on_mesh
     def open(self, body: StreamRequestBody, start: StartMedia | None, say: Say) -> Source:
         """Open a checked request; programs of a new size are compiled first."""
-        assert self._pipeline is not None, "the weights are loaded first"
+        assert self._attached is not None, "the weights are loaded first"
         plan = self._plan(body, start)
         if _key(plan) not in self._compiled:
             self._rehearse(plan, self._read(plan.request.prompts), say)
         say("reading the prompt")
-        return NetworkSource(start_stream(self._pipeline, plan, self._read(plan.request.prompts)), self.mesh)
+        return NetworkSource(start_attached(self._attached, plan, self._read(plan.request.prompts)), self.mesh)
 
     @on_mesh
     def reopen(self, folder: Path) -> Source:

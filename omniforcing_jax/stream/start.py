@@ -112,9 +112,20 @@ def start_stream(
         trace: See `chunk_stream.Trace`.
         ahead: The programs, if `compile_ahead` has begun them.
     """
+    return start_attached(with_loras(pipeline, plan.loras, plan.static.dtype), plan, contexts, trace, ahead)
+
+
+def start_attached(
+    pipeline: Pipeline,
+    plan: StreamPlan,
+    contexts: text_source.TextSource = None,
+    trace: Trace = no_trace,
+    ahead: ProgramsAhead | None = None,
+) -> ChunkStream:
+    """Start a planned stream on a pipeline that has its LoRAs already; arguments as `start_stream`."""
     if ahead is not None:
         ahead.wait_for_start()
-    request, pipeline = plan.request, with_loras(pipeline, plan.loras, plan.static.dtype)
+    request = plan.request
     features = text_source.encode_text(pipeline, request.prompts, contexts)
     text = make_prompt_kv(pipeline.transformer, *features, static=plan.static)
     trace("text", 0, text)

@@ -10,9 +10,13 @@ from refusal import refusal
 from tiny_stream import PROMPT, folders, listed, student, teacher
 
 from omniforcing_jax.cli.main import main
+from omniforcing_jax.io.startup import Startup
 from omniforcing_jax.model.transformer import list_layers
+from omniforcing_jax.parallel.mesh import MeshConfig
 from omniforcing_jax.rollout import commit_block, denoise_block, make_prompt_kv
 from omniforcing_jax.sample.clip import sample_clip
+from omniforcing_jax.serve.messages import StreamRequestBody
+from omniforcing_jax.serve.network import NetworkStudio
 from omniforcing_jax.stream.chunk import join_chunks
 from omniforcing_jax.stream.resume import resume
 from omniforcing_jax.stream.saved import save
@@ -146,6 +150,20 @@ def test_a_teacher_samples_with_loras_as_with_fused_ones(loras):
     assert np.abs(ours.video.astype(int) - theirs.video).max() <= 1
     assert np.abs(ours.video.astype(int) - plain.video).max() > 8
     np.testing.assert_allclose(ours.audio, theirs.audio, atol=1e-4)
+
+
+def test_all_streams_of_a_server_share_its_loras_and_go_on_with_them(loras, tmp_path, monkeypatch):
+    monkeypatch.setattr(NetworkStudio, "_rehearse", lambda *rest: 0.0)
+    given = [(loras[0], 1.0), (loras[1], 0.5)]
+    studio = NetworkStudio(str(folders() / "student"), "float32", Startup("serve"), MeshConfig(), loras=given)
+    studio.warm(lambda stage: None)
+    one, other = (studio.open(StreamRequestBody(prompt=PROMPT, seed=3), None, lambda stage: None) for _ in "ab")
+    expected = open_stream(student(), PROMPT, seed=3, loras=given)
+    np.testing.assert_array_equal(one.make().video, next(expected).video)
+    weights = [source._stream.pipeline.transformer.video.patchify.w.down for source in (one, other)]
+    assert weights[0] is weights[1]
+    one.save(tmp_path)
+    np.testing.assert_array_equal(studio.reopen(tmp_path).make().video, next(expected).video)
 
 
 def command(tmp_path, *more):
