@@ -147,7 +147,7 @@ def rotaries(config: ModelConfig, positions: Positions) -> Rotaries:
 def append_frames(config: ModelConfig, tables: Rotaries, frames: Sequence[FramePositions]) -> Rotaries:
     """Add the tokens of further video frames behind those of a clip. They are not marked as keyframes.
 
-    Source: ltx-core@1.3.0:conditioning/types/keyframe_cond.py, whose given frames carry no mark.
+    Source: ltx-core@1.2.0:conditioning/types/keyframe_cond.py, whose given frames carry no mark.
 
     Raises:
         ValueError: The clip is seen through cameras, and the frames have none.
