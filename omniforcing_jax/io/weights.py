@@ -13,7 +13,7 @@ before any tensor is read. Each device reads only its own slice. Configs are pla
 import collections
 import functools
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,12 @@ def fingerprint(tree: PyTree) -> str:
 
 
 def save_component(
-    folder: AnyPath, name: str, tree: PyTree, config: Mapping[str, Any], dtype: jax.typing.DTypeLike | None = None
+    folder: AnyPath,
+    name: str,
+    tree: PyTree,
+    config: Mapping[str, Any],
+    dtype: jax.typing.DTypeLike | None = None,
+    kept: Container[str] = (),
 ) -> None:
     """Write one component: its tensors and its config, each under a temporary name first; then list them.
 
@@ -100,6 +105,7 @@ def save_component(
         tree: Parameters: any tree of arrays.
         config: Config of the component, as JSON values.
         dtype: Type of floating leaves on disk (e.g. float16); None keeps the type of each leaf.
+        kept: Leaves, by path, that keep their type anyway.
 
     Raises:
         ValueError: If a value does not fit into `dtype`; names the leaf.
@@ -111,7 +117,8 @@ def save_component(
             collections.deque(_runs(leaf), maxlen=0)
         return
     component.mkdir(parents=True, exist_ok=True)
-    layout = {key: (_dtype_on_disk(leaf.dtype, dtype), tuple(leaf.shape)) for key, leaf in leaves.items()}
+    types = {key: _dtype_on_disk(leaf.dtype, None if key in kept else dtype) for key, leaf in leaves.items()}
+    layout = {key: (types[key], tuple(leaf.shape)) for key, leaf in leaves.items()}
     with replacing(component / MODEL) as new:
         tensor_file.write_runs(new, layout, lambda key: (_cast(key, x, layout[key][0]) for x in _runs(leaves[key])))
         write_json(component / CONFIG, config)

@@ -71,7 +71,8 @@ def save_pipeline(
         pipeline: Values and configs to write.
         shared: Components that are not written, because they are already at these paths relative to the folder. Gemma
             and connectors are never written, only shared.
-        dtype: Type on disk; None keeps the type of each leaf, which eight bits and their scales need.
+        dtype: Type on disk; None keeps the type of each leaf, which eight bits and their scales need. Leaves that are
+            declared in a type of their own keep it.
 
     Raises:
         ValueError: A type is given for weights in eight bits.
@@ -80,9 +81,11 @@ def save_pipeline(
     require(dtype is None or not in_eight_bits, "dtype", dtype, "must be None for weights in eight bits")
     shared = dict(shared or {})
     written = {name: part for name, part in pipeline.parts.items() if name not in shared}
+    declared = weights.name_leaves(transformer_spec(pipeline.config.model))
+    kept = {TRANSFORMER: {name for name, spec in declared.items() if spec.dtype is not None}}
     with replacing_components(Path(folder)) as stage:
         for name, (values, part) in written.items():
-            weights.save_component(stage, name, values, to_dict(part), dtype)
+            weights.save_component(stage, name, values, to_dict(part), dtype, kept.get(name, ()))
         weights.write_config(stage, _top_config(pipeline.config, shared))
 
 

@@ -12,7 +12,7 @@ from converters.wide_tables import TABLES
 from omniforcing_jax.cli import main
 from omniforcing_jax.config import ModelConfig
 from omniforcing_jax.io import weights
-from omniforcing_jax.pipeline.weights_folder import load_pipeline, read_pipeline_config
+from omniforcing_jax.pipeline.weights_folder import load_pipeline, read_pipeline_config, save_pipeline
 
 
 def convert(paths, out, *flags):
@@ -70,6 +70,13 @@ def test_split_files_are_one_model_whose_tables_stay_float32(split):
     for name, value in tensors.items():
         assert loaded[name].dtype == value.dtype, name
         np.testing.assert_array_equal(np.asarray(loaded[name]), value)
+
+
+def test_weights_that_are_saved_in_half_precision_keep_their_tables(split, tmp_path):
+    _, ours = split
+    save_pipeline(tmp_path, load_pipeline(ours), dtype="bfloat16")
+    name = "transformer/model.safetensors"
+    assert (tmp_path / name).read_bytes() == (ours / name).read_bytes()
 
 
 def test_each_split_file_comes_back_with_its_own_bytes(split, tmp_path, capsys):
