@@ -152,8 +152,11 @@ class StreamOptions(
     """Safetensors file of text contexts, used instead of the weights' own text encoder. The command `contexts` writes
     one, in which the prompt is looked up; a file may also hold the tensors video, audio and mask of this prompt."""
     lookahead: Annotated[int | None, tyro.conf.arg(metavar="LATENTS")] = None
-    """Latent frames, a third of a second each, by which the picture is held back for a decoder that is not causal; by
-    default 3 for such a decoder."""
+    """Latent frames, a third of a second each, by which the picture is held back for a decoder that is not causal or
+    for --upscale; by default 3 for either."""
+    upscale: bool = False
+    """Upsample each block's latents before they are decoded, for a picture of twice the sides. The weights folder needs
+    a spatial_upsampler. --height and --width stay those of the network."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,6 +54,7 @@ COMPILING_CHUNKS = 2  # nothing is compiled after the second block
 SAVED_WITH_THE_STATE = (
     *("prompt", "seed", "height", "width", "window", "steps", "dtype", "weights_dtype", "cache_dtype", "contexts"),
     *("sound", "picture", "from_image", "continue_", "drop_past", "lookahead", "fit", "compress"),
+    "upscale",
 )
 
 
@@ -163,6 +164,7 @@ def build_request(command: StreamOptions) -> StreamRequest:
         lookahead=command.lookahead,
         camera=command.camera,
         loras=tuple((str(file), strength) for file, strength in command.lora),
+        upscale=command.upscale,
     )
 
 
@@ -217,7 +219,7 @@ def _resume(command: StreamOptions, folder: Path, startup: Startup) -> Opened:
         flag = name.strip("_").replace("_", "-")
         require(False, flag, getattr(command, name), f"the state in {folder} has its own, leave --{flag} out")
     request = dataclasses.replace(request, camera=command.camera or request.camera)
-    plan = resolve_request(checks.pipeline_config(command.weights), request)
+    plan = resolve_request(checks.pipeline_config(command.weights, upsampler=request.upscale), request)
     layout = plan.static.sampler.layout
     schedule = plan_prompt_schedule(plan.static.sampler, command.prompt_at, None)
     rule = f"the state in {folder} is at {layout.start_seconds(saved.block)} s already"

@@ -6,7 +6,7 @@ The network works on raw latents, so its callers undo and redo the normalisation
 """
 
 from collections.abc import Callable
-from typing import cast
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -45,34 +45,42 @@ class ClipNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones_init(), (x.shape[-1],))
         bias = self.param("bias", nn.initializers.zeros_init(), (x.shape[-1],))
         groups = x.reshape(*x.shape[:-1], GROUPS, -1).astype(jnp.float32)
-        moments = self._moments(groups)
-        mean, var = (each[:, None, None, None, :, None] for each in moments[1:])
+        mean, var = (each[:, None, None, None, :, None] for each in self._moments(groups)[1:])
         normed = ((groups - mean) * lax.rsqrt(var + EPS)).reshape(x.shape)
         return (normed * _last(scale, jnp.float32) + _last(bias, jnp.float32)).astype(x.dtype)
 
-    def _moments(self, groups: Array) -> tuple[Array, Array, Array]:
+    def _moments(self, groups: Array) -> "Moments":
         """Return the moments of past and fresh frames, and keep those of all but the look-ahead."""
-        past = self.get_variable(COLLECTION, "moments") if self.has_variable(COLLECTION, "moments") else None
+        past = None
+        if self.has_variable(COLLECTION, "mean"):
+            past = Moments(*(self.get_variable(COLLECTION, name) for name in Moments._fields))
         if self.is_mutable_collection(COLLECTION) and not self.is_initializing():
-            count, mean, var = _join(past, _measure(groups[:, : groups.shape[1] - self.ahead]))
-            self.put_variable(COLLECTION, "moments", (jnp.minimum(count, MEMORY), mean, var))
+            kept = _join(past, _measure(groups[:, : groups.shape[1] - self.ahead]))
+            for name, value in kept._replace(frames=jnp.minimum(kept.frames, MEMORY))._asdict().items():
+                self.put_variable(COLLECTION, name, value)
         return _join(past, _measure(groups))
 
 
-def _measure(groups: Array) -> tuple[Array, Array, Array]:
-    """Return number of frames [], mean and variance [B, groups]."""
+class Moments(NamedTuple):
+    """Moments of each group of channels over some frames: their number [], mean and variance [B, groups], float32."""
+
+    frames: Array
+    mean: Array
+    variance: Array
+
+
+def _measure(groups: Array) -> Moments:
     axes = (1, 2, 3, 5)
-    return jnp.float32(groups.shape[1]), jnp.mean(groups, axes), jnp.var(groups, axes)
+    return Moments(jnp.float32(groups.shape[1]), jnp.mean(groups, axes), jnp.var(groups, axes))
 
 
-def _join(past: tuple[Array, Array, Array] | None, fresh: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+def _join(past: Moments | None, fresh: Moments) -> Moments:
     if past is None:
         return fresh
-    count = past[0] + fresh[0]
-    share = fresh[0] / count
-    apart = fresh[1] - past[1]
-    mean = past[1] + share * apart
-    return count, mean, (1 - share) * past[2] + share * fresh[2] + share * (1 - share) * jnp.square(apart)
+    frames = past.frames + fresh.frames
+    share, apart = fresh.frames / frames, fresh.mean - past.mean
+    variance = (1 - share) * past.variance + share * fresh.variance + share * (1 - share) * jnp.square(apart)
+    return Moments(frames, past.mean + share * apart, variance)
 
 
 def _last(vector: ArrayLike, dtype: DTypeLike) -> Float[Array, "1 1 1 1 C"]:

@@ -68,6 +68,10 @@ class UpsamplerConfig(Config):
         """The scale as a ratio of whole numbers."""
         return (1, 1) if self.resampling is Resampling.TIME else RATIOS[self.scale]
 
+    def enlarge(self, latents: int) -> int:
+        """Return the rows or columns that so many rows or columns of latents become."""
+        return -(-latents * self.ratio[0] // self.ratio[1])
+
     @property
     def doubles_time(self) -> bool:
         """Whether F latent frames become 2 F - 1."""

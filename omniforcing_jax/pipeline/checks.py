@@ -14,7 +14,7 @@ from omniforcing_jax.codecs.upsampler_config import UpsamplerConfig
 from omniforcing_jax.config import SamplerConfig
 from omniforcing_jax.io.atomic_write import AnyPath
 from omniforcing_jax.parallel import mesh as meshes
-from omniforcing_jax.pipeline.pipeline import Pipeline, PipelineConfig
+from omniforcing_jax.pipeline.pipeline import Pipeline, PipelineConfig, without_upsampler
 from omniforcing_jax.pipeline.weights_folder import load_pipeline, read_pipeline_config
 from omniforcing_jax.strict_json import require, shorten
 
@@ -29,9 +29,19 @@ Weights = AnyPath | Pipeline
 """A weights folder, the name of shipped weights ("chime", "chime-teacher"), or a loaded pipeline."""
 
 
-def pipeline_config(weights: Weights) -> PipelineConfig:
-    """Return the configs of a weights folder, which are read, or of a loaded pipeline."""
-    return weights.config if isinstance(weights, Pipeline) else read_pipeline_config(weights)
+def pipeline_config(weights: Weights, *, upsampler: bool = False) -> PipelineConfig:
+    """Return the configs of a weights folder, which are read, or of a loaded pipeline.
+
+    Args:
+        weights: The weights.
+        upsampler: Whether the upsampler of the picture is needed. Without it the configs have none.
+
+    Raises:
+        ValueError: The weights have no upsampler and need one; or as `read_pipeline_config`.
+    """
+    if upsampler:
+        return with_upsampler(weights)[0]
+    return without_upsampler(weights).config if isinstance(weights, Pipeline) else read_pipeline_config(weights)
 
 
 def with_upsampler(weights: Weights) -> tuple[PipelineConfig, UpsamplerConfig]:
@@ -47,8 +57,10 @@ def with_upsampler(weights: Weights) -> tuple[PipelineConfig, UpsamplerConfig]:
 
 
 def load(weights: Weights, config: PipelineConfig, dtype: DTypeLike) -> Pipeline:
-    """Load a weights folder; a pipeline that is loaded already is returned as it is."""
-    return weights if isinstance(weights, Pipeline) else load_pipeline(weights, config, dtype)
+    """Load a weights folder. A pipeline that is loaded already is returned, without an upsampler that is not needed."""
+    if isinstance(weights, Pipeline):
+        return weights if config.upsampler is not None else without_upsampler(weights)
+    return load_pipeline(weights, config, dtype)
 
 
 def student_sampler(config: PipelineConfig) -> SamplerConfig:

@@ -154,6 +154,12 @@ class Codecs:
             raise ValueError("the codecs were loaded without their upsampler; give load_pipeline(..., upsampler=True)")
         return self.upsampler_config, self.upsampler
 
+    def picture_size(self, grid: tuple[int, int]) -> tuple[int, int]:
+        """Return height and width, in pixels, of what becomes of so many rows and columns of latents."""
+        side, larger = self.video_config.spatial_compression, self.upsampler_config
+        rows, columns = grid if larger is None else (larger.enlarge(grid[0]), larger.enlarge(grid[1]))
+        return rows * side, columns * side
+
 
 @struct.dataclass
 class Pipeline:
@@ -192,6 +198,14 @@ class Pipeline:
     def fingerprint(self) -> str:
         """Hash that identifies these weights at the dtype they are loaded in."""
         return weights.fingerprint({name: values for name, (values, _) in self.parts.items()})
+
+
+def without_upsampler(pipeline: Pipeline) -> Pipeline:
+    """Return a pipeline without its upsampler; one that has none is returned as it is."""
+    if pipeline.config.upsampler is None:
+        return pipeline
+    codecs = dataclasses.replace(pipeline.codecs, upsampler=None, upsampler_config=None)
+    return dataclasses.replace(pipeline, codecs=codecs, config=dataclasses.replace(pipeline.config, upsampler=None))
 
 
 def has_list(config: PipelineConfig) -> bool:

@@ -133,8 +133,7 @@ class ChunkStream(Iterator[Chunk]):
     @property
     def picture_size(self) -> tuple[int, int]:
         """Height and width of the picture in pixels."""
-        pixels = self.pipeline.config.video_vae.spatial_compression
-        return self.static.grid[0] * pixels, self.static.grid[1] * pixels
+        return self.pipeline.codecs.picture_size(self.static.grid)
 
     def __next__(self) -> Chunk:
         """Make one block, or after the last one the tail of the sound."""

@@ -5,7 +5,7 @@ sound of a block is `delay` samples late, because the vocoder looks ahead. `Chun
 """
 
 from functools import partial
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from flax import struct
 from flax.typing import VariableDict
 from jaxtyping import Array, Float, Float32, UInt8
 
-from omniforcing_jax.codecs import audio_vae, video_vae, vocoder
+from omniforcing_jax.codecs import audio_vae, upsampler, video_vae, vocoder
 from omniforcing_jax.codecs.audio_vae import AudioVAE
 from omniforcing_jax.codecs.video_vae import VideoVAE
 from omniforcing_jax.codecs.vocoder import Vocoder, VocoderCarry
@@ -35,11 +35,13 @@ class PictureCarry:
 
     Attributes:
         decoder: Carry of the network; None before the first decoded frame.
-        held: Latents that are not decoded yet, [B, F, h, w, C]; None without a look-ahead.
+        held: Latents that are not decoded yet, [B, F, h, w, C], as the network made them; None without a look-ahead.
+        upsampler: Carry of the upsampler; None where there is none, and before the first decoded frame.
     """
 
     decoder: VariableDict | None
     held: Any
+    upsampler: VariableDict | None = None
 
 
 def decode_video(
@@ -54,73 +56,97 @@ def decode_video(
     """Decode the next latents of a stream, `lookahead` latent frames late.
 
     Args:
-        codecs: The codecs.
+        codecs: The codecs. With an upsampler they make a larger picture.
         tokens: Latents of a block.
         carry: Carry that the block before returned; None for block 0.
         grid: Latent rows and columns.
         dtype: Type to compute in.
-        lookahead: Latent frames after the decoded ones that the decoder sees; 0 for a causal decoder.
+        lookahead: Latent frames after the decoded ones that the upsampler sees, and a decoder that is not causal.
 
     Returns:
         Frames, at first perhaps none, and the next carry. `flush_video` returns the frames that it still holds.
     """
-    carry = PictureCarry(decoder=None, held=None) if carry is None else carry
-    frames, decoder, held = _render(
-        codecs, tokens, carry.decoder, carry.held, grid=grid, dtype=dtype, lookahead=lookahead
-    )
-    return frames, PictureCarry(decoder=decoder, held=held)
+    networks, held = (NEW, None) if carry is None else _split(carry)
+    frames, networks, held = _render(codecs, tokens, networks, held, grid=grid, dtype=dtype, lookahead=lookahead)
+    return frames, _merge(networks, held)
 
 
-@partial(jax.jit, static_argnames=("grid", "dtype", "lookahead"), donate_argnames="decoder")
+class NetworkCarries(NamedTuple):
+    """Carries of the networks that make pixels of latents; None before the first decoded frame."""
+
+    decoder: VariableDict | None
+    upsampler: VariableDict | None
+
+
+NEW = NetworkCarries(None, None)
+
+
+def _split(carry: PictureCarry) -> tuple[NetworkCarries, Any]:
+    return NetworkCarries(carry.decoder, carry.upsampler), carry.held
+
+
+def _merge(networks: NetworkCarries, held: Any) -> PictureCarry:
+    return PictureCarry(decoder=networks.decoder, held=held, upsampler=networks.upsampler)
+
+
+@partial(jax.jit, static_argnames=("grid", "dtype", "lookahead"), donate_argnames="networks")
 def _render(
     codecs: Codecs,
     tokens: Float[Array, "B T C"],
-    decoder: VariableDict | None,
+    networks: NetworkCarries,
     held: Float[Array, "B F_held h w C"] | None,
     *,
     grid: tuple[int, int],
     dtype: Any,
     lookahead: int,
-) -> tuple[UInt8[Array, "B frames H W 3"], VariableDict | None, Float[Array, "B F_next h w C"] | None]:
+) -> tuple[UInt8[Array, "B frames H W 3"], NetworkCarries, Float[Array, "B F_next h w C"] | None]:
     """Decode all latents except for the look-ahead.
 
-    The decoder's carry is donated. The held latents are not, because their number changes at first.
+    The networks' carries are donated. The held latents are not, because their number changes at first.
     """
     latents = to_frames(tokens, grid).astype(dtype)
     if held is not None:
         latents = jnp.concatenate([held, latents], axis=1)
     if latents.shape[1] <= lookahead:
-        return _no_frames(codecs, latents), None, latents
-    pixels, decoder = _decode(codecs, latents, decoder, lookahead)
-    return to_bytes(pixels), decoder, latents[:, latents.shape[1] - lookahead :] if lookahead else None
+        return _no_frames(codecs, latents), NEW, latents
+    pixels, networks = _decode(codecs, latents, networks, lookahead)
+    return to_bytes(pixels), networks, latents[:, latents.shape[1] - lookahead :] if lookahead else None
 
 
 @jax.jit
 def flush_video(codecs: Codecs, carry: PictureCarry) -> UInt8[Array, "B frames H W 3"]:
     """Return the last frames of a stream, which had waited for a look-ahead."""
     assert carry.held is not None, "nothing is held without a look-ahead"
-    return to_bytes(_decode(codecs, carry.held, carry.decoder, 0)[0])
+    return to_bytes(_decode(codecs, carry.held, _split(carry)[0], 0)[0])
 
 
 def lower_video(
     codecs: Codecs, tokens: Any, carry: PictureCarry | None, *, grid: tuple[int, int], dtype: Any, lookahead: int
 ) -> tuple[jax.stages.Lowered, PictureCarry]:
     """Lower the program that `decode_video` runs, for shapes; also return the shapes of the next carry."""
-    decoder, held = (None, None) if carry is None else (carry.decoder, carry.held)
-    lowered = _render.lower(codecs, tokens, decoder, held, grid=grid, dtype=dtype, lookahead=lookahead)
-    _, decoder, held = lowered.out_info
-    return lowered, PictureCarry(decoder=decoder, held=held)
+    networks, held = (NEW, None) if carry is None else _split(carry)
+    lowered = _render.lower(codecs, tokens, networks, held, grid=grid, dtype=dtype, lookahead=lookahead)
+    _, networks, held = lowered.out_info
+    return lowered, _merge(networks, held)
 
 
-def _decode(codecs: Codecs, latents: Array, decoder: VariableDict | None, ahead: int) -> tuple[Array, VariableDict]:
-    if decoder is None:
-        return video_vae.decode_first(codecs.video_config, codecs.video, latents, ahead)
-    return video_vae.decode_next(codecs.video_config, codecs.video, latents, decoder, ahead)
+def _decode(codecs: Codecs, latents: Array, networks: NetworkCarries, ahead: int) -> tuple[Array, NetworkCarries]:
+    """Decode latents of which the last `ahead` are look-ahead; upsample them first, if there is an upsampler."""
+    larger = networks.upsampler
+    if codecs.upsampler is not None:
+        latents, larger = upsampler.upsample_next(*codecs.upsampling, codecs.video, latents, larger, ahead)
+    if codecs.video_config.causal_decoder:
+        latents, ahead = latents[:, : latents.shape[1] - ahead], 0
+    if networks.decoder is None:
+        pixels, decoder = video_vae.decode_first(codecs.video_config, codecs.video, latents, ahead)
+    else:
+        pixels, decoder = video_vae.decode_next(codecs.video_config, codecs.video, latents, networks.decoder, ahead)
+    return pixels, NetworkCarries(decoder, larger)
 
 
 def _no_frames(codecs: Codecs, latents: Array) -> UInt8[Array, "B 0 H W 3"]:
-    side, (batch, _, rows, columns) = codecs.video_config.spatial_compression, latents.shape[:4]
-    return jnp.zeros((batch, 0, rows * side, columns * side, 3), jnp.uint8)
+    batch, _, rows, columns = latents.shape[:4]
+    return jnp.zeros((batch, 0, *codecs.picture_size((rows, columns)), 3), jnp.uint8)
 
 
 def rehearse_video(

@@ -5,7 +5,6 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import DTypeLike
 
-from omniforcing_jax.codecs.video_config import VideoVAEConfig
 from omniforcing_jax.config import SamplerConfig
 from omniforcing_jax.layout import latent_frames
 from omniforcing_jax.model.eight_bits import eight_bit_cache
@@ -20,7 +19,10 @@ from omniforcing_jax.stream.working_memory import working_bytes
 from omniforcing_jax.strict_json import require
 
 LOOKAHEAD = 3
-"""Default look-ahead in latent frames for decoders that are not causal: one second (errors: experiments/LOG.md)."""
+"""Default look-ahead in latent frames for upsamplers, and decoders that are not causal: one second.
+
+Errors by look-ahead are in experiments/LOG.md.
+"""
 
 
 class StreamPlan(NamedTuple):
@@ -53,7 +55,7 @@ def plan_stream(weights: checks.Weights, request: StreamRequest) -> StreamPlan:
     Raises:
         ValueError: In one line, whatever is wrong with it.
     """
-    config = checks.pipeline_config(weights)
+    config = checks.pipeline_config(weights, upsampler=request.upscale)
     plan = resolve_request(config, request)
     rule = "the weights are loaded already in another type; give it to load_pipeline"
     is_loaded = isinstance(weights, Pipeline)
@@ -89,7 +91,7 @@ def resolve_request(config: PipelineConfig, request: StreamRequest) -> StreamPla
         static=static,
         blocks=None if request.seconds is None else count_blocks(sampler, request.seconds),
         history=max(sampler.past_blocks, kept),
-        lookahead=choose_lookahead(config.video_vae, request.lookahead),
+        lookahead=choose_lookahead(config, request.lookahead),
     )
 
 
@@ -109,16 +111,17 @@ def check_stream_memory(plan: StreamPlan, dtype: DTypeLike, loaded: bool) -> Non
     budget.check_memory(plan.config, dtype, loaded, needed | plan.loras.working)
 
 
-def choose_lookahead(config: VideoVAEConfig, lookahead: int | None) -> int:
-    """Choose by how many latent frames the picture is delayed: as requested, or as suits the decoder.
+def choose_lookahead(config: PipelineConfig, lookahead: int | None) -> int:
+    """Choose by how many latent frames the picture is delayed: as requested, or as suits decoder and upsampler.
 
     Raises:
         ValueError: If it is not 0 for a causal decoder, which has no use for it.
     """
+    is_causal = config.video_vae.causal_decoder and config.upsampler is None
     if lookahead is None:
-        return 0 if config.causal_decoder else LOOKAHEAD
+        return 0 if is_causal else LOOKAHEAD
     rule = "must be 0, because the picture's decoder is causal and uses no later frames"
-    require(lookahead == 0 or not config.causal_decoder, "lookahead", lookahead, rule)
+    require(lookahead == 0 or not is_causal, "lookahead", lookahead, rule)
     return lookahead
 
 

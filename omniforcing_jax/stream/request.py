@@ -52,10 +52,12 @@ class StreamRequest:
         start: Picture, sound or both that the stream begins with: one frame and whole seconds. `seconds` counts them.
         drive: Picture or sound that the whole stream is made to.
         lookahead: Latent frames (a third of a second each) by which the picture is delayed, so that a decoder that is
-            not causal can see them. None is `plan.LOOKAHEAD` for such a decoder and 0 for a causal one.
+            not causal, or an upsampler, can see them. None is `plan.LOOKAHEAD` where there is either, else 0.
         camera: Keys that move the camera, as `w-24,wd-48,none-24` (stream/camera/motion.py), for weights with camera
             attention. After the last one, and with None from the beginning, the camera stands.
         loras: LoRA files and their strengths, which change the network while it runs (`ChunkStream.set_loras`).
+        upscale: Upsample the latents of each block before they are decoded, by the upsampler of the weights. Height and
+            width are those of the network; the picture is larger. The look-ahead holds for the upsampler too.
 
     Raises:
         ValueError: In one line that names the field, if a value fits no weights at all.
@@ -78,6 +80,7 @@ class StreamRequest:
     lookahead: int | None = None
     camera: str | None = None
     loras: GivenLoras = ()
+    upscale: bool = False
 
     def __post_init__(self) -> None:
         for name in ("prompt", "seed"):

@@ -89,7 +89,8 @@ def resume(
     saved = read_saved(folder)
     weights = STUDENT if weights is None else weights
     header = saved.header
-    config = with_weights_dtype(checks.pipeline_config(weights), saved.request.weights_dtype)
+    request = saved.request
+    config = with_weights_dtype(checks.pipeline_config(weights, upsampler=request.upscale), request.weights_dtype)
     checks.student_sampler(config)
     _check_weights(folder, saved, config, weights)
     request = saved.request if loras is None else dataclasses.replace(saved.request, loras=loras)

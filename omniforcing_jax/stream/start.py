@@ -36,6 +36,7 @@ class RequestOptions(TypedDict, total=False):
     lookahead: int | None
     camera: str | None
     loras: GivenLoras
+    upscale: bool
 
 
 @overload
@@ -80,7 +81,7 @@ def open_stream(
         seed: Random seed. In a batch, one per row, or a number to which row i adds i.
         trace: Called after each dispatch, see `chunk_stream.Trace`. The text is the step "text".
         **options: The other fields of `StreamRequest`, which describes them: height, width, window, steps, dtype,
-            weights_dtype, cache_dtype, contexts, history, start, drive, lookahead, camera, loras.
+            weights_dtype, cache_dtype, contexts, history, start, drive, lookahead, camera, loras, upscale.
 
     Raises:
         ValueError: In one line and before any work, whatever is wrong with the request.

@@ -88,7 +88,7 @@ def refused(state, monkeypatch):
         ("weights.resolution", [64], "resolution=[64]"),
         ("weights", {}, "belongs to other weights"),
         ("request", {}, "request: has the keys []"),
-        ("format", 6.0, "expected format=6"),
+        ("format", 7.0, "expected format=7"),
     ],
 )
 def test_a_changed_value_is_refused_by_its_name(state, monkeypatch, place, value, named):
