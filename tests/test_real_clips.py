@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_stream
+from refusal import recipe_refusal
 
 from experiments import stage2_ode
 from experiments.ltx2_regression import make_loss
@@ -75,17 +76,6 @@ def told(tmp_path):
         "sample_every": 0,
     }
     return lambda **other: stage2_ode.Arguments(**{**given, **other})
-
-
-def refusal(capsys, arguments):
-    with pytest.raises(SystemExit) as caught:
-        stage2_ode.main(arguments)
-    assert caught.value.code == 2
-    message = capsys.readouterr().err
-    assert message.startswith("error: ")
-    assert message.count("\n") == 1
-    assert not arguments.folder.exists()
-    return message
 
 
 def test_a_clip_is_noised_to_every_level_along_one_line():
@@ -161,15 +151,15 @@ def test_a_share_that_makes_no_sense_is_refused(other, said, told):
 
 def test_clips_that_do_not_fit_are_refused(told, capsys, tmp_path, monkeypatch):
     monkeypatch.setattr("experiments.ltx2_recipe.load_network", None)
-    message = refusal(capsys, told(clips=write_clips(tmp_path / "long", seconds=3)))
+    message = recipe_refusal(capsys, stage2_ode, told(clips=write_clips(tmp_path / "long", seconds=3)))
     assert "pixels and 73 frames: longer than --seconds 2" in message
-    message = refusal(capsys, told(clips=write_clips(tmp_path / "other", channels=(5, 7))))
+    message = recipe_refusal(capsys, stage2_ode, told(clips=write_clips(tmp_path / "other", channels=(5, 7))))
     assert f"other latents: video=5, expected {MODEL.video.latent_channels}; audio=7" in message
-    message = refusal(capsys, told(clips=write_clips(tmp_path / "side", side=2 * SIDE)))
+    message = recipe_refusal(capsys, stage2_ode, told(clips=write_clips(tmp_path / "side", side=2 * SIDE)))
     assert "other latents: grid=" in message
-    assert "2 clips of" in refusal(capsys, told(batch=3))
-    assert "clips of another layout" in refusal(capsys, told(layout="prefix2"))
-    assert "has no clips" in refusal(capsys, told(clips=tmp_path / "nothing"))
+    assert "2 clips of" in recipe_refusal(capsys, stage2_ode, told(batch=3))
+    assert "clips of another layout" in recipe_refusal(capsys, stage2_ode, told(layout="prefix2"))
+    assert "has no clips" in recipe_refusal(capsys, stage2_ode, told(clips=tmp_path / "nothing"))
 
 
 @pytest.mark.long

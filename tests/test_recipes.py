@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_stream
+from refusal import recipe_refusal as refusal
 
 from experiments import causal_dmd, ltx2_flags, ltx2_recipe, make_pairs, stage1_dmd, stage2_ode, stage3_self_forcing
 from experiments.script import read_flags
@@ -101,17 +102,6 @@ def run(recipe, arguments):
 
 def transformer(folder, config):
     return weights.load_component(folder, "transformer", spec.abstract(transformer_spec(config.model)))
-
-
-def refusal(capsys, recipe, arguments) -> str:
-    with pytest.raises(SystemExit) as caught:
-        recipe.main(arguments)
-    assert caught.value.code == 2
-    message = capsys.readouterr().err
-    assert message.startswith("error: ")
-    assert message.count("\n") == 1
-    assert not arguments.folder.exists()
-    return message
 
 
 @pytest.fixture

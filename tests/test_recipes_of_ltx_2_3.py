@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import tiny_stream
 from random_weights import fill
-from test_recipes import refusal, write
+from refusal import recipe_refusal as refusal
+from test_recipes import write
 from tiny import MODERN
 
 from experiments import causal_dmd, ltx2_flags, ltx2_recipe, stage1_dmd, stage2_ode, stage3_self_forcing
