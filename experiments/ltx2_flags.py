@@ -88,7 +88,7 @@ class ExamplesArguments(HeldOutArguments):
     pairs: Path | None = None
     """Store of the teacher's trajectories (docs/pairs.md)."""
     clips: Path | None = None
-    """Folder of real clips (docs/videos.md), of any sizes, at most as long as --seconds."""
+    """Folder of real clips (docs/videos.md), of any sizes, none longer than the clips of this run."""
     real_share: float | None = None
     """Share of the steps that learn from real clips, by diffusion forcing. With both --pairs and --clips it must be
     given."""

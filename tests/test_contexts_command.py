@@ -137,7 +137,7 @@ def opened(monkeypatch):
         return load_pipeline(*arguments)
 
     monkeypatch.setattr("omniforcing_jax.pipeline.checks.load", load)
-    monkeypatch.setattr(stream_command, "run_stream", lambda stream, schedule, *_: found.append((stream, schedule)))
+    monkeypatch.setattr(stream_command, "run_stream", lambda *given: found.append(given))
     return found, loaded
 
 
@@ -147,7 +147,7 @@ def test_a_stream_reads_its_prompts_and_lets_gemma_go_before_it_loads(tmp_path, 
     run(*stream(tmp_path, "looked_up.mp4", *CHANGE, "--contexts", store))
     assert loaded == [before, before]
     wanted = open_store(store)
-    for opened_stream, schedule in streams:
+    for (opened_stream, schedule, _), *_ in streams:
         jax.tree.map(np.testing.assert_array_equal, opened_stream.state.transition.now, wanted.read(PROMPTS[:1]))
         assert [change.prompt for change in schedule] == [PROMPTS[1]]
         opened_stream.set_prompt(schedule[0].prompt, contexts=schedule[0].contexts)
