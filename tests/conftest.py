@@ -25,6 +25,7 @@ os.environ["XLA_FLAGS"] = (
 )
 
 import jax
+import jaxtyping
 import pytest
 from work_began import forbid
 
@@ -39,6 +40,14 @@ def strict():
     """Make implicit dtype promotion an error inside the test."""
     with jax.numpy_dtype_promotion("strict"):
         yield
+
+
+@pytest.fixture
+def unchecked():
+    """Orbax puts values of its own into trees, which the tests' run-time check of shapes and types refuses."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="module", autouse=True)

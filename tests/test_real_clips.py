@@ -163,6 +163,7 @@ def test_clips_that_do_not_fit_are_refused(told, capsys, tmp_path, monkeypatch):
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("unchecked")
 def test_a_run_on_pairs_and_clips_is_resumed_exactly(told, tmp_path):
     both = {"pairs": tmp_path / "pairs", "real_share": 0.7, "steps": 6, "save_every": 3, "log_every": 1}
     stage2_ode.main(told(**both, folder=tmp_path / "whole"))

@@ -8,7 +8,6 @@ import json
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 import tiny_stream
@@ -133,14 +132,6 @@ class TrainedTwice:
 
 def weights_of(trainer):
     return trainer.params if hasattr(trainer, "params") else (trainer.generator.params, trainer.critic.params)
-
-
-@pytest.fixture
-def unchecked():
-    """Orbax puts values of its own into trees, which the tests' run-time check of shapes and types refuses."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.long

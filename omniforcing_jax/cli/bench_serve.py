@@ -44,6 +44,7 @@ from omniforcing_jax.strict_json import require
 
 SECONDS = 14  # of each part
 START_S = 900.0  # that loading and compiling may take
+OF_STREAMS = ("height", "width", "window", "steps")  # flags that are asked of each stream
 LIMITS = ("--max-sessions", "32", "--per-client", "32")
 
 
@@ -57,11 +58,17 @@ def prepare_bench(command: BenchOptions) -> Callable[[], None]:
     seconds = SECONDS if command.blocks is None else command.blocks
     require(5 <= seconds <= 3600, "blocks", command.blocks, "must be from 5 to 3600")
     require(command.preset is None, "preset", command.preset, "a server needs weights: leave it out")
+    for name, is_given in {"seed": command.seed != 0, "no-mux": not command.mux}.items():
+        require(not is_given, name, is_given, "is not for a server: leave it out")
+    rule = "a server takes weights as they are; convert --quantise writes them in eight bits"
+    require(command.weights_dtype is None, "weights-dtype", command.weights_dtype, rule)
+    asked = {name: getattr(command, name) for name in OF_STREAMS if getattr(command, name) is not None}
 
     def work() -> None:
-        flags = ("--weights", command.weights or STUDENT, "--dtype", command.dtype)
+        flags = ["--weights", command.weights or STUDENT, "--dtype", command.dtype]
+        flags += ["--cache-dtype", command.cache_dtype] if command.cache_dtype else []
         with running_server(*flags, *LIMITS) as server:
-            figures = asyncio.run(measure(server, float(seconds), partial(write_json, command.json)))
+            figures = asyncio.run(measure(server, float(seconds), partial(write_json, command.json), asked))
         print(json.dumps(figures, indent=2))
         if failed := figures.get("failed"):
             raise ValueError(f"{', '.join(failed)}: failed; {command.json} has the reasons and all other figures")

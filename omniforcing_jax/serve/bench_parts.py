@@ -23,6 +23,7 @@ from omniforcing_jax.stream.remote import RemoteServer, RemoteStream
 BUFFER_S = 1.0  # that a viewer gathers before it plays
 CLICKS, SWITCHES = 5, 3
 CLICK_S = 60.0  # that a stream may take to begin
+COMPILING_S = 900.0  # that a first stream of another kind may take
 SLOW, SLOW_PARTS, SLOW_BYTES_PER_S = 2, 4, 1000.0  # a slow viewer is told after about 50 s
 CROWDS = (1, 10, 50)
 SETTLED_S = 3.0  # after which a new stream is as far ahead as it may be
@@ -34,11 +35,12 @@ Figures = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """What all parts share: a server, prompts for it, and the seconds that a part takes."""
+    """What all parts share: a server, prompts for it, the seconds of a part, and what else is asked of each stream."""
 
     server: RemoteServer
     prompts: list[str]
     seconds: float
+    asked: dict[str, Any]
 
     def prompt(self, index: int) -> str:
         """Return one of the prompts."""
@@ -50,27 +52,32 @@ class Scene:
         opened: list[RemoteStream] = []
         try:
             for seed in range(count):
-                opened.append(await asyncio.to_thread(self.server.open, self.prompt(seed), seed=seed))
+                opened.append(await asyncio.to_thread(self.server.open, self.prompt(seed), seed=seed, **self.asked))
             yield opened
         finally:
             for each in opened:
                 await asyncio.to_thread(each.delete)
 
 
-async def measure(server: RemoteServer, seconds: float, keep: Callable[[Figures], None]) -> Figures:
+async def measure(
+    server: RemoteServer, seconds: float, keep: Callable[[Figures], None], asked: dict[str, Any] | None = None
+) -> Figures:
     """Measure all figures.
 
     Args:
         server: A server that is ready.
         seconds: Length of each part.
         keep: Takes what is known after each part.
+        asked: Fields of `StreamRequestBody` for every stream. A first one, which is not measured, compiles for them.
 
     Returns:
         The figures; `failed` has the parts that have none, each with the reason.
     """
     about = server.about()
-    scene = Scene(server, about["suggestions"] or [" ".join(about["words"][:1]) or "a red ball"], seconds)
-    figures: Figures = {"weights": about["weights"]}
+    scene = Scene(server, about["suggestions"] or [" ".join(about["words"][:1]) or "a red ball"], seconds, asked or {})
+    figures: Figures = {"weights": about["weights"], **scene.asked}
+    if scene.asked:
+        await _click(scene, COMPILING_S)
     with Bar("measuring", len(PARTS), "parts") as show:
         for done, (name, part) in enumerate(PARTS.items()):
             show(done, name)
@@ -116,12 +123,12 @@ async def clicks(scene: Scene) -> Figures:
     return {"click_to_playable_s": _rounded({"p50": statistics.median(found), "max": max(found)})}
 
 
-async def _click(scene: Scene) -> float:
+async def _click(scene: Scene, most_s: float = CLICK_S) -> float:
     began = time.perf_counter()
     async with scene.streams() as (stream,):
         viewer = _viewer(stream)
         viewer.began = began
-        await viewer.watch(CLICK_S, BUFFER_S)
+        await viewer.watch(most_s, BUFFER_S)
         return _played(viewer).begins_s
 
 

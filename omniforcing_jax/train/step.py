@@ -56,7 +56,10 @@ def together(first: Report, second: Report) -> Report:
 
 
 class Program(Generic[S]):
-    """A compiled step: the new state has the old one's sharding, on any mesh, and takes its buffers."""
+    """A compiled step: the new state has the old one's sharding, on any mesh, and takes its buffers.
+
+    Batches of other shapes or names may follow each other; each kind has a program and a report of its own.
+    """
 
     def __init__(self, step: Callable[[S, Any, Any], tuple[S, Report]]) -> None:
         self._step = step
@@ -64,20 +67,21 @@ class Program(Generic[S]):
 
     def __call__(self, state: S, batch: Any, frozen: Any = None) -> tuple[S, Report]:
         """Run the step, which takes over the buffers of `state`."""
-        program, report = self._on_devices_of(state)
+        program, report = self._program_of(state, batch)
         leaves, said = program(state, batch, frozen)
         return jax.tree.unflatten(jax.tree.structure(state), leaves), jax.tree.unflatten(report[0], said)
 
     def lower(self, state: S, batch: Any, frozen: Any = None) -> jax.stages.Lowered:
         """Lower the step for shapes with shardings, without values."""
-        return self._on_devices_of(state)[0].lower(state, batch, frozen)
+        return self._program_of(state, batch)[0].lower(state, batch, frozen)
 
-    def _on_devices_of(self, state: S) -> tuple[Any, list[Any]]:
-        """Return the program for a state that lies so, and the tree of its report once it was traced."""
+    def _program_of(self, state: S, batch: Any) -> tuple[Any, list[Any]]:
+        """Return the program for a state that lies so and such a batch, and the tree of its report once traced."""
         shardings = None
         if mesh_in_use() is not None:
             shardings = [getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(state)]
-        key = shardings and tuple(shardings)
+        rows, names = jax.tree.flatten(batch)
+        key = shardings and tuple(shardings), names, tuple(map(jnp.shape, rows))
         if key not in self._compiled:
             report: list[Any] = []
 

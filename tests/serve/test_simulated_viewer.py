@@ -1,10 +1,12 @@
 """How a player fares with fragments that come when they come."""
 
 import asyncio
+import contextlib
 
 import pytest
 from live_server import make_context, serving
 
+from omniforcing_jax.cli import bench_serve
 from omniforcing_jax.cli.main import main
 from omniforcing_jax.serve import bench_parts
 from omniforcing_jax.serve.bench_parts import measure
@@ -35,7 +37,14 @@ def test_a_larger_buffer_begins_later_and_bears_more():
 
 def test_the_bench_refuses_what_it_cannot_measure(capsys, tmp_path):
     path = str(tmp_path / "a.json")
-    for flags, words in ((["--blocks", "2"], "blocks=2: must be from 5"), (["--preset", "tiny"], "preset='tiny'")):
+    refused = {
+        ("--blocks", "2"): "blocks=2: must be from 5",
+        ("--preset", "tiny"): "preset='tiny'",
+        ("--seed", "3"): "seed=True: is not for a server",
+        ("--no-mux",): "no-mux=True: is not for a server",
+        ("--weights-dtype", "int8"): "weights-dtype='int8': a server takes weights as they are",
+    }
+    for flags, words in refused.items():
         assert main(["bench", "serve", "--json", path, *flags]) == 2
         assert words in capsys.readouterr().err
 
@@ -54,6 +63,26 @@ def test_the_bench_measures_all_its_figures():
     assert figures["block_ms_by_viewers"].keys() == {"1", "10", "50"}
     assert figures["processor_ms_by_viewers"].keys() == {"1", "10", "50"}
     assert (figures["sessions"]["opened"], figures["sessions"]["running"]) == (6, 6)
+
+
+def test_the_bench_asks_for_the_streams_that_its_flags_describe(monkeypatch, tmp_path):
+    asked = []
+
+    @contextlib.contextmanager
+    def server(*flags):
+        asked.append(flags)
+        yield None
+
+    async def note(server, seconds, keep, given):
+        asked.append(given)
+        return {}
+
+    monkeypatch.setattr(bench_serve, "running_server", server)
+    monkeypatch.setattr(bench_serve, "measure", note)
+    flags = ["--steps", "2", "--window", "3", "--height", "64", "--width", "96", "--cache-dtype", "int8"]
+    assert main(["bench", "serve", "--json", str(tmp_path / "a.json"), *flags]) == 0
+    assert asked[0][-len(bench_serve.LIMITS) - 2 :] == ("--cache-dtype", "int8", *bench_serve.LIMITS)
+    assert asked[1] == {"steps": 2, "window": 3, "height": 64, "width": 96}
 
 
 def test_a_part_of_the_bench_that_fails_costs_no_other_part_its_figures(monkeypatch):
