@@ -4,6 +4,7 @@ Each decoder takes a carry and returns the next one. Carries are explicit trees,
 sound of a block is `delay` samples late, because the vocoder looks ahead. `ChunkStream` turns that into seconds.
 """
 
+import dataclasses
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -29,19 +30,27 @@ class SoundCarry:
     vocoder: VocoderCarry
 
 
+class NetworkCarries(NamedTuple):
+    """Carries of the networks that make pixels of latents; None before the first decoded frame."""
+
+    decoder: VariableDict | None
+    upsampler: VariableDict | None
+
+
 @struct.dataclass
 class PictureCarry:
     """Carry of the video decoder between blocks.
 
     Attributes:
-        decoder: Carry of the network; None before the first decoded frame.
+        networks: Carries of the decoder and of the upsampler.
         held: Latents that are not decoded yet, [B, F, h, w, C], as the network made them; None without a look-ahead.
-        upsampler: Carry of the upsampler; None where there is none, and before the first decoded frame.
     """
 
-    decoder: VariableDict | None
+    networks: NetworkCarries
     held: Any
-    upsampler: VariableDict | None = None
+
+
+BEGINNING = PictureCarry(NetworkCarries(None, None), None)
 
 
 def decode_video(
@@ -66,27 +75,8 @@ def decode_video(
     Returns:
         Frames, at first perhaps none, and the next carry. `flush_video` returns the frames that it still holds.
     """
-    networks, held = (NEW, None) if carry is None else _split(carry)
-    frames, networks, held = _render(codecs, tokens, networks, held, grid=grid, dtype=dtype, lookahead=lookahead)
-    return frames, _merge(networks, held)
-
-
-class NetworkCarries(NamedTuple):
-    """Carries of the networks that make pixels of latents; None before the first decoded frame."""
-
-    decoder: VariableDict | None
-    upsampler: VariableDict | None
-
-
-NEW = NetworkCarries(None, None)
-
-
-def _split(carry: PictureCarry) -> tuple[NetworkCarries, Any]:
-    return NetworkCarries(carry.decoder, carry.upsampler), carry.held
-
-
-def _merge(networks: NetworkCarries, held: Any) -> PictureCarry:
-    return PictureCarry(decoder=networks.decoder, held=held, upsampler=networks.upsampler)
+    carry = BEGINNING if carry is None else carry
+    return _render(codecs, tokens, carry.networks, carry.held, grid=grid, dtype=dtype, lookahead=lookahead)
 
 
 @partial(jax.jit, static_argnames=("grid", "dtype", "lookahead"), donate_argnames="networks")
@@ -99,7 +89,7 @@ def _render(
     grid: tuple[int, int],
     dtype: Any,
     lookahead: int,
-) -> tuple[UInt8[Array, "B frames H W 3"], NetworkCarries, Float[Array, "B F_next h w C"] | None]:
+) -> tuple[UInt8[Array, "B frames H W 3"], PictureCarry]:
     """Decode all latents except for the look-ahead.
 
     The networks' carries are donated. The held latents are not, because their number changes at first.
@@ -108,26 +98,26 @@ def _render(
     if held is not None:
         latents = jnp.concatenate([held, latents], axis=1)
     if latents.shape[1] <= lookahead:
-        return _no_frames(codecs, latents), NEW, latents
+        return _no_frames(codecs, latents), dataclasses.replace(BEGINNING, held=latents)
     pixels, networks = _decode(codecs, latents, networks, lookahead)
-    return to_bytes(pixels), networks, latents[:, latents.shape[1] - lookahead :] if lookahead else None
+    held = latents[:, latents.shape[1] - lookahead :] if lookahead else None
+    return to_bytes(pixels), PictureCarry(networks, held)
 
 
 @jax.jit
 def flush_video(codecs: Codecs, carry: PictureCarry) -> UInt8[Array, "B frames H W 3"]:
     """Return the last frames of a stream, which had waited for a look-ahead."""
     assert carry.held is not None, "nothing is held without a look-ahead"
-    return to_bytes(_decode(codecs, carry.held, _split(carry)[0], 0)[0])
+    return to_bytes(_decode(codecs, carry.held, carry.networks, 0)[0])
 
 
 def lower_video(
     codecs: Codecs, tokens: Any, carry: PictureCarry | None, *, grid: tuple[int, int], dtype: Any, lookahead: int
 ) -> tuple[jax.stages.Lowered, PictureCarry]:
     """Lower the program that `decode_video` runs, for shapes; also return the shapes of the next carry."""
-    networks, held = (NEW, None) if carry is None else _split(carry)
-    lowered = _render.lower(codecs, tokens, networks, held, grid=grid, dtype=dtype, lookahead=lookahead)
-    _, networks, held = lowered.out_info
-    return lowered, _merge(networks, held)
+    carry = BEGINNING if carry is None else carry
+    lowered = _render.lower(codecs, tokens, carry.networks, carry.held, grid=grid, dtype=dtype, lookahead=lookahead)
+    return lowered, lowered.out_info[1]
 
 
 def _decode(codecs: Codecs, latents: Array, networks: NetworkCarries, ahead: int) -> tuple[Array, NetworkCarries]:

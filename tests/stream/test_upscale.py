@@ -111,7 +111,7 @@ def test_an_upsampled_stream_may_look_ahead_although_its_decoder_is_causal():
 @pytest.mark.long
 def test_the_command_streams_a_larger_picture(tmp_path, capsys):
     save_pipeline(tmp_path / "weights", upsampling())
-    flags = ["--prompt", PROMPT, "--seconds", 1, "--upscale", "--lookahead", 0, "--out", tmp_path / "a.mp4"]
+    flags = ["--prompt", PROMPT, "--seconds", 1, "--upscale", "--lookahead", 2, "--out", tmp_path / "a.mp4"]
     assert main([str(word) for word in ("stream", "--weights", tmp_path / "weights", *flags)]) == 0
     capsys.readouterr()
     with av.open(tmp_path / "a.mp4") as file:
