@@ -170,9 +170,9 @@ def build_request(command: StreamOptions) -> StreamRequest:
 
 def _open(command: StreamOptions, startup: Startup) -> Opened:
     request = build_request(command)
-    loras = _plan_loras(command, resolve_request(checks.pipeline_config(command.weights), request), command.seconds)
-    request = dataclasses.replace(request, loras=with_later_files(request.loras, loras))
+    request = dataclasses.replace(request, loras=with_later_files(request.loras, _later_files(command)))
     plan = plan_stream(command.weights, request)
+    loras = _plan_loras(command, plan, command.seconds)
     check_recompute(plan.static.sampler, plan.history, command.recompute)
     schedule = plan_prompt_schedule(plan.static.sampler, command.prompt_at, command.seconds)
     if schedule:
@@ -188,6 +188,10 @@ def _open(command: StreamOptions, startup: Startup) -> Opened:
     pipeline = load_shown(command.weights, plan.config, request.dtype, startup, *shapes)
     stream = start_stream(pipeline, plan, source, ChangeWatch(), ahead)
     return Opened(stream, [change._replace(contexts=source) for change in schedule], loras)
+
+
+def _later_files(command: StreamOptions) -> list[Path]:
+    return [file for _, file, _ in command.lora_at]
 
 
 def _plan_loras(command: StreamOptions, plan: StreamPlan, seconds: float | None) -> tuple[ScheduledLora, ...]:
@@ -239,6 +243,9 @@ def _resume(command: StreamOptions, folder: Path, startup: Startup) -> Opened:
     given = [(str(file), strength) for file, strength in command.lora] or None
     stream = resume(folder, command.weights, command.seconds, loras=given, trace=ChangeWatch())
     assert isinstance(stream, ChunkStream)
+    files = with_later_files(stream.plan.loras.files, _later_files(command))
+    if files != stream.plan.loras.files:
+        stream.set_loras(files, recompute=0)
     if command.camera is not None:
         stream.set_camera(command.camera)
     startup.compiling()

@@ -41,11 +41,6 @@ class LoraFactors:
     offset: Float[np.ndarray, "*layers R"]
     owner: Int[np.ndarray, " R"]
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of both factors."""
-        return self.down.nbytes + self.up.nbytes
-
     def row(self, layer: int) -> "LoraFactors":
         """Return the changes of one layer."""
         return LoraFactors(self.down[layer], self.up[layer], self.scale[layer], self.offset[layer], self.owner)

@@ -1,12 +1,12 @@
 """LoRAs at run time: the files and strengths of a request, read, and put beside the network of a loaded pipeline."""
 
-import dataclasses
 import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import jax.numpy as jnp
 from jaxtyping import DTypeLike
 
 from omniforcing_jax.config import ModelConfig
@@ -15,7 +15,7 @@ from omniforcing_jax.io.tensor_file import open_tensors
 from omniforcing_jax.model.lora import Factors, attach_loras, detach_loras, join_factors, set_strengths
 from omniforcing_jax.parallel.sharding import mesh_in_use
 from omniforcing_jax.pipeline.converters_room import import_converters
-from omniforcing_jax.pipeline.pipeline import Pipeline
+from omniforcing_jax.pipeline.pipeline import Pipeline, with_same_weights
 from omniforcing_jax.strict_json import require
 
 GivenLoras = Sequence[tuple[AnyPath, float | int]]
@@ -45,13 +45,20 @@ class Loras(NamedTuple):
         """The strength of each file."""
         return tuple(strength for _, strength in self.files)
 
-    @property
-    def working(self) -> dict[str, int]:
-        """Bytes of memory that they take, by their use."""
-        return {"LoRAs": sum(each.nbytes for each in self.factors.values())} if self.files else {}
+    def working(self, dtype: DTypeLike) -> dict[str, int]:
+        """Bytes of memory that they take in a type, by their use."""
+        values = sum(each.down.size + each.up.size for each in self.factors.values())
+        return {"LoRAs": values * jnp.dtype(dtype).itemsize} if self.files else {}
 
 
 NO_LORAS = Loras((), (), (), {})
+
+
+class Attached(NamedTuple):
+    """A loaded pipeline with LoRAs beside its network, and these LoRAs."""
+
+    pipeline: Pipeline
+    loras: Loras
 
 
 def check_loras(loras: GivenLoras) -> LoraFiles:
@@ -99,14 +106,11 @@ def with_loras(pipeline: Pipeline, loras: Loras, dtype: DTypeLike) -> Pipeline:
     """Put LoRAs beside the network of a pipeline that has none; `dtype` is the factors' type."""
     if not loras.files:
         return pipeline
-    transformer = attach_loras(pipeline.transformer, loras.factors, loras.strengths, dtype)
-    return dataclasses.replace(pipeline, transformer=transformer)
+    return with_same_weights(pipeline, attach_loras(pipeline.transformer, loras.factors, loras.strengths, dtype))
 
 
 def change_loras(pipeline: Pipeline, old: Loras, new: Loras, dtype: DTypeLike) -> Pipeline:
     """Replace the LoRAs of a pipeline; if the files are the same, only their strengths are replaced."""
     if new.files and new.factors is old.factors:
-        transformer = set_strengths(pipeline.transformer, new.factors, new.strengths)
-        return dataclasses.replace(pipeline, transformer=transformer)
-    base = dataclasses.replace(pipeline, transformer=detach_loras(pipeline.transformer))
-    return with_loras(base, new, dtype)
+        return with_same_weights(pipeline, set_strengths(pipeline.transformer, new.factors, new.strengths))
+    return with_loras(with_same_weights(pipeline, detach_loras(pipeline.transformer)), new, dtype)

@@ -200,6 +200,14 @@ class Pipeline:
         return weights.fingerprint({name: values for name, (values, _) in self.parts.items()})
 
 
+def with_same_weights(pipeline: Pipeline, transformer: Transformer) -> Pipeline:
+    """Replace the network by one of the same weights, such as with LoRAs beside them; a hash that was taken stays."""
+    replaced = dataclasses.replace(pipeline, transformer=transformer)
+    if "fingerprint" in vars(pipeline):
+        vars(replaced)["fingerprint"] = pipeline.fingerprint
+    return replaced
+
+
 def without_upsampler(pipeline: Pipeline) -> Pipeline:
     """Return a pipeline without its upsampler; one that has none is returned as it is."""
     if pipeline.config.upsampler is None:

@@ -75,6 +75,14 @@ class ClipPlan(NamedTuple):
         return self.frames * self.grid[0] * self.grid[1], layout.audio_latents(self.frames)
 
     @property
+    def working(self) -> dict[str, int]:
+        """Bytes of memory that the steps need besides the weights, by their use."""
+        tokens = self.tokens[0] + sum(guide.tokens for guide in self.guides)
+        rows = len(self.prompts) * len(self.static.guidance.passes)
+        scores = {"attention": budget.score_bytes(self.config, rows, tokens, tokens)}
+        return scores | self.loras.working(self.static.dtype)
+
+    @property
     def needs_negative(self) -> bool:
         """Whether the guidance needs the negative prompt."""
         return Pass.NEGATIVE in self.static.guidance.passes
@@ -109,10 +117,7 @@ def plan_clip(weights: checks.Weights, request: ClipRequest) -> ClipPlan:
         guides=plan_guides(config, grid, pixels, request.keyframes, request.references, loras.headers),
     )
     _check_text(plan, weights)
-    tokens = plan.tokens[0] + sum(guide.tokens for guide in plan.guides)
-    scores = budget.score_bytes(config, len(plan.prompts) * len(guidance.passes), tokens, tokens)
-    working = {"attention": scores} | plan.loras.working
-    budget.check_memory(config, request.dtype, isinstance(weights, Pipeline), working)
+    budget.check_memory(config, request.dtype, isinstance(weights, Pipeline), plan.working)
     return plan
 
 

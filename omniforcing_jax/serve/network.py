@@ -20,7 +20,7 @@ from omniforcing_jax.layout import FRAME_RATE
 from omniforcing_jax.parallel.mesh import MeshConfig, use
 from omniforcing_jax.pipeline import checks, text_source
 from omniforcing_jax.pipeline.loading import load_shown
-from omniforcing_jax.pipeline.loras import GivenLoras, read_loras, with_loras
+from omniforcing_jax.pipeline.loras import NO_LORAS, Attached, GivenLoras, read_loras, with_loras
 from omniforcing_jax.pipeline.pipeline import Pipeline
 from omniforcing_jax.serve.fragments import Fragmenter
 from omniforcing_jax.serve.messages import StreamRequestBody
@@ -136,7 +136,7 @@ class NetworkStudio:
         self.size, self.block_s = self._config.resolution, float(sampler.layout.step_seconds)
         self.suggestions = suggest() if set(COLOURS) <= set(words) else ()
         self._pipeline: Pipeline | None = None
-        self._attached: Pipeline | None = None  # the same with the LoRAs
+        self._attached: Attached | None = None  # the same with the LoRAs
         self._compiled: set[Any] = set()
 
     @on_mesh
@@ -147,7 +147,7 @@ class NetworkStudio:
         ahead = compile_ahead(plan, contexts)
         say("loading weights")
         self._pipeline = load_shown(self._weights, self._config, self._dtype, self._startup, "serve")
-        self._attached = with_loras(self._pipeline, self._loras, self._dtype)
+        self._attached = Attached(with_loras(self._pipeline, self._loras, self._dtype), self._loras)
         cost = self._rehearse(plan, contexts, say, ahead)
         self._startup.ready()
         return cost
@@ -160,7 +160,7 @@ class NetworkStudio:
         assert self._attached is not None, "the weights are loaded first"
         counter = machine.CompileCounter.start()
         say("compiling programs")
-        stream = start_attached(self._attached, plan._replace(blocks=None), contexts, ahead=ahead)
+        stream = start_attached(self._attached.pipeline, plan._replace(blocks=None), contexts, ahead=ahead)
         given = max(plan.conditioning.picture_blocks, plan.conditioning.sound_blocks)
         for _ in range(2 + given):
             next(stream)
@@ -215,7 +215,8 @@ class NetworkStudio:
         self.check_prompt(body.prompt)
         plan = resolve_request(self._config, request)._replace(loras=self._loras)
         given = plan_conditioning(self._config, plan.static, plan.blocks, request.start, request.drive)
-        check_stream_memory(plan, self._dtype, self._pipeline is not None)
+        new = plan if self._attached is None else plan._replace(loras=NO_LORAS)
+        check_stream_memory(new, self._dtype, self._pipeline is not None)
         return plan._replace(conditioning=given)
 
     @on_mesh
@@ -232,7 +233,7 @@ class NetworkStudio:
         if _key(plan) not in self._compiled:
             self._rehearse(plan, self._read(plan.request.prompts), say)
         say("reading the prompt")
-        return NetworkSource(start_attached(self._attached, plan, self._read(plan.request.prompts)), self.mesh)
+        return NetworkSource(start_attached(self._attached.pipeline, plan, self._read(plan.request.prompts)), self.mesh)
 
     @on_mesh
     def reopen(self, folder: Path) -> Source:
@@ -241,7 +242,7 @@ class NetworkStudio:
         Raises:
             ValueError: The state is damaged, or belongs to other weights.
         """
-        stream = resume(folder, self._pipeline)
+        stream = resume(folder, self._pipeline, attached=self._attached)
         assert isinstance(stream, ChunkStream), "the server saves no batches"
         return NetworkSource(stream, self.mesh)
 

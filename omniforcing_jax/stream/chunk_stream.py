@@ -265,7 +265,9 @@ class ChunkStream(Iterator[Chunk]):
         self.pipeline = change_loras(self.pipeline, plan.loras, changed, self.static.dtype)
         self.plan = plan._replace(loras=changed, request=dataclasses.replace(plan.request, loras=changed.files))
         self.__dict__.pop("network", None)
-        fade = max(0, transition.left - 1)  # a change of prompt that is under way goes on
+        if transition.left:  # a change of prompt that is under way goes on
+            count = max(count, transition.recompute)
+        fade = max(0, transition.left - 1)
         transition = begin_transition(transition, transition.goal, recompute=count, fade=fade)
         self.state = dataclasses.replace(self.state, transition=transition)
 

@@ -5,6 +5,7 @@ from functools import partial
 from typing import NamedTuple
 
 from omniforcing_jax.config import SamplerConfig
+from omniforcing_jax.io.atomic_write import AnyPath
 from omniforcing_jax.pipeline.loras import GivenLoras, LoraFiles, check_loras
 from omniforcing_jax.stream.chunk_stream import ChunkStream
 from omniforcing_jax.stream.prompt_schedule import plan_border
@@ -31,10 +32,11 @@ def plan_lora_schedule(
     return tuple(ScheduledLora(block, *file) for block, file in zip(blocks, files, strict=True))
 
 
-def with_later_files(loras: GivenLoras, changes: Iterable[ScheduledLora]) -> LoraFiles:
+def with_later_files(loras: GivenLoras, later: Iterable[AnyPath]) -> LoraFiles:
     """Add files that come later, at strength 0, so that nothing is read or compiled when they come."""
     given = dict(check_loras(loras))
-    return tuple((given | {change.file: given.get(change.file, 0.0) for change in changes}).items())
+    files = [file for file, _ in check_loras([(file, 0.0) for file in dict.fromkeys(map(str, later))])]
+    return tuple((given | {file: given.get(file, 0.0) for file in files}).items())
 
 
 def changes_by_block(

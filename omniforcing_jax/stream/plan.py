@@ -108,7 +108,7 @@ def check_stream_memory(plan: StreamPlan, dtype: DTypeLike, loaded: bool) -> Non
     """
     rows = len(plan.request.prompts)
     needed = working_bytes(plan.config, plan.static, rows, plan.history, plan.lookahead)
-    budget.check_memory(plan.config, dtype, loaded, needed | plan.loras.working)
+    budget.check_memory(plan.config, dtype, loaded, needed | plan.loras.working(plan.static.dtype))
 
 
 def choose_lookahead(config: PipelineConfig, lookahead: int | None) -> int:

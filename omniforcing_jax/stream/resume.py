@@ -20,7 +20,17 @@ from omniforcing_jax.model.cache import put_cache
 from omniforcing_jax.model.layer_list import is_list
 from omniforcing_jax.model.transformer import list_layers
 from omniforcing_jax.pipeline import checks, text_source
-from omniforcing_jax.pipeline.loras import GivenLoras, Loras, read_loras, with_loras
+from omniforcing_jax.pipeline.loras import (
+    NO_LORAS,
+    Attached,
+    GivenLoras,
+    LoraFiles,
+    Loras,
+    change_loras,
+    check_loras,
+    read_loras,
+    with_loras,
+)
 from omniforcing_jax.pipeline.pipeline import (
     Codecs,
     Pipeline,
@@ -64,6 +74,7 @@ def resume(
     seconds: int | float | None = None,
     *,
     loras: GivenLoras | None = None,
+    attached: Attached | None = None,
     trace: Trace = no_trace,
 ) -> ChunkStream | BatchStream:
     """Open a saved stream where it was. Its next chunks are bit-equal to those of the stream that was not cut.
@@ -77,6 +88,7 @@ def resume(
         seconds: Length of the rest in whole seconds; None keeps the end that the stream was opened with, if any.
         loras: The LoRA files of the stream where they are now, with the strengths to go on with. None reads those that
             the state names.
+        attached: The weights with LoRAs beside them, as other streams have them; the same files share their memory.
         trace: As for `open_stream`.
 
     Returns:
@@ -93,10 +105,10 @@ def resume(
     config = with_weights_dtype(checks.pipeline_config(weights, upsampler=request.upscale), request.weights_dtype)
     checks.student_sampler(config)
     _check_weights(folder, saved, config, weights)
-    request = saved.request if loras is None else dataclasses.replace(saved.request, loras=loras)
-    plan = resolve_request(config, request)
+    wanted = check_loras(request.loras if loras is None else loras)
+    plan = resolve_request(config, dataclasses.replace(request, loras=_as_saved(wanted, request.loras)))
     end = header.blocks if seconds is None else header.block + _count_more(plan, header, seconds)
-    plan = plan._replace(blocks=end, loras=_read_loras(folder, header, plan))
+    plan = plan._replace(blocks=end, loras=_read_loras(folder, header, plan, attached))
     check_recompute(plan.static.sampler, plan.history, header.recompute)
     _check_camera(folder, header, plan)
     file, abstract = _open_state(Path(folder), saved, plan, _has_list(weights, config))
@@ -105,8 +117,13 @@ def resume(
     pipeline = checks.load(weights, config, dtype)
     _check_fingerprint(folder, header, pipeline)
     state = _read_state(file, abstract, header)
-    pipeline = with_loras(pipeline, plan.loras, plan.static.dtype)
+    if attached is None:
+        pipeline = with_loras(pipeline, plan.loras, plan.static.dtype)
+    else:
+        pipeline = change_loras(attached.pipeline, attached.loras, plan.loras, plan.static.dtype)
     stream = ChunkStream(pipeline, plan, dataclasses.replace(state, cache=put_cache(state.cache)), trace)
+    if wanted != plan.loras.files:  # what the state holds was made at the strengths of then
+        stream.set_loras(wanted, recompute=0)
     return BatchStream(stream) if saved.request.is_batch else stream
 
 
@@ -124,14 +141,21 @@ def _check_weights(folder: AnyPath, saved: SavedStream, config: PipelineConfig, 
         raise ValueError(f"{folder}: the state belongs to {dtype} weights, these are {weights_dtype(weights)}")
 
 
-def _read_loras(folder: AnyPath, header: SavedHeader, plan: StreamPlan) -> Loras:
+def _as_saved(wanted: LoraFiles, saved: GivenLoras) -> LoraFiles:
+    """Give the files that are wanted the strengths that they were saved with."""
+    if len(wanted) != len(saved):
+        return wanted
+    return tuple((file, float(strength)) for (file, _), (_, strength) in zip(wanted, saved, strict=True))
+
+
+def _read_loras(folder: AnyPath, header: SavedHeader, plan: StreamPlan, attached: Attached | None) -> Loras:
     """Read the LoRAs of a saved stream, which must be those that it was made with."""
     files = plan.request.loras
     rule = f"the state was saved with {len(header.loras)} LoRAs; give the same files in the same order"
     require(len(files) == len(header.loras), f"{folder}: lora", [file for file, _ in files], rule)
     for file, _ in files:
         require(Path(file).exists(), f"{folder}: lora", file, "is not there; say with --lora where it is now")
-    loras = read_loras(plan.static.model, files)
+    loras = read_loras(plan.static.model, files, NO_LORAS if attached is None else attached.loras)
     for (file, _), found, expected in zip(files, loras.hashes, header.loras, strict=True):
         require(
             found == expected, f"{folder}: lora", file, "is another file than the one that the stream was made with"

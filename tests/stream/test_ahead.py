@@ -6,6 +6,8 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from lora_files import write_lora
+from test_upscale import upsampling
 from tiny_stream import PROMPT, folders, student
 
 from omniforcing_jax.parallel.mesh import MeshConfig
@@ -45,16 +47,28 @@ def test_a_stream_runs_what_was_compiled_while_its_weights_were_loaded(ready):
 
 
 @pytest.mark.long
-def test_every_program_is_lowered_for_a_decoder_that_sees_both_sides(ready):
-    """Its carry has another shape in each of the first blocks."""
+def test_a_network_with_loras_is_compiled_ahead_too(ready, tmp_path):
+    loras = [(write_lora(tmp_path / "lora.safetensors", student().config.model, seed=1), 1.0)]
+    list(open_stream(folders() / "student", PROMPT, 4, loras=loras, **ALONE))
+    assert {name: ready[name] for name in OF_NETWORK} == OF_NETWORK
+
+
+def seeing_both_sides():
+    """The student with a decoder that is not causal."""
     config = student().config
     vae = dataclasses.replace(config.video_vae, causal_decoder=False)
-    pipeline = dataclasses.replace(
-        student(),
-        codecs=dataclasses.replace(student().codecs, video_config=vae),
-        config=dataclasses.replace(config, video_vae=vae),
-    )
-    plan = plan_stream(pipeline, StreamRequest(prompt=(PROMPT, PROMPT), seed=3, seconds=6, lookahead=1, steps=1))
+    codecs = dataclasses.replace(student().codecs, video_config=vae)
+    return dataclasses.replace(student(), codecs=codecs, config=dataclasses.replace(config, video_vae=vae))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("pipeline", "upscale"), [(seeing_both_sides, False), (upsampling, True)])
+def test_every_program_is_lowered_where_the_picture_is_late(ready, pipeline, upscale):
+    """The carry has another shape in each of the first blocks."""
+    pipeline = pipeline()
+    asked = {"seed": 3, "seconds": 6, "lookahead": 1, "steps": 1, "upscale": upscale}
+    asked["window"] = 2 if upscale else None  # its network's programs are new, too
+    plan = plan_stream(pipeline, StreamRequest(prompt=(PROMPT, PROMPT), **asked))
     programs = ahead.compile_ahead(plan)
     stream = start_stream(pipeline, plan, ahead=programs)
     for _ in range(4):

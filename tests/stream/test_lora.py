@@ -10,10 +10,12 @@ from refusal import refusal
 from tiny_stream import PROMPT, folders, listed, student, teacher
 
 from omniforcing_jax.cli.main import main
+from omniforcing_jax.io import weights
+from omniforcing_jax.io.machine import CompileCounter
 from omniforcing_jax.io.startup import Startup
 from omniforcing_jax.model.transformer import list_layers
 from omniforcing_jax.parallel.mesh import MeshConfig
-from omniforcing_jax.rollout import commit_block, denoise_block, make_prompt_kv
+from omniforcing_jax.rollout import denoise_block
 from omniforcing_jax.sample.clip import sample_clip
 from omniforcing_jax.serve.messages import StreamRequestBody
 from omniforcing_jax.serve.network import NetworkStudio
@@ -88,16 +90,39 @@ def test_a_change_between_blocks_goes_on_from_the_past_as_fused_weights_would(lo
 
 
 def test_other_strengths_and_other_files_of_the_same_ranks_compile_nothing(loras):
-    programs = denoise_block, commit_block, make_prompt_kv
     stream = open_stream(student(), PROMPT, loras=[(loras[0], 1.0), (loras[1], 0.5)])
     stream.rehearse_change(1)
     for _ in range(3):
         next(stream)
-    counts = [program._cache_size() for program in programs]
+    counter = CompileCounter.start()
     for strength, second in ((0.25, loras[1]), (0.0, loras[1]), (1.0, loras[2])):
         stream.set_loras([(loras[0], strength), (second, 0.7)], recompute=1)
         next(stream)
-    assert [program._cache_size() for program in programs] == counts
+    assert counter.ready == 0
+
+
+def test_a_change_of_prompt_that_is_under_way_goes_on(loras):
+    stream = open_stream(student(), PROMPT, loras=[(loras[0], 1.0)])
+    next(stream)
+    stream.set_prompt("a blue ball", recompute=2, fade=2)
+    stream.set_loras([(loras[0], 0.5)], recompute=0)
+    assert (stream.state.transition.left, stream.state.transition.recompute) == (3, 2)
+    next(stream)
+    stream.set_loras([(loras[0], 0.25)], recompute=1)
+    assert (stream.state.transition.left, stream.state.transition.recompute) == (2, 2)
+
+
+def test_weights_are_hashed_once_whatever_their_loras(loras, tmp_path, monkeypatch):
+    pipeline, hashed, take = dataclasses.replace(student()), [], weights.fingerprint
+    monkeypatch.setattr(weights, "fingerprint", lambda tree: hashed.append(1) or take(tree))
+    stream = open_stream(pipeline, PROMPT, loras=[(loras[0], 1.0)])
+    next(stream)
+    save(stream, tmp_path / "one")
+    stream.set_loras([(loras[0], 0.5)])
+    save(stream, tmp_path / "two")
+    stream.set_loras(())
+    save(stream, tmp_path / "three")
+    assert len(hashed) == 1
 
 
 def test_a_stream_whose_loras_were_taken_away_is_one_that_never_had_any(loras):
@@ -138,6 +163,12 @@ def test_a_saved_stream_names_its_loras_and_goes_on_with_them_bit_by_bit(loras, 
     with pytest.raises(ValueError, match=r"saved with 2 LoRAs; give the same files"):
         resume(tmp_path / "state", student(), loras=())
     again = list(resume(tmp_path / "state", student(), loras=[(loras[0], 0.6), (loras[1], 0.5)]))
+    other = [(loras[0], 0.1), (loras[1], 0.5)]
+    changed = resume(tmp_path / "state", student(), loras=[(loras[0], 0.6), (loras[1], 0.5)])
+    changed.set_loras(other, recompute=0)
+    goes_on = next(resume(tmp_path / "state", student(), loras=other))
+    np.testing.assert_array_equal(goes_on.video, next(changed).video)  # text keys, too, are of the new strengths
+    assert not np.array_equal(goes_on.video, again[0].video)
     assert all(np.array_equal(one.video, other.video) for one, other in zip(again, rest, strict=True))
 
 
@@ -160,10 +191,12 @@ def test_all_streams_of_a_server_share_its_loras_and_go_on_with_them(loras, tmp_
     one, other = (studio.open(StreamRequestBody(prompt=PROMPT, seed=3), None, lambda stage: None) for _ in "ab")
     expected = open_stream(student(), PROMPT, seed=3, loras=given)
     np.testing.assert_array_equal(one.make().video, next(expected).video)
-    weights = [source._stream.pipeline.transformer.video.patchify.w.down for source in (one, other)]
-    assert weights[0] is weights[1]
+    shared = [source._stream.pipeline.transformer.video.patchify.w.down for source in (one, other)]
+    assert shared[0] is shared[1]
     one.save(tmp_path)
-    np.testing.assert_array_equal(studio.reopen(tmp_path).make().video, next(expected).video)
+    opened = studio.reopen(tmp_path)
+    assert opened._stream.pipeline.transformer.video.patchify.w.down is shared[0]
+    np.testing.assert_array_equal(opened.make().video, next(expected).video)
 
 
 def command(tmp_path, *more):
@@ -180,6 +213,21 @@ def test_the_command_changes_strengths_at_its_seconds(loras, tmp_path, monkeypat
     expected = list(itertools.islice(stream, 2))
     stream.set_loras([(loras[0], 0.25), (loras[1], 0.5)], recompute=1)
     np.testing.assert_array_equal(join_chunks(made)[0], join_chunks([*expected, *stream])[0])
+
+
+@pytest.mark.long
+def test_a_resumed_command_reads_all_files_before_its_first_block(loras, tmp_path, capsys):
+    state = tmp_path / "state"
+    assert main(command(tmp_path, "--lora", loras[0], 1, "--save-state", state)) == 0
+    capsys.readouterr()
+    later = ["stream", "--resume", state, "--weights", folders() / "student", "--seconds", 2, "--out"]
+    words = [str(each) for each in (*later, tmp_path / "b.mp4", "--lora-at", 3, tmp_path / "none.safetensors", 1)]
+    assert main(words) == 2
+    assert "none.safetensors" in capsys.readouterr().err
+    assert not (tmp_path / "b.mp4").exists()
+    words[-2] = str(loras[1])
+    assert main(words) == 0
+    assert (tmp_path / "b.mp4").exists()
 
 
 @pytest.mark.parametrize(
