@@ -17,6 +17,7 @@ import torch
 from conversion import to_source
 from diffusers import LTX2LatentUpsamplePipeline, LTX2Pipeline
 from diffusers.pipelines.ltx2.latent_upsampler import LTX2LatentUpsamplerModel
+from lora_files import write_lora
 from random_weights import fill
 from refusal import refusal
 from tiny_stream import PROMPT, folders, teacher
@@ -30,6 +31,7 @@ from omniforcing_jax.pipeline.presets import TINY_CLIP
 from omniforcing_jax.pipeline.weights_folder import load_pipeline, save_pipeline
 from omniforcing_jax.sample import two_stage
 from omniforcing_jax.sample.clip import sample_latents
+from omniforcing_jax.sample.keyframes import Keyframe, Reference, encode_guides
 from omniforcing_jax.sample.request import ClipRequest
 from omniforcing_jax.sample.two_stage import begin_second, plan_two_stage, refine, sample_two_stage
 from omniforcing_jax.schedule import DISTILLED
@@ -156,6 +158,54 @@ def test_a_second_network_refines_the_picture_and_the_sound_is_the_first_stage_s
     assert not np.array_equal(clip.audio, own.audio)
 
 
+def given(size=64):
+    return Keyframe(picture=np.full((1, size, size, 3), 90, np.uint8))
+
+
+def test_both_stages_have_the_keyframes_at_their_own_size_and_the_first_alone_the_references(tmp_path):
+    lora = write_lora(tmp_path / "lora.safetensors", CONFIG.model, seed=1)
+    reference = Reference(picture=np.zeros((9, 32, 32, 3), np.uint8))
+    asked = dataclasses.replace(REQUEST, keyframes=(given(),), loras=((lora, 0.5),))
+    plan = plan_two_stage(pipeline(), asked)  # a keyframe of the final size needs no fit
+    assert [(each.guides[0].grid, each.grid) for each in (plan.low, plan.high)] == [((1, 1), (1, 1)), ((2, 2), (2, 2))]
+    assert plan.low.loras.strengths == plan.high.loras.strengths == (0.5,)
+    assert plan_two_stage(pipeline(), asked, folders() / "teacher").high.loras.strengths == (0.5,)
+    read = plan_two_stage(pipeline(), dataclasses.replace(asked, references=(reference,)))
+    assert (len(read.low.guides), len(read.high.guides)) == (2, 1)
+    assert (read.low.loras.strengths, read.high.loras.strengths) == ((0.5,), ())
+    with pytest.raises(ValueError, match="32x32"):
+        plan_two_stage(pipeline(), dataclasses.replace(asked, keyframes=(given(32),)))
+
+
+def test_a_negative_prompt_is_the_first_stages():
+    plan = plan_two_stage(pipeline(), dataclasses.replace(REQUEST, guidance=2.0, negative_prompt="a blue ball"))
+    assert (plan.low.negative_prompts, plan.high.negative_prompts) == (("a blue ball",), ("",))
+    assert (plan.low.needs_negative, plan.high.needs_negative) == (True, False)
+
+
+def test_what_both_stages_need_is_counted(monkeypatch, tmp_path):
+    counted = []
+    monkeypatch.setattr("omniforcing_jax.pipeline.budget.check_memory", lambda *rest: counted.append(rest[-1]))
+    lora = write_lora(tmp_path / "lora.safetensors", CONFIG.model, seed=1)
+    asked = dataclasses.replace(REQUEST, loras=((lora, 0.5),))
+    late = dataclasses.replace(given(), second=0.5)
+    for request, second in ((asked, None), (dataclasses.replace(asked, keyframes=(late,)), folders() / "teacher")):
+        plan_two_stage(pipeline(), request, second)
+    (_, plain, _, given_more) = counted
+    assert plain.keys() == {"attention", "LoRAs", "upsampler"}
+    assert given_more.keys() == {*plain, "second network"}
+    assert given_more["attention"] > plain["attention"]
+
+
+def test_a_keyframe_is_held_in_the_final_clip():
+    asked = dataclasses.replace(REQUEST, keyframes=(given(),))
+    plan = plan_two_stage(pipeline(), asked)
+    found = refine(pipeline(), plan, sample_latents(pipeline(), plan.low))
+    guide = encode_guides(pipeline(), plan.high.guides, plan.high.tokens[0], jnp.float32)
+    tokens = plan.high.grid[0] * plan.high.grid[1]
+    np.testing.assert_allclose(found.video[:, :tokens], guide.clean[:, :tokens], atol=1e-5)
+
+
 def test_the_weights_are_loaded_with_their_upsampler_only_if_it_is_asked_for():
     plain, whole = load_pipeline(folder()), load_pipeline(folder(), upsampler=True)
     assert plain.codecs.upsampler is None
@@ -185,6 +235,8 @@ def test_the_command_writes_a_clip_of_the_final_size(tmp_path, capsys):
         (["--two-stage", "--height", "96"], None, "height=96: must be a positive multiple of 64 pixels in two stages"),
         (["--two-stage", "--width", "32768"], None, "width=32768: must be at most 16384 pixels"),
         (["--second-weights", "x"], None, "second-weights=PosixPath('x'): needs --two-stage"),
+        (["--fit", "crop"], None, "fit='crop': needs --keyframe or --reference"),
+        (["--compress", "33", "--reference", "a.mp4"], None, "compress=33: needs --keyframe"),
         (["--two-stage", "--second-weights", "missing"], None, "missing: no such weights folder"),
         (["--two-stage", "--second-weights", "student"], None, "is a causal student"),
     ],

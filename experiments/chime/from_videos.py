@@ -60,7 +60,7 @@ class Arguments:
 
 
 def write_videos(folder: Path, count: int) -> None:
-    """Write worlds as MP4s, each with its caption, one frame and a half longer than a clip."""
+    """Write worlds as MP4s, each with its caption and a second longer than a clip needs."""
     folder.mkdir(parents=True)
     for index in range(count):
         seed, rate, times = TRAIN_SEED + index, RATES[index % len(RATES)], ENLARGED[index % len(ENLARGED)]
@@ -75,7 +75,7 @@ def write_videos(folder: Path, count: int) -> None:
 def write_rendered(folder: Path, count: int) -> None:
     """Encode the same worlds as they were rendered into a store of clips."""
     codecs, frames = encoders.load_encoders(), PREFIX.frames_for(SECONDS)
-    (size, bucket) = (SIDE, SIDE, frames), f"{SIDE}x{SIDE}-{SECONDS}s"
+    size = SIDE, SIDE, frames
     writer = None
     for index in range(count):
         seed = TRAIN_SEED + index
@@ -84,9 +84,13 @@ def write_rendered(folder: Path, count: int) -> None:
         if writer is None:
             channels, grid = (video.shape[-1], audio.shape[-1]), (latent_frames(frames), *video.shape[1:3])
             header = clips_header(count=count, shards=1, size=size, video=grid, channels=channels, codecs="rendered")
-            writer = Writer(folder / bucket, header)
-        arrays = {"video": video.astype(np.float16), "audio": audio.astype(np.float16), "start_s": np.float32(0)}
-        writer.put(index, Row(prompt_of(seed), {name: np.asarray(array) for name, array in arrays.items()}))
+            writer = Writer(folder / f"{SIDE}x{SIDE}-{SECONDS}s", header)
+        arrays = {
+            "video": video.astype(np.float16),
+            "audio": audio.astype(np.float16),
+            "start_s": np.zeros((), np.float32),
+        }
+        writer.put(index, Row(prompt_of(seed), arrays))
 
 
 def train(folder: Path, clips: Path, arguments: Arguments) -> list[dict[str, float]]:

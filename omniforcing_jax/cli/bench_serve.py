@@ -58,8 +58,9 @@ def prepare_bench(command: BenchOptions) -> Callable[[], None]:
     seconds = SECONDS if command.blocks is None else command.blocks
     require(5 <= seconds <= 3600, "blocks", command.blocks, "must be from 5 to 3600")
     require(command.preset is None, "preset", command.preset, "a server needs weights: leave it out")
-    for name, is_given in {"seed": command.seed != 0, "no-mux": not command.mux}.items():
-        require(not is_given, name, is_given, "is not for a server: leave it out")
+    refused = {"seed": command.seed, "random-weights": command.random_weights, "no-mux": not command.mux}
+    for flag, value in refused.items():
+        require(not value, flag, value, "is not for a server: leave it out")
     rule = "a server takes weights as they are; convert --quantise writes them in eight bits"
     require(command.weights_dtype is None, "weights-dtype", command.weights_dtype, rule)
     asked = {name: getattr(command, name) for name in OF_STREAMS if getattr(command, name) is not None}

@@ -102,6 +102,9 @@ def prepare_sample(command: SampleOptions, startup: Startup) -> Callable[[], Non
     refuse_inputs("out", command.out, {**read, **loras, **files, "weights": find_weights(command.weights)})
     check_kind(command.out)
     check_writable(command.out)
+    has_given = bool(command.keyframe or command.reference)
+    require(command.fit is None or has_given, "fit", command.fit, "needs --keyframe or --reference")
+    require(command.compress is None or bool(command.keyframe), "compress", command.compress, "needs --keyframe")
     is_used = command.second_weights is None or command.two_stage
     require(is_used, "second-weights", command.second_weights, "needs --two-stage")
     prepare = prepare_two_stage if command.two_stage else prepare_clip

@@ -4,17 +4,19 @@
     between         video: the upsampler of the picture. Both streams: noise of the second stage's first level
     second stage    three steps at full size, without guidance
 
-With one network the second stage refines the sound too. With a network of its own, such as one with the distilled LoRA,
-it refines the picture only, and the clip has the sound of the low stage.
+Keyframes are given to both stages, each at its own size. References are the first stage's, and so is the IC-LoRA that
+reads them; other LoRAs are in both. With one network the second stage refines the sound too. With a network of its own,
+such as one with the distilled LoRA, it refines the picture only, and the clip has the sound of the low stage.
 
-Source: LTX-2@400fd31:ltx_pipelines/distilled.py, LTX-2@400fd31:ltx_pipelines/ti2vid_two_stages.py.
+Source: LTX-2@400fd31:ltx_pipelines/distilled.py, LTX-2@400fd31:ltx_pipelines/ti2vid_two_stages.py,
+LTX-2@400fd31:ltx_pipelines/ic_lora.py.
 """
 
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +29,7 @@ from omniforcing_jax.io.atomic_write import AnyPath
 from omniforcing_jax.layout import PREFIX
 from omniforcing_jax.pipeline import budget, checks
 from omniforcing_jax.pipeline.loras import NO_LORAS
-from omniforcing_jax.pipeline.pipeline import Codecs, Pipeline, PipelineConfig
+from omniforcing_jax.pipeline.pipeline import Codecs, Pipeline, PipelineConfig, abstract_pipeline
 from omniforcing_jax.pipeline.shipped import find_weights
 from omniforcing_jax.pipeline.weights_folder import (
     TRANSFORMER,
@@ -46,6 +48,14 @@ from omniforcing_jax.streams import Streams
 from omniforcing_jax.strict_json import require
 
 SECOND_NOISE = 2**31 - 2  # folded into the seed's key; neither the index of a clip nor `clip.LATER_NOISE`
+REFINING: dict[str, Any] = {  # what of a request is otherwise in the second stage
+    "guidance": 1.0,
+    "negative_prompt": "",
+    "renewal": 0.0,
+    "ancestral": 0.0,
+    "sigmas": SECOND_STAGE,
+    "references": (),
+}
 ACTIVATIONS = 6  # arrays of the upsampler's width at full size that live at once, about
 
 
@@ -89,21 +99,26 @@ def plan_two_stage(weights: checks.Weights, request: ClipRequest, second: AnyPat
     config, upsampler = checks.with_upsampler(weights)
     size = _final_size(config, upsampler, request)
     height, width = (side * upsampler.ratio[1] // upsampler.ratio[0] for side in size)
-    low = plan_clip(weights, dataclasses.replace(request, height=height, width=width))._replace(config=config)
     grid, pixels = config.grid(*size), PREFIX.frames_for(request.seconds)
-    refining = dataclasses.replace(
-        request, height=size[0], width=size[1], guidance=1.0, renewal=0.0, ancestral=0.0, sigmas=SECOND_STAGE
-    )
+    guides = plan_guides(config, grid, pixels, request.keyframes, (), ())
+    shrunk = tuple(dataclasses.replace(each, fit=each.fit or "stretch") for each in request.keyframes)
+    smaller = dataclasses.replace(request, height=height, width=width, keyframes=shrunk)
+    low = plan_clip(weights, smaller)._replace(config=config)
+    refining = dataclasses.replace(request, height=size[0], width=size[1], **REFINING)
     high = low._replace(
         request=refining,
         static=low.static._replace(guidance=refining.strengths),
         grid=grid,
         sigmas=refining.levels,
         shares=None,
-        loras=low.loras if second is None else NO_LORAS,
-        guides=plan_guides(config, grid, pixels, request.keyframes, request.references, low.loras.headers),
+        loras=NO_LORAS if request.references else low.loras,
+        guides=guides,
     )
-    budget.check_memory(config, request.dtype, isinstance(weights, Pipeline), _working_bytes(high, upsampler))
+    is_loaded = isinstance(weights, Pipeline)
+    needed = high.working | {"upsampler": _upsampler_bytes(high, upsampler)}
+    if is_loaded and second is not None:  # beside the first one, which is somebody else's
+        needed["second network"] = budget.count_bytes(abstract_pipeline(config, request.dtype).transformer)
+    budget.check_memory(config, request.dtype, is_loaded, needed)
     return TwoStagePlan(low, high, None if second is None else _read_second(second, config))
 
 
@@ -122,12 +137,9 @@ def _final_size(config: PipelineConfig, upsampler: UpsamplerConfig, request: Cli
     return sides[0], sides[1]
 
 
-def _working_bytes(high: ClipPlan, upsampler: UpsamplerConfig) -> dict[str, int]:
-    rows, tokens = len(high.prompts), high.tokens[0]
-    return {
-        "attention": budget.score_bytes(high.config, rows, tokens, tokens),
-        "upsampler": ACTIVATIONS * rows * tokens * upsampler.width * jnp.dtype(high.static.dtype).itemsize,
-    }
+def _upsampler_bytes(high: ClipPlan, upsampler: UpsamplerConfig) -> int:
+    values = ACTIVATIONS * len(high.prompts) * high.tokens[0] * upsampler.width
+    return values * jnp.dtype(high.static.dtype).itemsize
 
 
 def _read_second(second: AnyPath, config: PipelineConfig) -> SecondNetwork:

@@ -40,7 +40,8 @@ def test_the_bench_refuses_what_it_cannot_measure(capsys, tmp_path):
     refused = {
         ("--blocks", "2"): "blocks=2: must be from 5",
         ("--preset", "tiny"): "preset='tiny'",
-        ("--seed", "3"): "seed=True: is not for a server",
+        ("--seed", "3"): "seed=3: is not for a server",
+        ("--random-weights",): "random-weights=True: is not for a server",
         ("--no-mux",): "no-mux=True: is not for a server",
         ("--weights-dtype", "int8"): "weights-dtype='int8': a server takes weights as they are",
     }
