@@ -30,7 +30,6 @@ def make_loss(student: PipelineConfig, how: OdeConfig, dtype: DTypeLike) -> Loss
     sampler = student.sampler
     assert sampler is not None
     horizon = latent_frames(sampler.layout.frames_for(sampler.horizon_seconds))
-    sigmas = jnp.asarray(sampler.sigmas, jnp.float32)
 
     def of_trajectory(
         params: Transformer, batch: dict[str, Any], key: jax.Array, trajectory: Trajectory, shape: tuple[int, int, int]
@@ -44,6 +43,7 @@ def make_loss(student: PipelineConfig, how: OdeConfig, dtype: DTypeLike) -> Loss
         return ode_loss(params, trajectory, text, key, blocks, network, how)
 
     def loss(params: Transformer, batch: dict[str, Any], key: jax.Array) -> tuple[jax.Array, Metrics]:
+        sigmas = jnp.asarray(sampler.sigmas, jnp.float32)  # not above: a program for absent devices makes no array
         if "clip_video" not in batch:
             video, audio = (batch[name].astype(jnp.float32).swapaxes(0, 1) for name in ("video", "audio"))
             trajectory = Trajectory(video=video, audio=audio, sigmas=sigmas)

@@ -132,9 +132,10 @@ def test_modulation_rows_of_a_level_per_block_are_cut_over_the_batch(lowered_sta
 
 
 @pytest.mark.skipif(not (LIBTPU / "libtpu").is_dir(), reason=f"no {LIBTPU}: `make libtpu` could not install it")
-def test_a_small_network_is_compiled_for_tpus(tmp_path):
-    file = tmp_path / "critic.json"
-    command = "-m experiments.compile_for_pod --topology v5e:2x2 --program stream --preset tiny --layers 1 --text 8"
+@pytest.mark.parametrize("program", ["stream", pytest.param("stage2", marks=pytest.mark.long)])
+def test_a_small_network_is_compiled_for_tpus(program, tmp_path):
+    file = tmp_path / "figures.json"
+    command = f"-m experiments.compile_for_pod --topology v5e:2x2 --program {program} --preset tiny --layers 1 --text 8"
     made = subprocess.run(
         [sys.executable, *command.split(), "--json", str(file)],
         cwd=ROOT,
