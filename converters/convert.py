@@ -145,21 +145,21 @@ def _list_extracts(place: Path) -> tuple[str, ...]:
 def _open_all(paths: Sequence[Path], overrides: Overrides) -> tuple[dict[str, SourceComponent], list[str]]:
     """Return the last source of each component, and a note for each one that was replaced."""
     sources: dict[str, SourceComponent] = {}
+    whole: dict[str, SourceComponent] = {}
     notes = []
     for path in paths:
         for found in list_components(path, overrides):
             earlier = sources.get(found.name)
             source = text_projection.join(found, earlier)
             if not text_projection.is_part(source):
-                source = complete(source, earlier, overrides)
+                whole[source.name] = source = complete(source, earlier, overrides)
             if earlier is not None and not source.is_joined:
                 notes.append(f"{source.name}: {source.where} replaces {earlier.where}")
             sources[source.name] = source
     text_projection.check_text_model(sources)
-    parts = {
-        name: text_projection.pass_through(each) for name, each in sources.items() if text_projection.is_part(each)
-    }
-    return sources | parts, notes
+    parts = {name: each for name, each in sources.items() if text_projection.is_part(each)}
+    text_projection.check_earlier(parts, whole)
+    return sources | {name: text_projection.pass_through(each) for name, each in parts.items()}, notes
 
 
 def _describe(plan: Plan) -> list[str]:

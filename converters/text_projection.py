@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from omniforcing_jax.io import weights
+from omniforcing_jax.io.tensor_file import open_tensors
 from omniforcing_jax.strict_json import loads_object
 from omniforcing_jax.text.gemma_config import GemmaConfig
 
 from .component import LTX2
 from .formats.connectors import PROJECTION
 from .lazy_tensor import LazyTensor
+from .native_component import PASSED
 from .source_component import SourceComponent
 
 NAME = "connectors"
@@ -75,15 +77,32 @@ def version_of(source: Mapping[str, Any]) -> dict[str, Any]:
     return {VERSION: config[VERSION]} if VERSION in config else {}
 
 
+def check_earlier(parts: Mapping[str, SourceComponent], whole: Mapping[str, SourceComponent]) -> None:
+    """Refuse a part that stayed alone after whole connectors of another format, which it would replace.
+
+    Raises:
+        ValueError: It would; names both sources.
+    """
+    for part in (part for name, part in parts.items() if name in whole):
+        rule = f"{ALONE[is_projection(part)]}; or name this one first"
+        raise ValueError(f"{part.where}: would replace the whole connectors of {whole[part.name].where}: {rule}")
+
+
 def check_replaced(folder: Path, sources: Iterable[SourceComponent]) -> None:
-    """Refuse to write a part that stayed alone over whole connectors.
+    """Refuse to write a part that stayed alone over whole connectors, or over the other part.
 
     Raises:
         ValueError: It would be; names the folder and the part.
     """
     for part in filter(is_part, sources):
-        if (folder / NAME / weights.MODEL).exists():
+        is_whole = (folder / NAME / weights.MODEL).exists()
+        if is_whole or _list_kinds(folder / NAME / PASSED) - {is_projection(part)}:
             raise ValueError(f"{folder / NAME}: would lose what {part.where} has not: {ALONE[is_projection(part)]}")
+
+
+def _list_kinds(path: Path) -> set[bool]:
+    """Tell whether tensors of connectors that passed through are of the projection; empty without such a file."""
+    return {key.startswith(PROJECTION) for key in open_tensors(path).entries} if path.is_file() else set()
 
 
 def check_text_model(sources: Mapping[str, SourceComponent]) -> None:

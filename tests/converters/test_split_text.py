@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 import split_text
 import torch
+from lora_files import MODULES, write_lora
 from published import NEWER, draw_network
 from run import refused, run
 from safetensors.numpy import load_file, save_file
 from split_text import GEMMA, PROJECTION, save_network, save_text
 from tokenizers import Tokenizer
 
+from converters.convert import prepare
+from converters.overrides import Overrides
 from omniforcing_jax.cli.main import main
 from omniforcing_jax.io.tensor_file import open_tensors
 from omniforcing_jax.io.weights import read_config
@@ -147,12 +150,54 @@ def test_a_file_alone_passes_its_part_of_the_connectors_through(made, tmp_path, 
         assert (tmp_path / "back.safetensors").read_bytes() == source.read_bytes()
 
 
+def test_a_lora_is_fused_into_the_network_alone_but_not_into_its_part_of_the_connectors(made, tmp_path, capsys):
+    network, lora = made / "network.safetensors", write_lora(tmp_path / "lora.safetensors", NEWER)
+    run("convert", "--from", network, "--lora", lora, 1, "--out", tmp_path / "ours")
+    assert f"transformer: {lora} fused at 1 into {len(MODULES)} tensors" in capsys.readouterr().out
+    changed, before = (
+        open_tensors(folder / "ours/transformer/model.safetensors").read("layers/video/self_attn/q/w")
+        for folder in (tmp_path, made)
+    )
+    assert [np.array_equal(*rows) for rows in zip(changed, before, strict=True)] == [False, True]
+    assert (tmp_path / "ours/connectors/passed.safetensors").is_file()
+    module = "diffusion_model.video_embeddings_connector.transformer_1d_blocks.0.attn1.to_q"
+    save_file({f"{module}.lora_{each}.weight": np.ones((6, 6), np.float32) for each in "AB"}, lora)
+    line = refused(capsys, "convert", "--from", network, "--lora", lora, 1, "--out", tmp_path / "other")
+    assert f"{lora}: {module} changes the connectors, and no --from has them with their config" in line
+
+
 def test_a_part_is_not_written_over_whole_connectors(made, tmp_path, capsys):
     both = ("--from", made / "network.safetensors", "--from", made / "text.safetensors")
     run("convert", *both, "--out", tmp_path / "ours")
     line = refused(capsys, "convert", *both[2:], "--out", tmp_path / "ours")
     assert "ours/connectors: would lose what" in line
     assert "the connectors are in the transformer's file" in line
+
+
+@pytest.mark.parametrize(("first", "second"), [("network", "text"), ("text", "network")])
+def test_a_part_is_not_written_over_the_other_one(made, tmp_path, capsys, first, second):
+    first, second = (made / f"{name}.safetensors" for name in (first, second))
+    run("convert", "--from", first, "--out", tmp_path / "ours")
+    passed = tmp_path / "ours/connectors/passed.safetensors"
+    before = passed.read_bytes()
+    line = refused(capsys, "convert", "--from", second, "--out", tmp_path / "ours")
+    assert f"{tmp_path / 'ours/connectors'}: would lose what {second} has not: " in line
+    assert passed.read_bytes() == before
+    for sources in ([first], [second, first]):  # the same part again, and both
+        prepare(sources, tmp_path / "ours", Overrides())
+
+
+def test_a_part_does_not_replace_whole_connectors_of_another_format(made, tmp_path, capsys):
+    run("export", "--from", made / "ours", "--to", "diffusers", "--components", "connectors", "--out", tmp_path / "b")
+    whole, text, network = tmp_path / "b/connectors", made / "text.safetensors", made / "network.safetensors"
+    for part, said in ((text, "only the text projection is here"), (network, "the text projection is in the text")):
+        line = refused(capsys, "convert", "--from", whole, "--from", part, "--out", tmp_path / "ours")
+        assert f"{part}: would replace the whole connectors of {whole}: {said}" in line
+        assert not (tmp_path / "ours").exists()
+    for sources, where in (((whole, text, network), network), ((text, whole), whole)):
+        plan = prepare(sources, tmp_path / "ours", Overrides()).plans["connectors"]
+        assert plan.source.where == str(where)
+        assert plan.layout.keys() == open_tensors(made / "ours/connectors/model.safetensors").entries.keys()
 
 
 @pytest.mark.parametrize("order", ["network text tuned", "network tuned text"])
