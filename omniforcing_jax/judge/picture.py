@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 COPY_SIDE = 160  # pixels of the longer side of the small copy
 LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)  # BT.709
+DARK = 0.1  # luma; a pixel below it is dark
 COARSE = 8  # pixels; sharpness compares neighbouring pixels with pixels this far apart
 REPEATED = 2e-4  # mean |difference| of luma; a frame that changes less is a repeated frame: a 20th of an 8-bit level
 REPEATED_SHARE = 0.1  # the same as a share of the last step, for frames that a coder did not repeat exactly
@@ -33,7 +34,9 @@ class Picture:
         event: How much the motion changes at a frame, in the same unit; near 0 where motion continues. It is the
             sum of two parts. The first is the share of the step before that the step after reverses: something turns
             back or flashes. The second is the difference of their sizes: something starts, stops or is hit.
+        event_side: Where something turns back, from -1, the left rim, to 1, the right one; 0 where nothing does.
         brightness: Mean luma in [0, 1].
+        dark: Share of the pixels whose luma is below a tenth.
         saturation: Sum of (largest - smallest) of R, G, B over the sum of the largest, in [0, 1]. A factor on all
             three does not change it.
         sharpness: Root mean square difference of neighbouring pixels over that of pixels 8 apart. It is near 1/8 for a
@@ -45,7 +48,9 @@ class Picture:
     times: Float[np.ndarray, " F"]
     change: Float[np.ndarray, " F"]
     event: Float[np.ndarray, " F"]
+    event_side: Float[np.ndarray, " F"]
     brightness: Float[np.ndarray, " F"]
+    dark: Float[np.ndarray, " F"]
     saturation: Float[np.ndarray, " F"]
     sharpness: Float[np.ndarray, " F"]
 
@@ -71,6 +76,14 @@ def sharpness(luma: UInt8[np.ndarray, "H W"]) -> float:
     return float(np.sqrt(fine / coarse)) if coarse else float("nan")
 
 
+def _side(strength: Float[np.ndarray, "h w"]) -> float:
+    """Return where the strength lies from left, -1, to right, 1, on average; 0 without any."""
+    columns = strength.sum(0)
+    places = (2 * np.arange(len(columns)) + 1) / len(columns) - 1
+    total = float(columns.sum())
+    return float(columns @ places) / total if total else 0.0
+
+
 class _Motion:
     """Compares each small picture with the one before. A repeated frame does not count as a stop.
 
@@ -79,6 +92,7 @@ class _Motion:
 
     def __init__(self) -> None:
         self.events: list[float] = []
+        self.sides: list[float] = []
         self._before: Float[np.ndarray, "h w"] | None = None
         self._step: Float[np.ndarray, "h w"] | None = None
         self._at, self._at_s = 0, 0.0  # index and time of the frame that the next event belongs to
@@ -86,6 +100,7 @@ class _Motion:
     def follow(self, luma: Float[np.ndarray, "h w"], time_s: float) -> float:
         """Take the next picture and return its mean |difference| from the last."""
         self.events.append(0.0)
+        self.sides.append(0.0)
         if self._before is None:
             self._move_on(luma, None, time_s)
             return 0.0
@@ -99,6 +114,7 @@ class _Motion:
         if self._step is not None:
             taken_back = np.abs(self._step) + np.abs(step) - np.abs(self._step + step)
             self.events[self._at] = float(taken_back.mean() + abs(np.abs(step).mean() - last))
+            self.sides[self._at] = _side(taken_back)
         self._move_on(luma, step, time_s)
         return change
 
@@ -115,7 +131,7 @@ class Watcher:
 
         self._shrink, self._grey = VideoReformatter(), VideoReformatter()
         self._motion = _Motion()
-        self._rows: list[tuple[float, float, float, float, float]] = []
+        self._rows: list[tuple[float, ...]] = []
         self._size = (0, 0)
 
     def see(self, frame: "av.VideoFrame", time_s: float) -> None:
@@ -136,13 +152,14 @@ class Watcher:
         largest = small.max(-1)
         colourful = float((largest - small.min(-1)).sum(dtype=np.int64) / max(1, largest.sum(dtype=np.int64)))
         change = self._motion.follow(luma, time_s)
-        self._rows.append((time_s, change, float(luma.mean()), colourful, sharpness(grey)))
+        dark = float((luma < DARK).mean())
+        self._rows.append((time_s, change, float(luma.mean()), dark, colourful, sharpness(grey)))
 
     def picture(self) -> Picture | None:
         """Return the measurements; None for fewer than three frames."""
         if len(self._rows) < FEWEST_FRAMES:
             return None
-        times, change, brightness, saturation, sharp = np.array(self._rows).T
+        times, change, brightness, dark, saturation, sharp = np.array(self._rows).T
         height, width = self._size
         return Picture(
             height=height,
@@ -150,7 +167,9 @@ class Watcher:
             times=times,
             change=change,
             event=np.array(self._motion.events),
+            event_side=np.array(self._motion.sides),
             brightness=brightness,
+            dark=dark,
             saturation=saturation,
             sharpness=sharp,
         )

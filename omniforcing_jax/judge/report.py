@@ -2,9 +2,11 @@
 
     media       name, seconds, picture_s and sound_s (the length of each stream), frames, frame_rate, width, height,
                 sample_rate, channels, undecodable (packets)
-    synchrony   lag_ms, correlation, confidence (synchrony.py)
+    synchrony   lag_ms, correlation, confidence, how sure they are, and the motion they were measured on (synchrony.py)
     seams       for each measure: the ratio of borders to other places, and the highest ratio elsewhere (seams.py)
     levels      picture and sound of the whole file (drift.py)
+    faults      black, repeated and frozen frames, and flashes (faults.py)
+    stereo      the levels left and right, and whether sound comes from where it is seen (stereo.py)
     drift       the levels in the first and in the last seconds, and their change
 
 Figures that a file cannot have are null: those of the sound if there is no sound, or the drift of a short file.
@@ -14,9 +16,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from omniforcing_jax.judge import drift
+from omniforcing_jax.judge.certainty import measure_certainty
+from omniforcing_jax.judge.faults import find_faults
 from omniforcing_jax.judge.media import Media
 from omniforcing_jax.judge.picture import Picture
 from omniforcing_jax.judge.seams import Blocks, Profile, picture_profiles, sound_profiles
+from omniforcing_jax.judge.sound import Sound
+from omniforcing_jax.judge.stereo import measure_stereo
 from omniforcing_jax.judge.synchrony import correlate, measure_synchrony
 
 NOTICED_S = 0.25  # seconds by which picture and sound may differ in length before it is told: coders pad
@@ -77,19 +83,31 @@ def _measure_drift(media: Media) -> dict[str, Any] | None:
     return table
 
 
+def _measure_synchrony(picture: Picture, sound: Sound) -> dict[str, float | None] | None:
+    """Measure synchrony, and beside it the motion: picture and sound agree easily where next to nothing moves."""
+    correlation = correlate(picture, sound)
+    figures = measure_synchrony(correlation)
+    if correlation is None or figures is None:
+        return None
+    shared = (max(float(picture.times[0]), sound.start_s), min(picture.stop_s, sound.stop_s))
+    motion = drift.picture_levels(picture, shared)["motion"]
+    return {**figures, **measure_certainty(correlation), "motion": motion}
+
+
 def judge_media(media: Media, blocks: Blocks) -> dict[str, Any]:
     """Return all figures of a file, as the head of this module lists them."""
     picture, sound = media.picture, media.sound
-    correlation = None if picture is None or sound is None else correlate(picture, sound)
     seams = {
         stream: profiles and {name: None if profile is None else profile.figure() for name, profile in profiles.items()}
         for stream, profiles in find_seams(media, blocks).items()
     }
     return {
         "media": describe_media(media),
-        "synchrony": measure_synchrony(correlation),
+        "synchrony": None if picture is None or sound is None else _measure_synchrony(picture, sound),
         "seams": {"block_seconds": blocks.seconds, "first_block_frames": blocks.first_frames, **seams},
         "levels": _levels(media, (media.start_s, media.stop_s)),
+        "faults": None if picture is None else find_faults(picture),
+        "stereo": None if sound is None else measure_stereo(picture, sound),
         "drift": _measure_drift(media),
     }
 
@@ -115,12 +133,31 @@ def _tell_lengths(picture_s: float | None, sound_s: float | None) -> list[str]:
     return [f"picture {picture_s:.1f} s but sound {sound_s:.1f} s"]
 
 
+def _tell_synchrony(sync: Mapping[str, Any]) -> str:
+    """Say how late the sound is, from when to when in 95 of 100, how alike both are, and how much moves."""
+    sure = "" if sync["lag_low_ms"] is None else f" [{sync['lag_low_ms']:+.0f} to {sync['lag_high_ms']:+.0f}]"
+    return f"sound {sync['lag_ms']:+.0f}{sure} ms (correlation {sync['correlation']:.2f}, motion {sync['motion']:.2g})"
+
+
+def _tell_faults(faults: Mapping[str, Any] | None) -> list[str]:
+    """Name the faults of a picture that can be noticed."""
+    if faults is None:
+        return []
+    said = {
+        "black": f"{faults['black_share']:.0%} of frames" if faults["black_share"] else "",
+        "frozen": f"for {faults['freeze_s']:.1f} s" if faults["freeze_s"] >= NOTICED_S else "",
+        "flashes": str(faults["flashes"] or ""),
+    }
+    return [f"{name} {text}" for name, text in said.items() if text]
+
+
 def summarise(figures: Mapping[str, Any]) -> str:
     """Return the most telling figures in one line."""
     media, sync = figures["media"], figures["synchrony"]
     parts = [f"{media['seconds']:.1f} s", *_tell_lengths(media["picture_s"], media["sound_s"])]
     if sync is not None:
-        parts.append(f"sound {sync['lag_ms']:+.0f} ms (correlation {sync['correlation']:.2f})")
+        parts.append(_tell_synchrony(sync))
+    parts += _tell_faults(figures["faults"])
     for stream in ("picture", "sound"):
         ratios = {name: figure for name, figure in (figures["seams"][stream] or {}).items() if figure is not None}
         if ratios:

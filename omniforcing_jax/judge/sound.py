@@ -33,6 +33,7 @@ class Sound:
         power: Mean square of all channels; 1 is full scale.
         mel: Power per mel band, averaged over the channels. The bands sum to about the power from 60 to 7,600 Hz.
         edge: Largest |third difference| of neighbouring samples at 16 kHz in any channel.
+        sides: Mean square of the left and of the right channel; None unless the file has two channels.
     """
 
     sample_rate: int
@@ -41,6 +42,7 @@ class Sound:
     power: Float[np.ndarray, " M"]
     mel: Float32[np.ndarray, "M bands"]
     edge: Float[np.ndarray, " M"]
+    sides: Float[np.ndarray, "M 2"] | None = None
 
     @property
     def times(self) -> Float[np.ndarray, " M"]:
@@ -81,7 +83,7 @@ class Listener:
         self._channels = channels
         # `MARGIN` samples before the next moment, then all samples that are not measured yet.
         self._waiting = np.zeros((channels, MARGIN), np.float32)
-        self._rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self._rows: list[tuple[np.ndarray, ...]] = []
 
     def hear(self, samples: Float32[np.ndarray, "channels n"]) -> None:
         """Take the next samples, full scale at 1."""
@@ -101,8 +103,16 @@ class Listener:
             self._work(left)
         if not self._rows:
             return None
-        power, mel, edge = (np.concatenate(parts) for parts in zip(*self._rows, strict=True))
-        return Sound(sample_rate=sample_rate, channels=self._channels, start_s=start_s, power=power, mel=mel, edge=edge)
+        powers, mel, edge = (np.concatenate(parts) for parts in zip(*self._rows, strict=True))
+        return Sound(
+            sample_rate=sample_rate,
+            channels=self._channels,
+            start_s=start_s,
+            power=powers.mean(1),
+            mel=mel,
+            edge=edge,
+            sides=powers if self._channels == 2 else None,
+        )
 
     def _work(self, moments: int) -> None:
         """Measure the next moments, all of whose surroundings have been heard."""
@@ -113,7 +123,7 @@ class Listener:
         steps = np.abs(np.diff(samples[:, MARGIN - 3 : MARGIN + moments * HOP], n=3, axis=1))
         self._rows.append(
             (
-                np.square(inner, dtype=np.float64).mean((0, 2)),
+                np.square(inner, dtype=np.float64).mean(2).T,
                 density @ filters().T,
                 steps.reshape(self._channels, moments, HOP).max((0, 2)).astype(np.float64),
             )

@@ -5,10 +5,12 @@ itself was tried first. Its correlation is blurred, because fast motion lasts a 
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
+from omniforcing_jax.judge.faults import find_motion
 from omniforcing_jax.judge.picture import Picture
 from omniforcing_jax.judge.sound import MOMENT, Sound
 
@@ -30,15 +32,20 @@ class Correlation:
         times: Seconds, in the file's clock, 10 ms apart.
         heard: Onset strength at these times, with mean 0 over every second and standard deviation 1.
         seen: Motion events at these times, scaled in the same way.
-        lags: Assumed delay of the sound in seconds.
+        steps: Assumed delay of the sound in moments of 10 ms.
         values: Correlation of the two at each lag, in about [-1, 1].
     """
 
     times: Float[np.ndarray, " n"]
     heard: Float[np.ndarray, " n"]
     seen: Float[np.ndarray, " n"]
-    lags: Float[np.ndarray, " k"]
+    steps: Int[np.ndarray, " k"]
     values: Float[np.ndarray, " k"]
+
+    @property
+    def lags(self) -> Float[np.ndarray, " k"]:
+        """Assumed delay of the sound in seconds."""
+        return self.steps * MOMENT
 
 
 def onset_strength(sound: Sound) -> Float[np.ndarray, " M"]:
@@ -62,7 +69,7 @@ def correlate(picture: Picture, sound: Sound) -> Correlation | None:
         return None
     times = np.arange(start, stop, MOMENT)
     curves = []
-    for at, strength in ((sound.times, onset_strength(sound)), (picture.times, picture.event)):
+    for at, strength in ((sound.times, onset_strength(sound)), (picture.times, find_motion(picture))):
         curve = gaussian_filter1d(np.interp(times, at, strength), SMOOTH / MOMENT)
         curve = curve - uniform_filter1d(curve, round(SLOW / MOMENT))
         if not curve.std():
@@ -70,9 +77,27 @@ def correlate(picture: Picture, sound: Sound) -> Correlation | None:
         curves.append(curve / curve.std())
     heard, seen = curves
     reach = round(RIVALS / MOMENT)
-    lags = np.arange(-reach, reach + 1)
-    values = convolve(heard, seen, method="fft")[len(times) - 1 + lags] / (len(times) - np.abs(lags))
-    return Correlation(times=times, heard=heard, seen=seen, lags=lags * MOMENT, values=values)
+    steps = np.arange(-reach, reach + 1)
+    values = convolve(heard, seen, method="fft")[len(times) - 1 + steps] / (len(times) - np.abs(steps))
+    return Correlation(times=times, heard=heard, seen=seen, steps=steps, values=values)
+
+
+class Peaks(NamedTuple):
+    """The highest peak of each of n curves over lags, at most 500 ms from no lag."""
+
+    at: Int[np.ndarray, " n"]  # index of the lag
+    lag_s: Float[np.ndarray, " n"]  # to a fraction of a moment
+    height: Float[np.ndarray, " n"]
+
+
+def find_peaks(values: Float[np.ndarray, "n k"]) -> Peaks:
+    """Find the peaks of curves whose middle is no lag."""
+    middle, reach = values.shape[1] // 2, round(LONGEST / MOMENT)
+    peaks = middle - reach + np.argmax(values[:, middle - reach : middle + reach + 1], axis=1)
+    left, height, right = (values[np.arange(len(values)), peaks + side] for side in (-1, 0, 1))
+    bend = left - 2 * height + right
+    beside = np.clip(0.5 * (left - right) / np.where(bend < 0, bend, -np.inf), -0.5, 0.5)
+    return Peaks(at=peaks, lag_s=(peaks - middle + beside) * MOMENT, height=height)
 
 
 def measure_synchrony(correlation: Correlation | None) -> dict[str, float] | None:
@@ -86,14 +111,10 @@ def measure_synchrony(correlation: Correlation | None) -> dict[str, float] | Non
     if correlation is None:
         return None
     lags, values = correlation.lags, correlation.values
-    peak = int(np.argmax(np.where(np.abs(lags) <= LONGEST + MOMENT / 2, values, -np.inf)))
-    height = float(values[peak])
-    left, right = values[peak - 1], values[peak + 1]
-    bend = left - 2 * height + right
-    beside = float(np.clip(0.5 * (left - right) / bend, -0.5, 0.5)) if bend < 0 else 0.0
+    (peak,), (lag_s,), (height,) = find_peaks(values[None])
     rival = float(values[np.abs(lags - lags[peak]) > BREADTH].max())
     return {
-        "lag_ms": 1e3 * (float(lags[peak]) + beside * MOMENT),
-        "correlation": height,
+        "lag_ms": 1e3 * float(lag_s),
+        "correlation": float(height),
         "confidence": float(np.clip(1 - rival / height, 0, 1)) if height > 0 else 0.0,
     }

@@ -57,7 +57,8 @@ def picture(change=None, brightness=None, sharpness=None, frames=300):
     base = np.random.default_rng(3).uniform(0.01, 0.02, frames)
     given = {"change": change, "brightness": brightness, "sharpness": sharpness}
     made = {name: base if values is None else values for name, values in given.items()}
-    return Picture(height=8, width=8, times=np.arange(frames) * FRAME_S, event=base, saturation=base, **made)
+    still = dict.fromkeys(("event", "event_side", "dark", "saturation"), base)
+    return Picture(height=8, width=8, times=np.arange(frames) * FRAME_S, **still, **made)
 
 
 @pytest.mark.parametrize("what", ["brightness", "sharpness"])
