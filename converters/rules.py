@@ -74,11 +74,15 @@ def check_rules(rules: Iterable[Rule]) -> tuple[Rule, ...]:
         ValueError: A name occurs twice; names it.
     """
     table = tuple(rules)
-    for names in ([(rule.native, None) for rule in table], [(rule.source, rule.numbers) for rule in table]):
-        ((name, _), count) = Counter(names).most_common(1)[0]
+    _refuse_two((rule.native, None) for rule in table)
+    _refuse_two((rule.source, rule.numbers) for rule in table)
+    return table
+
+
+def _refuse_two(names: Iterable[tuple[str, Axes | None]]) -> None:
+    for (name, _), count in Counter(names).most_common(1):
         if count > 1:
             raise ValueError(f"two rules for '{name}'")
-    return table
 
 
 def expand_rules(rules: Sequence[Rule], shapes: Mapping[str, Shape]) -> tuple[Placement, ...]:
@@ -89,14 +93,15 @@ def expand_rules(rules: Sequence[Rule], shapes: Mapping[str, Shape]) -> tuple[Pl
         shapes: Shapes of all native tensors; stacked ones have layers on the leading axis.
 
     Raises:
-        ValueError: A native tensor has no rule, or a rule's axes do not fit it.
+        ValueError: A native tensor has no rule, a rule's axes or numbers do not fit it, or a source key has two places.
     """
     by_native = {rule.native: rule for rule in rules}
-    placements = []
+    placements: list[Placement] = []
     for native, shape in shapes.items():
         if native not in by_native:
             raise ValueError(f"no rule for '{native}'")
         placements += _expand(by_native[native], shape)
+    _refuse_two((placement.source, None) for placement in placements)
     return tuple(placements)
 
 
@@ -107,14 +112,15 @@ def _expand(rule: Rule, shape: Shape) -> list[Placement]:
     if rule.axes is not None and sorted(rule.axes) != list(range(len(one))):
         raise ValueError(f"axes={rule.axes}: must order the {len(one)} axes of '{rule.native}'")
     source_shape = one if rule.axes is None else tuple(one[rule.axes.index(axis)] for axis in range(len(one)))
-    numbers = range(shape[0]) if stacked and rule.numbers is None else rule.numbers or ()
     return [
-        Placement(
-            source=rule.source if layer is None else rule.source.replace(LAYER, str(numbers[layer])),
-            native=rule.native,
-            layer=layer,
-            source_shape=source_shape,
-            axes=rule.axes,
-        )
-        for layer in (range(shape[0]) if stacked else [None])
+        Placement(source=source, native=rule.native, layer=layer, source_shape=source_shape, axes=rule.axes)
+        for layer, source in (_number(rule, shape[0]) if stacked else [(None, rule.source)])
     ]
+
+
+def _number(rule: Rule, layers: int) -> list[tuple[int, str]]:
+    """List the rows of a stacked tensor, and their source keys."""
+    numbers = range(layers) if rule.numbers is None else rule.numbers
+    if len(numbers) != layers:
+        raise ValueError(f"'{rule.native}' has {layers} layers, its rule {len(numbers)} numbers")
+    return [(layer, rule.source.replace(LAYER, str(number))) for layer, number in enumerate(numbers)]

@@ -126,6 +126,24 @@ def test_a_table_with_two_rules_for_a_name_is_refused(rule):
         check_rules([*RULES, rule])
 
 
+def test_numbers_of_layers_go_to_rows_in_order_and_none_is_left_or_given_twice():
+    def expand(*numbers):
+        rules = [Rule(f"stack{i}", "blocks.{i}.w", numbers=each) for i, each in enumerate(numbers)]
+        return expand_rules(rules, {rule.native: (2, 5) for rule in rules})
+
+    assert [(one.native, one.layer, one.source) for one in expand((3, 0), (2, 1))] == [
+        ("stack0", 0, "blocks.3.w"),
+        ("stack0", 1, "blocks.0.w"),
+        ("stack1", 0, "blocks.2.w"),
+        ("stack1", 1, "blocks.1.w"),
+    ]
+    with pytest.raises(ValueError, match=r"two rules for 'blocks\.1\.w'"):
+        expand((0, 1), (1, 2))
+    for numbers in ((1,), (1, 2, 3)):
+        with pytest.raises(ValueError, match=rf"'stack0' has 2 layers, its rule {len(numbers)} numbers"):
+            expand(numbers)
+
+
 def test_a_transposed_tensor_is_as_its_axes_say_and_comes_back_bit_exact():
     rng = np.random.default_rng(0)
     named = {"layers/kernel": rng.normal(size=(2, 3, 5, 7, 11)), "kernel": rng.normal(size=(3, 5, 7))}
