@@ -20,10 +20,9 @@ from omniforcing_jax.text.gemma_config import GemmaConfig
 
 from . import text_file, text_projection
 from .component import DIFFUSERS, HUGGING_FACE, LTX2, LTX2_TEXT, UPSAMPLER
-from .config_table import AnyTable
 from .formats import gemma
 from .lazy_tensor import LazyTensor
-from .ltx2_header import find_contradiction, merge_header
+from .ltx2_header import merge_header, refuse_contradiction
 from .native_component import NativeComponent, open_weights_folder, rename_tensors
 from .original_keys import ASSUMED_ROTARY, read_header_config
 from .progress import ByteProgress
@@ -172,7 +171,7 @@ def _naming_of(native: NativeComponent, to: Target) -> str:
         return LTX2_TEXT
     if native.naming is not None and native.naming.startswith(HUGGING_FACE):
         return native.naming
-    is_newer = isinstance(native.config, GemmaConfig) and native.config.global_heads is not None
+    is_newer = isinstance(native.config, GemmaConfig) and native.config.is_gemma_4
     return gemma.CURRENT if is_newer else HUGGING_FACE
 
 
@@ -219,14 +218,8 @@ def _plan_files(renamed: Sequence[Renamed], to: Target, out: Path, fresh: bool) 
     for native in natives:
         header = read_header_config(native.folder, native.metadata) if native.naming == LTX2 else None
         if native.component is not None and header is not None and not fresh:
-            _refuse_contradiction(native, native.component.namings[LTX2].table, header)
+            refuse_contradiction(native, native.component.namings[LTX2].table, header)
     return (TensorFiles(folder="", stem=out.stem, tensors=tensors, metadata=merge_header(natives, fresh)),)
-
-
-def _refuse_contradiction(native: NativeComponent, table: AnyTable, source: Mapping[str, Any]) -> None:
-    if (what := find_contradiction(table, source, native.config)) is not None:
-        rule = "convert without overrides, or write a new header with --fresh-header"
-        raise ValueError(f"{native.folder}: the source's header contradicts the config, {what}; {rule}")
 
 
 def _check_omniforcing(config: ModelConfig) -> None:
@@ -254,7 +247,7 @@ def _plan_diffusers(renamed: Renamed, fresh: bool) -> TensorFiles:
     if native.component is not None:
         table = native.component.namings[naming].table
         if saved is not None and not fresh:
-            _refuse_contradiction(native, table, saved)
+            refuse_contradiction(native, table, saved)
         else:
             model_config = (saved or {}) | text_projection.version_of(native.source) | table.write(native.config)
     is_text = native.name == "text"

@@ -15,9 +15,20 @@ from .registry import SECTIONS
 TEXT_KEYS = ("caption_proj", "text_encoder_norm_type", "connector_norm_output")
 
 
-def find_contradiction(table: AnyTable, source: Mapping[str, Any], config: Any) -> str | None:
-    """Compare a format's own config with the one that would be written now; None where they say the same."""
-    return _differ(table.write(table.read(source)), table.write(config), "")
+def refuse_contradiction(native: NativeComponent, table: AnyTable, source: Mapping[str, Any]) -> None:
+    """Compare the config of a component's source with the one that would be written now.
+
+    Args:
+        native: The component.
+        table: Reads and writes the format's own config.
+        source: That config, as the source has it.
+
+    Raises:
+        ValueError: They differ; names the folder and the key.
+    """
+    if (what := _differ(table.write(table.read(source)), table.write(native.config), "")) is not None:
+        rule = "convert without overrides, or write a new header with --fresh-header"
+        raise ValueError(f"{native.folder}: the source's header contradicts the config, {what}; {rule}")
 
 
 def _differ(old: Mapping[str, Any], new: Mapping[str, Any], path: str) -> str | None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
@@ -10,8 +11,9 @@ from omniforcing_jax.text.tokenizer import FILE
 
 from . import text_projection
 from .component import LTX2_TEXT
+from .formats import gemma
 from .lazy_tensor import LazyTensor, wrap_array
-from .ltx2_header import find_contradiction
+from .ltx2_header import refuse_contradiction
 from .native_component import NativeComponent
 from .single_file_gemma import ASSETS, CONFIG
 from .tokenizer_files import TOKENIZERS
@@ -29,18 +31,19 @@ def check(natives: Mapping[str, NativeComponent], folder: str) -> None:
     for name in ("text", "connectors"):
         there = name in natives and natives[name].component is not None
         require(there, "to", "ltx2-text", f"needs text and connectors, and {folder} has no {name} with a config")
-    is_newer = natives["text"].config.global_heads is not None
+    is_newer = natives["text"].config.is_gemma_4
     require(is_newer, "to", "ltx2-text", f"LTX-2.5's text encoder is Gemma 4, and {folder} has Gemma 3")
 
 
 def pack_files(text: NativeComponent) -> dict[str, LazyTensor]:
     """Return the files of a text model's tokenizer as rows of bytes, by key."""
+    return {key: wrap_array(np.fromfile(path, np.uint8), str(path)) for key, path in _list_files(text).items()}
+
+
+def _list_files(text: NativeComponent) -> dict[str, Path]:
     names = dict.fromkeys([*TOKENIZERS, *text.extracts])
     paths = [path for name in names if (path := text.folder / name).is_file()]
-    return {
-        PACKED if path.name == FILE else f"{ASSETS}{path.name}": wrap_array(np.fromfile(path, np.uint8), str(path))
-        for path in paths
-    }
+    return {PACKED if path.name == FILE else f"{ASSETS}{path.name}": path for path in paths}
 
 
 def make_metadata(text: NativeComponent, fresh: bool) -> dict[str, str]:
@@ -49,14 +52,11 @@ def make_metadata(text: NativeComponent, fresh: bool) -> dict[str, str]:
     Raises:
         ValueError: The source's config contradicts the text model's, and no fresh one is asked for.
     """
-    table = text.component.namings[LTX2_TEXT].table if text.component is not None else None
+    table = gemma.COMPONENT.namings[LTX2_TEXT].table
     saved = text.metadata if text.naming == LTX2_TEXT else {}
-    if table is None:
-        return saved
     values = loads_object(saved[CONFIG], f"{text.folder}: {CONFIG} of the source") if CONFIG in saved else {}
     if values and not fresh:
-        what = find_contradiction(table, values, text.config)
-        require(what is None, CONFIG, "of the source", f"contradicts the config, {what}; give --fresh-header")
+        refuse_contradiction(text, table, values)
         return saved
     values = values | text_projection.version_of(text.source) | table.write(text.config)
     return {"format": "pt"} | saved | {CONFIG: json.dumps(values)}
@@ -64,6 +64,6 @@ def make_metadata(text: NativeComponent, fresh: bool) -> dict[str, str]:
 
 def describe(text: NativeComponent) -> list[str]:
     """Say which files are missing that ltx-core asks for."""
-    files = pack_files(text)
+    files = _list_files(text)
     missing = [key for key in NEEDED if key not in files]
     return [f"text: ltx-core also reads {', '.join(missing)}, which {text.folder} has not"] if missing else []

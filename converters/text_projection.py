@@ -125,5 +125,5 @@ def _check_header(source: SourceComponent, text: SourceComponent, config: GemmaC
         wanted = loads_object(source.metadata[MADE_FOR], f"{where}: {MADE_FOR}").get(VERSION)
         if wanted != found:
             raise ValueError(f"{text.where}: its gemma_version is {found!r}, {where} says {wanted!r}")
-    elif config.global_heads is not None and "config" in source.metadata:
+    elif config.is_gemma_4 and "config" in source.metadata:
         raise ValueError(f"{text.where}: is Gemma 4; {where} has no {MADE_FOR}, so its text model is Gemma 3")

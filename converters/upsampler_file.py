@@ -13,7 +13,7 @@ from omniforcing_jax.codecs.upsampler_config import UpsamplerConfig
 from .component import UPSAMPLER
 from .formats.upsampler import HEADER, LANDMARK, infer_config, name_of
 from .lazy_tensor import LazyTensor
-from .ltx2_header import find_contradiction
+from .ltx2_header import refuse_contradiction
 from .native_component import NativeComponent
 from .original_keys import read_header_config
 from .registry import COMPONENTS
@@ -69,7 +69,5 @@ def write_header(native: NativeComponent, fresh: bool) -> dict[str, str]:
     header = read_header_config(native.folder, saved)
     if header is None or fresh:
         return saved | {"config": json.dumps(HEADER.write(native.config))}
-    if (what := find_contradiction(HEADER, header, native.config)) is not None:
-        rule = "write a new header with --fresh-header"
-        raise ValueError(f"{native.folder}: the source's header contradicts the config, {what}; {rule}")
+    refuse_contradiction(native, HEADER, header)
     return saved

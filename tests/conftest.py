@@ -71,6 +71,13 @@ def _leave_the_users_cache_alone(monkeypatch):
 
 
 @pytest.fixture
+def quiet(capsys):
+    """Drop what a command said."""
+    yield
+    capsys.readouterr()
+
+
+@pytest.fixture
 def no_work(monkeypatch):
     """Loading weights is work: a bad request must not get there."""
 

@@ -48,6 +48,20 @@ PARTS = {
 }
 FILES = {"transformer": ["transformer"], "vae": ["video_vae"], "audio": ["audio_vae", "vocoder"]}
 VERSION = {"model_version": "2.5.0", "license": "own"}
+GEMMA_NAMES = (  # of ltx-core 1.2's packer
+    ("model.language_model.", "model."),
+    ("model.vision_embedder.", "vision_model."),
+    ("model.embed_vision.", "multi_modal_projector."),
+    ("model.embed_audio.", "audio_projector."),
+)
+
+
+def flatten_gemma(key):
+    """Spell a key of transformers' Gemma 4 as ltx-core 1.2's packer does."""
+    for old, new in GEMMA_NAMES:
+        if key.startswith(old):
+            return new + key.removeprefix(old)
+    return key
 
 
 def draw_part(name):

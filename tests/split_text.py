@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import torch
 from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
-from ltx25_files import NETWORK, draw_part
+from ltx25_files import NETWORK, draw_part, flatten_gemma
 from published import NEWER, draw_network, text_path
 from safetensors.numpy import save_file
 from tiny_text import build_tokenizer
@@ -33,12 +33,6 @@ PARTS = {  # towers that no prompt needs
     "vision_config": {"patch_size": 2, "pooling_kernel_size": 1, "mm_embed_dim": 4, "mm_posemb_size": 3},
     "audio_config": {"audio_embed_dim": 6},
 }
-NAMES = (  # of ltx-core 1.2's packer
-    ("model.language_model.", "model."),
-    ("model.vision_embedder.", "vision_model."),
-    ("model.embed_vision.", "multi_modal_projector."),
-    ("model.embed_audio.", "audio_projector."),
-)
 
 
 @torch.no_grad()
@@ -64,10 +58,9 @@ def gemma_tensors(scale=ml_dtypes.bfloat16):
     """Its tensors under the keys of LTX-2.5's file; scales of layers have a type of their own."""
     tensors = {}
     for key, value in peer_gemma().state_dict().items():
-        old, new = next(((old, new) for old, new in NAMES if key.startswith(old)), ("", ""))
         if key != "lm_head.weight":
             dtype = scale if key.endswith("layer_scalar") else ml_dtypes.bfloat16
-            tensors[new + key.removeprefix(old)] = value.float().numpy().astype(dtype)
+            tensors[flatten_gemma(key)] = value.float().numpy().astype(dtype)
     return tensors
 
 

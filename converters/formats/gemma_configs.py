@@ -234,7 +234,7 @@ def _with_parts(table: ConfigTable, architecture: str, model_type: str) -> Confi
 def _generations(older: ConfigTable, newer: ConfigTable) -> Generations:
     return Generations(
         of_source=lambda keys: newer if str(keys.get("model_type")).startswith("gemma4") else older,
-        of_native=lambda config: older if config.global_heads is None else newer,
+        of_native=lambda config: newer if config.is_gemma_4 else older,
     )
 
 

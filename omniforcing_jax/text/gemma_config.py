@@ -86,7 +86,12 @@ class GemmaConfig(Config):
         require(0 < self.global_rotated <= 1, "global_rotated", self.global_rotated, "must be above 0 and at most 1")
         both = len(set(self.is_global)) == 2
         rule = "must have layers of both kinds, as global_heads are given"
-        require(both or self.global_heads is None, "is_global", self.is_global, rule)
+        require(both or not self.is_gemma_4, "is_global", self.is_global, rule)
+
+    @property
+    def is_gemma_4(self) -> bool:
+        """Whether it is Gemma 4, whose global layers have heads of their own."""
+        return self.global_heads is not None
 
     @property
     def of_global(self) -> GlobalHeads:
@@ -97,7 +102,7 @@ class GemmaConfig(Config):
     def stacks(self) -> tuple[tuple[int, ...], ...]:
         """Numbers of the layers in each stack: all in one, or sliding layers in one and global layers in another."""
         numbers = range(self.layers)
-        if self.global_heads is None:
+        if not self.is_gemma_4:
             return (tuple(numbers),)
         return tuple(tuple(i for i in numbers if self.is_global[i] == kind) for kind in (False, True))
 

@@ -44,7 +44,7 @@ def layout(name):
 
 
 @pytest.fixture(autouse=True)
-def _tiny(monkeypatch, capsys):
+def _tiny(monkeypatch, quiet):
     """Take tiny networks for the published ones."""
     published = {
         "transformer": {"2.0": SMALL, "2.3": NEWER},
@@ -53,8 +53,6 @@ def _tiny(monkeypatch, capsys):
     }
     monkeypatch.setattr(missing_config, "PUBLISHED", published)
     monkeypatch.setattr(single_file_gemma, "GEMMA_3_12B", GEMMA)
-    yield
-    capsys.readouterr()
 
 
 @layout("LTX-2's file, with the config in its header")

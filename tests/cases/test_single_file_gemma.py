@@ -75,6 +75,15 @@ def test_the_vision_tower_passes_through(tmp_path, tiny):
     np.testing.assert_array_equal(read(ours)["embedding"], tensors["model.embed_tokens.weight"])
 
 
+def test_ltx_2_5_s_text_file_is_not_written_of_gemma_3(tmp_path, capsys):
+    sources = (save_base(tmp_path / "base.safetensors"), save_gemma_folder(tmp_path / "gemma"))
+    run("convert", *(word for source in sources for word in ("--from", source)), "--out", tmp_path / "ours")
+    command = ("export", "--from", tmp_path / "ours", "--to", "ltx2-text", "--out", tmp_path / "back.safetensors")
+    line = refused(capsys, *command)
+    assert f"to='ltx2-text': LTX-2.5's text encoder is Gemma 4, and {tmp_path / 'ours'} has Gemma 3" in line
+    assert not (tmp_path / "back.safetensors").exists()
+
+
 def test_what_is_converted_goes_back_as_a_folder_that_converts(tmp_path, tiny):
     ours = convert(save_comfy_gemma(tmp_path / "gemma_3.safetensors"), tmp_path / "ours")
     run("export", "--from", tmp_path / "ours", "--to", "diffusers", "--out", tmp_path / "back")

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from ltx25_files import flatten_gemma
 from tiny_text import VISION
 from transformers import (
     Gemma3Config,
@@ -61,7 +62,7 @@ def build(naming, config):
     """Transformers' own model without memory, from the config that we write; its keys as a file has them."""
     values = COMPONENT.namings[naming].table.write(config)
     with torch.device("meta"):
-        if config.global_heads is not None:
+        if config.is_gemma_4:
             if naming == TEXT_ONLY:
                 return Gemma4UnifiedForCausalLM(Gemma4UnifiedTextConfig(**values)).state_dict()
             parts = {"vision_config": {}, "audio_config": {}}
@@ -97,20 +98,7 @@ def test_at_full_size_keys_and_shapes_are_those_of_transformers(config, naming, 
         assert find_naming(found) == naming
 
 
-def flattened(key):
-    """The key in LTX-2.5's file, as ltx-core 1.2's packer spells it."""
-    for old, new in (
-        ("model.language_model.", "model."),
-        ("model.vision_embedder.", "vision_model."),
-        ("model.embed_vision.", "multi_modal_projector."),
-        ("model.embed_audio.", "audio_projector."),
-    ):
-        if key.startswith(old):
-            return new + key.removeprefix(old)
-    return key
-
-
-SPELLINGS = {HUGGING_FACE: published, LTX2_TEXT: flattened}
+SPELLINGS = {HUGGING_FACE: published, LTX2_TEXT: flatten_gemma}
 
 
 def test_keys_of_another_model_are_refused():
@@ -169,7 +157,7 @@ def test_a_config_comes_back_as_transformers_writes_it(naming, config):
     values = COMPONENT.namings[naming].table.write(config)
     assert read_config(values) == config
     text, whole = (Gemma3TextConfig, Gemma4UnifiedTextConfig), (Gemma3Config, Gemma4UnifiedConfig)
-    again = (text if naming == TEXT_ONLY else whole)[config.global_heads is not None](**values)
+    again = (text if naming == TEXT_ONLY else whole)[config.is_gemma_4](**values)
     assert read_config(again.to_dict()) == config
     assert COMPONENT.config.from_dict(config.to_dict()) == config
 

@@ -1,6 +1,7 @@
 """LTX-2.5's text side in two files: prompts read as transformers and diffusers read them, and both files come back."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 from split_text import GEMMA, PROJECTION, save_network, save_text
 from tokenizers import Tokenizer
 
+from converters import export
 from converters.convert import prepare
 from converters.overrides import Overrides
 from omniforcing_jax.cli.main import main
@@ -25,12 +27,6 @@ from omniforcing_jax.text.store import open_store
 pytestmark = pytest.mark.usefixtures("quiet")
 PROMPT = "a blue ball and a red ball, über all, and a blue ball"  # longer than the window
 TOKENS = 1024
-
-
-@pytest.fixture
-def quiet(capsys):
-    yield
-    capsys.readouterr()
 
 
 @pytest.fixture(scope="module")
@@ -282,3 +278,35 @@ def test_the_text_file_needs_gemma_4_and_connectors(made, tmp_path, capsys):
     command = ("export", "--to", "ltx2-text", "--out", tmp_path / "back.safetensors", "--from")
     assert "has no connectors with a config" in refused(capsys, *command, tmp_path / "alone")
     assert "needs text and connectors" in refused(capsys, *command, made / "ours", "--components", "text")
+
+
+@pytest.fixture
+def changed(made, tmp_path):
+    """A weights folder to change: without its manifest, it is not compared."""
+    shutil.copytree(made / "ours", tmp_path / "ours")
+    (tmp_path / "ours/manifest.json").unlink()
+    return tmp_path / "ours"
+
+
+def test_a_config_that_the_text_file_contradicts_is_refused_unless_a_new_header_is_asked_for(changed, tmp_path, capsys):
+    config = read_config(changed, "text")
+    (changed / "text/config.json").write_text(json.dumps(config | {"window": 9}))
+    command = ("export", "--from", changed, "--to", "ltx2-text", "--out", tmp_path / "back.safetensors")
+    line = refused(capsys, *command)
+    assert f"{changed / 'text'}: the source's header contradicts the config, " in line
+    assert "text_config.sliding_window=8 there and 9 here; " in line
+    assert "--fresh-header" in line
+    run(*command, "--fresh-header")
+    metadata = open_tensors(tmp_path / "back.safetensors").metadata
+    written = json.loads(metadata["gemma_config"])
+    assert written["text_config"]["sliding_window"] == 9
+    assert written["gemma_version"] == "gemma4-12b-ltx-v1"
+    assert written["vision_config"] == split_text.PARTS["vision_config"]
+
+
+def test_a_file_that_ltx_core_asks_for_and_that_is_missing_is_named(changed, tmp_path):
+    for name in ("tokenizer_config", "processor_config"):
+        (changed / f"text/{name}.json").unlink()
+    notes = export.prepare(changed, "ltx2-text", tmp_path / "back.safetensors").notes
+    files = "hf_asset__tokenizer_config.json, hf_asset__processor_config.json"
+    assert f"text: ltx-core also reads {files}, which {changed / 'text'} has not" in notes

@@ -18,19 +18,15 @@ from omniforcing_jax.codecs.upsampler_config import (
     Resampling,
     UpsamplerConfig,
 )
+from omniforcing_jax.io.tensor_file import open_tensors
 from omniforcing_jax.io.weights import read_config
 
+pytestmark = pytest.mark.usefixtures("quiet")
 RATIONAL = dataclasses.replace(SPATIAL, resampling=Resampling.RATIONAL)
 WIDE = dataclasses.replace(RATIONAL, scale=1.5)
 BOTH = dataclasses.replace(SPATIAL, resampling=Resampling.ALL)
 CONFIGS = {"x2": SPATIAL, "x2 rational": RATIONAL, "x1.5": WIDE, "time": TEMPORAL, "both": BOTH}
 FOLDERS = {"spatial_upsampler": "latent_upsampler", "temporal_upsampler": "temporal_latent_upsampler"}
-
-
-@pytest.fixture(autouse=True)
-def _quiet(capsys):
-    yield
-    capsys.readouterr()
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
@@ -126,6 +122,18 @@ def test_a_config_of_another_network_is_refused_by_key(tmp_path, capsys, change,
     assert line.startswith(f"error: {file}: ")
     assert message in line
     assert not (tmp_path / "ours").exists()
+
+
+def test_a_config_that_the_header_contradicts_is_refused_unless_a_new_one_is_asked_for(tmp_path, capsys):
+    back, folder = tmp_path / "back.safetensors", tmp_path / "ours" / name_of(WIDE)
+    run("convert", "--from", save_upsampler(tmp_path / "upscaler.safetensors", WIDE), "--out", tmp_path / "ours")
+    (tmp_path / "ours/manifest.json").unlink()  # a config that was changed is not compared then
+    (folder / "config.json").write_text(json.dumps(read_config(folder) | {"scale": 0.75}))
+    command = ("export", "--from", tmp_path / "ours", "--to", "ltx2", "--out", back)
+    line = refused(capsys, *command)
+    assert f"{folder}: the source's header contradicts the config, spatial_scale=1.5 there and 0.75 here; " in line
+    run(*command, "--fresh-header")
+    assert HEADER.read(json.loads(open_tensors(back).metadata["config"])) == dataclasses.replace(WIDE, scale=0.75)
 
 
 def test_a_tensor_of_another_shape_is_refused_by_key(tmp_path, capsys):
