@@ -14,10 +14,8 @@ from omniforcing_jax.model.positions import make_positions, rotaries, shift_phas
 from omniforcing_jax.model.transformer import list_layers, predict
 from omniforcing_jax.model.view import one_sigma, streaming
 from omniforcing_jax.nn.attention import KV, Sites, put
-from tests.properties.clips import listed_text
+from tests.properties.clips import SITES, listed_text
 from tests.tiny import AS_USERS_DO, BATCH, GRID, SINKS, TINY, TOKENS, random_latents, random_params, random_text
-
-NAMES = ("video_self", "audio_self", "a2v", "v2a")
 
 
 def sampler(**changes):
@@ -76,7 +74,7 @@ def test_the_next_block_may_read_just_its_window_and_what_is_pinned(window, pin)
     cache = empty_cache(SINKS, sampler(window=window, pinned=int(pin)), GRID, 1)
     for blocks in range(1, 9):  # block 0 reads no cache
         cache = commit_one(cache, marked(SINKS, cache, blocks - 1))
-        for name in NAMES:
+        for name in SITES:
             audio = name in ("audio_self", "a2v")
             assert sorted(seen(cache, name).tolist()) == expected(SINKS, blocks, window, pin, audio)
 
@@ -144,7 +142,7 @@ def test_what_is_pinned_stays_as_it_was_committed_while_the_ring_goes_round(pin,
     for k in (1, 2, 3, 4):
         fresh = random_fresh(SINKS, PREFIX.block(k), seed=k)
         cache = commit_one(cache, in_rings(cache, fresh) if has_list else fresh)
-    for name in NAMES:
+    for name in SITES:
         audio, layers = name in ("audio_self", "a2v"), zip(pinned_of(cache), expected, strict=True)
         for number, (found, wanted) in enumerate(layers):
             jax.tree.map(np.testing.assert_array_equal, getattr(found, name), getattr(wanted, name))
@@ -158,7 +156,7 @@ def test_what_is_pinned_stays_as_it_was_committed_while_the_ring_goes_round(pin,
 def pinned_of(cache):
     """Pinned keys and values of all layers, stacked or not."""
     layers = cache.past if isinstance(cache.past, tuple) else (cache.past,)
-    return [Sites(**{name: getattr(layer, name).pinned for name in NAMES}) for layer in layers]
+    return [Sites(**{name: getattr(layer, name).pinned for name in SITES}) for layer in layers]
 
 
 def by_layer(fresh):
@@ -237,7 +235,7 @@ def compile_donating(program, args):
 def test_compiled_steps_make_no_copy_of_the_cache():
     programs, args = big_program(30, has_list=False)
     for compiled in (compile_donating(program, args) for program in programs):
-        assert large_results(compiled.as_text(), min(getattr(args[1].past, name).ring.k.size for name in NAMES)) == []
+        assert large_results(compiled.as_text(), min(getattr(args[1].past, name).ring.k.size for name in SITES)) == []
         aliased = compiled.memory_analysis().alias_size_in_bytes
         assert aliased >= sum(leaf.nbytes for leaf in jax.tree.leaves(args[1].past))
 
@@ -245,7 +243,7 @@ def test_compiled_steps_make_no_copy_of_the_cache():
 def test_compiled_steps_of_a_list_of_layers_write_every_ring_in_place():
     """A ring is one layer's. CPU transposes its keys for a matmul; nothing else may make an array like it."""
     programs, args = big_program(30, has_list=True)
-    rings = {",".join(map(str, getattr(args[1].past[0], name).ring.k.shape)) for name in NAMES}
+    rings = {",".join(map(str, getattr(args[1].past[0], name).ring.k.shape)) for name in SITES}
     for compiled in (compile_donating(program, args) for program in programs):
         made = re.findall(r"= \w+\[([\d,]+)\][^=]* (?:copy|concatenate|pad|select|dynamic-slice)\(", compiled.as_text())
         assert made

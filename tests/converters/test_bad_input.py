@@ -20,10 +20,8 @@ KEY = f"{PREFIX}transformer_blocks.1.attn1.to_q.weight"
 
 
 @pytest.fixture(autouse=True)
-def _quiet(capsys, monkeypatch):
+def _untabled(monkeypatch, quiet):
     without_tables(monkeypatch)
-    yield
-    capsys.readouterr()
 
 
 @pytest.fixture

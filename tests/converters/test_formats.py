@@ -19,10 +19,8 @@ FLOAT8 = ml_dtypes.float8_e4m3fn
 
 
 @pytest.fixture(autouse=True)
-def _quiet(capsys, monkeypatch):
+def _untabled(monkeypatch, quiet):
     without_tables(monkeypatch)
-    yield
-    capsys.readouterr()
 
 
 def read(folder, name, layer=None):

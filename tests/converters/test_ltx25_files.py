@@ -14,6 +14,8 @@ from omniforcing_jax.config import ModelConfig
 from omniforcing_jax.io import weights
 from omniforcing_jax.pipeline.weights_folder import load_pipeline, read_pipeline_config, save_pipeline
 
+pytestmark = pytest.mark.usefixtures("quiet")
+
 
 def convert(paths, out, *flags):
     run(
@@ -36,12 +38,6 @@ def split(tmp_path_factory):
     root = tmp_path_factory.mktemp("ltx25")
     paths = save_split(root / "published")
     return paths, convert(paths.values(), root / "ours")
-
-
-@pytest.fixture(autouse=True)
-def _quiet(capsys):
-    yield
-    capsys.readouterr()
 
 
 @pytest.fixture

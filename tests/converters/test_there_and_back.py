@@ -22,10 +22,8 @@ def config_of(folder) -> ModelConfig:
 
 
 @pytest.fixture(autouse=True)
-def _quiet(capsys, monkeypatch):
+def _untabled(monkeypatch, quiet):
     without_tables(monkeypatch)
-    yield
-    capsys.readouterr()
 
 
 @pytest.mark.parametrize("config", [SMALL, NEWER], ids=["2.0", "2.3"])

@@ -17,6 +17,8 @@ from omniforcing_jax.nn.attention import NO_PAST
 from omniforcing_jax.streams import Streams
 from tests.tiny import BATCH, GRID, TOKENS, random_latents, random_params, random_text
 
+SITES = ("video_self", "audio_self", "a2v", "v2a")
+
 
 @dataclasses.dataclass(frozen=True)
 class Clip:

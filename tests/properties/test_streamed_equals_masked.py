@@ -13,7 +13,7 @@ from omniforcing_jax.nn.attention import KV, NO_PAST, Past, Sites, as_past
 from omniforcing_jax.nn.mask import PastMask, mask_bias
 from omniforcing_jax.nn.rope import rotate
 from omniforcing_jax.streams import Streams
-from tests.properties.clips import Clip, assert_close, build, forward, horizon, run_block, run_masked, run_stream
+from tests.properties.clips import SITES, Clip, assert_close, build, forward, horizon, run_block, run_masked, run_stream
 from tests.tiny import GRID, INTERLEAVED, MODERN, NEWEST, SINKS, TINY, TOKENS, random_text
 
 LIMIT = 2e-5
@@ -135,7 +135,7 @@ def recall(clip, sampler, history, shift):
     """Room for the keys of the whole clip at each site, so that one program does; unseen keys are hidden."""
     k, shift = len(history), shift_rotations(clip.config, shift_phases(clip.config, shift))
     past, bias = {}, {}
-    for name in NAMES:
+    for name in SITES:
         is_audio = name in ("audio_self", "a2v")
         sinks = clip.config.sinks if is_audio else 0
         sizes = [block.audio_frames if is_audio else block.video_frames * TOKENS for block in clip.blocks]
@@ -148,9 +148,6 @@ def recall(clip, sampler, history, shift):
         is_seen = (block_of < k) & ((k - block_of < sampler.past_blocks + 1) | is_pinned)
         past[name], bias[name] = Past(KV(keys, values)), PastMask(mask_bias(jnp.asarray(is_seen))[None, None, None])
     return Sites(**past), Sites(**bias)
-
-
-NAMES = ("video_self", "audio_self", "a2v", "v2a")
 
 
 def join(entries):
