@@ -98,7 +98,7 @@ def _list_loras(names: Collection[str]) -> Iterator[str]:
 
 
 def _list_pipeline(where: str, names: Collection[str], folder: str) -> Iterator[str]:
-    """List the files of a pipeline's components; schedulers, upsamplers and the like are left out."""
+    """List the files of a pipeline's components, upsamplers too; schedulers and the like are left out."""
     before = f"{folder}/" if folder else ""
     yield f"{before}{PIPELINE}"
     for part in FOLDERS:

@@ -270,6 +270,16 @@ def test_only_what_is_needed_of_a_pipeline_is_downloaded(hub, tmp_path):
     assert read_config(tmp_path / "a")["name"] == "transformer"
 
 
+def test_upsamplers_and_the_tokenizer_of_a_pipeline_are_needed_and_schedulers_are_not():
+    parts = ("transformer", "latent_upsampler", "temporal_latent_upsampler", "text_encoder")
+    stems = [("model" if part == "text_encoder" else "diffusion_pytorch_model") for part in parts]
+    needed = ["model_index.json", "tokenizer/tokenizer.json", *(f"{part}/config.json" for part in parts)]
+    needed += [f"{part}/{stem}.safetensors" for part, stem in zip(parts, stems, strict=True)]
+    others = ["scheduler/scheduler_config.json", "duration_head/config.json", "duration_head/model.safetensors"]
+    choice = choose("a/b", dict.fromkeys([*needed, *others, "tokenizer/merges.txt"], 1), "model_index.json")
+    assert (choice.root, sorted(choice.files)) == ("", sorted(needed))
+
+
 def test_files_of_gemma_s_folder_are_its_config_shards_and_tokenizer():
     shards = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
     needed = ["config.json", "model.safetensors.index.json", *shards, "tokenizer.json", "tokenizer_config.json"]
