@@ -5,9 +5,8 @@ one leaf, so the number of files costs no further products.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -49,6 +48,9 @@ class LoraFactors:
 Factors = Mapping[str, LoraFactors]
 """Changes by the name of their matrix, as files have it: `layers/video/self_attn/q/w`."""
 
+Parts = Sequence[LoraFactors | None]
+"""Changes of the parts of a joined matrix, at least one of them; any other matrix is one part."""
+
 
 def attach_loras(params: Any, factors: Factors, strengths: Sequence[float], dtype: DTypeLike) -> Any:
     """Put changes beside the matrices of a network that has none.
@@ -59,10 +61,18 @@ def attach_loras(params: Any, factors: Factors, strengths: Sequence[float], dtyp
         strengths: Strength of each file.
         dtype: Type to have the factors in.
     """
+    return _attach(params, factors, lambda w, parts: _beside(w, parts, strengths, dtype))
 
+
+def attach_shapes(params: Any, factors: Factors, dtype: DTypeLike) -> Any:
+    """Do the same to a network of shapes (`jax.ShapeDtypeStruct`), without the values of any change."""
+    return _attach(params, factors, lambda w, parts: _shape_beside(w, parts, dtype))
+
+
+def _attach(params: Any, factors: Factors, make: Callable[[Any, Parts], LowRank]) -> Any:
     def attach(path: Any, node: Any) -> Any:
         parts = _find_parts(path_name(path), factors) if isinstance(node, Linear) else None
-        return node if parts is None else dataclasses.replace(node, w=_beside(node, parts, strengths, dtype))
+        return node if parts is None else dataclasses.replace(node, w=make(node.w, parts))
 
     return jax.tree_util.tree_map_with_path(attach, params, is_leaf=lambda x: isinstance(x, Linear))
 
@@ -103,7 +113,7 @@ def _side_by_side(each: Sequence[tuple[int, LoraFactors]]) -> LoraFactors:
     )
 
 
-def _find_parts(name: str, factors: Factors) -> list[LoraFactors | None] | None:
+def _find_parts(name: str, factors: Factors) -> Parts | None:
     """Find the changes of a linear map by its place: of each of its parts, or None if no part has any."""
     layer, place = None, name
     if name.startswith(LAYERS) and name.split("/")[1].isdigit():  # a list of layers
@@ -118,29 +128,48 @@ def _find_parts(name: str, factors: Factors) -> list[LoraFactors | None] | None:
     return found if layer is None else [None if each is None else each.row(layer) for each in found]
 
 
-def _beside(node: Linear, parts: Sequence[LoraFactors | None], strengths: Sequence[float], dtype: DTypeLike) -> LowRank:
-    """Build the leaf of a linear map; a part without changes, or with fewer ranks than others, has zeros."""
+def _shape_beside(w: Any, parts: Parts, dtype: DTypeLike) -> LowRank:
+    """Return the shapes of a matrix's leaf: those of the part with most ranks."""
     known = [part for part in parts if part is not None]
     (*outer, outputs, _), inputs = known[0].up.shape, known[0].down.shape[-1]
-    most, place = max(part.scale.shape[-1] for part in known), len(outer)
-    down = [_pad(None if p is None else p.down, (*outer, most, inputs)) for p in parts]
-    up = [_pad(None if p is None else p.up, (*outer, outputs, most)) for p in parts]
-    offset = [_pad(None if p is None else p.offset, (*outer, most)) for p in parts]
-    on_device = partial(jnp.asarray, dtype=dtype)
+    most = max(part.scale.shape[-1] for part in known)
+
+    def shape(*sizes: int, of: DTypeLike = dtype) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((*outer, len(parts), *sizes), of)
+
     return LowRank(
-        w=node.w,
-        down=on_device(np.stack(down, place)),
-        up=on_device(np.stack(up, place)),
-        strength=_weigh(parts, strengths),
-        offset=on_device(np.stack(offset, place)) if np.any(offset) else None,
+        w=w,
+        down=shape(most, inputs),
+        up=shape(outputs, most),
+        strength=shape(most, of=jnp.float32),
+        offset=shape(most) if any(part.offset.any() for part in known) else None,
     )
 
 
-def _weigh(parts: Sequence[LoraFactors | None], strengths: Sequence[float]) -> jax.Array:
-    known = [part for part in parts if part is not None]
-    outer, most = known[0].scale.shape[:-1], max(part.scale.shape[-1] for part in known)
+def _beside(w: Any, parts: Parts, strengths: Sequence[float], dtype: DTypeLike) -> LowRank:
+    """Build the leaf of a matrix; a part without changes, or with fewer ranks than others, has zeros."""
+    shapes = _shape_beside(w, parts, dtype)
+    return dataclasses.replace(
+        shapes,
+        down=_fill(shapes.down, [None if part is None else part.down for part in parts], 3),
+        up=_fill(shapes.up, [None if part is None else part.up for part in parts], 3),
+        strength=_weigh(parts, strengths),
+        offset=_fill(shapes.offset, [None if part is None else part.offset for part in parts], 2),
+    )
+
+
+def _weigh(parts: Parts, strengths: Sequence[float]) -> jax.Array:
     each = [None if p is None else p.scale * np.asarray(strengths, np.float32)[p.owner] for p in parts]
-    return jnp.asarray(np.stack([_pad(one, (*outer, most)) for one in each], len(outer)), jnp.float32)
+    return _fill(_shape_beside(None, parts, jnp.float32).strength, each, 2)
+
+
+def _fill(leaf: Any, parts: Sequence[np.ndarray | None], axes: int) -> Any:
+    """Put the values of all parts into a leaf, of which the last axes are those of the parts and theirs."""
+    if leaf is None:
+        return None
+    place = len(leaf.shape) - axes
+    one = (*leaf.shape[:place], *leaf.shape[place + 1 :])
+    return jnp.asarray(np.stack([_pad(part, one) for part in parts], place), leaf.dtype)
 
 
 def _pad(values: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:

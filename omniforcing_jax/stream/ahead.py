@@ -10,14 +10,15 @@ import logging
 import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from typing import Any
 
 import jax
 
+from omniforcing_jax.model.lora import attach_shapes
 from omniforcing_jax.parallel.sharding import mesh_in_use
 from omniforcing_jax.pipeline import text_source
-from omniforcing_jax.pipeline.loras import with_loras
-from omniforcing_jax.pipeline.pipeline import Pipeline, abstract_pipeline, with_list
+from omniforcing_jax.pipeline.pipeline import abstract_pipeline, with_list
 from omniforcing_jax.rollout import (
     NO_CONDITIONING,
     StaticConfig,
@@ -88,11 +89,9 @@ def lower_stages(plan: StreamPlan, contexts: text_source.TextSource) -> Iterator
     """
     static, request = plan.static, plan.request
 
-    def loaded(p: Pipeline) -> Pipeline:
-        listed = dataclasses.replace(p, transformer=with_list(plan.config, p.transformer))
-        return with_loras(listed, plan.loras, static.dtype)
-
-    pipeline = jax.eval_shape(loaded, abstract_pipeline(plan.config, request.dtype))
+    shapes = abstract_pipeline(plan.config, request.dtype)
+    listed = jax.eval_shape(partial(with_list, plan.config), shapes.transformer)
+    pipeline = dataclasses.replace(shapes, transformer=attach_shapes(listed, plan.loras.factors, static.dtype))
     features = jax.eval_shape(lambda p: text_source.encode_text(p, request.prompts, contexts), pipeline)
     text = make_prompt_kv.lower(pipeline.transformer, *features, static=static)
     table = make_table.lower(pipeline.transformer, static)

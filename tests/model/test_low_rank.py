@@ -1,5 +1,7 @@
 """LoRAs beside the weights of a network: put into joined matrices, eight bits and lists of layers, and taken away."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ from lora_files import fuse, write_lora
 from tiny import MODERN, random_params
 
 from converters.lora.beside import read_beside
-from omniforcing_jax.model.lora import attach_loras, detach_loras, join_factors, set_strengths
+from omniforcing_jax.model.lora import attach_loras, attach_shapes, detach_loras, join_factors, set_strengths
 from omniforcing_jax.model.transformer import list_layers
 from omniforcing_jax.nn.linear import Linear, project
 from omniforcing_jax.nn.quantised import is_quantised
@@ -56,6 +58,21 @@ def test_the_projections_of_a_list_of_layers_make_what_fused_ones_make(files, fa
     for layer in range(MODERN.layers):
         for one, other in zip(chosen(ours, layer), chosen(fused, layer), strict=True):
             np.testing.assert_allclose(products(one), products(other), atol=1e-4)
+
+
+def shapes_of(tree):
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+
+
+def test_a_network_of_shapes_gets_the_shapes_of_changes_without_their_values(factors):
+    base = random_params(MODERN)
+    listed = jax.eval_shape(lambda: list_layers(base))
+    ours = attach_loras(list_layers(base), factors, STRENGTHS, jnp.bfloat16)
+    assert attach_shapes(listed, factors, jnp.bfloat16) == shapes_of(ours)
+    far = {name: np.broadcast_to(np.float32(0), (*f.down.shape[:-1], 10**12)) for name, f in factors.items()}
+    wide = {name: dataclasses.replace(f, down=far[name]) for name, f in factors.items()}  # more than any memory holds
+    joined = attach_shapes(listed, wide, jnp.float32).layers[0].video.self_attn.joined.w
+    assert joined.down.shape == (3, 4, 10**12)
 
 
 def test_strengths_are_replaced_and_changes_are_taken_away(factors):
