@@ -18,9 +18,9 @@ from ..component import Component
 from ..finite import check_finite
 from ..formats.transformer import COMPONENT
 from ..lazy_tensor import LazyTensor
-from .keys import Module, Role, find_file, read_modules
-from .names import OF_CONNECTORS, Place, Places, find_place, name_places, strip_prefixes
-from .scale import find_scale, read_settings
+from .keys import Module, Role, find_file
+from .names import OF_CONNECTORS, Place, Places, find_place, name_places, refuse_two, strip_prefixes
+from .scale import read_scaled
 
 FUSE = "fuse it with `convert --lora`"
 
@@ -50,17 +50,13 @@ def read_beside(config: ModelConfig, path: Path) -> Factors:
             another shape, or can only be fused. Names file and key.
     """
     path = find_file(path)
-    modules, metadata = read_modules(path)
-    settings = read_settings(path, modules, metadata)
     places, shapes = name_places([(COMPONENT, config)]), _shapes(COMPONENT, config)
     found: dict[str, Found] = {}
-    for module in modules:
+    for module, scale, _ in read_scaled(path):
         place = _find(path, module, places)
         native = place.native.removesuffix("/b") + "/w" if place.native.endswith("/b") else place.native
-        scale = find_scale(path, module, settings)[0] if Role.DOWN in module.tensors else 1.0
         layers = found.setdefault(native, {})
-        if place.layer in layers:
-            raise ValueError(f"{path}: {module.name} and {layers[place.layer][0]} are one tensor, given twice")
+        refuse_two(path, module.name, [layers[place.layer][0]] if place.layer in layers else [])
         layers[place.layer] = (module.name, _list_ranks(path, module, scale, shapes[native][-2:], native))
     return {native: _stack(layers, shapes[native]) for native, layers in found.items()}
 

@@ -15,9 +15,9 @@ from omniforcing_jax.strict_json import require
 
 from ..lazy_tensor import LazyTensor
 from ..plan import PlacedTensor, Plan
-from .keys import Module, Role, find_file, read_modules
-from .names import CHANGED, Place, find_place, list_places
-from .scale import find_scale, read_settings
+from .keys import Module, Role, find_file
+from .names import CHANGED, Place, find_place, list_places, refuse_two
+from .scale import read_scaled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,18 +65,13 @@ def fuse_lora(plans: Mapping[str, Plan], path: Path, strength: float) -> tuple[d
     require(bool(np.isfinite(strength)), "lora strength", strength, "must be a finite number")
     path = find_file(path)
     _check_plans(plans, path)
-    modules, metadata = read_modules(path)
-    settings = read_settings(path, modules, metadata)
-    places = list_places(plans)
+    scaled, places = read_scaled(path), list_places(plans)
     changes: dict[Place, list[Change]] = defaultdict(list)
-    factors: Counter[tuple[str, float]] = Counter()
-    for module in modules:
-        scale, origin = find_scale(path, module, settings) if Role.DOWN in module.tensors else (1.0, "whole changes")
-        factors[origin, scale] += 1
+    factors = Counter((origin, scale) for _, scale, origin in scaled)
+    for module, scale, _ in scaled:
         for leaf, change in _list_changes(module, scale, strength):
             place = find_place(path, module.name, leaf, places)
-            if changes[place] and {one.name for one in changes[place]} != {module.name}:
-                raise ValueError(f"{path}: {module.name} and {changes[place][0].name} are one tensor, given twice")
+            refuse_two(path, module.name, (one.name for one in changes[place]))
             changes[place].append(change)
     fused = {name: _fuse_plan(plan, changes, path) for name, plan in plans.items()}
     counts = Counter(place.component for place in changes)

@@ -92,6 +92,16 @@ def find_place(path: Path, module: str, leaf: str, places: Places) -> Place:
     return place
 
 
+def refuse_two(path: Path, module: str, others: Iterable[str]) -> None:
+    """Check that no other module has changed the tensor that a module changes.
+
+    Raises:
+        ValueError: One has; names both.
+    """
+    if (other := next((other for other in others if other != module), None)) is not None:
+        raise ValueError(f"{path}: {module} and {other} are one tensor, given twice")
+
+
 def _what_is_missing(module: str, places: Places) -> str:
     has = {place.component for found in places.values() for place in found}
     if OF_CONNECTORS.match(f"{module}.") and "connectors" not in has:

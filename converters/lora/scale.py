@@ -17,13 +17,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from omniforcing_jax.strict_json import loads_object, read_object, require
 
-from .keys import Module, Role
+from .keys import Module, Role, read_modules
 
 HEADER, BESIDE, PEFT = "lora_adapter_metadata", "adapter_config.json", "base_model.model."
 NOWHERE = "no alpha, so 1 as in ltx-core, diffusers and ComfyUI"
@@ -52,6 +52,29 @@ class PeftSettings:
     where: str
     prefix: str
     values: Mapping[str, Any]
+
+
+class ScaledModule(NamedTuple):
+    """A module of a LoRA file, the factor of its change, and where that comes from in words."""
+
+    module: Module
+    scale: float
+    origin: str
+
+
+def read_scaled(path: Path) -> list[ScaledModule]:
+    """List the modules of a LoRA file with their factors; whole changes, which have no factors, count once.
+
+    Raises:
+        ValueError: The file is damaged, of another kind or of unclear scale; names file and key.
+    """
+    modules, metadata = read_modules(path)
+    settings = read_settings(path, modules, metadata)
+    whole = (1.0, "whole changes")
+    return [
+        ScaledModule(module, *(find_scale(path, module, settings) if Role.DOWN in module.tensors else whole))
+        for module in modules
+    ]
 
 
 def read_settings(path: Path, modules: Sequence[Module], metadata: Mapping[str, str]) -> tuple[PeftSettings, ...]:
