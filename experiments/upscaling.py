@@ -13,6 +13,7 @@ Expect: with random weights the error falls to a twentieth at a look-ahead of th
 """
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from experiments.lookahead import draw
 from experiments.script import read_flags, start_logging
 from omniforcing_jax.codecs.upsampler import Moments, init_upsampler, upsample_clip, upsample_next
 from omniforcing_jax.codecs.upsampler_config import LTX23_SPATIAL_UPSAMPLER
-from omniforcing_jax.pipeline.pipeline import Codecs, Pipeline
+from omniforcing_jax.pipeline.pipeline import Pipeline
 from omniforcing_jax.pipeline.weights_folder import load_pipeline
 from omniforcing_jax.rollout import to_frames
 from omniforcing_jax.stream.start import open_stream
@@ -93,20 +94,26 @@ def forget(carry: Any) -> Any:
 
 
 def upsample_blocks(
-    codecs: Codecs, blocks: list[Float[Array, "B F h w C"]], ahead: int, *, remembers: bool
+    step: Callable[..., tuple[Array, Any]], blocks: Sequence[Float[Array, "B F h w C"]], ahead: int, *, remembers: bool
 ) -> Float[Array, "B frames h_out w_out C"]:
-    """Upsample the latents of a stream as it does, `ahead` latent frames late."""
-    config, variables = codecs.upsampling
+    """Upsample the latents of a stream as it does, `ahead` latent frames late; those seen early are seen again.
+
+    Args:
+        step: `upsample_next` of latents, state and `ahead`, compiled.
+        blocks: The latents of each block.
+        ahead: Latent frames.
+        remembers: Keep the moments of past frames.
+    """
     made, held, carry = [], blocks[0][:, :0], None
     for block in blocks:
         seen = jnp.concatenate([held, block], axis=1)
         held = seen[:, max(0, seen.shape[1] - ahead) :]
         if seen.shape[1] > ahead:
-            larger, carry = PROGRAM(config, variables, codecs.video, seen, carry, ahead=ahead)
+            larger, carry = step(seen, carry, ahead=ahead)
             made.append(larger[:, : seen.shape[1] - ahead])
             carry = carry if remembers else forget(carry)
     if ahead:
-        made.append(PROGRAM(config, variables, codecs.video, held, carry, ahead=0)[0])
+        made.append(step(held, carry, ahead=0)[0])
     return jnp.concatenate(made, axis=1)
 
 
@@ -117,10 +124,10 @@ def measure(arguments: Arguments) -> dict[str, Any]:
     whole = np.asarray(jax.jit(partial(upsample_clip, codecs.upsampling[0]))(
         codecs.upsampling[1], codecs.video, jnp.concatenate(blocks, axis=1)
     ))  # fmt: skip
-    rows = []
+    step, rows = partial(PROGRAM, *codecs.upsampling, codecs.video), []
     for ahead in arguments.lookaheads:
         errors = {
-            name: float(np.std(np.asarray(upsample_blocks(codecs, blocks, ahead, remembers=remembers)) - whole))
+            name: float(np.std(np.asarray(upsample_blocks(step, blocks, ahead, remembers=remembers)) - whole))
             / float(np.std(whole))
             for name, remembers in (("so_far", True), ("one_call", False))
         }

@@ -1,7 +1,6 @@
 """The latent upsampler block by block: what is exact, what is not, and how far that is from the whole clip."""
 
 import dataclasses
-import functools
 
 import chex
 import jax
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 from random_weights import fill
 
+from experiments.upscaling import upsample_blocks
 from omniforcing_jax.codecs import upsampler
 from omniforcing_jax.codecs.upsampler import (
     MEMORY,
@@ -32,31 +32,18 @@ BLOCKS = (3, 3, 3, 3)
 whole = jax.jit(lambda latents: upsample_clip(CONFIG, VARIABLES, VAE, latents))
 
 
-def compiled(ahead):
-    return jax.jit(lambda x, carry: upsample_next(CONFIG, VARIABLES, VAE, x, carry, ahead))
+def compile_step():
+    """Return a step of a stream, to be compiled for each look-ahead."""
+    step = lambda x, carry, ahead: upsample_next(CONFIG, VARIABLES, VAE, x, carry, ahead)  # noqa: E731
+    return jax.jit(step, static_argnames="ahead")
 
 
-once_compiled = functools.cache(compiled)
+STEP = compile_step()
 
 
-def streamed(latents, ahead, forget=False, program=once_compiled):
-    """Upsample in blocks. Latents that are look-ahead are passed again, as a stream does."""
-    step, end = program(ahead), program(0)
-    made, held, carry = [], latents[:, :0], None
-    for block in jnp.split(latents, np.cumsum(BLOCKS)[:-1], axis=1):
-        seen = jnp.concatenate([held, block], axis=1)
-        held = seen[:, max(0, seen.shape[1] - ahead) :]
-        if seen.shape[1] > ahead:
-            larger, carry = step(seen, carry)
-            made.append(larger[:, : seen.shape[1] - ahead])
-            carry = drop_moments(carry) if forget else carry
-    return jnp.concatenate([*made, end(held, carry)[0]] if ahead else made, axis=1)
-
-
-def drop_moments(carry):
-    return {name: drop_moments(each) for name, each in carry.items() if name not in Moments._fields} if isinstance(
-        carry, dict
-    ) else carry  # fmt: skip
+def streamed(latents, ahead, remembers=True, step=STEP):
+    """Upsample in blocks, as a stream does."""
+    return upsample_blocks(step, jnp.split(latents, np.cumsum(BLOCKS)[:-1], axis=1), ahead, remembers=remembers)
 
 
 def error(made, latents=LATENTS):
@@ -66,7 +53,7 @@ def error(made, latents=LATENTS):
 
 
 def test_a_clip_in_one_call_is_the_whole_clip(strict):
-    made, _ = compiled(0)(LATENTS, None)
+    made, _ = STEP(LATENTS, None, ahead=0)
     np.testing.assert_allclose(made, whole(LATENTS), rtol=0, atol=1e-5)
     assert made.shape == (1, 12, 4, 6, 3)
 
@@ -77,8 +64,9 @@ def test_but_for_its_norms_a_stream_that_looks_as_far_as_the_reach_is_the_whole_
     monkeypatch.setattr(upsampler, "_join", lambda past, fresh: fresh)
     expected = upsample_clip(CONFIG, VARIABLES, VAE, LATENTS)
     assert CONFIG.reach == 6
-    np.testing.assert_allclose(streamed(LATENTS, CONFIG.reach, program=compiled), expected, rtol=0, atol=2e-5)
-    assert jnp.abs(streamed(LATENTS, 2, program=compiled) - expected).max() > 1e-2
+    step = compile_step()
+    np.testing.assert_allclose(streamed(LATENTS, CONFIG.reach, step=step), expected, rtol=0, atol=2e-5)
+    assert jnp.abs(streamed(LATENTS, 2, step=step) - expected).max() > 1e-2
 
 
 def test_a_norm_remembers_all_frames_so_far_and_forgets_old_ones():
@@ -99,12 +87,12 @@ def test_a_norm_remembers_all_frames_so_far_and_forgets_old_ones():
 def test_the_error_against_the_whole_clip_falls_with_the_look_ahead_and_with_remembered_moments():
     blind, far = error(streamed(LATENTS, 0)), error(streamed(LATENTS, CONFIG.reach))
     assert far < 0.5 * blind
-    assert far < 0.7 * error(streamed(LATENTS, CONFIG.reach, forget=True))
+    assert far < 0.7 * error(streamed(LATENTS, CONFIG.reach, remembers=False))
 
 
 def test_all_later_blocks_are_one_program_with_a_state_of_constant_shape():
     more = jax.jit(chex.assert_max_traces(upsample_next, n=1), static_argnums=(0, 5), donate_argnums=4)
-    _, carry = compiled(1)(LATENTS[:, :2], None)
+    _, carry = STEP(LATENTS[:, :2], None, ahead=1)
     shapes = jax.tree.map(jnp.shape, carry)
     for _ in range(3):
         _, carry = more(CONFIG, VARIABLES, VAE, LATENTS[:, :4], carry, 1)
