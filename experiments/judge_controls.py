@@ -309,7 +309,8 @@ def main(arguments: Arguments) -> int:
                 before = "" if damage is None else "was "
                 said = ", ".join(f"{each} {figures[each]:.3g} ({before}{truth[each]:.3g})" for each in sorted(found))
                 print(f"world {seed}, {what}: {said or 'nothing moved'}{'' if right else '   <- WRONG'}", flush=True)
-                table.append({"world": seed, "damage": what, "right": right, "found": sorted(found), **figures})
+                known = {each: None if np.isnan(figure) else figure for each, figure in figures.items()}
+                table.append({"world": seed, "damage": what, "right": right, "found": sorted(found), **known})
         keep_figures(arguments.json, table)
         wrong = sum(not row["right"] for row in table)
         print("each damage found, and only that" if not wrong else f"{wrong} of {len(table)} judged wrongly")

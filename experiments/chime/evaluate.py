@@ -18,9 +18,11 @@ from rich.console import Console
 from experiments.chime.judge.sources import SOURCES, ClipOptions, read_prompts, read_request
 from experiments.cli_errors import keep_figures, refusing
 from experiments.script import read_flags
+from omniforcing_jax.chime import figures as figures_of
 from omniforcing_jax.chime import metrics
 from omniforcing_jax.chime.film import Film, read_film
 from omniforcing_jax.chime.prompts import COLOURS, Request
+from omniforcing_jax.chime.rise import measure_rises
 from omniforcing_jax.io.progress import Bar
 
 
@@ -94,7 +96,8 @@ def run(arguments: Arguments, console: Console) -> dict[str, Any]:
     if arguments.each:
         for clip, prompt in zip(judged, prompts, strict=True):
             console.print(_describe(clip, prompt), highlight=False)
-    figures = metrics.judge_clips(judged)
+    figures = {**figures_of.pool(judged), **metrics.judge_clips(judged)}
+    figures["rise"] = measure_rises([clip.sound.onsets for clip in judged])
     if arguments.by_count:
         figures["by_count"] = metrics.by_count(judged)
     console.print(f"{len(judged)} clips in {time.monotonic() - began:.1f} s", highlight=False)

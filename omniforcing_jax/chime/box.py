@@ -5,7 +5,7 @@ A ball's colour decides its pitch.
 """
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 GRAVITY = 3.0  # box units per second squared
 RADIUS = 0.10  # of a ball, in box units
@@ -17,6 +17,14 @@ BACKGROUND = np.array([14, 16, 24], dtype=np.uint8)
 BORDER = np.array([44, 48, 62], dtype=np.uint8)  # a line one 64th of the picture wide, along floor, walls and ceiling
 
 PITCHES = (600, 700, 800, 900, 1000, 1100)  # Hz by colour, less than an octave; multiples of the mel rows per second
+
+DECAY = 0.11  # seconds in which a tone falls by a factor of e
+
+
+def pan(place: Float[np.ndarray, "*n"] | float) -> Float[np.ndarray, "*n 2"]:
+    """Return the gains left and right of a tone by its place, 0 at the left and 1 at the right; their power is 1."""
+    angle = np.asarray(place) * np.pi / 2
+    return np.stack([np.cos(angle), np.sin(angle)], -1)
 
 
 def backdrop(size: int) -> UInt8[np.ndarray, "s s 3"]:

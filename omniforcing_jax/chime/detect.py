@@ -1,16 +1,18 @@
 """Events: impacts from the tracks of a picture, onsets from the samples of a sound.
 
-Detection knows the box, its gravity and the pitches, and nothing else of the world. An impact is where the flight
-before and the flight after meet, to a fraction of a frame. An onset is where one pitch grows louder, to a fraction of
-a millisecond. Constants were tuned on rendered truth only (world seeds [77, i]; evaluation uses others).
+Detection knows the box, its gravity, the pitches, and how tones decay and are panned, and nothing else of the world. An
+impact is where the flight before and the flight after meet, to a fraction of a frame. An onset is where one pitch grows
+louder, to a fraction of a millisecond. Constants were tuned on rendered truth only (world seeds [77, i]; evaluation
+uses others).
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
-from omniforcing_jax.chime.box import GRAVITY, PITCHES, RADIUS
+from omniforcing_jax.chime.box import DECAY, GRAVITY, PITCHES, RADIUS
 from omniforcing_jax.chime.track import Tracks
 from omniforcing_jax.layout import FRAME_RATE
 
@@ -25,6 +27,9 @@ HOP = 0.002  # seconds between loudness values
 WIDTH = 0.04  # seconds of the analysis window: its spectrum has zeros at all multiples of 25 Hz from 50 Hz on
 LATENT = 0.0003  # seconds by which the steepest rise of a tone comes after its impact, measured on truth
 QUIET = 0.03  # least rise of amplitude; the world's softest impact has 0.08
+BESIDE = 0.024  # seconds; an analysis window so far from an onset holds none of its rise
+BACK, AHEAD = 0.1, 0.15  # seconds before and after the steepest rise of a tone in which it begins and ends to rise
+LOW, HIGH = 0.1, 0.9  # shares of the rise between which its time is taken
 LEAK = 0.15  # a pitch rises at least by this share of what any other pitch rises by at the same time
 
 
@@ -35,6 +40,8 @@ class Event:
     time: float  # seconds
     colour: int  # of the ball, or the one whose pitch sounded
     strength: float  # change of velocity in box units per second, or rise of amplitude
+    place: float = math.nan  # from 0, left, to 1, right: where it is seen to hit, or heard to ring; NaN where unknown
+    rise_s: float = math.nan  # of an onset, seconds from a tenth of the rise to nine; NaN too near an end of the clip
 
 
 def _line(
@@ -110,14 +117,15 @@ def impacts(tracks: Tracks) -> list[Event]:
         x, y = tracks.centres[seen, colour].T
         spread_x, spread_y = tracks.spread[seen, colour].T
         turns = _turns(times[seen], y, spread_y, GRAVITY, RADIUS, LEAST_TURN["floor"])
+        hits = [(t, turn, float(np.interp(t, times[seen], x))) for t, turn in turns]
         for wall in (RADIUS, 1 - RADIUS):
-            turns += _turns(times[seen], x, spread_x, 0.0, wall, LEAST_TURN["wall"])
-        events += _merge([Event(time=t, colour=colour, strength=abs(turn)) for t, turn in turns], CORNER)
+            hits += [(*hit, wall) for hit in _turns(times[seen], x, spread_x, 0.0, wall, LEAST_TURN["wall"])]
+        events += _merge([Event(time=t, colour=colour, strength=abs(turn), place=at) for t, turn, at in hits], CORNER)
     return sorted(events, key=lambda e: e.time)
 
 
-def loudness(audio: Float[np.ndarray, "samples 2"], rate: int) -> Float[np.ndarray, "p hops"]:
-    """Return each pitch's amplitude every `HOP` seconds, both channels together.
+def loudness(audio: Float[np.ndarray, "samples 2"], rate: int) -> Float[np.ndarray, "p hops 2"]:
+    """Return each pitch's amplitude left and right every `HOP` seconds.
 
     Each pitch is shifted to zero frequency and smoothed by a window whose spectrum is zero at the other pitches.
     """
@@ -132,7 +140,7 @@ def loudness(audio: Float[np.ndarray, "samples 2"], rate: int) -> Float[np.ndarr
         carrier = np.exp(-2j * np.pi * ((pitch * phase) % 1)).astype(np.complex64)
         smooth = oaconvolve(audio * carrier[:, None], window[:, None], mode="full", axes=0)
         centred = smooth[(length - 1) // 2 :][: len(audio) : hop]
-        levels.append(np.sqrt((np.abs(centred) ** 2).sum(-1)))
+        levels.append(np.abs(centred))
     return np.stack(levels)
 
 
@@ -146,13 +154,38 @@ def _rises(level: Float[np.ndarray, "p hops"]) -> Float[np.ndarray, "p hops"]:
     return padded[:, 2 * step :] - padded[:, : -2 * step]
 
 
+def _heard_place(sides: Float[np.ndarray, "hops 2"], onset: int) -> float:
+    """Return where a tone begins to ring, by how much it adds left and right to what an earlier one has left over."""
+    step = round(BESIDE / HOP)
+    if not step <= onset < len(sides) - step:
+        return math.nan
+    left_over = sides[onset - step] * math.exp(-2 * step * HOP / DECAY)
+    left, right = np.maximum(sides[onset + step] - left_over, 0)
+    return float(np.arctan2(right, left) / (np.pi / 2)) if left or right else math.nan
+
+
+def _rise_s(level: Float[np.ndarray, " hops"], onset: int) -> float:
+    """Return how long a tone takes to rise, from the least level before its steepest rise to the highest after it."""
+    back, ahead = round(BACK / HOP), round(AHEAD / HOP)
+    if not back <= onset < len(level) - ahead:
+        return math.nan
+    part = level[onset - back : onset + ahead]
+    share = (part - part[:back].min()) / (part[back:].max() - part[:back].min())
+    below = int(np.flatnonzero(share[: back + 1] <= LOW)[-1])
+    above = below + 1 + int(np.flatnonzero(share[below + 1 :] >= HIGH)[0])
+    first = below + (LOW - share[below]) / (share[below + 1] - share[below])
+    last = above - (share[above] - HIGH) / (share[above] - share[above - 1])
+    return float(last - first) * HOP
+
+
 def onsets(audio: Float[np.ndarray, "samples 2"], rate: int) -> list[Event]:
     """Find every onset of every pitch in a clip that begins at time zero."""
     from scipy.ndimage import maximum_filter1d
 
     if len(audio) < WIDTH * rate:
         return []
-    level = loudness(audio, rate)
+    sides = loudness(audio, rate)
+    level = np.sqrt((sides**2).sum(-1))
     rise = _rises(level)
     flux = np.gradient(level, HOP, axis=1)
     rival = maximum_filter1d(rise.max(axis=0), round(WIDTH / HOP) + 1)
@@ -164,6 +197,8 @@ def onsets(audio: Float[np.ndarray, "samples 2"], rate: int) -> list[Event]:
         for i in peaks[(r[peaks] > QUIET) & (r[peaks] > LEAK * rival[peaks])]:
             left, middle, right = f[i - 1 : i + 2]
             peak = i + 0.5 * (left - right) / (left - 2 * middle + right)
-            found.append(Event(time=float(peak * HOP - LATENT), colour=colour, strength=float(r[i])))
+            time, place = float(peak * HOP - LATENT), _heard_place(sides[colour], int(i))
+            rise_s = _rise_s(level[colour], int(i))
+            found.append(Event(time=time, colour=colour, strength=float(r[i]), place=place, rise_s=rise_s))
         events += _merge(found, CORNER)
     return sorted(events, key=lambda e: e.time)

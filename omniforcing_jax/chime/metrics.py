@@ -5,6 +5,7 @@ The metrics work on what was seen and heard (`track.py`, `detect.py`), never on 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -13,6 +14,7 @@ from omniforcing_jax.chime.detect import Event, impacts, onsets
 from omniforcing_jax.chime.film import Film
 from omniforcing_jax.chime.prompts import COLOURS, Request
 from omniforcing_jax.chime.track import Tracks, watch
+from omniforcing_jax.judge.picture import Picture, Watcher
 from omniforcing_jax.layout import FRAME_RATE
 
 TOLERANCE = 0.1  # seconds between an impact and an onset that may belong together
@@ -34,6 +36,7 @@ class Seen:
     seconds: float
     tracks: Tracks
     impacts: list[Event]
+    frames: Picture | None  # what the judge of files measures of each frame; None for fewer than three
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +59,12 @@ class Perceived:
 
 def see(video: UInt8[np.ndarray, "F S S 3"]) -> Seen:
     """Find balls and impacts in a clip at 24 frames per second."""
-    tracks = watch(video)
-    return Seen(seconds=len(video) / FRAME_RATE, tracks=tracks, impacts=impacts(tracks))
+    import av
+
+    tracks, watcher = watch(video), Watcher()
+    for index, frame in enumerate(video):
+        watcher.see(av.VideoFrame.from_ndarray(frame, format="rgb24"), index / FRAME_RATE)
+    return Seen(seconds=len(video) / FRAME_RATE, tracks=tracks, impacts=impacts(tracks), frames=watcher.picture())
 
 
 def hear(audio: Float[np.ndarray, "samples 2"], rate: int) -> Heard:
@@ -122,6 +129,31 @@ def _within(events: Sequence[Event], start: Seconds, stop: Seconds) -> list[Even
     return [event for event in events if start <= event.time < stop]
 
 
+class Pairs(NamedTuple):
+    """What of a window of a clip is in sync."""
+
+    gaps_ms: list[float]  # |onset - impact| of each pair
+    impacts_ring: list[bool]  # for each impact seen that counts, whether it has an onset
+    onsets_are_seen: list[bool]  # for each onset heard that counts, whether it has an impact
+
+
+def pair_up(clip: Perceived, window: Window | None = None) -> Pairs:
+    """Pair impacts and onsets in a window of a clip, or in all of it; see `synchrony`."""
+    start, stop = window or (0.0, clip.picture.seconds)
+    low, high = max(start, EDGE), min(stop, clip.picture.seconds - EDGE)
+    pairs = match(clip.picture.impacts, clip.sound.onsets)
+    partner = {clip.picture.impacts[i]: clip.sound.onsets[j] for i, j in pairs}
+    matched = _within(list(partner), start, stop)
+    unheard = len(set(_within(clip.picture.impacts, low, high)) - set(partner))
+    unseen = len(set(_within(clip.sound.onsets, low, high)) - set(partner.values()))
+    both = [True] * len(matched)
+    return Pairs(
+        gaps_ms=[1e3 * abs(partner[impact].time - impact.time) for impact in matched],
+        impacts_ring=both + [False] * unheard,
+        onsets_are_seen=both + [False] * unseen,
+    )
+
+
 def synchrony(clips: Sequence[Perceived], windows: Sequence[Window]) -> dict[str, float | None]:
     """Compare what is seen with what is heard, in one window (start, stop) of each clip.
 
@@ -129,26 +161,21 @@ def synchrony(clips: Sequence[Perceived], windows: Sequence[Window]) -> dict[str
     the impacts seen that have an onset, precision the share of the onsets heard that have an impact; 0 if there is
     none. Events within `EDGE` of the clip's ends count if they are matched and are left out if not.
     """
-    gaps: list[float] = []
-    unheard = unseen = 0
-    for clip, (start, stop) in zip(clips, windows, strict=True):
-        low, high = max(start, EDGE), min(stop, clip.picture.seconds - EDGE)
-        pairs = match(clip.picture.impacts, clip.sound.onsets)
-        partner = {clip.picture.impacts[i]: clip.sound.onsets[j] for i, j in pairs}
-        matched = _within(list(partner), start, stop)
-        gaps += [1e3 * abs(partner[impact].time - impact.time) for impact in matched]
-        unheard += len(set(_within(clip.picture.impacts, low, high)) - set(partner))
-        unseen += len(set(_within(clip.sound.onsets, low, high)) - set(partner.values()))
+    pairs = [pair_up(clip, window) for clip, window in zip(clips, windows, strict=True)]
+    gaps, ring, seen = ([value for each in pairs for value in each[part]] for part in range(3))
     return {
         "sync_ms_p50": _percentile(gaps, 50),
         "sync_ms_p95": _percentile(gaps, 95),
-        "sync_recall": len(gaps) / max(1, len(gaps) + unheard),
-        "sync_precision": len(gaps) / max(1, len(gaps) + unseen),
+        "sync_recall": _mean(ring) or 0.0,
+        "sync_precision": _mean(seen) or 0.0,
     }
 
 
-def _adherence(clip: Perceived, request: Request, start: Seconds, stop: Seconds) -> tuple[bool, bool, bool]:
-    """Say whether the number of balls, the set of colours and the set of pitches are exactly those asked for."""
+def agree(clip: Perceived, window: Window | None = None) -> tuple[bool, ...]:
+    """Say whether number of balls, colours and pitches are exactly those asked for; nothing without a request."""
+    request, (start, stop) = clip.request, window or (0.0, clip.picture.seconds)
+    if request is None:
+        return ()
     tracks = clip.picture.tracks.between(start, stop)
     wanted = tuple(sorted(COLOURS.index(colour) for colour in request.colours))
     heard = pitches_heard(_within(clip.sound.onsets, start, stop))
@@ -157,16 +184,19 @@ def _adherence(clip: Perceived, request: Request, start: Seconds, stop: Seconds)
 
 def adherence(clips: Sequence[Perceived], windows: Sequence[Window]) -> dict[str, float | None]:
     """Return the shares of clips whose count, colours and pitches are exactly the requested ones, and the least."""
-    verdicts = [
-        _adherence(clip, clip.request, *window)
-        for clip, window in zip(clips, windows, strict=True)
-        if clip.request is not None
-    ]
+    pairs = zip(clips, windows, strict=True)
+    verdicts = [agree(clip, window) for clip, window in pairs if clip.request is not None]
     shares = [_mean(column) for column in zip(*verdicts, strict=True)] or [None, None, None]
     least = min((share for share in shares if share is not None), default=None)
     return dict(
         zip(("count_accuracy", "colour_accuracy", "pitch_accuracy", "adherence"), [*shares, least], strict=True)
     )
+
+
+def presence_of(clip: Perceived) -> list[float]:
+    """Return for each ball asked for the share of the frames in which it is seen."""
+    seen = clip.picture.tracks.presence()
+    return [] if clip.request is None else [float(seen[COLOURS.index(colour)]) for colour in clip.request.colours]
 
 
 def state(clips: Sequence[Perceived], windows: Sequence[Window]) -> dict[str, float | None]:
@@ -225,12 +255,9 @@ def by_count(clips: Sequence[Perceived]) -> dict[str, dict]:
     share of the frames in which a ball asked for is seen.
     """
     groups: dict[int, list[Perceived]] = {}
-    presence: dict[int, list[float]] = {}
     for clip in clips:
         if clip.request is not None:
-            count, seen = clip.request.count, clip.picture.tracks.presence()
-            groups.setdefault(count, []).append(clip)
-            presence.setdefault(count, []).extend(seen[COLOURS.index(colour)] for colour in clip.request.colours)
+            groups.setdefault(clip.request.count, []).append(clip)
     figures = {}
     for count, alike in sorted(groups.items()):
         windows = [(0.0, clip.picture.seconds) for clip in alike]
@@ -238,7 +265,7 @@ def by_count(clips: Sequence[Perceived]) -> dict[str, dict]:
             "clips": len(alike),
             "impacts": sum(len(clip.picture.impacts) for clip in alike),
             "onsets": sum(len(clip.sound.onsets) for clip in alike),
-            "presence": _mean(presence[count]),
+            "presence": _mean([share for clip in alike for share in presence_of(clip)]),
             **synchrony(alike, windows),
             **adherence(alike, windows),
         }

@@ -9,7 +9,7 @@ import math
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from omniforcing_jax.chime.box import PALETTE, PITCHES, RADIUS, backdrop
+from omniforcing_jax.chime.box import DECAY, PALETTE, PITCHES, RADIUS, backdrop, pan
 from omniforcing_jax.chime.physics import World, impacts, positions
 from omniforcing_jax.chime.prompts import COLOURS
 from omniforcing_jax.layout import FRAME_RATE
@@ -17,7 +17,6 @@ from omniforcing_jax.layout import FRAME_RATE
 SAMPLE_RATE = 24_000  # samples per second
 PARTIALS = (1.0, 0.4, 0.2)  # amplitudes of a tone's harmonics
 ATTACK = 0.002  # seconds until a tone is at its loudest
-DECAY = 0.11  # seconds in which it falls by a factor of e
 RING = DECAY * math.log(1e4)  # seconds until a tone has fallen by 80 dB, where it is cut
 
 
@@ -105,8 +104,7 @@ def render_audio(
         low = max(0, math.floor(impact.time * rate) - first_sample)
         high = min(samples, math.ceil((impact.time + RING) * rate) - first_sample + 1)
         envelope = _envelope((np.arange(low, high) + first_sample) / rate - impact.time)
-        angle = impact.position[0] * math.pi / 2
-        gains = 0.3 * math.sqrt(impact.speed / 2) * np.array([math.cos(angle), math.sin(angle)], np.float32)
+        gains = 0.3 * math.sqrt(impact.speed / 2) * pan(impact.position[0]).astype(np.float32)
         loudness[impact.colour, low:high] += envelope[:, None] * gains.astype(np.float32)
     sound = np.zeros((samples, 2), np.float32)
     for colour in sorted(world.colour.tolist()):

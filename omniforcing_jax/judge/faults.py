@@ -8,7 +8,10 @@ from jaxtyping import Bool, Float
 
 from omniforcing_jax.judge.picture import PAUSE_S, Picture
 
-STILL = 1e-3  # mean |difference| of luma; a frame that changes less repeats the last, as FFmpeg's freezedetect has it
+STILL = (
+    1e-3  # mean |difference| of luma; a frame that changes less may repeat the last, as FFmpeg's freezedetect has it
+)
+STILL_PIXEL = 0.03  # |difference| of luma; it does not if a pixel changes more, however small what moves is
 BLACK_SHARE = 0.98  # of the pixels; a frame with so many dark ones is black, as FFmpeg's blackdetect has it
 FLASH = 0.1  # of full brightness; the least step there and back of a flash, as WCAG 2 has it
 
@@ -19,8 +22,13 @@ def find_black(picture: Picture) -> Bool[np.ndarray, " F"]:
 
 
 def find_repeats(picture: Picture) -> Bool[np.ndarray, " F"]:
-    """Tell which frames repeat the one before, to a quarter of an 8-bit level; the first does not."""
-    return (picture.change < STILL) & (np.arange(len(picture.change)) > 0)
+    """Tell which frames repeat the one before; the first does not.
+
+    They are equal to a quarter of an 8-bit level on average, and to 8 levels anywhere: by so much a coder may go on to
+    refine a picture that it shows again.
+    """
+    still = (picture.change < STILL) & (picture.largest < STILL_PIXEL)
+    return still & (np.arange(len(still)) > 0)
 
 
 def find_flashes(picture: Picture) -> Bool[np.ndarray, " F"]:

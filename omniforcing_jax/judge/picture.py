@@ -31,6 +31,7 @@ class Picture:
         width: Pixels, as it is shown.
         times: Seconds at which a frame is shown, in the file's clock.
         change: Mean |difference of luma| from the frame before, luma in [0, 1]; 0 for the first.
+        largest: Largest |difference of luma| of any pixel from the frame before; 0 for the first.
         event: How much the motion changes at a frame, in the same unit; near 0 where motion continues. It is the
             sum of two parts. The first is the share of the step before that the step after reverses: something turns
             back or flashes. The second is the difference of their sizes: something starts, stops or is hit.
@@ -47,6 +48,7 @@ class Picture:
     width: int
     times: Float[np.ndarray, " F"]
     change: Float[np.ndarray, " F"]
+    largest: Float[np.ndarray, " F"]
     event: Float[np.ndarray, " F"]
     event_side: Float[np.ndarray, " F"]
     brightness: Float[np.ndarray, " F"]
@@ -93,6 +95,7 @@ class _Motion:
     def __init__(self) -> None:
         self.events: list[float] = []
         self.sides: list[float] = []
+        self.largest: list[float] = []
         self._before: Float[np.ndarray, "h w"] | None = None
         self._step: Float[np.ndarray, "h w"] | None = None
         self._at, self._at_s = 0, 0.0  # index and time of the frame that the next event belongs to
@@ -101,11 +104,13 @@ class _Motion:
         """Take the next picture and return its mean |difference| from the last."""
         self.events.append(0.0)
         self.sides.append(0.0)
+        self.largest.append(0.0)
         if self._before is None:
             self._move_on(luma, None, time_s)
             return 0.0
         step = luma - self._before
         change = float(np.abs(step).mean())
+        self.largest[-1] = float(np.abs(step).max())
         last = 0.0 if self._step is None else float(np.abs(self._step).mean())
         if change < max(REPEATED, REPEATED_SHARE * last):
             if time_s - self._at_s <= PAUSE_S:
@@ -166,6 +171,7 @@ class Watcher:
             width=width,
             times=times,
             change=change,
+            largest=np.array(self._motion.largest),
             event=np.array(self._motion.events),
             event_side=np.array(self._motion.sides),
             brightness=brightness,

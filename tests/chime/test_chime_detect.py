@@ -52,6 +52,26 @@ def test_the_right_colours_are_seen_and_nothing_else(tracks):
         assert not seen.strangers.any()
 
 
+def test_impacts_and_onsets_tell_where_a_ball_hits(tracks, onsets):
+    for scene, seen, heard in zip(WORLDS, tracks, onsets, strict=True):
+        exact = physics.impacts(scene, FRAMES / 24)
+        for event in [*detect.impacts(seen), *heard]:
+            near = [i for i in exact if i.colour == event.colour and abs(i.time - event.time) < 0.05]
+            if len(near) == 1 and 0.15 < event.time < FRAMES / 24 - 0.15:
+                assert event.place == pytest.approx(near[0].position[0], abs=0.03)
+
+
+def test_a_tone_that_swells_rises_for_longer(onsets):
+    struck = render.render_audio(physics.sample_world(1, colours=["red"]), FRAMES * 1000)
+    (first, *_) = detect.onsets(struck, 24_000)
+    swell = np.clip((np.arange(len(struck)) / 24_000 - first.time) / 0.08, 0, 1)[:, None].astype(np.float32)
+    until = round(24_000 * (first.time + 0.3))  # before the next tone
+    (slow, *_) = detect.onsets((struck * swell)[:until], 24_000)
+    quick = [event.rise_s for event in onsets[0] if np.isfinite(event.rise_s)]
+    assert np.median(quick) == pytest.approx(0.018, abs=0.002)
+    assert slow.rise_s > 0.03
+
+
 def test_a_larger_picture_is_seen_as_well():
     scene = physics.sample_world([990, 9], balls=2)
     seen = watch(render.render_video(scene, 24, size=96))

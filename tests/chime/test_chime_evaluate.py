@@ -6,17 +6,20 @@ import sys
 import numpy as np
 import pytest
 import tyro
-from test_chime_metrics import KEYS
+from test_chime_metrics import KEYS as JUDGED
 
 from experiments.chime import evaluate
 from experiments.chime.judge import sources
 from omniforcing_jax.chime import physics, render
 from omniforcing_jax.chime.contact_sheet import write_contact_sheet
+from omniforcing_jax.chime.figures import FIGURES
 from omniforcing_jax.chime.film import Film, read_film
 from omniforcing_jax.chime.metrics import perceive
 from omniforcing_jax.chime.prompts import sample_prompts
 from omniforcing_jax.stream.chunk import Chunk
 from omniforcing_jax.stream.mp4 import Mp4Writer
+
+KEYS = {*JUDGED, *FIGURES, "rise"}
 
 
 def _evaluate(tmp_path, *flags):
@@ -57,6 +60,14 @@ def test_truth_is_in_sync_and_as_asked(truth):
     assert truth["sync_recall"] >= 0.9
     assert truth["sync_precision"] >= 0.95
     assert truth["adherence"] == 1
+
+
+def test_truth_sounds_from_where_it_hits_and_has_no_fault(truth):
+    assert truth["stereo_error_db"] <= 1
+    assert abs(truth["stereo_bias_db"]) <= 0.2
+    assert truth["colour_purity"] > 0.99
+    assert truth["presence_3"] > 0.9
+    assert {truth[name] for name in ("black_share", "duplicate_share", "freeze_s", "flashes")} == {0}
 
 
 def test_figures_can_be_had_apart_by_the_number_of_balls(tmp_path):

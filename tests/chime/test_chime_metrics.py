@@ -39,7 +39,7 @@ def _tracks(frames, colours):
 
 
 def _clip(impacts, onsets, seconds=5.0, colours=(0,), request=None):
-    picture = metrics.Seen(seconds=seconds, tracks=_tracks(round(24 * seconds), colours), impacts=impacts)
+    picture = metrics.Seen(seconds=seconds, tracks=_tracks(round(24 * seconds), colours), impacts=impacts, frames=None)
     moments = round(seconds / metrics.MOMENT)
     sound = metrics.Heard(onsets=onsets, power=np.full(moments, 0.01), noise=np.full(moments, 1e-6))
     return metrics.Perceived(picture=picture, sound=sound, request=request)

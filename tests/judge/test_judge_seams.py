@@ -57,7 +57,7 @@ def picture(change=None, brightness=None, sharpness=None, frames=300):
     base = np.random.default_rng(3).uniform(0.01, 0.02, frames)
     given = {"change": change, "brightness": brightness, "sharpness": sharpness}
     made = {name: base if values is None else values for name, values in given.items()}
-    still = dict.fromkeys(("event", "event_side", "dark", "saturation"), base)
+    still = dict.fromkeys(("event", "event_side", "largest", "dark", "saturation"), base)
     return Picture(height=8, width=8, times=np.arange(frames) * FRAME_S, **still, **made)
 
 

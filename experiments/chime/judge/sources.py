@@ -35,13 +35,11 @@ BATCH = 8  # clips that the teacher makes together
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ClipOptions:
-    """How clips are made."""
+class SourceOptions:
+    """How clips are made, whatever the seed."""
 
     seconds: int = 5
     """Length of each clip; not used with --file."""
-    seed: int = 0
-    """Random seed of prompts, worlds and generated clips."""
     weights: Path | None = None
     """Weights folder of the teacher or student, or of the codecs to decode with; by default the shipped one."""
     steps: int | None = None
@@ -50,6 +48,14 @@ class ClipOptions:
     """The teacher's guidance scale; by default 3."""
     renewal: float | None = None
     """Share of fresh noise in each step; by default 0 for a teacher, a student's own."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClipOptions(SourceOptions):
+    """How clips are made."""
+
+    seed: int = 0
+    """Random seed of prompts, worlds and generated clips."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

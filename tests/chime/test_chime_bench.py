@@ -1,0 +1,52 @@
+"""The bench: all seeds pooled, each as `evaluate` judges it, a table, and bad input."""
+
+import json
+
+import pytest
+import tyro
+
+from experiments.chime import bench, evaluate
+from omniforcing_jax.chime.figures import FIGURES
+
+
+def arguments(*flags):
+    return tyro.cli(bench.Arguments, args=[str(flag) for flag in flags])
+
+
+def test_seeds_are_pooled_and_each_is_what_evaluate_says(tmp_path, capsys):
+    out, alone = tmp_path / "bench.json", tmp_path / "seed.json"
+    how = ("--source", "truth", "--prompts", 2, "--seconds", 2)
+    bench.main(arguments(*how, "--seeds", 3, 4, "--json", out))
+    table = capsys.readouterr().out.splitlines()
+    found = json.loads(out.read_text())
+    flags = [str(flag) for flag in (*how, "--seed", 4, "--json", alone)]
+    evaluate.main(tyro.cli(evaluate.Arguments, args=flags))
+    expected = json.loads(alone.read_text())
+    assert {name: each["by_seed"][1] for name, each in found["figures"].items()} == {
+        name: expected[name] for name in FIGURES
+    }
+    assert set(found) == {"source", "weights", "seconds", "prompts", "seeds", "figures", "rise"}
+    for each in found["figures"].values():
+        assert each["value"] is None or each["low"] <= each["value"] <= each["high"]
+    assert [line.split(" | ")[0][2:] for line in table[2 : 2 + len(FIGURES)]] == list(FIGURES)
+    assert "in a block: p = " in table[-1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (["--prompts", 0], "--prompts 0: must be at least 1"),
+        (["--seconds", 0], "--seconds 0: must be at least 1"),
+        (["--seeds", 1, 1], "--seeds 1 1: must be distinct numbers"),
+    ],
+)
+def test_what_is_no_bench_is_refused(flags, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        bench.Arguments(source="truth", **{flags[0][2:]: tuple(flags[1:]) if flags[0] == "--seeds" else flags[1]})
+
+
+def test_weights_that_are_not_there_are_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit) as caught:
+        bench.main(arguments("--source", "student", "--weights", tmp_path / "none"))
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.strip() == f"error: --weights {tmp_path / 'none'}: no such folder"
