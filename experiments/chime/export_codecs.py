@@ -92,9 +92,9 @@ def audio_from_run(folder: Path) -> dict:
 
 
 def vocoder_from_run(folder: Path) -> dict:
-    """Variables of the vocoder."""
+    """Variables of the vocoder: the trained network once for each channel."""
     _, fresh, _ = train_vocoder.start(train_vocoder.CONFIG)
-    return {"params": recipe.newest(folder, fresh).ema}
+    return {"params": train_vocoder.side_by_side(recipe.newest(folder, fresh).ema)}
 
 
 def _groups(size: int = 8) -> list[range]:

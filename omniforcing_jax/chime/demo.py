@@ -1,4 +1,4 @@
-"""The demo: stream a prompt of chime, look at what came out and listen to it, and say how good it is.
+"""The demo: stream prompts of chime, look at what came out and listen to it, and say how good it is.
 
 It needs a stream's packages only. The contact sheet wants matplotlib and is left out where that is missing. JAX is
 imported only when work begins, so that `--help` is quick.
@@ -8,18 +8,20 @@ import contextlib
 import dataclasses
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import tyro
 
 from omniforcing_jax.io.extras import is_installed
 from omniforcing_jax.io.progress import Bar, say
+from omniforcing_jax.strict_json import require
 
 if TYPE_CHECKING:
     from omniforcing_jax.chime.film import Film
     from omniforcing_jax.chime.metrics import Perceived
+    from omniforcing_jax.chime.prompts import Request
     from omniforcing_jax.io.startup import Startup
     from omniforcing_jax.stream.chunk import Chunk
 
@@ -37,8 +39,11 @@ class Demo:
       omniforcing demo --prompt "three balls: red, green and purple" --seconds 20 --out out
     """
 
-    prompt: Annotated[str, tyro.conf.arg(metavar="TEXT")] = "a red ball and a blue ball"
-    """What to show: one to three balls of distinct colours."""
+    prompt: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEXT")] = (
+        "a red ball and a blue ball",
+        "a green ball and a yellow ball",
+    )
+    """What to show: one to three balls of distinct colours. Several prompts follow one another, each for as long."""
     seconds: Annotated[int, tyro.conf.arg(metavar="SECONDS")] = 13
     """Length in whole seconds; the clip has one frame more."""
     seed: int = 0
@@ -47,27 +52,51 @@ class Demo:
     """Folder for demo.mp4, demo.webp and demo.png; made if it is missing."""
 
 
+class Part(NamedTuple):
+    """A part of the clip, from one prompt to the next: what was asked for, and from when to when in seconds."""
+
+    request: "Request"
+    start_s: float
+    stop_s: float
+
+
+def plan_parts(demo: Demo) -> list[Part]:
+    """Plan where each prompt begins: at whole seconds, and a frame, which is a block border.
+
+    Raises:
+        ValueError: In one line, if a prompt cannot be read, if there is none, or if there are more than seconds.
+    """
+    from omniforcing_jax.chime import prompts
+    from omniforcing_jax.layout import FRAME_RATE
+
+    count = len(demo.prompt)
+    require(1 <= count <= demo.seconds, "prompt", list(demo.prompt), f"must be from 1 to {demo.seconds}, one a second")
+    starts = [demo.seconds * i // count for i in range(count)]
+    borders = [0.0, *(start + 1 / FRAME_RATE for start in starts[1:]), demo.seconds + 1 / FRAME_RATE]
+    requests = map(prompts.parse, demo.prompt)
+    return [Part(*part) for part in zip(requests, borders[:-1], borders[1:], strict=True)]
+
+
 def main(demo: Demo) -> int:
     """Stream, draw and judge; returns the exit code, 0.
 
     Raises:
         ValueError: In one line, if the request cannot be met.
     """
-    from omniforcing_jax.chime import prompts
     from omniforcing_jax.io import machine
 
     machine.use_compilation_cache()
     machine.use_one_heap()
     machine.check_backend()
-    prompts.parse(demo.prompt)
+    parts = plan_parts(demo)
     demo.out.mkdir(parents=True, exist_ok=True)
-    lines = [*make_clip(demo), *judge(demo)]
+    lines = [*make_clip(demo, parts), *judge(demo, parts)]
     margin = max(len(name) for name, _ in lines)
     print("\n".join(f"{name:<{margin}}  {text}" for name, text in lines))
     return 0
 
 
-def make_clip(demo: Demo) -> list[tuple[str, str]]:
+def make_clip(demo: Demo, parts: list[Part]) -> list[tuple[str, str]]:
     """Stream into out/demo.mp4 and its first seconds into out/demo.webp; returns what to say of both and of the pace.
 
     Raises:
@@ -76,11 +105,13 @@ def make_clip(demo: Demo) -> list[tuple[str, str]]:
     from omniforcing_jax.io.atomic_write import check_writable
     from omniforcing_jax.io.startup import Startup
     from omniforcing_jax.layout import FRAME_RATE
+    from omniforcing_jax.pipeline.checks import student_sampler
     from omniforcing_jax.pipeline.loading import load_shown
     from omniforcing_jax.pipeline.shipped import STUDENT
     from omniforcing_jax.stream.ahead import compile_ahead
     from omniforcing_jax.stream.mp4 import Mp4Writer, Overlapped
     from omniforcing_jax.stream.plan import plan_stream
+    from omniforcing_jax.stream.prompt_schedule import follow_schedule, plan_prompt_schedule
     from omniforcing_jax.stream.request import StreamRequest
     from omniforcing_jax.stream.start import start_stream
 
@@ -89,13 +120,16 @@ def make_clip(demo: Demo) -> list[tuple[str, str]]:
     say("The first start compiles for about half a minute; later ones take seconds.")
     begun, times, frames = time.monotonic(), [], []
     with Startup("demo") as startup:
-        plan = plan_stream(STUDENT, StreamRequest(prompt=demo.prompt, seconds=demo.seconds, seed=demo.seed))
+        plan = plan_stream(STUDENT, StreamRequest(prompt=demo.prompt[0], seconds=demo.seconds, seed=demo.seed))
+        changes = [(part.start_s, prompt) for part, prompt in zip(parts[1:], demo.prompt[1:], strict=True)]
+        schedule = plan_prompt_schedule(student_sampler(plan.config), changes, demo.seconds)
         ahead = compile_ahead(plan)
         stream = start_stream(load_shown(STUDENT, plan.config, "float32", startup), plan, ahead=ahead)
         height, width = stream.picture_size
         writer = Mp4Writer(path, height=height, width=width, frame_rate=FRAME_RATE, sample_rate=stream.sample_rate)
         with writer, Overlapped(writer.write) as write:
-            for chunk in _watched(stream, demo.seconds + 1, startup):
+            shown = follow_schedule(stream, schedule, recompute=0)
+            for chunk in _watched(shown, demo.seconds + 1, startup):
                 write(chunk)
                 times.append(time.monotonic())
                 frames.append(len(chunk.video))
@@ -109,14 +143,14 @@ def make_clip(demo: Demo) -> list[tuple[str, str]]:
     return lines
 
 
-def judge(demo: Demo) -> list[tuple[str, str]]:
+def judge(demo: Demo, parts: list[Part]) -> list[tuple[str, str]]:
     """Judge the file that was written, and draw it; returns what to say of it."""
-    from omniforcing_jax.chime import metrics, prompts
+    from omniforcing_jax.chime import metrics
     from omniforcing_jax.chime.film import read_film
 
     film = read_film(demo.out / "demo.mp4")
-    clip = metrics.perceive(film, prompts.parse(demo.prompt))
-    return [*draw(demo, film, clip), *describe(clip)]
+    clip = metrics.perceive(film)
+    return [*draw(demo, film, clip), *describe(clip, parts)]
 
 
 def draw(demo: Demo, film: "Film", clip: "Perceived") -> list[tuple[str, str]]:
@@ -138,14 +172,14 @@ def draw(demo: Demo, film: "Film", clip: "Perceived") -> list[tuple[str, str]]:
     except ValueError as error:
         print(error, file=sys.stderr)
     if is_installed("matplotlib"):
-        contact_sheet.write_contact_sheet(sheet, film, clip, demo.prompt)
+        contact_sheet.write_contact_sheet(sheet, film, clip, ", then ".join(demo.prompt))
         lines.append((str(sheet), "contact sheet; triangles are impacts seen, lines are onsets heard"))
     else:
         lines.append((str(sheet), "not drawn: pip install 'omniforcing_jax[judge]' brings matplotlib, which draws it"))
     return lines
 
 
-def describe(clip: "Perceived") -> list[tuple[str, str]]:
+def describe(clip: "Perceived", parts: Sequence[Part]) -> list[tuple[str, str]]:
     """Say what was seen and heard, in figures with units, and a verdict in words."""
     from omniforcing_jax.chime import metrics
     from omniforcing_jax.chime.prompts import COLOURS
@@ -153,10 +187,15 @@ def describe(clip: "Perceived") -> list[tuple[str, str]]:
     def name(colours: Iterable[int]) -> str:
         return ", ".join(COLOURS[colour] for colour in colours) or "none"
 
-    figures, seen, heard = metrics.judge_clips([clip]), clip.picture, clip.sound
+    seen, heard = clip.picture, clip.sound
+    figures = metrics.judge_clips([clip]) | metrics.adherence(
+        [dataclasses.replace(clip, request=part.request) for part in parts], [part[1:] for part in parts]
+    )
+    pictures = [seen.tracks.between(part.start_s, part.stop_s) for part in parts]
+    sounds = [[tone for tone in heard.onsets if part.start_s <= tone.time < part.stop_s] for part in parts]
     lines = [
-        ("seen", f"{seen.tracks.count()} balls: {name(seen.tracks.colours())}"),
-        ("heard", f"tones of {name(metrics.pitches_heard(heard.onsets))}"),
+        ("seen", ", then ".join(f"{_balls(tracks.count())}: {name(tracks.colours())}" for tracks in pictures)),
+        ("heard", ", then ".join(f"tones of {name(metrics.pitches_heard(tones))}" for tones in sounds)),
         ("impacts", f"{len(seen.impacts)} seen, {_two(100 * figures['sync_recall'])} % of them ring"),
         ("tones", f"{len(heard.onsets)} heard, {_two(100 * figures['sync_precision'])} % of them with an impact"),
     ]
@@ -164,6 +203,10 @@ def describe(clip: "Perceived") -> list[tuple[str, str]]:
         gaps = [_two(figures[f"sync_ms_p{q}"]) for q in (50, 95)]
         lines.append(("synchrony", f"half of the pairs within {gaps[0]} ms, 95 % within {gaps[1]} ms"))
     return [*lines, ("verdict", verdict(figures))]
+
+
+def _balls(count: int) -> str:
+    return f"{count} ball" if count == 1 else f"{count} balls"
 
 
 def verdict(figures: dict[str, Any]) -> str:

@@ -100,7 +100,7 @@ LTX23_VOCODER = VocoderConfig(
 )
 # Chime's tones repeat with every row, so one stage that writes whole rows learns in minutes what a cascade did not.
 CHIME_VOCODER = VocoderConfig(
-    channels=(160, 6), rates=(240,), kernels=(480,), resblock_kernels=(3,), resblock_dilations=((1,),)
+    channels=(320, 12), rates=(240,), kernels=(480,), resblock_kernels=(3,), resblock_dilations=((1,),)
 )
 
 

@@ -22,7 +22,7 @@ import sys
 sys.modules.update(dict.fromkeys({OTHERS!r}.split()))  # importing one raises ImportError
 from pathlib import Path
 from omniforcing_jax.chime.demo import Demo, main
-sys.exit(main(Demo(seconds=1, out=Path("new/folder"))))
+sys.exit(main(Demo(seconds=2, out=Path("new/folder"))))
 """
 
 
@@ -33,7 +33,8 @@ def truth():
 
 
 def said(film, prompt):
-    return dict(demo.describe(metrics.perceive(film, parse(prompt))))
+    seconds = len(film.video) / 24
+    return dict(demo.describe(metrics.perceive(film), [demo.Part(parse(prompt), 0.0, seconds)]))
 
 
 def test_a_true_clip_is_good_and_its_figures_have_units_and_two_digits(truth):
@@ -49,6 +50,30 @@ def test_a_clip_of_other_balls_is_only_fair_and_one_with_another_sound_is_poor(t
     assert said(truth, "a red ball")["verdict"] == "fair: wrong number of balls and colours and tones; in sync"
     swapped = truth._replace(audio=np.roll(truth.audio, 6000, axis=0))
     assert said(swapped, "a red ball and a blue ball")["verdict"].startswith("poor: ")
+
+
+def test_a_clip_with_another_prompt_in_the_middle_is_judged_by_both(truth):
+    other = render_film(physics.sample_world([995, 0], colours=["green"]), 6)
+    film = truth._replace(
+        video=np.concatenate([truth.video, other.video]), audio=np.concatenate([truth.audio, other.audio])
+    )
+    middle, end = len(truth.video) / 24, len(film.video) / 24
+    parts = [demo.Part(parse("a red ball and a blue ball"), 0.0, middle), demo.Part(parse("a green ball"), middle, end)]
+    lines = dict(demo.describe(metrics.perceive(film), parts))
+    assert lines["seen"] == "2 balls: red, blue, then 1 ball: green"
+    assert lines["heard"] == "tones of red, blue, then tones of green"
+    assert lines["verdict"] == "good: number, colours and tones as asked; in sync"
+    parts[1] = parts[1]._replace(request=parse("a yellow ball"))
+    assert "wrong colours and tones" in dict(demo.describe(metrics.perceive(film), parts))["verdict"]
+
+
+def test_prompts_share_the_time_and_begin_at_block_borders():
+    parts = demo.plan_parts(demo.Demo(prompt=("a red ball", "a blue ball"), seconds=13))
+    assert [(part.start_s, part.stop_s) for part in parts] == [(0, 6 + 1 / 24), (6 + 1 / 24, 13 + 1 / 24)]
+    with pytest.raises(ValueError, match="must be from 1 to 1"):
+        demo.plan_parts(demo.Demo(prompt=("a red ball", "a blue ball"), seconds=1))
+    with pytest.raises(ValueError, match="must be from 1 to 3"):
+        demo.plan_parts(demo.Demo(prompt=(), seconds=3))
 
 
 @pytest.mark.parametrize(
@@ -92,4 +117,4 @@ def test_it_runs_outside_the_repository_where_only_a_streams_packages_are(tmp_pa
     assert "pip install 'omniforcing_jax[judge]'" in lines["new/folder/demo.png"]
     assert lines["verdict"].strip().startswith(("good: ", "fair: ", "poor: "))
     with av.open(str(tmp_path / "new" / "folder" / "demo.mp4")) as file:
-        assert len(list(file.decode(video=0))) == 25
+        assert len(list(file.decode(video=0))) == 49
