@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from omniforcing_jax.config import EightBitKind, ModelConfig, SamplerConfig
+from omniforcing_jax.config import EightBitKind, EightBits, ModelConfig, SamplerConfig
 from omniforcing_jax.io import atomic_write, manifest, weights
 from omniforcing_jax.io.folder_swap import is_empty, recover, require_space
 from omniforcing_jax.io.tensor_file import write_runs
@@ -30,7 +30,7 @@ from .open_source import list_components
 from .overrides import Overrides, choose_sampler
 from .plan import Plan, plan_component
 from .progress import ByteProgress
-from .quantise import quantise_plan
+from .quantise import choose, quantise_plan
 from .read_ahead import BlockReader, read_ahead
 from .source_component import SourceComponent
 from .tokenizer_files import TOKENIZERS
@@ -94,18 +94,23 @@ def prepare(
         sampler, settings = choose_sampler(transformer.is_student, config.sinks, overrides)
         notes += [f"sampler: {setting}" for setting in settings]
         name = name_of(Path(transformer.where))
+    chosen = None if quantise is None else _choose_eight_bits(plans, quantise)
     for path, strength in loras:
         plans, fused = fuse_lora(plans, path, strength)
         notes += fused
-    if quantise is not None:
-        has_network = "transformer" in plans
-        require(has_network, "quantise", quantise.value, f"needs a transformer, the sources have {', '.join(plans)}")
-        plans["transformer"], said = quantise_plan(plans["transformer"], quantise)
+    if chosen is not None:
+        plans["transformer"], said = quantise_plan(plans["transformer"], chosen)
         notes += said
     _check_replaced(folder, list(plans))
     text_projection.check_replaced(folder, sources.values())
     require_space(folder, sum(plan.nbytes for plan in plans.values()))
     return Conversion(folder=folder, plans=plans, sampler=sampler, resolution=resolution, name=name, notes=tuple(notes))
+
+
+def _choose_eight_bits(plans: Mapping[str, Plan], kind: EightBitKind) -> EightBits:
+    has_network = "transformer" in plans
+    require(has_network, "quantise", kind.value, f"needs a transformer, the sources have {', '.join(plans)}")
+    return choose(plans["transformer"], kind)
 
 
 def _check_folder(folder: Path, paths: Sequence[Path]) -> None:

@@ -5,7 +5,7 @@ the wide values. Which of a file's tensors are which is said in omniforcing_jax'
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -20,24 +20,21 @@ from .float8 import Scaled
 from .lazy_tensor import LazyTensor, Rows
 from .plan import PlacedTensor, Plan
 
-FLOAT8 = EIGHTS[EightBitKind.FLOAT8].dtype
 WIDENED = np.dtype(jnp.bfloat16)
 
 
-def quantise_plan(plan: Plan, kind: EightBitKind) -> tuple[Plan, tuple[str, ...]]:
-    """Plan to write a transformer in eight bits.
+def quantise_plan(plan: Plan, chosen: EightBits) -> tuple[Plan, tuple[str, ...]]:
+    """Plan to write a transformer in eight bits; float8 of the source that nothing has changed since is kept.
 
     Returns:
         The new plan, and notes of what it does.
-
-    Raises:
-        ValueError: The source's float8 matrices are not those of the same layers everywhere.
     """
-    chosen, is_kept = _choose(plan, kind)
+    kind, rows_kept = chosen.kind, []
     placed, layout = dict(plan.placed), dict(plan.layout)
     for each in matrices(chosen):
         rows, (dtype, (total, *sizes)) = placed.pop(each.wide), layout.pop(each.wide)
         narrow, kept = chosen.layers, kept_layers(chosen, total)
+        rows_kept += [_kept_float8(rows[i].tensor, kind) is not None for i in narrow]
         made = [_quantise(rows[i], kind) for i in narrow]
         tensors = {
             each.values: [_replace(rows[i], values) for i, (values, _) in zip(narrow, made, strict=True)],
@@ -51,8 +48,17 @@ def quantise_plan(plan: Plan, kind: EightBitKind) -> tuple[Plan, tuple[str, ...]
     source = dataclasses.replace(plan.source, config=dataclasses.replace(plan.source.config, eight_bits=chosen))
     layout = {name: layout[name] for name in placed}
     new = dataclasses.replace(plan, source=source, layout=layout, placed=placed)
-    how = "are kept as the source has them" if is_kept else "are quantised"
+    how = _say_how(rows_kept)
     return new, (f"transformer: {describe(chosen, source.config.layers)} {how}, {new.nbytes / 1e9:.2f} GB in all",)
+
+
+def _say_how(kept: Sequence[bool]) -> str:
+    """Say what becomes of matrices, of which some or all are kept."""
+    if not any(kept):
+        return "are quantised"
+    changed = len(kept) - sum(kept)
+    but = f", but for {changed} of {len(kept)} that a LoRA changed: these are quantised anew" if changed else ""
+    return f"are kept as the source has them{but}"
 
 
 def describe(chosen: EightBits, layers: int) -> str:
@@ -60,27 +66,35 @@ def describe(chosen: EightBits, layers: int) -> str:
     return f"{len(chosen.parts)} {chosen.kind.value} matrices in {len(chosen.layers)} of {layers} layers"
 
 
-def _choose(plan: Plan, kind: EightBitKind) -> tuple[EightBits, bool]:
-    """Choose what is in eight bits, and whether the source has it so: its own float8 matrices, or the default."""
+def choose(plan: Plan, kind: EightBitKind) -> EightBits:
+    """Choose what is in eight bits: the source's own float8 matrices, or the default.
+
+    Args:
+        plan: The transformer as the source has it, before a LoRA is fused into it.
+        kind: Of the numbers.
+
+    Raises:
+        ValueError: The source's float8 matrices are not those of the same layers everywhere.
+    """
     found = {}
-    for part in ALL_PARTS if kind is EightBitKind.FLOAT8 else ():
+    for part in ALL_PARTS:
         rows = plan.placed[f"layers/{part}/w"]
-        found[part] = tuple(i for i, one in enumerate(rows) if _kept_float8(one.tensor) is not None)
+        found[part] = tuple(i for i, one in enumerate(rows) if _kept_float8(one.tensor, kind) is not None)
     found = {part: layers for part, layers in found.items() if layers}
     if not found:
-        return default_eight_bits(plan.source.config.layers, kind), False
+        return default_eight_bits(plan.source.config.layers, kind)
     (first, layers), *others = found.items()
     for part, own in others:
         if own != layers:
             rule = f"must be float8 in the same layers as {first}; convert without --quantise"
             raise ValueError(f"{plan.source.where}: {part} is float8 in layers {own}, {rule}")
-    return EightBits(kind=kind, layers=layers, parts=tuple(found)), True
+    return EightBits(kind=kind, layers=layers, parts=tuple(found))
 
 
-def _kept_float8(tensor: LazyTensor) -> Scaled | None:
-    """Return the float8 values and the scale that a tensor was computed from; None if it was not."""
+def _kept_float8(tensor: LazyTensor, kind: EightBitKind) -> Scaled | None:
+    """Return the values and the scale that a tensor was computed from; None if they are not of this kind."""
     load = tensor.load
-    return load if isinstance(load, Scaled) and load.values.dtype == FLOAT8 else None
+    return load if isinstance(load, Scaled) and load.values.dtype == EIGHTS[kind].dtype else None
 
 
 def _replace(placed: PlacedTensor, tensor: LazyTensor) -> PlacedTensor:
@@ -89,7 +103,7 @@ def _replace(placed: PlacedTensor, tensor: LazyTensor) -> PlacedTensor:
 
 def _quantise(placed: PlacedTensor, kind: EightBitKind) -> tuple[LazyTensor, LazyTensor]:
     """Return values and scales of a matrix. Loading the values keeps the scales, so that nothing is read twice."""
-    tensor, kept, measured = placed.tensor, _kept_float8(placed.tensor), []
+    tensor, kept, measured = placed.tensor, _kept_float8(placed.tensor, kind), []
 
     def load_values() -> np.ndarray:
         w = tensor.load()

@@ -188,6 +188,12 @@ def test_a_slice_read_equals_the_slice(tmp_path, index, dtype):
     np.testing.assert_array_equal(tensor_file.open_tensors(tmp_path / "x").read("t", index), tensors["t"][index])
 
 
+def test_values_of_another_type_of_the_same_width_are_not_written(tmp_path):
+    layout = {"t": (np.dtype(np.int8), (3,))}
+    with pytest.raises(ValueError, match="'t' got values in float8_e4m3fn, expected int8"):
+        tensor_file.write_tensors(tmp_path / "x", layout, lambda name: np.ones(3, ml_dtypes.float8_e4m3fn))
+
+
 def test_an_empty_tensor_is_kept(tmp_path):
     save_component(tmp_path, "part", {"none": np.zeros((0, 3), np.float32)}, {})
     abstract = {"none": jax.ShapeDtypeStruct((0, 3), jnp.float32)}

@@ -245,7 +245,8 @@ def write_runs(
         hashed: Takes all bytes of the file in their order.
 
     Raises:
-        ValueError: If the format lacks a dtype, or if runs do not fill their tensor; names the tensor.
+        ValueError: If the format lacks a dtype, or if runs do not fill their tensor or have another dtype; names the
+            tensor.
     """
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     position = 0
@@ -262,9 +263,17 @@ def write_runs(
         _write_all(file, len(text).to_bytes(8, "little") + text, hashed)
         for name in layout:
             begin, end = header[name]["data_offsets"]
-            written = sum(_write_all(file, as_bytes(run), hashed) for run in runs(name))
+            dtype = layout[name][0]
+            written = sum(_write_all(file, as_bytes(_check_type(run, dtype, name)), hashed) for run in runs(name))
             if written != end - begin:
                 raise ValueError(f"'{name}' got {written} bytes, expected {end - begin}")
+
+
+def _check_type(run: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
+    """Types of one width would be taken for each other."""
+    if run.dtype != dtype:
+        raise ValueError(f"'{name}' got values in {run.dtype}, expected {dtype}")
+    return run
 
 
 def as_bytes(array: np.ndarray) -> memoryview:

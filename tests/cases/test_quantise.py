@@ -7,6 +7,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from brought import PREFIX, load, quantise, save_base, save_part
+from lora_files import write_lora
 from published import CODECS, NEWER, draw_network, save_ltx2
 from run import refused, run
 from safetensors.numpy import save_file
@@ -94,6 +95,38 @@ def test_float8_of_a_source_is_kept_bit_for_bit(tmp_path, style, capsys):
     run("export", "--from", tmp_path / "ours", "--to", "ltx2", "--out", tmp_path / "back.safetensors")
     again, _ = convert(tmp_path / "back.safetensors", tmp_path / "again")
     assert {k: v.tobytes() for k, v in read_all(again).items()} == {k: v.tobytes() for k, v in read_all(wide).items()}
+
+
+def test_float8_of_a_source_is_quantised_anew_to_int8(tmp_path):
+    base = save_base(tmp_path / "base.safetensors")
+    quantise(tmp_path / "fp8.safetensors", base, "ltx2", dict(open_tensors(base).metadata))
+    wide, _ = convert(tmp_path / "fp8.safetensors", tmp_path / "wide")
+    narrow, chosen = convert(tmp_path / "fp8.safetensors", tmp_path / "ours", "--quantise", "int8")
+    made = quantising(wide, chosen)
+    for name, found in read_all(narrow).items():
+        np.testing.assert_array_equal(found, made.read(name))
+
+
+def test_float8_that_a_lora_changes_is_quantised_anew_and_the_rest_is_kept(tmp_path, capsys):
+    base, modules = save_base(tmp_path / "base.safetensors"), ["transformer_blocks.1.attn1.to_q"]
+    quantise(tmp_path / "fp8.safetensors", base, "ltx2", dict(open_tensors(base).metadata))
+    lora = write_lora(tmp_path / "lora.safetensors", NEWER, modules=modules)
+    plain, config = convert(tmp_path / "fp8.safetensors", tmp_path / "plain", "--quantise", "float8")
+    fused, _ = convert(tmp_path / "fp8.safetensors", tmp_path / "fused", "--lora", lora, 1)
+    capsys.readouterr()
+    ours, found = convert(tmp_path / "fp8.safetensors", tmp_path / "ours", "--lora", lora, 1, "--quantise", "float8")
+    assert "but for 1 of 8 that a LoRA changed: these are quantised anew" in capsys.readouterr().out
+    assert found == config
+    changed = {f"layers/video/self_attn/q/w/narrow/{leaf}" for leaf in ("values", "scale")}
+    for name, values in read_all(ours).items():
+        kept = plain.read(name)
+        assert values[:1].tobytes() == kept[:1].tobytes()
+        assert (values.tobytes() == kept.tobytes()) == (name not in changed), name
+    again = eight_bits.quantise(fused.read("layers/video/self_attn/q/w"), "float8")
+    for leaf in ("values", "scale"):
+        np.testing.assert_array_equal(
+            ours.read(f"layers/video/self_attn/q/w/narrow/{leaf}")[1], getattr(again, leaf)[1]
+        )
 
 
 def test_float8_that_differs_from_layer_to_layer_is_refused_by_name(tmp_path, capsys):
