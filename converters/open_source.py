@@ -25,6 +25,7 @@ from omniforcing_jax.strict_json import read_object
 from omniforcing_jax.text.tokenizer import what_is_missing
 
 from .component import DIFFUSERS, HUGGING_FACE, Component
+from .float8 import dequantise
 from .formats import gemma, upsampler
 from .lazy_tensor import LazyTensor, list_tensors
 from .lora.keys import is_lora
@@ -86,10 +87,12 @@ def _read_tensors(
     """List the components of tensors that have no config.json: a text model, and what is under original keys."""
     notes, has_generator = ((), False) if checkpoint is None else ((checkpoint.note,), checkpoint.has_generator)
     _refuse_strangers(path, tensors)
+    tensors, scales = dequantise(tensors, metadata)
+    notes += scales
     if (found := take_upsampler(path, tensors, metadata)) is not None:
-        return [found]
+        return [dataclasses.replace(found, notes=notes + found.notes)]
     text, others = take_text_model(path, tensors, metadata)
-    sources = [] if text is None else [dataclasses.replace(text, notes=(*notes, *text.notes))]
+    sources = [] if text is None else [dataclasses.replace(text, notes=notes + text.notes)]
     if others or text is None:
         sources += read_original_keys(path, others, metadata, overrides, notes, has_generator=has_generator)
     return sources

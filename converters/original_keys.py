@@ -25,7 +25,6 @@ from omniforcing_jax.config import (
 from omniforcing_jax.strict_json import loads_object, require
 
 from .component import LTX2
-from .float8 import dequantise
 from .formats.transformer import CAMERA, PREFIX
 from .lazy_tensor import LazyTensor
 from .overrides import Overrides, apply_overrides
@@ -51,7 +50,7 @@ def read_original_keys(
 
     Args:
         path: The file or folder, for messages.
-        tensors: All of them, by key.
+        tensors: All of them, by key; none in float8.
         metadata: Of the header.
         overrides: Settings given on the command line.
         notes: Notes that hold for all components.
@@ -62,8 +61,7 @@ def read_original_keys(
             names it.
     """
     header = read_header_config(path, metadata)
-    dequantised, scales = dequantise(tensors, metadata)
-    groups = _group(spell_keys(path, dequantised))
+    groups = _group(spell_keys(path, tensors))
     if not groups:
         raise ValueError(f"{path}: has no tensors")
     has_own_layout = has_generator or SINKS in groups.get("transformer", {})
@@ -81,7 +79,7 @@ def read_original_keys(
             component=find_table(name, LTX2),
             config=None,
             metadata=metadata,
-            notes=notes + scales,
+            notes=notes,
             is_student=is_student,
         )
         for name, group in sorted(groups.items())

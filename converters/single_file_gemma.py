@@ -22,7 +22,6 @@ from omniforcing_jax.text.gemma_config import GEMMA_3_12B, GemmaConfig
 from omniforcing_jax.text.tokenizer import FILE, SENTENCEPIECE, what_is_missing
 
 from .component import HUGGING_FACE, LTX2_TEXT
-from .float8 import dequantise
 from .formats import gemma
 from .lazy_tensor import LazyTensor
 from .registry import find_table
@@ -49,7 +48,7 @@ def take_text_model(
 
     Args:
         path: The file, for messages.
-        tensors: All of them, by key.
+        tensors: All of them, by key; none in float8.
         metadata: Of the header.
 
     Returns:
@@ -71,7 +70,7 @@ def take_text_model(
         rule = "LTX-2.5's own file has it; bring that, or Gemma's folder with its config.json"
         raise ValueError(f"{path}: is a Gemma 4 text model without {CONFIG} in its header; {rule}")
     files = {name: tensor for key, tensor in tensors.items() if (name := _name_file(key)) is not None}
-    plain, notes = dequantise({key: each for key, each in tensors.items() if _name_file(key) is None}, metadata)
+    plain = {key: each for key, each in tensors.items() if _name_file(key) is None}
     naming = _name(nesting, plain, is_newer)
     spell = _spell_newer if is_newer else _spell
     spelled = {key: full for key in plain if (full := spell(key, nesting, naming)) is not None}
@@ -86,7 +85,7 @@ def take_text_model(
         component=find_table("text", naming),
         config=None,
         metadata=metadata if naming == LTX2_TEXT else {},
-        notes=notes if lacking is None else (*notes, f"no prompt can be read: {lacking}"),
+        notes=() if lacking is None else (f"no prompt can be read: {lacking}",),
         extracts={name: _check_bytes(path, name, tensor) for name, tensor in files.items()},
     )
     others = {key: tensor for key, tensor in plain.items() if key not in spelled}

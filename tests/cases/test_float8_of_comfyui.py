@@ -1,13 +1,16 @@
 """Scaled float8 as ComfyUI's tools write it, old and new: the values that the scales say, or a refusal."""
 
+import json
+
 import ml_dtypes
 import numpy as np
 import pytest
-from brought import NEWER, PREFIX, load, quantise, save_base
+from brought import GEMMA, NEWER, PREFIX, load, multimodal_gemma, quantise, save_base
 from published import draw_network
 from run import refused, run
 from safetensors.numpy import save_file
 
+from converters import single_file_gemma
 from converters.float8 import dequantise
 from converters.lazy_tensor import wrap_array
 from omniforcing_jax.io.tensor_file import open_tensors
@@ -18,6 +21,20 @@ MODULE = f"{PREFIX}transformer_blocks.1.attn1.to_q"
 KEY = f"{MODULE}.weight"
 E4M3, E5M2 = ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2
 NOTE = b'{"format": "float8_e4m3fn"}'
+
+
+def test_a_file_with_a_text_model_and_notes_in_its_header_is_read_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(single_file_gemma, "GEMMA_3_12B", GEMMA)
+    base = save_base(tmp_path / "base.safetensors")
+    keys = quantise(tmp_path / "fp8.safetensors", base, "header")
+    kinds = {key.removesuffix(".weight"): {"format": "float8_e4m3fn"} for key in keys}
+    metadata = dict(open_tensors(base).metadata) | {"_quantization_metadata": json.dumps({"layers": kinds})}
+    text = {f"text_encoders.gemma3_12b.transformer.{key}": each for key, each in multimodal_gemma().items()}
+    save_file(load(tmp_path / "fp8.safetensors") | text, tmp_path / "all.safetensors", metadata)
+    run("convert", "--from", tmp_path / "all.safetensors", "--out", tmp_path / "ours")
+    told = capsys.readouterr().out
+    for name in ("transformer", "connectors", "text"):
+        assert f"{name}: {len(keys)} float8 tensors become bfloat16, {len(keys)} of them scaled" in told
 
 
 @pytest.mark.parametrize("style", ["ltx2", "comfy_quant", "scaled_fp8"])
