@@ -380,3 +380,13 @@ class JudgeOptions:
     """Length of the blocks whose borders are looked for."""
     first_block_frames: Annotated[int, tyro.conf.arg(metavar="FRAMES")] = 1
     """Frames of the first block."""
+    manifest: SomeFile = None
+    """StreamAV-Bench's manifest, a file of JSON lines, to which a line for this file is added."""
+    model_id: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Name of the model in the manifest."""
+    case_id: Annotated[str | None, tyro.conf.arg(metavar="CASE")] = None
+    """Scenario in the manifest, such as P-0001 or I-0001."""
+    generation_seconds: Annotated[float | None, tyro.conf.arg(metavar="SECONDS")] = None
+    """Time that the whole clip took, for the manifest."""
+    first_chunk_seconds: Annotated[float | None, tyro.conf.arg(metavar="SECONDS")] = None
+    """Time until its first chunk, for the manifest."""

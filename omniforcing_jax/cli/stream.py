@@ -271,7 +271,8 @@ def run_stream(opened: Opened, command: StreamOptions, startup: Startup) -> None
     ):
         for chunk in watched:
             write(chunk if track is None else track.replace(chunk))
-    print(f"{command.out}: {pace.frames} frames; first chunk {pace.first_chunk_s:.2f} s after start, {pace}")
+    made = f"{pace.frames} frames in {pace.now_s:.2f} s"
+    print(f"{command.out}: {made}; first chunk {pace.first_chunk_s:.2f} s after start, {pace}")
 
 
 def _until_stopped(chunks: Iterator[Chunk]) -> Generator[Chunk, None, None]:
