@@ -3,7 +3,9 @@
 Each stream has one prompt for some seconds and then another, with other colours and another number of balls. A change
 counts if number, colours and pitches are exactly those of the new prompt. `at_once` is the two seconds after the
 border, in which a ball strikes something at least every 1.4 s. `to_the_end` is all that follows. Seams are the
-judge's: what stands out at the border, over all streams, against other places, and the same for ordinary borders.
+judge's: what stands out at the border, over all streams, against other places, and the same for ordinary borders. With
+`--bridge` the empty prompt comes first for some blocks, so that the old one is let go before the new one enters. The
+border is then the new prompt's.
 
 Hardware: two CPU cores, about four minutes.
 
@@ -29,6 +31,7 @@ from experiments.script import read_flags
 from omniforcing_jax.chime import metrics
 from omniforcing_jax.chime.film import Film, join_film
 from omniforcing_jax.chime.prompts import COLOURS, parse, phrase
+from omniforcing_jax.config import SamplerConfig
 from omniforcing_jax.io import machine
 from omniforcing_jax.judge import seams
 from omniforcing_jax.judge.media import read_media
@@ -55,6 +58,8 @@ class Arguments:
     """Length of each stream, in seconds."""
     recompute: tuple[int, ...] = (0, 1, 3, 5)
     """Past blocks that are recomputed under the new prompt, newest first, one or several counts."""
+    bridge: int = 0
+    """Blocks of one second under the empty prompt between the two."""
     weights: Path = CHIME_WEIGHTS / "student"
     """Weights folder of the student."""
     seed: int = 0
@@ -71,6 +76,13 @@ def draw_pairs(count: int, seed: int) -> list[tuple[str, str]]:
         first, second = rng.permutation(3)[:2] + 1
         pairs.append((phrase(colours[:first], rng), phrase(colours[first : first + second], rng)))
     return pairs
+
+
+def plan_change(sampler: SamplerConfig, arguments: Arguments, prompt: str) -> tuple[ScheduledPrompt, ...]:
+    """Schedule a prompt after its bridge, if any."""
+    border = arguments.at + arguments.bridge
+    bridge = [(arguments.at, "")] if arguments.bridge else []
+    return plan_prompt_schedule(sampler, [*bridge, (border, prompt)], arguments.seconds)
 
 
 class Stopwatch:
@@ -127,10 +139,11 @@ def _profile(parts: list[tuple[seams.Measure, np.ndarray]]) -> dict[str, float] 
 def judge_depth(pipeline: Pipeline, arguments: Arguments, recompute: int) -> dict[str, Any]:
     """Make all streams with so many past blocks made again, and judge them."""
     layout_start = 1 / FRAME_RATE  # the first block is one frame long
-    border, end = arguments.at + layout_start, arguments.seconds + layout_start
+    changed = arguments.at + arguments.bridge
+    border, end = changed + layout_start, arguments.seconds + layout_start
     clips, judged, taken = [], [], []
     for i, (first, second) in enumerate(draw_pairs(arguments.count, arguments.seed)):
-        schedule = plan_prompt_schedule(student_sampler(pipeline.config), [(arguments.at, second)], arguments.seconds)
+        schedule = plan_change(student_sampler(pipeline.config), arguments, second)
         film, ms = make_stream(pipeline, arguments, first, schedule, recompute, arguments.seed + i)
         clips.append(film)
         taken.append(ms)
@@ -143,9 +156,11 @@ def judge_depth(pipeline: Pipeline, arguments: Arguments, recompute: int) -> dic
     def mean(name: str) -> float:
         return metrics.adherence(judged, [(border, border + AT_ONCE)] * len(judged))[name] or 0.0
 
-    ordinary = [second + layout_start for second in range(2, arguments.seconds - 1) if second != arguments.at]
+    between = range(arguments.at, changed + 1)
+    ordinary = [second + layout_start for second in range(2, arguments.seconds - 1) if second not in between]
     return {
         "recompute": recompute,
+        "bridge": arguments.bridge,
         "change_ms": statistics.median(taken),
         "at_once": share(border + AT_ONCE),
         "at_once_count": mean("count_accuracy"),

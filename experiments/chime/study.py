@@ -4,10 +4,11 @@
             from the bidirectional to the causal network (noisy context, as the reference trains)
   stages    students of each stage: synchrony, adherence and drift after 5, 20 and 60 s, three seeds
   windows   1, 2, 4 blocks against the full horizon, 20 s streams
+  pinned    0 to 3 pinned blocks x 1, 2 or 4 recent blocks in sight, 20 s streams
   steps     1, 2, 3, 4 denoise steps: quality against speed
 
-`windows` and `steps` are of one student; stages are weights folders with names. What a truncating alignment costs is
-in alignment.py. study_report.py makes tables and plots of the cells.
+`windows`, `pinned` and `steps` are of one student; stages are weights folders with names. What a truncating alignment
+costs is in alignment.py. study_report.py makes tables and plots of the cells.
 
 Hardware: two CPU cores; sinks 1.5 h, the others minutes each.
 
@@ -54,9 +55,10 @@ from omniforcing_jax.text import words
 from omniforcing_jax.train import data, gradient, optimiser, state, step
 from omniforcing_jax.train.optimiser import OptimiserConfig
 
-Part = Literal["sinks", "stages", "windows", "steps"]
+Part = Literal["sinks", "stages", "windows", "pinned", "steps"]
 SINKS, LAYOUTS, SEEDS = (0, 1, 4, 16), {"prefix": PREFIX, "fused": FUSED}, (0, 1, 2)
 LENGTHS, WINDOWS = (5, 20, 60), (1, 2, 4, 0)
+PINNED, RECENT = (0, 1, 2, 3), (1, 2, 4)
 STEP_LISTS = {1: (1000, 0), 2: (1000, 725, 0), 3: (1000, 750, 500, 0), 4: (1000, 909, 725, 421, 0)}
 SWITCH_STEPS, SWITCH_BATCH, SWITCH_SECONDS = 300, 4, 5
 
@@ -111,6 +113,12 @@ def cells(arguments: Arguments) -> Iterator[Cell]:
                 f"windows-{window or 'horizon'}",
                 partial(stream_and_judge, arguments.student, change, arguments.prompts, 20, 0),
             )
+    if "pinned" in arguments.parts:
+        for pinned in PINNED:
+            for recent in RECENT:
+                change = {"pinned": pinned, "window": 1 + recent}
+                make = partial(stream_and_judge, arguments.student, change, arguments.prompts, 20, 0)
+                yield f"pinned-{pinned}-recent-{recent}", make
     if "steps" in arguments.parts:
         for count, timesteps in STEP_LISTS.items():
             change = {"sigmas": snap(timesteps, ltx2_schedule(40))[1], "renewal": None}
@@ -125,7 +133,7 @@ def check(arguments: Arguments) -> None:
     """
     if arguments.prompts < 1:
         raise ValueError(f"--prompts {arguments.prompts}: must be at least 1")
-    if {"windows", "steps"} & set(arguments.parts) and not arguments.student.is_dir():
+    if {"windows", "pinned", "steps"} & set(arguments.parts) and not arguments.student.is_dir():
         raise ValueError(f"--student {arguments.student}: no such folder")
     if "stages" not in arguments.parts:
         return

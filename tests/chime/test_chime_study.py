@@ -30,25 +30,27 @@ def every(tmp_path):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     stages = (f"one={tmp_path / 'one'}", f"two={tmp_path / 'two'}")
-    parts = ("sinks", "stages", "windows", "steps")
+    parts = ("sinks", "stages", "windows", "pinned", "steps")
     return study.Arguments(parts=parts, stages=stages, student=tmp_path / "one", folder=tmp_path / "cells", prompts=8)
 
 
 def test_there_is_a_cell_for_every_setting_and_seed(every):
     names = [name for name, _ in study.cells(every)]
-    assert len(names) == len(set(names)) == 2 * 4 * 3 + 2 * 3 * 3 + 4 + 4
+    assert len(names) == len(set(names)) == 2 * 4 * 3 + 2 * 3 * 3 + 4 + 4 * 3 + 4
     assert {"sinks-fused-16-seed2", "stages-two-60s-seed0", "windows-horizon", "windows-1", "steps-4"} <= set(names)
 
 
 def test_cells_ask_for_what_their_names_say(every, asked, tmp_path):
     made = dict(study.cells(every))
-    for name in ("stages-two-60s-seed2", "stages-one-20s-seed1", "windows-4", "windows-horizon", "sinks-fused-4-seed1"):
+    names = ("stages-two-60s-seed2", "stages-one-20s-seed1", "windows-4", "windows-horizon", "pinned-2-recent-4")
+    for name in (*names, "sinks-fused-4-seed1"):
         made[name]()
     assert asked == [
         (tmp_path / "two", {}, 2, 60, 2),
         (tmp_path / "one", {}, 8, 20, 1),
         (tmp_path / "one", {"window": 4}, 8, 20, 0),
         (tmp_path / "one", {"window": 0}, 8, 20, 0),
+        (tmp_path / "one", {"pinned": 2, "window": 5}, 8, 20, 0),
         (every, study.FUSED, 4, 1),
     ]
 
