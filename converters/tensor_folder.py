@@ -38,7 +38,7 @@ def open_folder(folder: Path) -> tuple[dict[str, LazyTensor], dict[str, str]]:
     Raises:
         ValueError: There is no index or more than one, or it contradicts the files; names file and key.
     """
-    indices, files = _list(folder, f"*{INDEX}"), _list(folder, "*.safetensors")
+    indices, files = list_files(folder, f"*{INDEX}"), list_files(folder, "*.safetensors")
     if len(indices) == 1:
         return open_shards(indices[0])
     if indices:
@@ -52,8 +52,8 @@ def open_folder(folder: Path) -> tuple[dict[str, LazyTensor], dict[str, str]]:
     return list_tensors(file), dict(file.metadata)
 
 
-def _list(folder: Path, pattern: str) -> list[Path]:
-    """List files; hidden ones are notes of some system about the others."""
+def list_files(folder: Path, pattern: str) -> list[Path]:
+    """List files by the pattern of their names; hidden ones are notes of some system about the others."""
     return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
 
 

@@ -21,6 +21,7 @@ from omniforcing_jax.io.tensor_file import open_tensors
 
 from ..finite import is_weight_type
 from ..lazy_tensor import LazyTensor, list_tensors
+from ..tensor_folder import list_files
 
 
 class Role(enum.Enum):
@@ -83,7 +84,7 @@ def find_file(path: Path) -> Path:
     """
     if not path.is_dir():
         return path
-    files = sorted(path.glob("*.safetensors"))
+    files = list_files(path, "*.safetensors")
     if len(files) != 1:
         raise ValueError(f"{path}: has {len(files)} safetensors files ({_join(files)}); give the LoRA itself")
     return files[0]

@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from run import refused, run
 from safetensors.numpy import save_file
 
 from converters.tensor_folder import CONTENTS
+from converters.tokenizer_files import find_tokenizer
 from omniforcing_jax.io.foreign_file import name_foreign
 from omniforcing_jax.io.plain_text import one_line, printable
 from omniforcing_jax.io.tensor_file import open_tensors
@@ -48,6 +50,24 @@ def test_notes_of_a_system_beside_the_weights_are_not_weights(tmp_path):
     folder = save_pipeline(tmp_path / "LTX-2") / "transformer"
     (folder / "._diffusion_pytorch_model.safetensors").write_bytes(b"\0\5\x16\7")
     run("convert", "--from", folder, "--out", tmp_path / "ours")
+
+
+@pytest.mark.parametrize(
+    ("own", "beside", "taken"),
+    [
+        (["tokenizer.json"], ["tokenizer.json", "tokenizer.model"], {"tokenizer.json": "own"}),
+        ([], ["tokenizer.json"], {"tokenizer.json": "beside"}),
+        (["tokenizer_config.json"], ["tokenizer.json"], {"tokenizer.json": "beside"}),
+        (["tokenizer.model"], [], {"tokenizer.model": "own"}),
+    ],
+)
+def test_the_tokenizer_is_that_of_the_model_s_folder_before_that_of_another_one(tmp_path, own, beside, taken):
+    for folder, names in (("gemma", own), ("tokenizer", beside)):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            (tmp_path / folder / name).write_text("own" if folder == "gemma" else "beside")
+    found = [Path(file) for file in find_tokenizer(tmp_path / "gemma")]
+    assert {path.name: path.read_text() for path in found} == taken
 
 
 def test_a_tokenizer_that_is_a_pointer_is_named_before_any_work(tmp_path, capsys):

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from converters.component import DIFFUSERS, LTX2
 from converters.formats import connectors, transformer
+from converters.lora.keys import find_file
 from converters.lora.names import Place, find_place, list_places
 from converters.open_source import list_components
 from converters.overrides import Overrides
@@ -402,6 +403,8 @@ def test_a_folder_with_several_files_is_no_lora(base, tmp_path, capsys):
         save_file(pair(QUERY), tmp_path / f"{name}.safetensors")
     line = refused(capsys, "convert", "--from", base[0], "--lora", tmp_path, 1, "--out", tmp_path / "o")
     assert "has 2 safetensors files (a.safetensors, b.safetensors); give the LoRA itself" in line
+    (tmp_path / "b.safetensors").rename(tmp_path / "._a.safetensors")  # a note of macOS
+    assert find_file(tmp_path) == tmp_path / "a.safetensors"
 
 
 def test_a_lora_of_any_dialect_given_as_a_source_is_told_what_it_is(tmp_path, capsys):

@@ -85,3 +85,9 @@ def test_an_object_names_its_class_and_what_to_save_instead(tmp_path, capsys):
     line = refused(capsys, "inspect", tmp_path / "a.pt")
     assert "it calls " in line
     assert "Optimiser; a whole module or an optimiser cannot be read; save the module's state_dict()" in line
+
+
+def test_only_whole_names_of_wrappers_are_taken_out_of_keys(tmp_path):
+    keys = ("module._orig_mod.a.module.w", "a.submodule.w")
+    torch.save({"generator": dict.fromkeys(keys, torch.ones(2))}, tmp_path / "a.pt")
+    assert list(open_torch_checkpoint(tmp_path / "a.pt", None).tensors) == ["a.w", "a.submodule.w"]
