@@ -38,11 +38,10 @@ from .single_file_gemma import take_text_model
 from .source_component import SourceComponent
 from .tensor_folder import name_contents, open_folder
 from .tokenizer_files import find_tokenizer
-from .torch_checkpoint import TorchCheckpoint, open_torch_checkpoint
+from .torch_checkpoint import PICKLES, TorchCheckpoint, open_torch_checkpoint
 from .upsampler_file import take_upsampler
 
 GGUF = ".gguf"
-PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 SHARD = re.compile(r".*-\d{5}-of-\d{5}")
 IN_A_FOLDER = (  # keys that only diffusers has, one for each kind of component
     "latents_mean",

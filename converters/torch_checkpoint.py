@@ -19,9 +19,11 @@ import numpy as np
 
 from omniforcing_jax.io.extras import need
 from omniforcing_jax.io.foreign_file import HEAD, name_foreign, require_file
+from omniforcing_jax.strict_json import shorten
 
 from .lazy_tensor import LazyTensor
 
+PICKLES = (".pt", ".pth", ".bin", ".ckpt")  # how names of PyTorch's files end
 WhichState = Literal["ema", "trained"]
 AVERAGED = ("generator_ema", "ema", "model_ema")
 TRAINED = ("generator", "model", "student", "state_dict", "module")
@@ -130,13 +132,14 @@ def _choose_state(loaded: Any, path: Path, state: WhichState | None) -> tuple[Ma
     trained = next((key for key in TRAINED if key in states), None)
     if averaged is None and trained is None:
         if states or not loaded:
-            raise ValueError(f"{path}: has {sorted(map(str, loaded))}, none of {', '.join(AVERAGED + TRAINED)}")
+            rule = f"none of {', '.join(AVERAGED + TRAINED)}"
+            raise ValueError(f"{path}: has {shorten(sorted(map(str, states or loaded)))}, {rule}")
         return loaded, None
     if averaged is not None and trained is not None and state is None:
         raise ValueError(f"{path}: has '{averaged}' and '{trained}': choose with --state ema or --state trained")
     key = {None: averaged or trained, "ema": averaged, "trained": trained}[state]
     if key is None:
-        raise ValueError(f"{path}: has {sorted(map(str, states))}, none of them for --state {state}")
+        raise ValueError(f"{path}: has {shorten(sorted(map(str, states)))}, none of them for --state {state}")
     return states[key], key
 
 

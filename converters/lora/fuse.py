@@ -129,8 +129,9 @@ def _adder(dtype: np.dtype, changes: Sequence[Change]) -> Callable[[np.ndarray],
 
     def add(values: np.ndarray) -> np.ndarray:
         changed = np.array(values, np.float32)
-        for change in changes:
-            changed += change.compute()
-        return changed.astype(dtype)
+        with np.errstate(all="ignore"):  # what is not finite is refused by name when it is written
+            for change in changes:
+                changed += change.compute()
+            return changed.astype(dtype)
 
     return add

@@ -19,9 +19,10 @@ from pathlib import Path
 
 from omniforcing_jax.io.tensor_file import open_tensors
 
-from ..finite import is_weight_type
+from ..finite import FLOATS, is_weight_type
 from ..lazy_tensor import LazyTensor, list_tensors
 from ..tensor_folder import list_files
+from ..torch_checkpoint import PICKLES
 
 
 class Role(enum.Enum):
@@ -101,6 +102,9 @@ def read_modules(path: Path) -> tuple[list[Module], dict[str, str]]:
         ValueError: The file is damaged or of another kind, a tensor is given twice or missing, or ranks differ; names
             file and key.
     """
+    if path.suffix in PICKLES:
+        rule = "safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'lora.safetensors') writes one"
+        raise ValueError(f"{path}: is a file of PyTorch, expected safetensors; {rule}")
     file = open_tensors(path)
     if not file.entries:
         raise ValueError(f"{path}: has no tensors")
@@ -112,7 +116,7 @@ def read_modules(path: Path) -> tuple[list[Module], dict[str, str]]:
         if role in tensors:
             raise ValueError(f"{path}: {key} is given twice")
         if not is_weight_type(tensor.dtype) and role is not Role.ALPHA:
-            raise ValueError(f"{path}: {key} is {tensor.dtype}, expected a floating type")
+            raise ValueError(f"{path}: {key} is {tensor.dtype}, expected one of {', '.join(map(str, FLOATS))}")
         tensors[role] = tensor
     return [_check(path, Module(name=name, tensors=tensors)) for name, tensors in found.items()], dict(file.metadata)
 

@@ -2,6 +2,7 @@
 
 import json
 
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -363,6 +364,11 @@ WRONG = {
         None,
         f"the change of {QUERY} has shape (8, 64), {PREFIX}{QUERY}.weight has (64, 64)",
     ),
+    "float8": (
+        {key: value.astype(ml_dtypes.float8_e4m3fn) for key, value in pair(QUERY).items()},
+        None,
+        f"{QUERY}.lora_down.weight is float8_e4m3fn, expected one of float16, bfloat16, float32, float64",
+    ),
 }
 
 
@@ -396,6 +402,18 @@ def test_a_name_that_fits_two_tensors_is_refused(tmp_path):
     places = {"a_b.weight": frozenset({Place("transformer", "a/b", None), Place("transformer", "a_b", 0)})}
     with pytest.raises(ValueError, match="lora_unet_a_b is ambiguous, it fits transformer/a/b and transformer/a_b"):
         find_place(tmp_path, "lora_unet_a_b", "weight", places)
+
+
+def test_a_strength_beyond_all_numbers_is_refused_without_other_words(base, tmp_path, capsys):
+    save_file(pair(QUERY), tmp_path / "l.safetensors")
+    command = ("convert", "--from", base[0], "--lora", tmp_path / "l.safetensors", 1e39, "--out", tmp_path / "o")
+    assert f"l.safetensors: {PREFIX}{QUERY}.weight has values that are not finite" in refused(capsys, *command)
+
+
+def test_a_lora_in_pytorch_s_format_is_told_how_to_become_safetensors(base, tmp_path, capsys):
+    torch.save({"a": torch.ones(2)}, tmp_path / "lora.pt")
+    line = refused(capsys, "convert", "--from", base[0], "--lora", tmp_path / "lora.pt", 1, "--out", tmp_path / "o")
+    assert f"{tmp_path / 'lora.pt'}: is a file of PyTorch, expected safetensors; safetensors.torch.save_file" in line
 
 
 def test_a_folder_with_several_files_is_no_lora(base, tmp_path, capsys):

@@ -91,3 +91,10 @@ def test_only_whole_names_of_wrappers_are_taken_out_of_keys(tmp_path):
     keys = ("module._orig_mod.a.module.w", "a.submodule.w")
     torch.save({"generator": dict.fromkeys(keys, torch.ones(2))}, tmp_path / "a.pt")
     assert list(open_torch_checkpoint(tmp_path / "a.pt", None).tensors) == ["a.w", "a.submodule.w"]
+
+
+def test_a_state_dict_with_a_table_in_it_is_told_in_one_short_line(tmp_path, capsys):
+    tensors = {f"layer.{i}.weight": torch.ones(1) for i in range(1000)}
+    torch.save(tensors | {"_extra_state": {"a": torch.ones(1)}}, tmp_path / "a.pt")
+    line = refused(capsys, "inspect", tmp_path / "a.pt")
+    assert "a.pt: has ['_extra_state'], none of generator_ema, ema" in line
