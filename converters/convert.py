@@ -33,6 +33,7 @@ from .progress import ByteProgress
 from .quantise import choose, quantise_plan
 from .read_ahead import BlockReader, read_ahead
 from .source_component import SourceComponent
+from .text_version import check_text_model
 from .tokenizer_files import TOKENIZERS
 from .wide_tables import note_tables
 
@@ -84,6 +85,7 @@ def prepare(
     """
     _check_folder(folder, paths)
     sources, notes = _open_all(paths, overrides)
+    check_text_model(sources, folder)
     plans = {name: note_tables(plan_component(source)) for name, source in sources.items()}
     notes += [note for plan in plans.values() for note in _describe(plan)]
     sampler, name = None, name_of(paths[-1])
@@ -161,7 +163,6 @@ def _open_all(paths: Sequence[Path], overrides: Overrides) -> tuple[dict[str, So
             if earlier is not None and not source.is_joined:
                 notes.append(f"{source.name}: {source.where} replaces {earlier.where}")
             sources[source.name] = source
-    text_projection.check_text_model(sources)
     parts = {name: each for name, each in sources.items() if text_projection.is_part(each)}
     text_projection.check_earlier(parts, whole)
     return sources | {name: text_projection.pass_through(each) for name, each in parts.items()}, notes

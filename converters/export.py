@@ -30,6 +30,7 @@ from .quantise import describe
 from .registry import CLASSES, FOLDERS, PREFIXES, UPSAMPLERS
 from .rotary_rows import permute_rotary
 from .shards import TensorFiles, write_shards
+from .text_version import version_of
 from .tokenizer_files import TOKENIZERS
 from .upsampler_file import is_upsampler, write_header
 
@@ -249,7 +250,7 @@ def _plan_diffusers(renamed: Renamed, fresh: bool) -> TensorFiles:
         if saved is not None and not fresh:
             refuse_contradiction(native, table, saved)
         else:
-            model_config = (saved or {}) | text_projection.version_of(native.source) | table.write(native.config)
+            model_config = (saved or {}) | version_of(native.source) | table.write(native.config)
     is_text = native.name == "text"
     return TensorFiles(
         folder=next(folder for folder, name in FOLDERS.items() if name == native.name),

@@ -9,13 +9,13 @@ import numpy as np
 from omniforcing_jax.strict_json import loads_object, require
 from omniforcing_jax.text.tokenizer import FILE
 
-from . import text_projection
 from .component import LTX2_TEXT
 from .formats import gemma
 from .lazy_tensor import LazyTensor, wrap_array
 from .ltx2_header import refuse_contradiction
 from .native_component import NativeComponent
 from .single_file_gemma import ASSETS, CONFIG
+from .text_version import version_of
 from .tokenizer_files import TOKENIZERS
 
 PACKED = "tokenizer_json"  # the key of tokenizer.json
@@ -58,7 +58,7 @@ def make_metadata(text: NativeComponent, fresh: bool) -> dict[str, str]:
     if values and not fresh:
         refuse_contradiction(text, table, values)
         return saved
-    values = values | text_projection.version_of(text.source) | table.write(text.config)
+    values = values | version_of(text.source) | table.write(text.config)
     return {"format": "pt"} | saved | {CONFIG: json.dumps(values)}
 
 

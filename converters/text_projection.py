@@ -7,12 +7,9 @@ that stays alone cannot run, and passes through untouched.
 import dataclasses
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from omniforcing_jax.io import weights
 from omniforcing_jax.io.tensor_file import open_tensors
-from omniforcing_jax.strict_json import loads_object
-from omniforcing_jax.text.gemma_config import GemmaConfig
 
 from .component import LTX2
 from .formats.connectors import PROJECTION
@@ -21,8 +18,6 @@ from .native_component import PASSED
 from .source_component import SourceComponent
 
 NAME = "connectors"
-MADE_FOR = "gemma_source_checkpoint"  # of the network's header: the text model that it was trained with
-VERSION = "gemma_version"  # of the text model's config
 ALONE = {  # what is missing, by whether the part is the projection
     True: "only the text projection is here; the connectors are in the transformer's file, name it with --from, too",
     False: "the text projection is in the text encoder's file, name it with --from, too",
@@ -71,12 +66,6 @@ def pass_through(part: SourceComponent) -> SourceComponent:
     return dataclasses.replace(part, component=None, config=None, notes=(*part.notes, ALONE[is_projection(part)]))
 
 
-def version_of(source: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the version of a text model that a source.json says, as a part of a config; empty where it says none."""
-    config = source.get("config") or {}
-    return {VERSION: config[VERSION]} if VERSION in config else {}
-
-
 def check_earlier(parts: Mapping[str, SourceComponent], whole: Mapping[str, SourceComponent]) -> None:
     """Refuse a part that stayed alone after whole connectors of another format, which it would replace.
 
@@ -103,27 +92,3 @@ def check_replaced(folder: Path, sources: Iterable[SourceComponent]) -> None:
 def _list_kinds(path: Path) -> set[bool]:
     """Tell whether tensors of connectors that passed through are of the projection; empty without such a file."""
     return {key.startswith(PROJECTION) for key in open_tensors(path).entries} if path.is_file() else set()
-
-
-def check_text_model(sources: Mapping[str, SourceComponent]) -> None:
-    """Check that a network and connectors of LTX-2 were trained with the text model beside them, as ltx-core 1.2 does.
-
-    Raises:
-        ValueError: They were trained with another one, or before there was Gemma 4; names both files.
-    """
-    text = sources.get("text")
-    if text is None or not isinstance(text.config, GemmaConfig):
-        return
-    for source in (sources.get(name) for name in ("transformer", NAME)):
-        if source is not None and source.naming == LTX2:
-            _check_header(source, text, text.config)
-
-
-def _check_header(source: SourceComponent, text: SourceComponent, config: GemmaConfig) -> None:
-    found, where = (text.model_config or {}).get(VERSION), f"the header of {source.where}"
-    if MADE_FOR in source.metadata:
-        wanted = loads_object(source.metadata[MADE_FOR], f"{where}: {MADE_FOR}").get(VERSION)
-        if wanted != found:
-            raise ValueError(f"{text.where}: its gemma_version is {found!r}, {where} says {wanted!r}")
-    elif config.is_gemma_4 and "config" in source.metadata:
-        raise ValueError(f"{text.where}: is Gemma 4; {where} has no {MADE_FOR}, so its text model is Gemma 3")

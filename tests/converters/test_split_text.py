@@ -39,6 +39,14 @@ def made(tmp_path_factory):
     return root
 
 
+@pytest.fixture
+def changed(made, tmp_path):
+    """A weights folder to change: without its manifest, it is not compared."""
+    shutil.copytree(made / "ours", tmp_path / "ours")
+    (tmp_path / "ours/manifest.json").unlink()
+    return tmp_path / "ours"
+
+
 @torch.no_grad()
 def peer_contexts(prompt):
     """What ltx-core does with a prompt: a start token before it, all hidden states, padding on the left, connectors.
@@ -222,12 +230,25 @@ def test_a_text_model_that_the_network_was_not_trained_with_is_refused(tmp_path,
     assert not (tmp_path / "ours").exists()
 
 
+def test_a_text_model_is_compared_with_the_network_that_the_folder_has(changed, tmp_path, capsys):
+    other = save_text(tmp_path / "b.safetensors", version={"gemma_version": "v9"}, change=without_projection)
+    line = refused(capsys, "convert", "--from", other, "--out", changed)
+    assert f"{other}: its gemma_version is 'v9', the header of {changed / 'transformer'} says 'gemma4-12b" in line
+    older = save_network(tmp_path / "a.safetensors", version=None, projection=True)
+    line = refused(capsys, "convert", "--from", older, "--out", changed)
+    assert f"{changed / 'text'}: is Gemma 4; the header of {older} has no gemma_source_checkpoint" in line
+
+
 def test_connectors_say_their_text_model_where_the_network_has_no_header(made, tmp_path, capsys):
     save_file(draw_network(NEWER), tmp_path / "tuned.safetensors")
     save_text(tmp_path / "text.safetensors", version={"gemma_version": "v9"})
     files = (made / "network.safetensors", tmp_path / "tuned.safetensors", tmp_path / "text.safetensors")
     sources = [word for path in files for word in ("--from", path)]
     assert "its gemma_version is 'v9'" in refused(capsys, "convert", *sources, "--out", tmp_path / "ours")
+
+
+def without_projection(tensors):
+    return {key: each for key, each in tensors.items() if not key.startswith(PROJECTION)}
 
 
 def without(name):
@@ -278,14 +299,6 @@ def test_the_text_file_needs_gemma_4_and_connectors(made, tmp_path, capsys):
     command = ("export", "--to", "ltx2-text", "--out", tmp_path / "back.safetensors", "--from")
     assert "has no connectors with a config" in refused(capsys, *command, tmp_path / "alone")
     assert "needs text and connectors" in refused(capsys, *command, made / "ours", "--components", "text")
-
-
-@pytest.fixture
-def changed(made, tmp_path):
-    """A weights folder to change: without its manifest, it is not compared."""
-    shutil.copytree(made / "ours", tmp_path / "ours")
-    (tmp_path / "ours/manifest.json").unlink()
-    return tmp_path / "ours"
 
 
 def test_a_config_that_the_text_file_contradicts_is_refused_unless_a_new_header_is_asked_for(changed, tmp_path, capsys):
