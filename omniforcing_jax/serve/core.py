@@ -68,14 +68,15 @@ class EngineCore:
         session = self.new_session(found.id, found.body, "", self.studio.size)
         session.state, session.message = states.SAVED, "saved by an earlier run"
         session.saved_block = session.block = found.block
-        session.prompt, session.made_s, session.left_s = found.prompt, found.made_s, found.made_s
+        session.prompt, session.camera = found.prompt, found.camera
+        session.made_s = session.left_s = found.made_s
         return session
 
     def new_session(self, name: str, body: StreamRequestBody, client: str, size: tuple[int, int]) -> Session:
         """Return a session that waits for a seat."""
         now = self.clock()
         kept = History(self.limits.history_bytes)
-        return Session(name, body, client, now, size, kept, prompt=body.prompt, unwatched_since=now)
+        return Session(name, body, client, now, size, kept, prompt=body.prompt, camera=body.camera, unwatched_since=now)
 
     def save_as(self, about: StoredSession, source: Source) -> SavedView:
         """Write a source, as its session was when this was asked for. Others make room for it.
@@ -161,4 +162,4 @@ class EngineCore:
 
 def stored(session: Session) -> StoredSession:
     """Return what is written of a session beside its source."""
-    return StoredSession(session.id, session.body, session.block, session.prompt, session.made_s)
+    return StoredSession(session.id, session.body, session.block, session.prompt, session.camera, session.made_s)

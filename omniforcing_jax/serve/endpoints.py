@@ -11,6 +11,7 @@ from omniforcing_jax.serve import handlers
 from omniforcing_jax.serve.context import ServerContext
 from omniforcing_jax.serve.limits import RefusedError
 from omniforcing_jax.serve.messages import (
+    CameraBody,
     PromptBody,
     Receipt,
     SavedView,
@@ -119,6 +120,15 @@ ENDPOINTS = (
         summary="Change the prompt; the second receipt comes when a block shows it.",
         handler=handlers.prompt,
         body=PromptBody,
+        answer=Receipt,
+        status=202,
+    ),
+    Endpoint(
+        method="POST",
+        path=f"{_STREAM}/camera",
+        summary="Change the camera's keys from the next block on; the second receipt comes when it is there.",
+        handler=handlers.camera,
+        body=CameraBody,
         answer=Receipt,
         status=202,
     ),

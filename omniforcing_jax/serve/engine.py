@@ -135,8 +135,8 @@ class Engine(EngineCore):
         source = session.source
         assert source is not None, "only a session with a source can go on"
         with self.lock:
-            change = session.take_changes()
-        if change is not None:
+            changes = session.take_changes()
+        for change in changes:
             self._apply(session, source, change)
         began = self.clock()
         chunk = source.make()
@@ -160,13 +160,13 @@ class Engine(EngineCore):
 
     def _apply(self, session: Session, source: Source, change: Change) -> None:
         try:
-            source.set_prompt(change.body.prompt, change.contexts.result(), change.body.recompute, change.body.fade)
+            change.apply(source)
         except ValueError as error:
             with self.lock:
                 session.settle(change, dataclasses.replace(change.receipt, stage="refused", message=describe(error)))
             return
         with self.lock:
-            change.block, session.prompt = source.block, change.body.prompt
+            session.note(change, source.block)
 
     def _end(self, session: Session) -> None:
         pipe, fragmenter = session.pipe, session.fragmenter

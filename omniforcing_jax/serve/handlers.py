@@ -11,6 +11,7 @@ from omniforcing_jax.serve.core import READY
 from omniforcing_jax.serve.guard import client_of
 from omniforcing_jax.serve.limits import RefusedError
 from omniforcing_jax.serve.messages import (
+    CameraBody,
     PromptBody,
     Receipt,
     SavedView,
@@ -56,6 +57,11 @@ async def show(context: ServerContext, request: Request, body: None) -> StreamVi
 async def prompt(context: ServerContext, request: Request, body: PromptBody) -> Receipt:
     """Change the prompt of a stream."""
     return await asyncio.to_thread(requests.change_prompt, context.engine, _session(context, request), body)
+
+
+async def camera(context: ServerContext, request: Request, body: CameraBody) -> Receipt:
+    """Change the camera of a stream."""
+    return requests.change_camera(context.engine, _session(context, request), body)
 
 
 async def pause(context: ServerContext, request: Request, body: None) -> StreamView:

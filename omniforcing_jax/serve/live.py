@@ -141,9 +141,9 @@ class Talk:
         if session.version == self._version and now - self._news_at < NEWS_S:
             return
         self._version, self._news_at = session.version, now
-        for receipt in list(session.receipts):
-            if self._told.get(receipt.id) != receipt:
-                self._told[receipt.id] = receipt
+        told, self._told = self._told, {receipt.id: receipt for receipt in list(session.receipts)}
+        for name, receipt in self._told.items():
+            if told.get(name) != receipt:
                 await self._say({"type": "receipt", "receipt": dataclasses.asdict(receipt)})
         await self._send(_view_message(self._context, session))
 

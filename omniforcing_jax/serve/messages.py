@@ -2,9 +2,11 @@
 
 import dataclasses
 
+from omniforcing_jax.stream.camera.motion import parse_camera
 from omniforcing_jax.strict_json import Config, require
 
-LONGEST_PROMPT = 2000  # characters
+LONGEST_PROMPT = LONGEST_CAMERA = 2000  # characters
+PROMPT, CAMERA = "prompt", "camera"  # kinds of changes
 LONGEST_STREAM_S = 24 * 3600
 
 
@@ -21,6 +23,7 @@ class StreamRequestBody(Config):
         window: Blocks that a block can see; null is the weights' own number.
         steps: Denoise steps per block; null is the trained number.
         start: Id of an upload that the stream begins with: an image, a clip or a sound.
+        camera: Keys that move the camera, as w-24,wd-48,none-24; null stands still.
     """
 
     prompt: str
@@ -31,9 +34,11 @@ class StreamRequestBody(Config):
     window: int | None = None
     steps: int | None = None
     start: str | None = None
+    camera: str | None = None
 
     def __post_init__(self) -> None:
         check_prompt(self.prompt)
+        check_camera(self.camera)
         fits = self.seconds is None or 1 <= self.seconds <= LONGEST_STREAM_S
         require(fits, "seconds", self.seconds, f"must be from 1 to {LONGEST_STREAM_S}, or null for no end")
 
@@ -63,6 +68,20 @@ class PromptBody(Config):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class CameraBody(Config):
+    """Other camera keys for a running stream, from the next block on.
+
+    Attributes:
+        camera: Keys as w-24,wd-48,none-24, which replace those that are left; null lets the camera stand.
+    """
+
+    camera: str | None
+
+    def __post_init__(self) -> None:
+        check_camera(self.camera)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class PlayedMessage(Config):
     """What a viewer says of itself, over the WebSocket.
 
@@ -77,13 +96,15 @@ class PlayedMessage(Config):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Receipt:
-    """What became of a change of prompt.
+    """What became of a change of prompt or camera.
 
     Attributes:
         id: The change.
-        prompt: The new prompt.
+        kind: "prompt" or "camera".
         stage: "received", "applied", "replaced" by a later change before it was applied, or "refused".
-        block: First block under the new prompt, once it is applied.
+        prompt: The new prompt; null for a change of camera.
+        camera: The new camera keys; null for a camera that stands, and for a change of prompt.
+        block: First block under the change, once it is applied.
         second: Stream second at which this block begins.
         received_s: Stream second that the fastest viewer was at when the request came.
         delay_s: Seconds from the request until the block was there.
@@ -91,8 +112,10 @@ class Receipt:
     """
 
     id: str
-    prompt: str
+    kind: str
     stage: str
+    prompt: str | None = None
+    camera: str | None = None
     block: int | None = None
     second: float | None = None
     received_s: float = 0.0
@@ -110,6 +133,7 @@ class StreamView:
         place: Place in the queue, from 1; null if it is not waiting.
         message: What is going on, in words.
         prompt: What it shows, or will show with its next block.
+        camera: Keys of its camera, as they were given last; null stands still.
         seed: Random seed.
         seconds: Length in seconds; null has no end.
         height: Height of the picture in pixels.
@@ -123,7 +147,7 @@ class StreamView:
         real_time_factor: Seconds of stream per second of work, if nothing else ran.
         first_chunk_s: Seconds from the request to the first fragment.
         underruns: How often a viewer had to wait for a block.
-        receipts: Changes of prompt, the newest last.
+        receipts: Changes of prompt and camera, the newest last.
     """
 
     id: str
@@ -131,6 +155,7 @@ class StreamView:
     place: int | None
     message: str
     prompt: str
+    camera: str | None
     seed: int
     seconds: int | None
     height: int
@@ -155,6 +180,8 @@ class ServerView:
         version: Version of the package.
         weights: Name of the weights.
         is_mock: Whether it draws the small world itself, without weights.
+        has_camera: Whether streams have a camera that keys move.
+        needs_picture: Whether a stream must begin with an image or a clip.
         stage: One of loading, ready, draining and failed.
         message: What is going on, in words.
         height: Default height of the picture in pixels.
@@ -171,6 +198,8 @@ class ServerView:
     version: str
     weights: str
     is_mock: bool
+    has_camera: bool
+    needs_picture: bool
     stage: str
     message: str
     height: int
@@ -242,3 +271,14 @@ def check_prompt(prompt: str) -> None:
     """
     require(0 < len(prompt) <= LONGEST_PROMPT, "prompt", prompt, f"must have 1 to {LONGEST_PROMPT} characters")
     require(bool(prompt.strip()) and prompt.isprintable(), "prompt", prompt, "must be one line of text")
+
+
+def check_camera(camera: str | None) -> None:
+    """Refuse camera keys that cannot be read.
+
+    Raises:
+        ValueError: In one line with what is wrong.
+    """
+    if camera is not None:
+        require(len(camera) <= LONGEST_CAMERA, "camera", camera, f"must have at most {LONGEST_CAMERA} characters")
+        parse_camera(camera)

@@ -9,12 +9,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import UInt8
+
 from omniforcing_jax.chime import physics, prompts, render
 from omniforcing_jax.io.atomic_write import write_json
 from omniforcing_jax.layout import FRAME_RATE
 from omniforcing_jax.serve.messages import StreamRequestBody
 from omniforcing_jax.serve.studio import Say, Source, StartMedia
 from omniforcing_jax.serve.suggestions import suggest
+from omniforcing_jax.stream.camera.motion import Segment, parse_camera
 from omniforcing_jax.stream.chunk import Chunk
 from omniforcing_jax.strict_json import read_object, require
 
@@ -34,6 +38,10 @@ class MockSource:
         blocks: Blocks after which it ends; None never ends.
         block: Blocks made so far.
         block_s: Seconds that a block takes to make.
+        camera: Keys of the camera; None stands.
+        walked: Frames of these keys that are over.
+        across: Pixels by which the camera is to the right of the world.
+        down: Pixels by which it is below.
     """
 
     seed: int
@@ -42,6 +50,10 @@ class MockSource:
     blocks: int | None = None
     block: int = 0
     block_s: float = 0.0
+    camera: str | None = None
+    walked: int = 0
+    across: int = 0
+    down: int = 0
 
     @property
     def sample_rate(self) -> int:
@@ -65,7 +77,7 @@ class MockSource:
         audio = render.render_audio(world, count * per_frame, self.sample_rate, first * per_frame)
         chunk = Chunk(
             index=self.block,
-            video=render.render_video(world, count, self.side, first),
+            video=self._look(render.render_video(world, count, self.side, first)),
             video_start_s=first / FRAME_RATE,
             audio=audio,
             audio_start_s=first / FRAME_RATE,
@@ -78,6 +90,21 @@ class MockSource:
         """Show other balls from the next block on. There is no past to compute again."""
         self.prompt = prompt
 
+    def set_camera(self, camera: str | None) -> None:
+        """Take other keys from the next block on."""
+        self.camera, self.walked = camera, 0
+
+    def _look(self, frames: UInt8[np.ndarray, "F H W 3"]) -> UInt8[np.ndarray, "F H W 3"]:
+        """Move the camera by a pixel per frame and key; beyond its edge the world begins again."""
+        seen, segments = np.empty_like(frames), () if self.camera is None else parse_camera(self.camera)
+        for frame, out in zip(frames, seen, strict=True):
+            keys = set(_keys_at(segments, self.walked))
+            self.walked += 1
+            self.across += bool(keys & set("dl")) - bool(keys & set("aj"))
+            self.down += bool(keys & set("sk")) - bool(keys & set("wi"))
+            out[:] = np.roll(frame, (-self.down, -self.across), (0, 1))
+        return seen
+
     def fork(self) -> "MockSource":
         """Return an independent source that goes on from here."""
         return dataclasses.replace(self)
@@ -86,6 +113,15 @@ class MockSource:
         """Write the few numbers that the next blocks depend on."""
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / STATE, dataclasses.asdict(self))
+
+
+def _keys_at(segments: tuple[Segment, ...], frame: int) -> str:
+    """Return the keys that are held at a frame of a path; after its end there are none."""
+    for segment in segments:
+        if frame < segment.frames:
+            return segment.keys
+        frame -= segment.frames
+    return ""
 
 
 def _first_frame(block: int) -> int:
@@ -97,12 +133,15 @@ class MockStudio:
 
     Args:
         block_s: Seconds that a block takes to make, so that a slow device can be tried.
+        has_camera: Whether its world is seen through a camera that keys move.
     """
 
-    def __init__(self, block_s: float = 0.0) -> None:
+    needs_picture = False
+
+    def __init__(self, block_s: float = 0.0, has_camera: bool = False) -> None:
         self.name, self.is_mock, self.size, self.block_s = "mock", True, (SIZE, SIZE), 1.0
         self.suggestions, self.words = suggest(), ()
-        self._make_s = block_s
+        self._make_s, self.has_camera = block_s, has_camera
 
     def warm(self, say: Say) -> float | None:
         """Do nothing: there is nothing to load."""
@@ -123,6 +162,7 @@ class MockStudio:
         require(height == width, "width", width, f"must be the height, {height}: the drawn world is square")
         for name in ("window", "steps", "start"):
             require(getattr(body, name) is None, name, getattr(body, name), "the mock server has no network")
+        require(self.has_camera or body.camera is None, "camera", body.camera, "the drawn world has no camera")
         return height, width
 
     def check_prompt(self, prompt: str) -> None:
@@ -139,7 +179,8 @@ class MockStudio:
     def open(self, body: StreamRequestBody, start: StartMedia | None, say: Say) -> Source:
         """Open a checked request."""
         blocks = None if body.seconds is None else 1 + body.seconds
-        return MockSource(body.seed, body.prompt, body.height or SIZE, blocks, block_s=self._make_s)
+        side = body.height or SIZE
+        return MockSource(body.seed, body.prompt, side, blocks, block_s=self._make_s, camera=body.camera)
 
     def reopen(self, folder: Path) -> Source:
         """Open what a mock source saved.

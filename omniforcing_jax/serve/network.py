@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from omniforcing_jax.chime.prompts import COLOURS
 from omniforcing_jax.io import machine
@@ -35,6 +36,7 @@ from omniforcing_jax.stream.request import StreamRequest
 from omniforcing_jax.stream.resume import resume
 from omniforcing_jax.stream.saved import save
 from omniforcing_jax.stream.start import start_attached
+from omniforcing_jax.strict_json import require
 
 MEASURED = 3  # blocks that tell the pace, once all is compiled
 FIRST_PROMPT = "a red ball"  # of the stream that nobody sees, where the words are chime's
@@ -88,6 +90,10 @@ class NetworkSource:
         """Change the prompt from the next block on."""
         self._stream.set_prompt(prompt, recompute, fade, contexts=contexts)
 
+    def set_camera(self, camera: str | None) -> None:
+        """Change the camera's keys from the next block on."""
+        self._stream.set_camera(camera)
+
     @on_mesh
     def fork(self) -> "NetworkSource":
         """Return an independent source that goes on from here."""
@@ -133,6 +139,7 @@ class NetworkStudio:
             self._loras = read_loras(self._config.model, loras)
         words = () if self._config.words is None else self._config.words.vocabulary
         self.name, self.is_mock, self.words = self._config.name, False, tuple(sorted(words))
+        self.has_camera, self.needs_picture = self._config.model.camera is not None, sampler.needs_picture
         self.size, self.block_s = self._config.resolution, float(sampler.layout.step_seconds)
         self.suggestions = suggest() if set(COLOURS) <= set(words) else ()
         self._pipeline: Pipeline | None = None
@@ -142,7 +149,7 @@ class NetworkStudio:
     @on_mesh
     def warm(self, say: Say) -> float | None:
         """Load the weights, and compile what streams of the default size need."""
-        plan = self._plan(StreamRequestBody(prompt=self._first_prompt()), None)
+        plan = self._plan(StreamRequestBody(prompt=self._first_prompt()), self._first_start())
         contexts = self._read(plan.request.prompts)
         ahead = compile_ahead(plan, contexts)
         say("loading weights")
@@ -154,6 +161,11 @@ class NetworkStudio:
 
     def _first_prompt(self) -> str:
         return FIRST_PROMPT if self.suggestions or not self.words else self.words[0]
+
+    def _first_start(self) -> StartMedia | None:
+        """Return a black picture, for weights that make none of their own."""
+        black = np.zeros((1, *self.size, 3), np.uint8)
+        return StartMedia(kind="image", picture=black, sound=None, seconds=0.0) if self.needs_picture else None
 
     def _rehearse(self, plan: StreamPlan, contexts: Any, say: Say, ahead: ProgramsAhead | None = None) -> float:
         """Run a stream that nobody sees, so that nothing is compiled later; returns its pace as a cost."""
@@ -199,6 +211,9 @@ class NetworkStudio:
         text_source.check_text(self._config, (prompt,), None, self._weights)
 
     def _plan(self, body: StreamRequestBody, start: StartMedia | None) -> StreamPlan:
+        has_picture = start is not None and start.picture is not None
+        rule = "these weights make no first picture: upload an image or a clip, and give its id"
+        require(has_picture or not self.needs_picture, "start", body.start, rule)
         request = StreamRequest(
             prompt=body.prompt,
             seconds=body.seconds,
@@ -211,6 +226,7 @@ class NetworkStudio:
             cache_dtype=self._cache_dtype,
             loras=self._loras.files,
             start=_condition(start),
+            camera=body.camera,
         )
         self.check_prompt(body.prompt)
         plan = resolve_request(self._config, request)._replace(loras=self._loras)

@@ -3,6 +3,7 @@
 What concerns a source is done between two of its blocks.
 """
 
+import dataclasses
 import logging
 import secrets
 from collections.abc import Callable
@@ -13,9 +14,19 @@ from omniforcing_jax.serve import seats
 from omniforcing_jax.serve import session as states
 from omniforcing_jax.serve.core import BROKEN, DRAINING, EngineCore, stored
 from omniforcing_jax.serve.limits import RefusedError
-from omniforcing_jax.serve.messages import PromptBody, Receipt, SavedView, StreamRequestBody, StreamView
+from omniforcing_jax.serve.messages import (
+    CAMERA,
+    PROMPT,
+    CameraBody,
+    PromptBody,
+    Receipt,
+    SavedView,
+    StreamRequestBody,
+    StreamView,
+)
 from omniforcing_jax.serve.session import Change, Session
 from omniforcing_jax.serve.studio import Source, StartMedia
+from omniforcing_jax.strict_json import require
 
 log = logging.getLogger(__name__)
 
@@ -77,18 +88,47 @@ def change_prompt(core: EngineCore, session: Session, body: PromptBody) -> Recei
     core.studio.check_prompt(body.prompt)
     with core.lock:
         check_alive(session)
-        if len(session.changes) >= states.WAITING_CHANGES:
-            raise RefusedError(429, f"{len(session.changes)} changes of prompt wait already")
+        waiting = len(session.waiting(PROMPT))
+        if waiting >= states.WAITING_CHANGES:
+            raise RefusedError(429, f"{waiting} changes of prompt wait already")
         made_s = round(session.made_s, 3)
         if body.at is not None and body.at < made_s:
             raise ValueError(f"at={body.at:g}: {made_s:g} s of the stream are made already; give a later second")
-        seen_s = round(session.played_s(core.clock()), 3)
-        receipt = Receipt(id=_new_name(core), prompt=body.prompt, stage="received", received_s=seen_s)
+        receipt = _first_receipt(core, session, PROMPT, prompt=body.prompt)
         contexts: Future[Any] = core.preparing.submit(core.studio.encode, body.prompt)
         contexts.add_done_callback(lambda _: core.wake())
-        session.changes.append(Change(receipt, body, core.clock(), contexts))
-        session.replace_receipt(receipt)
+
+        def apply(source: Source) -> None:
+            source.set_prompt(body.prompt, contexts.result(), body.recompute, body.fade)
+
+        _take(session, Change(receipt, core.clock(), apply, body.at, contexts))
     return receipt
+
+
+def change_camera(core: EngineCore, session: Session, body: CameraBody) -> Receipt:
+    """Note other camera keys. They wait for no text. Of those that wait for the next block, only the last are kept.
+
+    Raises:
+        ValueError: The weights have no camera.
+        RefusedError: The stream is over.
+    """
+    require(core.studio.has_camera, "camera", body.camera, f"{core.studio.name!r} has no camera attention")
+    with core.lock:
+        check_alive(session)
+        session.replace(session.waiting(CAMERA))
+        receipt = _first_receipt(core, session, CAMERA, camera=body.camera)
+        _take(session, Change(receipt, core.clock(), lambda source: source.set_camera(body.camera)))
+    return receipt
+
+
+def _first_receipt(core: EngineCore, session: Session, kind: str, **change: str | None) -> Receipt:
+    seen_s = round(session.played_s(core.clock()), 3)
+    return dataclasses.replace(Receipt(id=_new_name(core), kind=kind, stage="received", received_s=seen_s), **change)
+
+
+def _take(session: Session, change: Change) -> None:
+    session.changes.append(change)
+    session.replace_receipt(change.receipt)
 
 
 def check_alive(session: Session) -> None:
@@ -144,7 +184,8 @@ def fork(core: EngineCore, session: Session, client: str) -> "Future[Session]":
     def work(source: Source) -> Session:
         other = core.new_session(_new_name(core), session.body, client, session.size)
         other.history, other.fragments = session.history.copy(), session.fragments
-        other.prompt, other.block, other.made_s = session.prompt, session.block, session.made_s
+        other.prompt, other.camera = session.prompt, session.camera
+        other.block, other.made_s = session.block, session.made_s
         other.left_s, other.cost = session.played_s(core.clock()), session.cost
         seats.connect(core, other, source.fork())
         other.state = states.QUEUED

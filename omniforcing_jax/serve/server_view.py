@@ -15,6 +15,8 @@ def view_server(engine: Engine, version: str) -> ServerView:
         version=version,
         weights=studio.name,
         is_mock=studio.is_mock,
+        has_camera=studio.has_camera,
+        needs_picture=studio.needs_picture,
         stage=engine.stage,
         message=engine.message,
         height=studio.size[0],

@@ -4,6 +4,7 @@ The engine's lock guards all of it, except for the history, which has its own.
 """
 
 import dataclasses
+import itertools
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -13,7 +14,7 @@ import numpy as np
 
 from omniforcing_jax.serve.fragments import Fragment, Fragmenter
 from omniforcing_jax.serve.history import Cursor, History
-from omniforcing_jax.serve.messages import PromptBody, Receipt, StreamRequestBody, StreamView
+from omniforcing_jax.serve.messages import CAMERA, PROMPT, Receipt, StreamRequestBody, StreamView
 from omniforcing_jax.serve.play_clock import PlayClock
 from omniforcing_jax.serve.schedule import Claim
 from omniforcing_jax.serve.studio import Source, StartMedia
@@ -37,21 +38,29 @@ class Viewer:
 
 @dataclasses.dataclass
 class Change:
-    """A change of prompt that was received.
+    """A change of prompt or camera that was received.
 
     Attributes:
         receipt: Its state, as it is told.
-        body: What was asked for.
         asked: When it came.
-        contexts: The future of its text contexts.
+        apply: Tells the source.
+        at: Stream second from which it applies; None is the next block.
+        needs: What must be done before; None needs nothing.
+        is_taken: Whether the device's thread has it: it can no longer be replaced.
         block: First block under it, once the source has been told.
     """
 
     receipt: Receipt
-    body: PromptBody
     asked: float
-    contexts: "Future[Any]"
+    apply: Callable[[Source], None]
+    at: float | None = None
+    needs: "Future[Any] | None" = None
+    is_taken: bool = False
     block: int | None = None
+
+    def is_due(self, made_s: float) -> bool:
+        """Return whether it may be applied at this border."""
+        return (self.at is None or self.at <= made_s) and (self.needs is None or self.needs.done())
 
 
 @dataclasses.dataclass(eq=False)
@@ -81,6 +90,7 @@ class Session:
     state: str = QUEUED
     message: str = ""
     prompt: str = ""
+    camera: str | None = None
     source: Source | None = None
     fragmenter: Fragmenter | None = None
     pipe: Overlapped | None = None
@@ -127,19 +137,33 @@ class Session:
             is_played=self.is_played(),
         )
 
-    def take_changes(self) -> Change | None:
-        """Take the changes that are due at this border; the last one counts, those before it are replaced."""
-        due: list[Change] = []
-        for change in self.changes:
-            is_due = change.body.at is None or change.body.at <= self.made_s
-            if change.block is not None:
-                continue
-            if not is_due or not change.contexts.done():
-                break
-            due.append(change)
-        for change in due[:-1]:
+    def waiting(self, kind: str) -> list[Change]:
+        """Return the changes of a kind that nobody has taken yet."""
+        return [each for each in self.changes if each.receipt.kind == kind and not each.is_taken]
+
+    def replace(self, changes: list[Change]) -> None:
+        """Let later changes take the place of these."""
+        for change in changes:
             self.settle(change, dataclasses.replace(change.receipt, stage="replaced"))
-        return due[-1] if due else None
+
+    def take_changes(self) -> list[Change]:
+        """Take the changes that are due at this border; of each kind the last one counts, others are replaced."""
+        taken: list[Change] = []
+        for kind in (PROMPT, CAMERA):
+            due = list(itertools.takewhile(lambda change: change.is_due(self.made_s), self.waiting(kind)))
+            self.replace(due[:-1])
+            taken += due[-1:]
+        for change in taken:
+            change.is_taken = True
+        return taken
+
+    def note(self, change: Change, block: int) -> None:
+        """Note that the source was told of a change before this block."""
+        change.block = block
+        if change.receipt.kind == CAMERA:
+            self.camera = change.receipt.camera
+        else:
+            self.prompt = change.receipt.prompt or ""
 
     def settle(self, change: Change, receipt: Receipt) -> None:
         """Note the last word on a change."""
@@ -191,6 +215,7 @@ class Session:
             place=place,
             message=self.message,
             prompt=self.prompt,
+            camera=self.camera,
             seed=self.body.seed,
             seconds=self.body.seconds,
             height=self.size[0],

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from omniforcing_jax.io.atomic_write import check_folder_writable, write_json
-from omniforcing_jax.serve.messages import StreamRequestBody
+from omniforcing_jax.serve.messages import CameraBody, StreamRequestBody
 from omniforcing_jax.serve.studio import Source
 from omniforcing_jax.strict_json import read_object
 
@@ -29,6 +29,7 @@ class StoredSession(NamedTuple):
     body: StreamRequestBody
     block: int
     prompt: str
+    camera: str | None
     made_s: float
 
 
@@ -54,8 +55,8 @@ class Store:
         place = self.folder / session.id
         place.mkdir(exist_ok=True)
         source.save(place / STREAM)
-        about = {"body": dataclasses.asdict(session.body), "block": session.block}
-        write_json(place / SESSION, {**about, "prompt": session.prompt, "made_s": session.made_s})
+        about = {"body": dataclasses.asdict(session.body), "block": session.block, "made_s": session.made_s}
+        write_json(place / SESSION, {**about, "prompt": session.prompt, "camera": session.camera})
 
     def sizes(self) -> dict[str, int]:
         """Return the bytes of each session's folder by its name, the one that was saved longest ago first."""
@@ -96,6 +97,7 @@ def _read(folder: Path) -> StoredSession | None:
         values = read_object(folder / SESSION)
         body = StreamRequestBody.from_dict(values["body"])
         block, made_s = int(values["block"]), float(values["made_s"])
-        return StoredSession(folder.name, body, block, str(values["prompt"]), made_s)
+        camera = CameraBody(camera=values.get("camera")).camera
+        return StoredSession(folder.name, body, block, str(values["prompt"]), camera, made_s)
     except (ValueError, KeyError, TypeError):
         return None

@@ -66,6 +66,10 @@ class Source(Protocol):
         """Change the prompt from the next block on. `contexts` are what `Studio.encode` returned."""
         ...
 
+    def set_camera(self, camera: str | None) -> None:
+        """Change the camera's keys from the next block on; None lets it stand."""
+        ...
+
     def fork(self) -> "Source":
         """Return an independent source that goes on from here."""
         ...
@@ -82,6 +86,8 @@ class Studio(Protocol):
     Attributes:
         name: Name of the weights.
         is_mock: Whether there are none.
+        has_camera: Whether its sources have a camera that keys move.
+        needs_picture: Whether a stream must begin with an image or a clip.
         size: Default height and width of the picture in pixels.
         block_s: Length of a later block in seconds.
         suggestions: Prompts to try.
@@ -90,6 +96,8 @@ class Studio(Protocol):
 
     name: str
     is_mock: bool
+    has_camera: bool
+    needs_picture: bool
     size: tuple[int, int]
     block_s: float
     suggestions: tuple[str, ...]

@@ -130,6 +130,10 @@ class RemoteStream:
         """Change the prompt; returns the first receipt. Options are those of `PromptBody`."""
         return self.server.ask("POST", f"{self._path}/prompt", {"prompt": prompt, **options})
 
+    def set_camera(self, camera: str | None) -> dict[str, Any]:
+        """Change the camera's keys; returns the first receipt. None lets the camera stand."""
+        return self.server.ask("POST", f"{self._path}/camera", {"camera": camera})
+
     def command(self, name: str) -> Any:
         """Do one of pause, resume, fork and save."""
         return self.server.ask("POST", f"{self._path}/{name}")

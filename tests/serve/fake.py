@@ -35,6 +35,7 @@ class FakeSource:
     sample_rate: int = RATE
     picture_size: tuple[int, int] = (SIDE, SIDE)
     prompts: tuple[str, ...] = ()
+    cameras: tuple[str | None, ...] = ()
 
     def make(self):
         if self.block == self.blocks:
@@ -56,6 +57,9 @@ class FakeSource:
             raise ValueError("prompt: not this one")
         self.prompts = (*self.prompts, prompt)
 
+    def set_camera(self, camera):
+        self.cameras = (*self.cameras, camera)
+
     def fork(self):
         return dataclasses.replace(self)
 
@@ -67,6 +71,7 @@ class FakeSource:
 class FakeStudio:
     name, is_mock, size, block_s = "fake", True, (SIDE, SIDE), 1.0
     suggestions, words = ("anything",), ()
+    has_camera, needs_picture = True, False
 
     def __init__(self, clock, cost_s=0.1):
         self.clock, self.cost_s = clock, cost_s

@@ -20,13 +20,36 @@ from omniforcing_jax.serve.door import Door
 from omniforcing_jax.serve.uploads import Uploads
 
 EXAMPLES = 250  # of each of two kinds
-PATHS = ["", "/{id}", "/{id}/prompt", "/{id}/pause", "/{id}/resume", "/{id}/fork", "/{id}/save", "/{id}/media.mp4"]
+PATHS = [
+    "",
+    "/{id}",
+    "/{id}/prompt",
+    "/{id}/camera",
+    "/{id}/pause",
+    "/{id}/resume",
+    "/{id}/fork",
+    "/{id}/save",
+    "/{id}/media.mp4",
+]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=30),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
     max_leaves=10,
 )
-FIELDS = ["prompt", "seed", "seconds", "height", "width", "window", "steps", "start", "recompute", "fade", "at"]
+FIELDS = [
+    "prompt",
+    "seed",
+    "seconds",
+    "height",
+    "width",
+    "window",
+    "steps",
+    "start",
+    "camera",
+    "recompute",
+    "fade",
+    "at",
+]
 BODIES = (
     st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=6).map(json.dumps).map(str.encode)
     | JSON.map(json.dumps).map(str.encode)
