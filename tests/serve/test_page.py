@@ -1,5 +1,7 @@
 """The page in a real browser, against a server that draws the small world."""
 
+import json
+import re
 import sys
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from live_server import make_context, serving
 
 from omniforcing_jax.chime.prompts import COLOURS
 from omniforcing_jax.chime.track import watch
+from omniforcing_jax.serve.mock import MockStudio
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 
@@ -66,6 +69,7 @@ def start(it, prompt="a red ball"):
 def test_it_plays_and_a_prompt_that_is_typed_is_seen(person, url):
     it = person(url)
     start(it)
+    assert not it.page.is_visible("#camera")
     before = it.figures()
     it.say("a green ball")
     it.wait_for_change()
@@ -79,6 +83,49 @@ def test_it_plays_and_a_prompt_that_is_typed_is_seen(person, url):
     assert [each["stage"] for each in receipts] == ["received", "applied"]
     changed = times >= receipts[-1]["second"] - 1e-3
     assert (colours_of(pictures[~changed]), colours_of(pictures[changed])) == ({"red"}, {"green"})
+
+
+def moves_on(it):
+    """Moves whose buttons are lit."""
+    return [each.get_attribute("data-move") for each in it.page.query_selector_all("[data-move][aria-pressed=true]")]
+
+
+# Over before it is asked for: such a move is not lost.
+TAP = """() => {
+  document.querySelector("[data-move=a]").click();
+  document.querySelector("[data-stop]").click();
+}"""
+
+
+def test_keys_and_buttons_move_the_camera_and_typing_does_not(person):
+    with serving(make_context(MockStudio(has_camera=True))) as url:
+        it = person(url)
+        start(it)
+        it.page.press("#prompt", "w")
+        assert moves_on(it) == []
+        it.page.locator("#state").click()
+        for key in ("d", "ArrowUp"):
+            it.page.keyboard.down(key)
+        assert moves_on(it) == ["d", "i"]
+        it.wait(lambda: "shown from" in it.page.inner_text("#camera-words"))
+        assert "Right, Tilt up" in it.page.inner_text("#camera")
+        it.page.focus("[data-move=s]")
+        for key in ("d", "ArrowUp"):
+            it.page.keyboard.up(key)
+        it.page.keyboard.press("Enter")
+        assert moves_on(it) == ["s"]
+        it.page.click("[data-stop]")
+        assert moves_on(it) == []
+        it.page.evaluate(TAP)
+        it.wait(lambda: [each for each in cameras_of(it) if re.fullmatch("s?a-12,none-24", each)])
+        assert "di-240" in cameras_of(it)
+        assert not it.page.query_selector("#changes li")
+
+
+def cameras_of(it):
+    """Camera keys of the receipts that the page was sent."""
+    messages = [json.loads(each) for each in it.frames if isinstance(each, str)]
+    return [each["receipt"]["camera"] for each in messages if each["type"] == "receipt" and each["receipt"]["camera"]]
 
 
 def test_a_prompt_that_cannot_be_read_is_said_in_words(person, url):

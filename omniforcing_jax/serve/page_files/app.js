@@ -1,6 +1,7 @@
 // The page: what is clicked and typed goes to the server, what comes from there is shown.
 
 import { address, ask, Line, Refusal, setToken, takeToken } from "./api.js";
+import { CameraPad } from "./camera.js";
 import { Player } from "./player.js";
 import { SoundView } from "./sound.js";
 import { Timeline } from "./timeline.js";
@@ -13,6 +14,7 @@ const video = $("video");
 const timeline = new Timeline($("timeline"));
 const sound = new SoundView(video, $("spectrogram"), $("left"), $("right"));
 const player = new Player(video, { onStall: () => showFigures() });
+const camera = new CameraPad($("camera"), moveCamera);
 player.onMuted = () => {
   $("unmute").hidden = false;
   showMute();
@@ -80,7 +82,16 @@ function showServer(server) {
   const load = Math.round(100 * server.load);
   const waiting = server.waiting ? `, ${server.waiting} waiting` : "";
   $("f-streams").textContent = `${server.running} running${waiting}, ${load} % busy`;
-  if (!page.stream) $("start").disabled = false;
+  $("camera").hidden = !server.has_camera;
+  if (!page.stream) {
+    $("start").disabled = false;
+    $("cover-text").textContent = coverWords();
+  }
+}
+
+function coverWords() {
+  const first = page.server?.needs_picture && !page.start ? "Drop an image to begin with. " : "";
+  return `${first}Say what you want to see, and press Start.`;
 }
 
 async function refresh() {
@@ -127,6 +138,8 @@ function watch(stream, atStart = false) {
   page.line?.close();
   player.reset();
   timeline.reset();
+  camera.reset();
+  $("camera-words").textContent = "";
   page.edge = 0;
   $("changes").replaceChildren();
   const url = new URL(location.href);
@@ -195,6 +208,7 @@ function showStream(stream) {
   $("state").dataset.state = stream.state;
   const isAlive = !["ended", "failed"].includes(stream.state);
   for (const id of ["pause", "live", "fork", "save", "delete"]) $(id).disabled = !isAlive;
+  camera.enable(isAlive && Boolean(page.server?.has_camera));
   $("download").setAttribute("aria-disabled", String(!stream.made_s));
   const query = { from: "start", until: "now", download: "1" };
   if (stream.made_s) $("download").href = address(`/v1/streams/${stream.id}/media.mp4`, query);
@@ -224,6 +238,7 @@ function showFigures() {
 }
 
 function showReceipt(receipt) {
+  if (receipt.kind === "camera") return showCamera(receipt);
   timeline.addReceipt(receipt);
   const id = `change-${receipt.id}`;
   const row = document.getElementById(id) ?? document.createElement("li");
@@ -234,6 +249,11 @@ function showReceipt(receipt) {
   words.textContent = receiptWords(receipt);
   row.replaceChildren(name, words);
   if (!row.isConnected) $("changes").prepend(row);
+}
+
+function showCamera(receipt) {
+  if (receipt.stage === "applied") camera.applied(receipt.camera ?? "");
+  if (receipt.stage !== "replaced") $("camera-words").textContent = receiptWords(receipt);
 }
 
 function receiptWords({ stage, received_s, second, block, delay_s, message }) {
@@ -254,7 +274,8 @@ function forget() {
   history.replaceState(null, "", url);
   $("state").textContent = "no stream";
   $("cover").hidden = $("start").hidden = false;
-  $("cover-text").textContent = "Say what you want to see, and press Start.";
+  $("cover-text").textContent = coverWords();
+  camera.enable(false);
   $("send").textContent = "Start";
   for (const id of ["pause", "live", "fork", "save", "delete"]) $(id).disabled = true;
 }
@@ -284,6 +305,13 @@ async function submitPrompt() {
   const receipt = await attempt(() => ask("POST", `/v1/streams/${page.stream.id}/prompt`, body));
   if (receipt) showReceipt(receipt);
   $("prompt").select();
+}
+
+async function moveCamera(path) {
+  const stream = page.stream;
+  if (!stream) return;
+  const receipt = await attempt(() => ask("POST", `/v1/streams/${stream.id}/camera`, { camera: path }));
+  if (receipt && page.stream?.id === stream.id) showReceipt(receipt);
 }
 
 function showPause() {
@@ -369,6 +397,8 @@ function wire() {
   };
   wireDrop();
   document.addEventListener("keydown", onKey);
+  document.addEventListener("keyup", (event) => camera.keyUp(event));
+  window.addEventListener("blur", () => camera.release(true)); // where keys go up is not known any more
   window.addEventListener("popstate", () => join());
   video.volume = Number($("volume").value);
 }
@@ -392,6 +422,7 @@ function wireDrop() {
 }
 
 function onKey(event) {
+  if (camera.keyDown(event)) return event.preventDefault();
   if (event.target.closest("input, textarea, button, summary, a, [role=button]") || event.ctrlKey || event.metaKey) return;
   const keys = {
     " ": () => !$("pause").disabled && togglePause(),
