@@ -2,8 +2,8 @@
 
 Blocks are a second long, after a first block of one frame. Whether rise times depend on the phase in the block is
 tested by permutation: onsets of the same pitch in the same clip exchange their phases at random. Only such onsets are
-exchanged, since a pitch or a clip may rise at a pace of its own. A test that finds a dependence where there is none
-does so once in a hundred times: that is `FALSE_ALARM`.
+exchanged, since a pitch or a clip may rise at a pace of its own. What is tested is the tenth of a block that stands
+out most. A dependence is found where there is none once in a hundred times: that is `FALSE_ALARM`.
 """
 
 from collections.abc import Sequence
@@ -25,10 +25,10 @@ def phases(times: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     return (times - FIRST_S) % BLOCK_S
 
 
-def _scatter(ranks: Float[np.ndarray, " n"], bins: Int[np.ndarray, " n"]) -> float:
-    """Return how far the bins' mean ranks lie from zero, each bin weighted by its onsets."""
+def _farthest(ranks: Float[np.ndarray, " n"], bins: Int[np.ndarray, " n"]) -> float:
+    """Return how far the mean rank of a bin lies from zero at most, in units of what chance makes of its onsets."""
     sums, counts = np.bincount(bins, ranks, BINS), np.bincount(bins, minlength=BINS)
-    return float((sums**2 / np.maximum(1, counts)).sum())
+    return float((np.abs(sums) / np.sqrt(np.maximum(1, counts))).max())
 
 
 def odds_of_chance(
@@ -49,9 +49,9 @@ def odds_of_chance(
     ranks, bins, strata = rankdata(rises)[order], bins[order], strata[order]
     group = np.unique(strata, return_inverse=True)[1]
     ranks = ranks - (np.bincount(group, ranks) / np.bincount(group))[group]
-    seen, rng, higher = _scatter(ranks, bins), np.random.default_rng(0), 0
+    seen, rng, higher = _farthest(ranks, bins), np.random.default_rng(0), 0
     for _ in range(PERMUTATIONS):  # sorted by group, then at random: a permutation inside each group
-        higher += bool(_scatter(ranks[np.lexsort((rng.random(len(ranks)), group))], bins) >= seen - 1e-9)
+        higher += bool(_farthest(ranks[np.lexsort((rng.random(len(ranks)), group))], bins) >= seen - 1e-9)
     return (1 + higher) / (1 + PERMUTATIONS)
 
 
@@ -60,12 +60,13 @@ def measure_rises(clips: Sequence[Sequence[Event]]) -> dict:
 
     Returns:
         `rise_ms_p50`: median seconds, in ms, in which a tone rises from a tenth to nine tenths. `by_phase`: for each
-        tenth of a block, in ms after its start, how many onsets there are, and the same. `odds_of_chance`: see
+        tenth of a block, in ms after its start, how many tones begin to rise there, and the same. `odds_of_chance`: see
         `odds_of_chance`. `depends_on_phase`: whether these are below 0.01; None if nothing can be said.
     """
     known = [(index, event) for index, clip in enumerate(clips) for event in clip if np.isfinite(event.rise_s)]
     rises = np.array([event.rise_s for _, event in known])
-    bins = (phases(np.array([event.time for _, event in known])) * BINS / BLOCK_S).astype(np.int64)
+    begins = np.array([event.time - event.rise_s / 2 for _, event in known])  # an onset's time is half way up
+    bins = (phases(begins) * BINS / BLOCK_S).astype(np.int64)
     odds = odds_of_chance(rises, bins, np.array([index * 100 + event.colour for index, event in known]))
     width = 1e3 * BLOCK_S / BINS
     return {

@@ -9,13 +9,13 @@ from omniforcing_jax.chime.rise import BINS, FIRST_S, measure_rises, odds_of_cha
 
 
 def onsets(seed, slow_ms=0.0, clips=20):
-    """Return onsets of clips of 5 s; those in the last tenth of a block rise for longer."""
+    """Return onsets of clips of 5 s; those that begin in the last tenth of a block rise for longer."""
     rng = np.random.default_rng(seed)
     found = []
     for _ in range(clips):
         times, rises = rng.uniform(0.2, 4.8, 12), rng.normal(18, 2, 12)
-        late = rise.phases(times) >= 0.9
-        events = zip(times, (rises + slow_ms * late) / 1e3, rng.integers(0, 2, 12), strict=True)
+        rises = (rises + slow_ms * (rise.phases(times) >= 0.9)) / 1e3
+        events = zip(times + rises / 2, rises, rng.integers(0, 2, 12), strict=True)
         found.append([Event(time=t, colour=int(c), strength=1.0, rise_s=r) for t, r, c in events])
     return found
 
