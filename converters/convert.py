@@ -27,7 +27,7 @@ from .lora.fuse import fuse_lora
 from .missing_config import complete
 from .native_component import EXTRACTS, JOINED, PASSED, SOURCE, is_weights_folder
 from .open_source import list_components
-from .overrides import Overrides, choose_sampler
+from .overrides import Overrides, choose_sampler, refuse_without_network
 from .plan import Plan, plan_component
 from .progress import ByteProgress
 from .quantise import choose, quantise_plan
@@ -96,6 +96,8 @@ def prepare(
         sampler, settings = choose_sampler(transformer.is_student, config.sinks, overrides)
         notes += [f"sampler: {setting}" for setting in settings]
         name = name_of(Path(transformer.where))
+    else:
+        refuse_without_network(overrides, plans)
     chosen = None if quantise is None else _choose_eight_bits(plans, quantise)
     for path, strength in loras:
         plans, fused = fuse_lora(plans, path, strength)

@@ -42,7 +42,7 @@ from .torch_checkpoint import PICKLES, TorchCheckpoint, open_torch_checkpoint
 from .upsampler_file import take_upsampler
 
 GGUF = ".gguf"
-SHARD = re.compile(r".*-\d{5}-of-\d{5}")
+SHARD = re.compile(r".*-\d{5}-of-(?!00001$)\d{5}")
 IN_A_FOLDER = (  # keys that only diffusers has, one for each kind of component
     "latents_mean",
     "time_embed.emb.timestep_embedder.linear_1.weight",

@@ -1,12 +1,14 @@
 """Settings that a user gives for weights whose file lacks them, or has them wrong."""
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from omniforcing_jax.config import CrossTimestep, GridPrecision, ModelConfig, RotaryKind, SamplerConfig
 from omniforcing_jax.layout import FUSED, PREFIX, PREFIX2
 from omniforcing_jax.pipeline.presets import RELEASED_SIGMAS, STUDENTS
+from omniforcing_jax.strict_json import require
 
 LAYOUTS = {"prefix": PREFIX, "prefix2": PREFIX2, "fused": FUSED}
 HORIZON_SECONDS = 5  # of LTX-2's and OmniForcing's training clips of 121 frames
@@ -65,10 +67,15 @@ def choose_sampler(is_student: bool, sinks: int, overrides: Overrides) -> tuple[
 
     Returns:
         The sampler, and a note for each setting: where it comes from.
+
+    Raises:
+        ValueError: A setting is given that a teacher does not have.
     """
     if overrides.student is not None:
         return _published(overrides.student, overrides)
     if not is_student and overrides.layout is None and overrides.sigmas is None:
+        rule = "is a student's, and these weights are a teacher; give --layout or --sigmas, too"
+        require(overrides.horizon_seconds is None, "horizon", overrides.horizon_seconds, rule)
         return None, ()
     layout = overrides.layout or ("prefix" if sinks else "fused")
     sampler = SamplerConfig(
@@ -82,6 +89,26 @@ def choose_sampler(is_student: bool, sinks: int, overrides: Overrides) -> tuple[
         f"horizon {sampler.horizon_seconds} s, {_origin(overrides.horizon_seconds)}",
     )
     return sampler, notes
+
+
+def refuse_without_network(overrides: Overrides, components: Iterable[str]) -> None:
+    """Refuse settings of a student where no transformer is converted.
+
+    Args:
+        overrides: The settings.
+        components: What is converted.
+
+    Raises:
+        ValueError: One is given; names it.
+    """
+    given = _given(
+        student=overrides.student,
+        layout=overrides.layout,
+        sigmas=overrides.sigmas,
+        horizon=overrides.horizon_seconds,
+    )
+    for name, value in given.items():
+        raise ValueError(f"{name}={value}: needs a transformer, the sources have {', '.join(components)}")
 
 
 def _published(student: str, overrides: Overrides) -> tuple[SamplerConfig, tuple[str, ...]]:

@@ -16,7 +16,7 @@ from ..tokenizer_files import TOKENIZERS
 
 WEIGHTS = (".safetensors", ".gguf", ".pt", ".pth", ".ckpt")
 PIPELINE, CONFIG = "model_index.json", "config.json"
-SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}\.safetensors")
+SHARD = re.compile(r"(.+)-\d{5}-of-(?!00001\.)\d{5}\.safetensors")
 OTHERS = re.compile(r"lora|upscaler|upsampler|mmproj", re.IGNORECASE)  # names of files that are no checkpoint
 CANONICAL = ("diffusion_pytorch_model", "model")
 

@@ -288,6 +288,12 @@ def test_files_of_gemma_s_folder_are_its_config_shards_and_tokenizer():
     assert (choice.root, sorted(choice.files)) == ("", sorted(needed))
 
 
+def test_a_file_that_is_all_of_its_shards_is_a_checkpoint():
+    assert choose("a/b", {"model-00001-of-00001.safetensors": 1}, None).root == "model-00001-of-00001.safetensors"
+    with pytest.raises(ValueError, match="has no checkpoint"):
+        choose("a/b", {"model-00001-of-00002.safetensors": 1}, None)
+
+
 def test_a_repository_without_weights_to_read_says_what_it_has():
     with pytest.raises(ValueError, match=r"a/b: has no checkpoint that can be read; it has README.md, model.bin"):
         choose("a/b", {"README.md": 1, "model.bin": 2}, None)

@@ -87,6 +87,13 @@ def test_a_pointer_among_shards_is_named(tmp_path, capsys):
     assert "a-00002-of-00002.safetensors: is a pointer of Git LFS" in line
 
 
+def test_a_file_that_is_all_of_its_shards_is_read_alone(tmp_path, capsys):
+    run("inspect", save_base(tmp_path / "ltx-00001-of-00001.safetensors"))
+    save_base(tmp_path / "ltx-00001-of-00002.safetensors")
+    line = refused(capsys, "inspect", tmp_path / "ltx-00001-of-00002.safetensors")
+    assert f"is one of several shards; name their folder, {tmp_path}" in line
+
+
 @pytest.mark.parametrize("name", ["a.gguf", "a.msgpack", "a.pt", "mp_rank_00_model_states.pt", "__0_0.distcp", "a.bin"])
 def test_a_folder_of_other_files_is_told_by_name(tmp_path, capsys, name):
     (tmp_path / "folder").mkdir()

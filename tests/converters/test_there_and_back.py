@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from published import FORCED, NEWER, SMALL, draw_network, save_diffusers, save_ltx2, without_tables
+from published import FORCED, NEWER, SMALL, draw_network, save_diffusers, save_ltx2, save_upsampler, without_tables
 from run import refused, run
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
@@ -151,6 +151,18 @@ def test_a_gate_multiplier_that_the_header_contradicts_is_refused_unless_a_new_o
     with safe_open(tmp_path / "back.safetensors", "np") as file:
         section = json.loads(file.metadata()["config"])["transformer"]
     assert (section["av_ca_timestep_scale_multiplier"], section["connector_num_layers"]) == (1.0, 1)
+
+
+def test_settings_of_a_student_are_refused_for_a_teacher_and_without_a_network(tmp_path, capsys):
+    save_ltx2(tmp_path / "ltx.safetensors")
+    command = ("convert", "--from", tmp_path / "ltx.safetensors", "--out", tmp_path / "ours")
+    line = refused(capsys, *command, "--horizon", 9)
+    assert "horizon=9: is a student's, and these weights are a teacher; give --layout or --sigmas, too" in line
+    command = ("convert", "--from", save_upsampler(tmp_path / "up.safetensors"), "--out", tmp_path / "ours")
+    for flag, value in (("layout", "fused"), ("horizon", 9), ("student", "echowm-flash")):
+        line = refused(capsys, *command, f"--{flag}", value)
+        assert f"{flag}={value}: needs a transformer, the sources have spatial_upsampler" in line
+    assert not (tmp_path / "ours").exists()
 
 
 def test_a_component_without_a_table_is_refused_in_another_naming_but_can_be_left_out(tmp_path, capsys):
