@@ -23,6 +23,7 @@ class StreamRequestBody(Config):
         window: Blocks that a block can see; null is the weights' own number.
         steps: Denoise steps per block; null is the trained number.
         start: Id of an upload that the stream begins with: an image, a clip or a sound.
+        compress: Quality (CRF, 0 to 51) of H.264 by which an image to begin with is compressed first; null leaves it.
         camera: Keys that move the camera, as w-24,wd-48,none-24; null stands still.
     """
 
@@ -34,6 +35,7 @@ class StreamRequestBody(Config):
     window: int | None = None
     steps: int | None = None
     start: str | None = None
+    compress: int | None = None
     camera: str | None = None
 
     def __post_init__(self) -> None:

@@ -160,7 +160,7 @@ class MockStudio:
             require(side in (32, 64, 128), name, side, "the drawn world has 32, 64 or 128 pixels")
         height, width = body.height or SIZE, body.width or SIZE
         require(height == width, "width", width, f"must be the height, {height}: the drawn world is square")
-        for name in ("window", "steps", "start"):
+        for name in ("window", "steps", "start", "compress"):
             require(getattr(body, name) is None, name, getattr(body, name), "the mock server has no network")
         require(self.has_camera or body.camera is None, "camera", body.camera, "the drawn world has no camera")
         return height, width

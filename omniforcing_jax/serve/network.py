@@ -211,9 +211,11 @@ class NetworkStudio:
         text_source.check_text(self._config, (prompt,), None, self._weights)
 
     def _plan(self, body: StreamRequestBody, start: StartMedia | None) -> StreamPlan:
-        has_picture = start is not None and start.picture is not None
-        rule = "these weights make no first picture: upload an image or a clip, and give its id"
-        require(has_picture or not self.needs_picture, "start", body.start, rule)
+        if start is None or start.picture is None:
+            rule = "these weights make no first picture: upload an image or a clip, and give its id"
+            require(not self.needs_picture, "start", body.start, rule)
+            rule = "needs an image to begin with: upload one, and give its id as start"
+            require(body.compress is None, "compress", body.compress, rule)
         request = StreamRequest(
             prompt=body.prompt,
             seconds=body.seconds,
@@ -225,7 +227,7 @@ class NetworkStudio:
             dtype=self._dtype,
             cache_dtype=self._cache_dtype,
             loras=self._loras.files,
-            start=_condition(start),
+            start=_condition(start, body.compress),
             camera=body.camera,
         )
         self.check_prompt(body.prompt)
@@ -269,7 +271,7 @@ def _key(plan: StreamPlan) -> Any:
     return plan.static, plan.history, plan.lookahead, given.picture_blocks > 0, given.sound_blocks > 0
 
 
-def _condition(start: StartMedia | None) -> Condition:
+def _condition(start: StartMedia | None, compress: int | None) -> Condition:
     if start is None:
         return Condition()
-    return Condition(picture=start.picture, sound=start.sound, fit="crop")
+    return Condition(picture=start.picture, sound=start.sound, fit="crop", compress=compress)

@@ -177,19 +177,26 @@ def test_a_server_without_cameras_says_so_and_refuses_keys():
     context.engine.stop()
 
 
-def test_weights_that_make_no_picture_are_given_one_and_say_so(studio):
+def test_weights_that_make_no_picture_are_given_one_and_say_so(studio, monkeypatch):
     assert (studio.has_camera, studio.needs_picture) == (True, True)
     for start in (None, SOUND):
         with pytest.raises(ValueError, match=r"^start=None: these weights make no first picture: upload an image"):
             studio.check(body(PROMPT, camera=KEYS), start)
-    assert studio.check(body(PROMPT, camera=KEYS), IMAGE) == (64, 96)
+    assert studio.check(body(PROMPT, camera=KEYS, compress=33), IMAGE) == (64, 96)
+    with pytest.raises(ValueError, match="compress=52: must be between 0 and 51"):
+        studio.check(body(PROMPT, compress=52), IMAGE)
+    with pytest.raises(ValueError, match=r"compress=33: .*25 frames, not one"):
+        studio.check(body(PROMPT, compress=33), dataclasses.replace(IMAGE, picture=np.repeat(PICTURE, 25, 0)))
+    monkeypatch.setattr(studio, "needs_picture", False)
+    with pytest.raises(ValueError, match="compress=33: needs an image to begin with"):
+        studio.check(body(PROMPT, compress=33), SOUND)
 
 
 @pytest.mark.long
 def test_a_server_starts_with_cameras_and_its_streams_are_those_of_python(studio, tmp_path):
     assert studio.warm(lambda words: None) > 0
-    source = studio.open(body(PROMPT, camera=KEYS), IMAGE, lambda words: None)
-    expected = open_stream(studio._pipeline, PROMPT, camera=KEYS, start=Condition(picture=PICTURE))
+    source = studio.open(body(PROMPT, camera=KEYS, compress=33), IMAGE, lambda words: None)
+    expected = open_stream(studio._pipeline, PROMPT, camera=KEYS, start=Condition(picture=PICTURE, compress=33))
     for _ in range(2):
         np.testing.assert_array_equal(source.make().video, next(expected).video)
     source.set_prompt(PROMPT, studio.encode(PROMPT), 0, 0)

@@ -45,6 +45,7 @@ FIELDS = [
     "window",
     "steps",
     "start",
+    "compress",
     "camera",
     "recompute",
     "fade",

@@ -288,7 +288,7 @@ function optional(id) {
 
 async function begin() {
   const body = { prompt: $("prompt").value.trim(), seed: Number($("seed").value) };
-  for (const id of ["height", "width", "seconds", "steps", "window"]) body[id] = optional(id);
+  for (const id of ["height", "width", "seconds", "steps", "window", "compress"]) body[id] = optional(id);
   if (page.start) body.start = page.start;
   await sound.open();
   player.wantsToPlay = true;
