@@ -12,19 +12,27 @@ Expect: a Markdown table on stdout, and the same figures as JSON.
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from experiments.chime.judge.sources import SOURCES, ClipOptions, SourceOptions, read_request
 from experiments.cli_errors import report
 from experiments.script import read_flags
 from omniforcing_jax.chime.detect import Event
-from omniforcing_jax.chime.figures import FIGURES, Values, estimate, values_of
-from omniforcing_jax.chime.metrics import perceive
+from omniforcing_jax.chime.estimate import Values, estimate, estimate_change, pool
+from omniforcing_jax.chime.figures import FIGURES, values_of
+from omniforcing_jax.chime.metrics import cut, drift_window, perceive
 from omniforcing_jax.chime.prompts import sample_prompts
 from omniforcing_jax.chime.rise import FALSE_ALARM, measure_rises
 from omniforcing_jax.io.progress import Bar
 
-Judged = tuple[dict[str, Values], list[Event]]  # what a clip adds to each figure, and its onsets
+
+class Judged(NamedTuple):
+    """What a clip adds to each figure, as a whole and by its first and its last seconds, and its onsets."""
+
+    whole: dict[str, Values]
+    first: dict[str, Values] | None  # None for a clip that is too short for a drift
+    last: dict[str, Values] | None
+    onsets: list[Event]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,7 +69,11 @@ def judge_seed(arguments: Arguments, seed: int) -> Iterator[Judged]:
     with Bar(f"judging seed {seed}", len(prompts), "clips") as bar:
         for film, prompt in zip(bar.over(clips), prompts, strict=True):
             clip = perceive(film, read_request(prompt))
-            yield values_of(clip), clip.sound.onsets
+            length = clip.picture.seconds
+            window = drift_window(length)
+            ends = [] if window is None else [(0.0, window), (length - window, length)]
+            first, last = (values_of(cut(clip, *end)) for end in ends) if ends else (None, None)
+            yield Judged(values_of(clip), first, last, clip.sound.onsets)
 
 
 def run(arguments: Arguments) -> dict[str, Any]:
@@ -81,31 +93,59 @@ def run(arguments: Arguments) -> dict[str, Any]:
         "prompts": arguments.prompts,
         "seeds": list(arguments.seeds),
         "figures": {name: _figure(name, clips, seeds) for name in FIGURES},
-        "rise": measure_rises([onsets for _, onsets in clips]),
+        "drift": _drift(clips),
+        "rise": measure_rises([clip.onsets for clip in clips]),
     }
 
 
 def _figure(name: str, clips: Sequence[Judged], seeds: Sequence[Sequence[Judged]]) -> dict[str, Any]:
     """Return a figure of all clips with its interval, its unit, what it is of, and its value for each seed."""
     figure = FIGURES[name]
-    whole = estimate(figure, [values[name] for values, _ in clips])
-    apart = [estimate(figure, [values[name] for values, _ in seed]).value for seed in seeds]
+    whole = estimate([clip.whole[name] for clip in clips], figure.percentile)
+    apart = [pool([clip.whole[name] for clip in seed], figure.percentile) for seed in seeds]
     return {**dataclasses.asdict(whole), "unit": figure.unit, "of": figure.of, "by_seed": apart}
+
+
+def _drift(clips: Sequence[Judged]) -> dict[str, Any] | None:
+    """Return by how much each figure changes from the first to the last seconds; None for short clips."""
+    ends = [(clip.first, clip.last) for clip in clips if clip.first is not None and clip.last is not None]
+    if not ends:
+        return None
+    columns = {name: [[end[name] for end in part] for part in zip(*ends, strict=True)] for name in FIGURES}
+    return {
+        name: dataclasses.asdict(estimate_change(first, last, FIGURES[name].percentile))
+        for name, (first, last) in columns.items()
+    }
 
 
 def tabulate(figures: dict[str, Any]) -> list[str]:
     """Return a Markdown table with a row per figure, and what is said of onsets by their phase in a block."""
+    drift = figures["drift"]
+    clips = f"{figures['prompts']} prompts, seeds {', '.join(map(str, figures['seeds']))}, {figures['seconds']} s"
+    head = [f"{figures['source']}: {clips}", "value", "95 % interval", "unit", "pooled over"]
     rows = [
-        f"| {name} | {_number(each['value'])} | {_number(each['low'])} to {_number(each['high'])} "
-        f"| {each['unit']} | {each['of']} |"
+        [name, _number(each["value"]), _interval(each), each["unit"], each["of"], *_changes(drift, name)]
         for name, each in figures["figures"].items()
     ]
-    odds = figures["rise"]["odds_of_chance"]
-    verdict = "depends" if figures["rise"]["depends_on_phase"] else "does not depend"
-    said = "" if odds is None else f"The rise of onsets {verdict} on their phase in a block: p = {odds:.4f}, "
-    clips = f"{figures['prompts']} prompts, seeds {', '.join(map(str, figures['seeds']))}, {figures['seconds']} s"
-    head = [f"| {figures['source']}: {clips} | value | 95 % interval | unit | pooled over |", "|---|---|---|---|---|"]
-    return [*head, *rows, "", f"{said}false alarms once in {1 / FALSE_ALARM:.0f}." if said else ""]
+    head += [] if drift is None else ["change, first to last seconds", "95 % interval"]
+    return [*(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)), "", _verdict(figures["rise"])]
+
+
+def _verdict(rise: dict[str, Any]) -> str:
+    """Say whether the rise of onsets depends on their phase."""
+    if rise["odds_of_chance"] is None:
+        return "There are too few onsets to say whether their rise depends on their phase in a block."
+    verb = "depends" if rise["depends_on_phase"] else "does not depend"
+    odds = f"p = {rise['odds_of_chance']:.4f}, false alarms once in {1 / FALSE_ALARM:.0f}"
+    return f"The rise of onsets {verb} on their phase in a block: {odds}."
+
+
+def _changes(drift: dict[str, Any] | None, name: str) -> list[str]:
+    return [] if drift is None else [_number(drift[name]["value"]), _interval(drift[name])]
+
+
+def _interval(estimate: dict[str, Any]) -> str:
+    return f"{_number(estimate['low'])} to {_number(estimate['high'])}"
 
 
 def _number(value: float | None) -> str:

@@ -18,8 +18,8 @@ from rich.console import Console
 from experiments.chime.judge.sources import SOURCES, ClipOptions, read_prompts, read_request
 from experiments.cli_errors import keep_figures, refusing
 from experiments.script import read_flags
-from omniforcing_jax.chime import figures as figures_of
 from omniforcing_jax.chime import metrics
+from omniforcing_jax.chime.figures import pool_clips
 from omniforcing_jax.chime.film import Film, read_film
 from omniforcing_jax.chime.prompts import COLOURS, Request
 from omniforcing_jax.chime.rise import measure_rises
@@ -96,7 +96,7 @@ def run(arguments: Arguments, console: Console) -> dict[str, Any]:
     if arguments.each:
         for clip, prompt in zip(judged, prompts, strict=True):
             console.print(_describe(clip, prompt), highlight=False)
-    figures = {**figures_of.pool(judged), **metrics.judge_clips(judged)}
+    figures = {**pool_clips(judged), **metrics.judge_clips(judged)}
     figures["rise"] = measure_rises([clip.sound.onsets for clip in judged])
     if arguments.by_count:
         figures["by_count"] = metrics.by_count(judged)

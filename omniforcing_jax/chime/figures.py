@@ -1,7 +1,7 @@
-"""The figures that claims are made on: what each clip adds to them, and how sure they are.
+"""The figures that claims are made on: what each clip adds to them.
 
-A figure is a mean or a percentile of values that are pooled over clips: pairs, impacts, onsets, frames, balls or clips.
-Its 95 % interval is a bootstrap over clips, which are drawn again with all that belongs to them.
+A figure is a mean or a percentile of values that are pooled over clips: of pairs, impacts, onsets, frames or balls, or
+one value a clip. How sure it is says `estimate.py`.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,15 +11,12 @@ import numpy as np
 from jaxtyping import Float
 
 from omniforcing_jax.chime.box import BACKGROUND, PALETTE, pan
+from omniforcing_jax.chime.estimate import Values, pool
 from omniforcing_jax.chime.metrics import Perceived, agree, match, pair_up, presence_of
 from omniforcing_jax.judge.faults import find_black, find_faults, find_repeats
 from omniforcing_jax.judge.picture import Picture
 
 RIM = 0.01  # places nearer to a side than this count as this near: one channel is 36 dB softer there
-DRAWS = 1000
-BOUNDS = (2.5, 97.5)  # percentiles of the draws
-
-Values = Float[np.ndarray, " _"]  # of one clip; others have other lengths
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,62 +94,12 @@ FIGURES = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """A figure and its 95 % interval; None where nothing was pooled."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-
-
 def values_of(clip: Perceived) -> dict[str, Values]:
     """Return what a clip adds to each figure."""
     return {name: np.asarray(figure.values(clip), np.float64) for name, figure in FIGURES.items()}
 
 
-def pool(clips: Sequence[Perceived]) -> dict[str, float | None]:
+def pool_clips(clips: Sequence[Perceived]) -> dict[str, float | None]:
     """Return all figures of some clips, without intervals; None where nothing is pooled."""
     parts = [values_of(clip) for clip in clips]
-    return {name: _pool(figure, [part[name] for part in parts]) for name, figure in FIGURES.items()}
-
-
-def _pool(figure: Figure, parts: Sequence[Values]) -> float | None:
-    pooled = np.concatenate(parts)
-    if not len(pooled):
-        return None
-    return float(pooled.mean() if figure.percentile is None else np.percentile(pooled, figure.percentile))
-
-
-def estimate(figure: Figure, parts: Sequence[Values]) -> Estimate:
-    """Pool what clips add to a figure, and draw as many clips again and again.
-
-    Args:
-        figure: How values are pooled.
-        parts: Of each clip.
-    """
-    value = _pool(figure, parts)
-    if value is None:
-        return Estimate(value=None, low=None, high=None)
-    drawn = _draw_means(parts) if figure.percentile is None else _draw_percentiles(parts, figure.percentile)
-    low, high = np.percentile(drawn, BOUNDS)
-    return Estimate(value=value, low=float(low), high=float(high))
-
-
-def _draw_clips(clips: int) -> np.ndarray:
-    """Return how often each clip is drawn, a row per draw."""
-    return np.random.default_rng(0).multinomial(clips, np.full(clips, 1 / clips), DRAWS)
-
-
-def _draw_means(parts: Sequence[Values]) -> Values:
-    sums, lengths = (np.array([f(part) for part in parts], np.float64) for f in (np.sum, len))
-    counts = _draw_clips(len(parts))
-    drawn = counts @ lengths
-    return (counts @ sums)[drawn > 0] / drawn[drawn > 0]
-
-
-def _draw_percentiles(parts: Sequence[Values], percentile: int) -> Values:
-    """Percentiles of drawn values, which lie as often beside each other as their clip was drawn."""
-    pooled, owners = np.concatenate(parts), np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-    repeats = (counts[owners] for counts in _draw_clips(len(parts)))
-    return np.array([np.percentile(np.repeat(pooled, each), percentile) for each in repeats if each.any()])
+    return {name: pool([part[name] for part in parts], figure.percentile) for name, figure in FIGURES.items()}

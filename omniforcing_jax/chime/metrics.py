@@ -4,7 +4,7 @@ The metrics work on what was seen and heard (`track.py`, `detect.py`), never on 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -223,14 +223,39 @@ def state(clips: Sequence[Perceived], windows: Sequence[Window]) -> dict[str, fl
     }
 
 
-def drift(clips: Sequence[Perceived]) -> dict | None:
-    """Compare the first and the last seconds of the clips.
+def drift_window(seconds: float) -> float | None:
+    """Return the length of the first and the last part of a clip that are compared; None if two do not fit into it.
 
-    A window is 15 % of the (shortest) clip but at least 5 s; None if two of them do not fit into it.
+    A window is 15 % of the clip but at least 5 s.
     """
-    shortest = min(clip.picture.seconds for clip in clips)
-    window = max(DRIFT_LEAST, DRIFT_SHARE * shortest)
-    if 2 * window > shortest:
+    window = max(DRIFT_LEAST, DRIFT_SHARE * seconds)
+    return None if 2 * window > seconds else window
+
+
+def cut(clip: Perceived, start: Seconds, stop: Seconds) -> Perceived:
+    """Return what was seen and heard in a part of a clip, its times counted from that part's start."""
+    picture, sound = clip.picture, clip.sound
+    moments = slice(round(start / MOMENT), round(stop / MOMENT))
+
+    def shifted(events: Sequence[Event]) -> list[Event]:
+        return [replace(event, time=event.time - start) for event in _within(events, start, stop)]
+
+    return Perceived(
+        picture=Seen(
+            seconds=stop - start,
+            tracks=picture.tracks.between(start, stop),
+            impacts=shifted(picture.impacts),
+            frames=None if picture.frames is None else picture.frames.between(start, stop),
+        ),
+        sound=Heard(onsets=shifted(sound.onsets), power=sound.power[moments], noise=sound.noise[moments]),
+        request=clip.request,
+    )
+
+
+def drift(clips: Sequence[Perceived]) -> dict | None:
+    """Compare the first and the last seconds of the (shortest of the) clips, as long as `drift_window` says."""
+    window = drift_window(min(clip.picture.seconds for clip in clips))
+    if window is None:
         return None
     return {
         "window_s": window,

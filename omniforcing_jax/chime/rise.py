@@ -16,6 +16,7 @@ from omniforcing_jax.layout import FRAME_RATE
 
 BLOCK_S, FIRST_S = 1.0, 1 / FRAME_RATE  # length of a block, and of the first one
 BINS = 10  # of a block
+GRAIN = 0.001  # seconds; rises that differ by less are alike, since by so much the detector may be off
 PERMUTATIONS = 1999
 FALSE_ALARM = 0.01  # odds that a dependence is found by chance
 
@@ -46,7 +47,7 @@ def odds_of_chance(
     if len(rises) < 2:
         return None
     order = np.argsort(strata, kind="stable")
-    ranks, bins, strata = rankdata(rises)[order], bins[order], strata[order]
+    ranks, bins, strata = rankdata(np.round(rises / GRAIN))[order], bins[order], strata[order]
     group = np.unique(strata, return_inverse=True)[1]
     ranks = ranks - (np.bincount(group, ranks) / np.bincount(group))[group]
     seen, rng, higher = _farthest(ranks, bins), np.random.default_rng(0), 0

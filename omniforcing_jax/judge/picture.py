@@ -3,7 +3,7 @@
 Change, brightness and saturation are measured on a small copy of the frame, sharpness on its luma at full size.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -65,6 +65,12 @@ class Picture:
     def stop_s(self) -> float:
         """Time at which the last frame ends."""
         return float(self.times[-1]) + self.frame_s
+
+    def between(self, start_s: float | int, stop_s: float | int) -> "Picture":
+        """Return the frames at times in [start_s, stop_s)."""
+        inside = (self.times >= start_s) & (self.times < stop_s)
+        parts = {name: value[inside] for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        return replace(self, **parts)
 
 
 def sharpness(luma: UInt8[np.ndarray, "H W"]) -> float:

@@ -2,10 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
 import tyro
 
 from experiments.chime import bench, evaluate
+from experiments.chime.judge.sources import truth_clips
 from omniforcing_jax.chime.figures import FIGURES
 
 
@@ -25,11 +27,28 @@ def test_seeds_are_pooled_and_each_is_what_evaluate_says(tmp_path, capsys):
     assert {name: each["by_seed"][1] for name, each in found["figures"].items()} == {
         name: expected[name] for name in FIGURES
     }
-    assert set(found) == {"source", "weights", "seconds", "prompts", "seeds", "figures", "rise"}
+    assert set(found) == {"source", "weights", "seconds", "prompts", "seeds", "figures", "drift", "rise"}
+    assert found["drift"] is None
     for each in found["figures"].values():
         assert each["value"] is None or each["low"] <= each["value"] <= each["high"]
     assert [line.split(" | ")[0][2:] for line in table[2 : 2 + len(FIGURES)]] == list(FIGURES)
     assert "in a block: p = " in table[-1]
+
+
+def test_of_long_clips_the_first_and_the_last_seconds_are_compared(tmp_path, capsys, monkeypatch):
+    def fading(prompts, options):
+        (film,) = truth_clips(prompts, options)
+        share = np.linspace(1, 0.8, len(film.video))[:, None, None, None]
+        yield film._replace(video=(film.video * share).astype(np.uint8))
+
+    monkeypatch.setitem(bench.SOURCES, "truth", fading)
+    how = ("--source", "truth", "--prompts", 1, "--seconds", 11, "--seeds", 3)
+    bench.main(arguments(*how, "--json", tmp_path / "bench.json"))
+    drift = json.loads((tmp_path / "bench.json").read_text())["drift"]
+    assert set(drift) == set(FIGURES)
+    assert drift["colour_purity"]["value"] < -0.05
+    assert drift["sync_recall"]["value"] == drift["flashes"]["value"] == 0
+    assert "| change, first to last seconds | 95 % interval |" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,14 @@
-"""The figures of the bench: pooled as the metrics pool them, moved by what they are of, and as sure as SciPy says."""
+"""The figures of the bench: pooled as the metrics pool them, and moved by what they are of and by nothing else."""
 
 import numpy as np
 import pytest
-import scipy.stats
 from test_chime_metrics import _clip, _events
 
 from omniforcing_jax.chime import metrics, physics, render
-from omniforcing_jax.chime.figures import FIGURES, Figure, estimate, pool, stereo_errors
+from omniforcing_jax.chime.figures import FIGURES, pool_clips, stereo_errors
 from omniforcing_jax.chime.film import Film
 from omniforcing_jax.chime.prompts import Request
 
-MEAN = Figure(values=lambda clip: [], of="nothing")
-MEDIAN = Figure(values=lambda clip: [], percentile=50, of="nothing")
 BOTH = Request(count=2, colours=("red", "blue"))
 
 
@@ -43,7 +40,7 @@ def test_what_the_metrics_say_too_is_pooled_alike():
         _clip(_events(1), [], colours=(2,), request=red),
         _clip(_events(0.05, 2), _events(2.5, 4.95)),
     ]
-    judged, pooled = metrics.judge_clips(clips), pool(clips)
+    judged, pooled = metrics.judge_clips(clips), pool_clips(clips)
     for name in FIGURES.keys() & judged.keys():
         assert pooled[name] == pytest.approx(judged[name]), name
     assert pooled["presence_1"] == 0.5
@@ -53,7 +50,7 @@ def test_what_the_metrics_say_too_is_pooled_alike():
 
 
 def test_swapped_sides_move_the_stereo_error_and_nothing_else(truth, film):
-    before, after = pool([truth]), pool([heard_as(truth, film.audio[:, ::-1])])
+    before, after = pool_clips([truth]), pool_clips([heard_as(truth, film.audio[:, ::-1])])
     assert before["stereo_error_db"] < 0.3
     assert after["stereo_error_db"] > 5
     assert moved(before, after) <= {"stereo_error_db", "stereo_bias_db"}
@@ -68,38 +65,18 @@ def test_mono_is_as_wrong_as_the_places_are_far_from_the_middle(truth, film):
 
 def test_a_colour_that_is_a_tenth_darker_is_a_tenth_less_pure(truth, film):
     faded = film.video * 0.9
-    after = pool([metrics.Perceived(picture=metrics.see(faded.astype(np.uint8)), sound=truth.sound, request=BOTH)])
-    assert pool([truth])["colour_purity"] > 0.99
+    after = pool_clips(
+        [metrics.Perceived(picture=metrics.see(faded.astype(np.uint8)), sound=truth.sound, request=BOTH)]
+    )
+    assert pool_clips([truth])["colour_purity"] > 0.99
     assert 0.85 < after["colour_purity"] < 0.93
 
 
 def test_black_and_repeated_frames_and_flashes_are_counted(truth, film):
     video = film.video.copy()
     video[20:23], video[40:52], video[70] = 0, video[40], 255
-    after = pool([metrics.Perceived(picture=metrics.see(video), sound=truth.sound, request=BOTH)])
+    after = pool_clips([metrics.Perceived(picture=metrics.see(video), sound=truth.sound, request=BOTH)])
     assert after["black_share"] == pytest.approx(3 / 97)
     assert after["duplicate_share"] == pytest.approx((2 + 11) / 96)
     assert after["freeze_s"] == pytest.approx(11 / 24)
     assert after["flashes"] == 1
-
-
-@pytest.mark.parametrize(("figure", "statistic"), [(MEAN, np.mean), (MEDIAN, np.median)])
-def test_intervals_are_those_of_scipy_where_each_clip_adds_one_value(figure, statistic):
-    values = np.random.default_rng(0).normal(3, 1, 120)
-    found = estimate(figure, list(values[:, None]))
-    expected = scipy.stats.bootstrap((values,), statistic, method="percentile", rng=np.random.default_rng(1))
-    assert found.value == pytest.approx(statistic(values))
-    width = expected.confidence_interval.high - expected.confidence_interval.low
-    assert found.low == pytest.approx(expected.confidence_interval.low, abs=0.1 * width)
-    assert found.high == pytest.approx(expected.confidence_interval.high, abs=0.1 * width)
-
-
-def test_values_of_one_clip_are_drawn_together():
-    clips = np.random.default_rng(0).normal(0, 1, 60)
-    once, often = (estimate(MEAN, list(np.repeat(clips[:, None], n, axis=1))) for n in (1, 50))
-    assert [once.low, once.high] == pytest.approx([often.low, often.high])
-
-
-def test_a_figure_of_nothing_is_none():
-    found = estimate(MEAN, [np.zeros(0), np.zeros(0)])
-    assert (found.value, found.low, found.high) == (None, None, None)

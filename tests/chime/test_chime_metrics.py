@@ -145,6 +145,16 @@ def test_drift_compares_the_windows_and_not_what_lies_between():
     assert drift["first"]["colour_error"] == pytest.approx(3)
 
 
+def test_a_part_of_a_clip_is_judged_as_a_clip_of_its_own():
+    clip = _clip(_events(1, 2, 6, 7), _events(1.01, 6.02), seconds=10.0)
+    part = metrics.cut(clip, 5.0, 10.0)
+    assert [event.time for event in part.picture.impacts] == pytest.approx([1, 2])
+    assert metrics.judge_clips([part])["sync_recall"] == pytest.approx(1 / 2)
+    assert metrics.judge_clips([part])["sync_ms_p50"] == pytest.approx(20)
+    assert (part.picture.seconds, len(part.picture.tracks.visible), len(part.sound.power)) == (5, 120, 100)
+    assert metrics.cut(clip, 0.0, 10.0).sound.onsets == clip.sound.onsets
+
+
 def test_fading_colours_falling_loudness_and_rising_noise_show_as_drift():
     scene = physics.sample_world([991, 0], colours=["red", "green"])
     video, audio = render.render_video(scene, 24 * 11), render.render_audio(scene, 24_000 * 11)
