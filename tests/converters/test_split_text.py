@@ -178,7 +178,9 @@ def test_a_part_is_not_written_over_whole_connectors(made, tmp_path, capsys):
     assert "the connectors are in the transformer's file" in line
 
 
-@pytest.mark.parametrize(("first", "second"), [("network", "text"), ("text", "network")])
+@pytest.mark.parametrize(
+    ("first", "second"), [("network", "text"), pytest.param("text", "network", marks=pytest.mark.long)]
+)
 def test_a_part_is_not_written_over_the_other_one(made, tmp_path, capsys, first, second):
     first, second = (made / f"{name}.safetensors" for name in (first, second))
     run("convert", "--from", first, "--out", tmp_path / "ours")
