@@ -33,8 +33,7 @@ def truth():
 
 
 def said(film, prompt):
-    seconds = len(film.video) / 24
-    return dict(demo.describe(metrics.perceive(film), [demo.Part(parse(prompt), 0.0, seconds)]))
+    return dict(demo.describe(metrics.perceive(film), [demo.Part(parse(prompt), 0, len(film.video) // 24)]))
 
 
 def test_a_true_clip_is_good_and_its_figures_have_units_and_two_digits(truth):
@@ -57,8 +56,8 @@ def test_a_clip_with_another_prompt_in_the_middle_is_judged_by_both(truth):
     film = truth._replace(
         video=np.concatenate([truth.video, other.video]), audio=np.concatenate([truth.audio, other.audio])
     )
-    middle, end = len(truth.video) / 24, len(film.video) / 24
-    parts = [demo.Part(parse("a red ball and a blue ball"), 0.0, middle), demo.Part(parse("a green ball"), middle, end)]
+    middle, end = len(truth.video) // 24, len(film.video) // 24
+    parts = [demo.Part(parse("a red ball and a blue ball"), 0, middle), demo.Part(parse("a green ball"), middle, end)]
     lines = dict(demo.describe(metrics.perceive(film), parts))
     assert lines["seen"] == "2 balls: red, blue, then 1 ball: green"
     assert lines["heard"] == "tones of red, blue, then tones of green"
@@ -69,7 +68,8 @@ def test_a_clip_with_another_prompt_in_the_middle_is_judged_by_both(truth):
 
 def test_prompts_share_the_time_and_begin_at_block_borders():
     parts = demo.plan_parts(demo.Demo(prompt=("a red ball", "a blue ball"), seconds=13))
-    assert [(part.start_s, part.stop_s) for part in parts] == [(0, 6 + 1 / 24), (6 + 1 / 24, 13 + 1 / 24)]
+    assert [(part.start, part.stop) for part in parts] == [(0, 6), (6, 13)]
+    assert [part.window for part in parts] == [(0, 6 + 1 / 24), (6 + 1 / 24, 13 + 1 / 24)]
     with pytest.raises(ValueError, match="must be from 1 to 1"):
         demo.plan_parts(demo.Demo(prompt=("a red ball", "a blue ball"), seconds=1))
     with pytest.raises(ValueError, match="must be from 1 to 3"):
