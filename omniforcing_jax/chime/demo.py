@@ -203,7 +203,7 @@ def describe(clip: "Perceived", parts: Sequence[Part]) -> list[tuple[str, str]]:
         return ", ".join(COLOURS[colour] for colour in colours) or "none"
 
     seen, heard, windows = clip.picture, clip.sound, [part.window for part in parts]
-    figures = metrics.judge_clips([clip]) | metrics.adherence(
+    figures: dict[str, Any] = metrics.judge_clips([clip]) | metrics.adherence(
         [dataclasses.replace(clip, request=part.request) for part in parts], windows
     )
     pictures = [seen.tracks.between(*window) for window in windows]
