@@ -3,7 +3,7 @@
 Prompts, worlds and noise follow from the seeds alone, so two networks are judged on the same requests. An interval is
 a 95 % bootstrap over clips. It says nothing of another training: for that, train again and compare.
 
-Hardware: two CPU cores; truth takes about three minutes, a student and a teacher longer.
+Hardware: two CPU cores; truth takes about five minutes, a student and a teacher longer.
 Expect: a Markdown table on stdout, and the same figures as JSON.
 
     python -m experiments.chime.bench --source truth --json out/bench.json

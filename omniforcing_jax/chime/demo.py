@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 SHOWN_S = 6  # seconds of the animation
 EVERY, SCALE = 2, 3  # it shows every second frame, three times as wide and high
+PROMPTS = ("a red ball and a blue ball", "a green ball and a yellow ball")
 GOOD = 0.7  # share of the impacts that ring, and of the tones that are seen, from which a clip counts as in sync
 
 
@@ -39,17 +40,20 @@ class Demo:
       omniforcing demo --prompt "three balls: red, green and purple" --seconds 20 --out out
     """
 
-    prompt: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEXT")] = (
-        "a red ball and a blue ball",
-        "a green ball and a yellow ball",
-    )
-    """What to show: one to three balls of distinct colours. Several prompts follow one another, each for as long."""
+    prompt: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEXT")] = ()
+    """What to show: one to three balls of distinct colours. Several prompts follow one another, each for as long. By
+    default a red ball and a blue one, then a green one and a yellow one."""
     seconds: Annotated[int, tyro.conf.arg(metavar="SECONDS")] = 13
     """Length in whole seconds; the clip has one frame more."""
     seed: int = 13
     """Random seed; the default is one of the better ones."""
     out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("out")
     """Folder for demo.mp4, demo.webp and demo.png; made if it is missing."""
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The prompts in their order; of the default ones as many as there are seconds for."""
+        return self.prompt or PROMPTS[: max(1, self.seconds)]
 
 
 class Part(NamedTuple):
@@ -71,14 +75,15 @@ def plan_parts(demo: Demo) -> list[Part]:
     """Plan from which second on each prompt is shown.
 
     Raises:
-        ValueError: In one line, if a prompt cannot be read, if there is none, or if there are more than seconds.
+        ValueError: In one line, if a prompt cannot be read, or if there are more prompts than seconds.
     """
     from omniforcing_jax.chime import prompts
 
-    count = len(demo.prompt)
-    require(1 <= count <= demo.seconds, "prompt", list(demo.prompt), f"must be from 1 to {demo.seconds}, one a second")
+    count = len(demo.prompts)
+    require(demo.seconds >= 1, "seconds", demo.seconds, "must be at least 1")
+    require(count <= demo.seconds, "prompt", list(demo.prompts), f"must be at most {demo.seconds}, one a second")
     borders = [demo.seconds * i // count for i in range(count + 1)]
-    requests = map(prompts.parse, demo.prompt)
+    requests = map(prompts.parse, demo.prompts)
     return [Part(*part) for part in zip(requests, borders[:-1], borders[1:], strict=True)]
 
 
@@ -125,8 +130,8 @@ def make_clip(demo: Demo, parts: list[Part]) -> list[tuple[str, str]]:
     say("The first start compiles for about half a minute; later ones take seconds.")
     begun, times, frames = time.monotonic(), [], []
     with Startup("demo") as startup:
-        plan = plan_stream(STUDENT, StreamRequest(prompt=demo.prompt[0], seconds=demo.seconds, seed=demo.seed))
-        changes = [(part.start, prompt) for part, prompt in zip(parts[1:], demo.prompt[1:], strict=True)]
+        plan = plan_stream(STUDENT, StreamRequest(prompt=demo.prompts[0], seconds=demo.seconds, seed=demo.seed))
+        changes = [(part.start, prompt) for part, prompt in zip(parts[1:], demo.prompts[1:], strict=True)]
         schedule = plan_prompt_schedule(student_sampler(plan.config), changes, demo.seconds)
         ahead = compile_ahead(plan)
         stream = start_stream(load_shown(STUDENT, plan.config, "float32", startup), plan, ahead=ahead)
@@ -187,7 +192,7 @@ def draw(demo: Demo, film: "Film", clip: "Perceived", first: int) -> list[tuple[
     except ValueError as error:
         print(error, file=sys.stderr)
     if is_installed("matplotlib"):
-        contact_sheet.write_contact_sheet(sheet, film, clip, ", then ".join(demo.prompt))
+        contact_sheet.write_contact_sheet(sheet, film, clip, ", then ".join(demo.prompts))
         lines.append((str(sheet), "contact sheet; triangles are impacts seen, lines are onsets heard"))
     else:
         lines.append((str(sheet), "not drawn: pip install 'omniforcing_jax[judge]' brings matplotlib, which draws it"))

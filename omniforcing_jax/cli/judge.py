@@ -46,14 +46,17 @@ def prepare_judge(command: JudgeOptions) -> Callable[[], None]:
         media = [_read(file, length) for file, length in zip(files, lengths, strict=True)]
         is_pair = len(media) > 1
         figures = judge_pair(media[0], media[1], blocks) if is_pair else report.judge_media(media[0], blocks)
+        judged = [figures["file"], figures["reference"]] if is_pair else [figures]
+        if command.manifest is not None:
+            rule = "is what can be counted of it; a case of a manifest needs a picture of three frames or more"
+            require(judged[0]["media"]["frames"] is not None, f"{command.file}: frames", None, rule)
         write_json(command.json, figures)
         if (page := command.plot) is not None:
             reference = media[1] if is_pair else None
             with replacing(page) as new:
                 plot.draw_page(new, page.suffix[1:].lower(), media[0], reference, blocks)
-        judged = [figures["file"], figures["reference"]] if is_pair else [figures]
         if case is not None and command.manifest is not None:
-            add_case(command.manifest, case, judged[0]["media"]["frames"] or 0)
+            add_case(command.manifest, case, judged[0]["media"]["frames"])
             for doubt in doubts(judged[0]):
                 print(f"StreamAV-Bench will not take {command.file}: {doubt}", file=sys.stderr)
         for each in judged:

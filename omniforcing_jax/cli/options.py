@@ -166,7 +166,8 @@ class TwoStageOptions:
     two_stage: bool = False
     """Make the clip small first, upsample its latents, and refine them in three steps without guidance, as LTX-2's own
     pipelines do. The weights folder needs a spatial_upsampler. --height and --width are the final ones; by default they
-    are the trained ones times the upsampler's scale. All other flags are the first stage's."""
+    are the trained ones times the upsampler's scale. Keyframes, and LoRAs without --reference, are for both stages; all
+    other flags are the first stage's."""
     second_weights: SomeFolder = None
     """Weights folder of the network that refines, such as one with LTX-2's distilled LoRA; by default that of
     --weights, which is then a distilled one. With this flag the clip has the sound of the first stage."""

@@ -13,6 +13,7 @@ STILL = (
 )
 STILL_PIXEL = 0.03  # |difference| of luma; it does not if a pixel changes more, however small what moves is
 BLACK_SHARE = 0.98  # of the pixels; a frame with so many dark ones is black, as FFmpeg's blackdetect has it
+ROUNDING = 1e-6  # of times of frames
 FLASH = 0.1  # of full brightness; the least step there and back of a flash, as WCAG 2 has it
 
 
@@ -39,13 +40,15 @@ def find_flashes(picture: Picture) -> Bool[np.ndarray, " F"]:
     from numpy.lib.stride_tricks import sliding_window_view
 
     light, found = picture.brightness, np.zeros(len(picture.brightness), bool)
-    longest = max(1, int(PAUSE_S / picture.frame_s))
+    longest = int(PAUSE_S / picture.frame_s + ROUNDING)
     for length in range(1, min(longest, len(light) - 2) + 1):
         inside = sliding_window_view(light[1:-1], length)
         before, after = light[: len(inside)], light[length + 1 :]
         up = inside.min(1) - np.maximum(before, after)
         down = np.minimum(before, after) - inside.max(1)
-        for start in np.flatnonzero(np.maximum(up, down) >= FLASH):
+        lasts = picture.times[length + 1 :] - picture.times[1 : len(inside) + 1]
+        is_flash = (np.maximum(up, down) >= FLASH) & (lasts <= PAUSE_S + ROUNDING)
+        for start in np.flatnonzero(is_flash):
             found[start + 1 : start + 1 + length] = True
     return found & ~find_black(picture)
 

@@ -136,7 +136,8 @@ def _tell_lengths(picture_s: float | None, sound_s: float | None) -> list[str]:
 def _tell_synchrony(sync: Mapping[str, Any]) -> str:
     """Say how late the sound is, from when to when in 95 of 100, how alike both are, and how much moves."""
     sure = "" if sync["lag_low_ms"] is None else f" [{sync['lag_low_ms']:+.0f} to {sync['lag_high_ms']:+.0f}]"
-    return f"sound {sync['lag_ms']:+.0f}{sure} ms (correlation {sync['correlation']:.2f}, motion {sync['motion']:.2g})"
+    motion = "" if sync["motion"] is None else f", motion {sync['motion']:.2g}"
+    return f"sound {sync['lag_ms']:+.0f}{sure} ms (correlation {sync['correlation']:.2f}{motion})"
 
 
 def _tell_faults(faults: Mapping[str, Any] | None) -> list[str]:

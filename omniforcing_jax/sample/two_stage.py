@@ -5,8 +5,9 @@
     second stage    three steps at full size, without guidance
 
 Keyframes are given to both stages, each at its own size. References are the first stage's, and so is the IC-LoRA that
-reads them; other LoRAs are in both. With one network the second stage refines the sound too. With a network of its own,
-such as one with the distilled LoRA, it refines the picture only, and the clip has the sound of the low stage.
+reads them, with all other LoRAs of that request; without references LoRAs are in both. With one network the second
+stage refines the sound too. With a network of its own, such as one with the distilled LoRA, it refines the picture
+only, and the clip has the sound of the low stage.
 
 Source: LTX-2@400fd31:ltx_pipelines/distilled.py, LTX-2@400fd31:ltx_pipelines/ti2vid_two_stages.py,
 LTX-2@400fd31:ltx_pipelines/ic_lora.py.
@@ -90,7 +91,8 @@ def plan_two_stage(weights: checks.Weights, request: ClipRequest, second: AnyPat
 
     Args:
         weights: Weights with an upsampler of the picture.
-        request: The request. All but its size is the first stage's.
+        request: The request. Its size is the final one; keyframes, and LoRAs without references, are for both stages.
+            All else is the first stage's.
         second: Weights folder of the second stage's own network.
 
     Raises:
@@ -249,7 +251,8 @@ def sample_two_stage(
         prompts: What to show, one clip each; at least one is required.
         second_weights: Weights folder of the second stage's own network.
         **options: The other fields of `ClipRequest`, which describes them; a clip has 5 seconds if nothing else is
-            said. All but height and width, which are the final ones, are those of the first stage.
+            said. Height and width are the final ones; keyframes, and LoRAs without references, are for both stages. All
+            else is the first stage's.
 
     Returns:
         One chunk per prompt, with its whole clip; its index is that of the prompt.

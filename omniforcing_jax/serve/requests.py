@@ -118,6 +118,7 @@ def change_camera(core: EngineCore, session: Session, body: CameraBody) -> Recei
         session.replace(session.waiting(CAMERA))
         receipt = _first_receipt(core, session, CAMERA, camera=body.camera)
         _take(session, Change(receipt, core.clock(), lambda source: source.set_camera(body.camera)))
+        session.bound_receipts(CAMERA, states.CAMERA_RECEIPTS)
     return receipt
 
 

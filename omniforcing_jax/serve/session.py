@@ -24,6 +24,7 @@ QUEUED, PREPARING, RUNNING, ENDED, FAILED, SAVED = "queued", "preparing", "runni
 PAUSED, ASLEEP = "paused", "asleep"  # of a running session, as views have it
 OVER = (ENDED, FAILED)
 RECEIPTS, SHOWN_RECEIPTS = 100, 20  # kept per session; in a view
+CAMERA_RECEIPTS = 8  # of these: a page asks again every few seconds while a key is held
 WAITING_CHANGES = 16  # of the prompt, per session
 
 
@@ -169,6 +170,11 @@ class Session:
         """Note the last word on a change."""
         self.changes.remove(change)
         self.replace_receipt(receipt)
+
+    def bound_receipts(self, kind: str, most: int) -> None:
+        """Keep only the newest receipts of a kind; many of them would push others out."""
+        for receipt in [each for each in self.receipts if each.kind == kind][:-most]:
+            self.receipts.remove(receipt)
 
     def replace_receipt(self, receipt: Receipt) -> None:
         """Put a receipt in the place of the earlier one of the same change."""

@@ -35,7 +35,7 @@ def plan_lora_schedule(
 def with_later_files(loras: GivenLoras, later: Iterable[AnyPath]) -> LoraFiles:
     """Add files that come later, at strength 0, so that nothing is read or compiled when they come."""
     given = dict(check_loras(loras))
-    files = [file for file, _ in check_loras([(file, 0.0) for file in dict.fromkeys(map(str, later))])]
+    files = [check_loras([(file, 0.0)])[0][0] for file in later]
     return tuple((given | {file: given.get(file, 0.0) for file in files}).items())
 
 

@@ -113,7 +113,9 @@ def resume(
     _check_camera(folder, header, plan)
     file, abstract = _open_state(Path(folder), saved, plan, _has_list(weights, config))
     dtype = jnp.dtype(header.weights_dtype)
-    check_stream_memory(plan, dtype, isinstance(weights, Pipeline))
+    is_shared = attached is not None and plan.loras.factors is attached.loras.factors
+    new = plan._replace(loras=NO_LORAS) if is_shared else plan
+    check_stream_memory(new, dtype, isinstance(weights, Pipeline))
     pipeline = checks.load(weights, config, dtype)
     _check_fingerprint(folder, header, pipeline)
     state = _read_state(file, abstract, header)

@@ -1,5 +1,7 @@
 """Black, repeated and frozen frames and flashes: counted where they were put, and as FFmpeg's filters find them."""
 
+import dataclasses
+
 import av
 import numpy as np
 import pytest
@@ -73,6 +75,17 @@ def test_a_flash_goes_back_and_is_short(length):
     inside = find_flashes(watch(video))
     assert inside.sum() == (length if length / FRAME_RATE <= PAUSE_S else 0)
     assert find_flashes(watch(255 - video)).tolist() == inside.tolist()
+
+
+@pytest.mark.parametrize(("rate", "held", "flashes"), [(20, 3, 1), (20, 4, 0), (1, 1, 0), (24, 1, 1)])
+def test_how_long_a_flash_is_is_time_and_not_frames(rate, held, flashes):
+    video = np.full((60, 16, 16, 3), 60, np.uint8)
+    video[30 : 30 + held] = 120
+    picture = watch(video)
+    timed = dataclasses.replace(picture, times=np.arange(60) / rate)
+    assert find_faults(timed)["flashes"] == flashes
+    late = dataclasses.replace(timed, times=timed.times + np.where(np.arange(60) > 30, 2, 0))
+    assert find_faults(late)["flashes"] == 0  # a frame that is held for two seconds
 
 
 def test_a_cut_to_a_brighter_scene_is_no_flash():

@@ -83,13 +83,16 @@ def test_of_cameras_for_one_border_the_last_counts_and_only_that_waits(stage):
     session = requests.create(it.engine, body(), "me")
     watch(it, session, 3)
     requests.pause(it.engine, session, True)
+    requests.change_prompt(it.engine, session, PromptBody(prompt="a red ball"))
     for frames in range(1, 40):
         turn(it, session, f"w-{frames}")
     turn(it, session, None)
-    assert len(session.changes) == 1
+    assert len(session.changes) == 2
     requests.pause(it.engine, session, False)
     watch(it, session, 3)
-    assert [each.stage for each in session.receipts] == ["replaced"] * 39 + ["applied"]
+    prompt, *cameras = session.receipts
+    assert (prompt.kind, prompt.stage) == ("prompt", "applied")  # no number of moves pushes it out
+    assert [each.stage for each in cameras] == ["replaced"] * 7 + ["applied"]
     assert session.source.cameras == (None,)
 
 

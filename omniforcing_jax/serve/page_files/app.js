@@ -307,11 +307,17 @@ async function submitPrompt() {
   $("prompt").select();
 }
 
-async function moveCamera(path) {
-  const stream = page.stream;
-  if (!stream) return;
-  const receipt = await attempt(() => ask("POST", `/v1/streams/${stream.id}/camera`, { camera: path }));
-  if (receipt && page.stream?.id === stream.id) showReceipt(receipt);
+function moveCamera(path) {
+  const id = page.stream?.id;
+  return async () => {
+    if (!id || page.stream?.id !== id) return;
+    try {
+      const receipt = await ask("POST", `/v1/streams/${id}/camera`, { camera: path });
+      if (page.stream?.id === id) showReceipt(receipt);
+    } catch (error) {
+      showError(error); // what is shown already stays where all is well: this comes every few seconds
+    }
+  };
 }
 
 function showPause() {

@@ -9,7 +9,7 @@ const TOGETHER_MS = 100; // in which changes become one request
 const TYPED = "input:not([type=checkbox]), textarea, select";
 
 export class CameraPad {
-  // `root` has buttons with data-move; `send` takes a path, as w-24,none-24.
+  // `root` has buttons with data-move; `send` takes a path, as w-24,none-24, and returns what sends it.
   constructor(root, send) {
     this.buttons = [...root.querySelectorAll("[data-move]")];
     this.stop = root.querySelector("[data-stop]");
@@ -52,14 +52,14 @@ export class CameraPad {
 
   // Take a key that goes down; returns whether it is the camera's. What is typed into a field is not.
   keyDown(event) {
-    const move = KEYS[event.key.toLowerCase()];
+    const move = KEYS[event.key?.toLowerCase()]; // a browser that fills in a field sends no key
     if (!this.isOn || !move || event.ctrlKey || event.metaKey || event.altKey || event.target.closest(TYPED)) return false;
     if (!this.held.has(move)) this.begin(move, this.held);
     return true;
   }
 
   keyUp(event) {
-    if (this.held.delete(KEYS[event.key.toLowerCase()])) this.change();
+    if (this.held.delete(KEYS[event.key?.toLowerCase()])) this.change();
   }
 
   // Let go of all moves, or only of the keys.
@@ -90,8 +90,8 @@ export class CameraPad {
   flush() {
     clearTimeout(this.timer);
     this.timer = null;
-    const path = this.path(); // as it is now
-    this.last = this.last.then(() => this.send(path));
+    const send = this.send(this.path()); // as it is now, and for what plays now
+    this.last = this.last.then(send);
   }
 
   path() {
