@@ -12,6 +12,7 @@ context and not global, because optax relies on promotion.
 import ctypes
 import gc
 import os
+import signal
 
 from jaxlib.version import __version_info__ as jaxlib_version
 
@@ -31,6 +32,9 @@ from work_began import forbid
 
 jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a shell starts background jobs; tests interrupt commands
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ENOUGH_BYTES = 2_500_000_000  # held by compiled programs between two files of tests
 

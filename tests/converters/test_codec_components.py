@@ -210,7 +210,7 @@ ALTERNATING_NOT = dataclasses.replace(TINY_STREAM.video_vae, encoder_base_channe
         ),
         (AUDIO, LTX2, CHIME_AUDIO_VAE, "base_channels=16: must be 64"),
         (AUDIO, DIFFUSERS, CHIME_AUDIO_VAE, "base_channels=16: must be 64"),
-        (SOUND, LTX2, CHIME_VOCODER, r"channels=\(160, 6\): LTX-2 halves them"),
+        (SOUND, LTX2, CHIME_VOCODER, r"channels=\(320, 12\): LTX-2 halves them"),
         (SOUND, DIFFUSERS, TINY_STREAM.vocoder, "channels=.*: diffusers halves them"),
         (SOUND, LTX2, dataclasses.replace(LTX2_VOCODER, final=Final.CLAMP), "final='clamp': LTX-2 has tanh there"),
     ],

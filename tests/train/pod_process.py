@@ -31,8 +31,8 @@ from omniforcing_jax.train.distil import DistillConfig, Networks, distil
 from omniforcing_jax.train.optimiser import OptimiserConfig
 
 STUDENT, TEACHER = tiny.SINKS, tiny.TINY
-SAMPLER = SamplerConfig(sigmas=(1.0, 0.6, 0.0), horizon_seconds=2, context_noise=0.1)
-STAGE_3 = self_forcing_of(StaticConfig(STUDENT, SAMPLER, (1, 2)), TEACHER, SelfForcingConfig(seconds=2))
+SAMPLER = SamplerConfig(sigmas=(1.0, 0.6, 0.0), horizon_seconds=1, context_noise=0.1)
+STAGE_3 = self_forcing_of(StaticConfig(STUDENT, SAMPLER, (1, 2)), TEACHER, SelfForcingConfig(seconds=1))
 ADAM = OptimiserConfig(kind="adam", learning_rate=1e-4, last_rate=1e-4, steps=1, warmup=0, clip=1.0)
 CONFIG = DistillConfig(generator=ADAM, critic=ADAM, ratio=5, ema_decay=0.9, ema_from=4)
 SEED = 3
