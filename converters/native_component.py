@@ -17,7 +17,7 @@ from jaxtyping import PyTree
 
 from omniforcing_jax.io import manifest, weights
 from omniforcing_jax.io.tensor_file import open_tensors
-from omniforcing_jax.pipeline.weights_folder import read_top
+from omniforcing_jax.pipeline.weights_folder import locate_components, read_top
 from omniforcing_jax.strict_json import as_texts, read_object
 
 from .component import Component
@@ -77,6 +77,18 @@ class NativeComponent:
     def metadata(self) -> dict[str, str]:
         """Metadata of the source's header."""
         return dict(self.source.get("metadata") or {})
+
+
+def place_of(folder: Path, name: str) -> Path:
+    """Return where a component of a weights folder lies, which may be in another folder, or will lie.
+
+    Raises:
+        ValueError: The folder's config is damaged.
+    """
+    if not (folder / weights.CONFIG).is_file():
+        return folder / name
+    root, own = locate_components(folder)[name]
+    return root / own
 
 
 def is_weights_folder(path: Path) -> bool:

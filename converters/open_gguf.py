@@ -9,8 +9,10 @@ from .gguf_file import GgufFile, read_gguf
 from .original_keys import read_original_keys
 from .overrides import Overrides
 from .source_component import SourceComponent
+from .text_version import MADE_FOR
 from .tokenizer_files import find_tokenizer
 
+HEADER = ("config", MADE_FOR)  # fields that a converter may have kept of the checkpoint's header
 PATCHIFY = "patchify_proj.weight"  # how a key of every transformer of LTX ends
 
 
@@ -27,7 +29,7 @@ def open_gguf(path: Path, overrides: Overrides) -> list[SourceComponent]:
     if not any(key.endswith(PATCHIFY) for key in file.tensors):
         expected = f"a transformer of LTX-2 (with {PATCHIFY}) or {gemma_gguf.ARCHITECTURE}"
         raise ValueError(f"{path}: general.architecture={kind!r}: expected {expected}")
-    metadata = {key: value for key, value in file.fields.items() if key == "config" and isinstance(value, str)}
+    metadata = {key: value for key, value in file.fields.items() if key in HEADER and isinstance(value, str)}
     return read_original_keys(path, file.tensors, metadata, overrides, file.notes)
 
 

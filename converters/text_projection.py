@@ -14,7 +14,7 @@ from omniforcing_jax.io.tensor_file import open_tensors
 from .component import LTX2
 from .formats.connectors import PROJECTION
 from .lazy_tensor import LazyTensor
-from .native_component import PASSED
+from .native_component import PASSED, place_of
 from .source_component import SourceComponent
 
 NAME = "connectors"
@@ -84,9 +84,10 @@ def check_replaced(folder: Path, sources: Iterable[SourceComponent]) -> None:
         ValueError: It would be; names the folder and the part.
     """
     for part in filter(is_part, sources):
-        is_whole = (folder / NAME / weights.MODEL).exists()
-        if is_whole or _list_kinds(folder / NAME / PASSED) - {is_projection(part)}:
-            raise ValueError(f"{folder / NAME}: would lose what {part.where} has not: {ALONE[is_projection(part)]}")
+        place = place_of(folder, NAME)
+        is_whole = (place / weights.MODEL).exists()
+        if is_whole or _list_kinds(place / PASSED) - {is_projection(part)}:
+            raise ValueError(f"{place}: would lose what {part.where} has not: {ALONE[is_projection(part)]}")
 
 
 def _list_kinds(path: Path) -> set[bool]:

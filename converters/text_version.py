@@ -13,7 +13,7 @@ from omniforcing_jax.strict_json import loads_object, read_object
 from omniforcing_jax.text.gemma_config import GemmaConfig
 
 from .component import LTX2
-from .native_component import SOURCE
+from .native_component import SOURCE, place_of
 from .source_component import SourceComponent
 
 MADE_FOR = "gemma_source_checkpoint"  # of the network's header: the text model that it was trained with
@@ -48,12 +48,14 @@ def check_text_model(sources: Mapping[str, SourceComponent], folder: Path) -> No
     Raises:
         ValueError: They were trained with another one, or before there was Gemma 4; names both places.
     """
+    if not {"text", *NETWORKS} & sources.keys():
+        return
     said = {name: _of_source(each) for name, each in sources.items()}
-    text = said.get("text") or _of_folder(folder / "text")
+    text = said.get("text") or _of_folder(folder, "text")
     if text is None or not isinstance(text.config, GemmaConfig):
         return
     for name in NETWORKS:
-        network = said.get(name) or _of_folder(folder / name)
+        network = said.get(name) or _of_folder(folder, name)
         if network is not None and network.naming == LTX2 and (name in sources or "text" in sources):
             _check_header(network, text, text.config)
 
@@ -68,22 +70,23 @@ def _of_source(source: SourceComponent) -> _Said:
     )
 
 
-def _of_folder(folder: Path) -> _Said | None:
-    """Read what source.json says of a component that is in a weights folder; None for one that was not converted."""
-    if not (folder / SOURCE).is_file():
+def _of_folder(folder: Path, name: str) -> _Said | None:
+    """Read what source.json says of a component of a weights folder; None for one that was not converted."""
+    place = place_of(folder, name)
+    if not (place / SOURCE).is_file():
         return None
-    source = read_object(folder / SOURCE)
+    source = read_object(place / SOURCE)
     return _Said(
-        where=str(folder),
+        where=str(place),
         naming=source.get("naming"),
         metadata=source.get("metadata") or {},
         model_config=source.get("config") or {},
-        config=_read_gemma(folder),
+        config=_read_gemma(place) if name == "text" else None,
     )
 
 
 def _read_gemma(folder: Path) -> GemmaConfig | None:
-    if folder.name != "text" or not (folder / weights.CONFIG).is_file():
+    if not (folder / weights.CONFIG).is_file():
         return None
     values = weights.read_config(folder)
     try:

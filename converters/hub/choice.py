@@ -16,7 +16,7 @@ from ..tokenizer_files import TOKENIZERS
 
 WEIGHTS = (".safetensors", ".gguf", ".pt", ".pth", ".ckpt")
 PIPELINE, CONFIG = "model_index.json", "config.json"
-SHARD = re.compile(r"(.+)-\d{5}-of-(?!00001\.)\d{5}\.safetensors")
+SHARD = re.compile(r"(.+)-\d{5}-of-(\d{5})\.safetensors")
 OTHERS = re.compile(r"lora|upscaler|upsampler|mmproj", re.IGNORECASE)  # names of files that are no checkpoint
 CANONICAL = ("diffusion_pytorch_model", "model")
 
@@ -83,11 +83,12 @@ def _list_checkpoints(where: str, names: Collection[str]) -> Iterator[str]:
     indices = [name for name in top if name.endswith(INDEX)]
     if PIPELINE in top:
         yield PIPELINE
-    shards = {name for name in top if SHARD.fullmatch(name)}
+    shards = {name for name in top if _is_shard(name, bool(indices))}
     whole = [name for name in top if name.endswith(WEIGHTS) and name not in shards and not OTHERS.search(name)]
     if CONFIG in top and PIPELINE not in top and (indices or whole):
         yield CONFIG
-        yield from (name for name in whole if PurePosixPath(name).stem not in CANONICAL)
+        others = [name for name in whole if not SHARD.fullmatch(name)]  # a lone shard is the config's
+        yield from (name for name in others if PurePosixPath(name).stem not in CANONICAL)
         return
     yield from indices
     yield from whole
@@ -111,7 +112,7 @@ def _list_model(where: str, names: Collection[str], folder: str) -> Iterator[str
     """List config, weights and tokenizer of one model's folder."""
     here = {PurePosixPath(name).name: name for name in names if str(PurePosixPath(name).parent) == (folder or ".")}
     indices = [name for name in here if name.endswith(INDEX)]
-    whole = [name for name in here if name.endswith(".safetensors") and not SHARD.fullmatch(name)]
+    whole = [name for name in here if name.endswith(".safetensors") and not _is_shard(name, bool(indices))]
     stem = _find_stem([name.removesuffix(INDEX) for name in indices] or [PurePosixPath(name).stem for name in whole])
     if stem is None:
         told = ", ".join(sorted(indices or whole)) or "none"
@@ -122,6 +123,12 @@ def _list_model(where: str, names: Collection[str], folder: str) -> Iterator[str
         if (found[1] == stem) if indices and found else (not indices and name == f"{stem}.safetensors"):
             yield full
     yield from (here[name] for name in TOKENIZERS if name in here)
+
+
+def _is_shard(name: str, has_index: bool) -> bool:
+    """Tell whether a file is a part of a checkpoint; the only shard is the whole where no index lists it."""
+    found = SHARD.fullmatch(name)
+    return found is not None and (has_index or found[2] != "00001")
 
 
 def _find_stem(stems: list[str]) -> str | None:

@@ -294,6 +294,14 @@ def test_a_file_that_is_all_of_its_shards_is_a_checkpoint():
         choose("a/b", {"model-00001-of-00002.safetensors": 1}, None)
 
 
+@pytest.mark.parametrize("index", [(), ("model.safetensors.index.json",)])
+@pytest.mark.parametrize("wanted", [None, "config.json"])
+def test_the_only_shard_of_a_folder_comes_with_its_config_and_index(wanted, index):
+    needed = ["config.json", *index, "model-00001-of-00001.safetensors"]
+    choice = choose("a/b", dict.fromkeys([*needed, "README.md"], 1), wanted)
+    assert (choice.root, sorted(choice.files)) == ("", sorted(needed))
+
+
 def test_a_repository_without_weights_to_read_says_what_it_has():
     with pytest.raises(ValueError, match=r"a/b: has no checkpoint that can be read; it has README.md, model.bin"):
         choose("a/b", {"README.md": 1, "model.bin": 2}, None)

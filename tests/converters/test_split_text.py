@@ -176,6 +176,12 @@ def test_a_part_is_not_written_over_whole_connectors(made, tmp_path, capsys):
     line = refused(capsys, "convert", *both[2:], "--out", tmp_path / "ours")
     assert "ours/connectors: would lose what" in line
     assert "the connectors are in the transformer's file" in line
+    shutil.move(tmp_path / "ours" / "connectors", tmp_path / "teacher_s")
+    config = json.loads((tmp_path / "ours" / "config.json").read_text())
+    config["components"] = {"connectors": "../teacher_s"}
+    (tmp_path / "ours" / "config.json").write_text(json.dumps(config))
+    line = refused(capsys, "convert", *both[2:], "--out", tmp_path / "ours")
+    assert "teacher_s: would lose what" in line  # connectors that lie in another folder
 
 
 @pytest.mark.parametrize(
