@@ -102,4 +102,7 @@ def _check_header(network: _Said, text: _Said, config: GemmaConfig) -> None:
         if wanted != found:
             raise ValueError(f"{text.where}: its gemma_version is {found!r}, {where} says {wanted!r}")
     elif config.is_gemma_4 and "config" in network.metadata:
-        raise ValueError(f"{text.where}: is Gemma 4; {where} has no {MADE_FOR}, so its text model is Gemma 3")
+        rule = (
+            f"{where} has no {MADE_FOR}, so its text model is Gemma 3; to move to LTX-2.5 name both files with --from"
+        )
+        raise ValueError(f"{text.where}: is Gemma 4; {rule}")
