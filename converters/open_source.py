@@ -12,7 +12,6 @@
 """
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,13 +35,12 @@ from .overrides import Overrides, apply_overrides
 from .registry import CLASSES, FOLDERS, GEMMA, find_table
 from .single_file_gemma import take_text_model
 from .source_component import SourceComponent
-from .tensor_folder import name_contents, open_folder
+from .tensor_folder import is_shard, name_contents, open_folder
 from .tokenizer_files import find_tokenizer
 from .torch_checkpoint import PICKLES, TorchCheckpoint, open_torch_checkpoint
 from .upsampler_file import take_upsampler
 
 GGUF = ".gguf"
-SHARD = re.compile(r".*-\d{5}-of-(?!00001$)\d{5}")
 IN_A_FOLDER = (  # keys that only diffusers has, one for each kind of component
     "latents_mean",
     "time_embed.emb.timestep_embedder.linear_1.weight",
@@ -104,7 +102,7 @@ def _refuse_strangers(path: Path, tensors: Mapping[str, LazyTensor]) -> None:
     for key, what in STRANGERS.items():
         if key in tensors:
             raise ValueError(f"{path}: {what}")
-    if SHARD.fullmatch(path.stem):
+    if is_shard(path.with_suffix(".safetensors").name):
         raise ValueError(f"{path}: is one of several shards; name their folder, {path.parent}")
 
 

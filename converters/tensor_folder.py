@@ -1,5 +1,6 @@
 """The safetensors files of a folder as one set of tensors: shards with their index, or the only file."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from omniforcing_jax.strict_json import read_object
 from .lazy_tensor import LazyTensor, list_tensors
 
 INDEX = ".safetensors.index.json"
+SHARD = re.compile(r"(.+)-\d{5}-of-(\d{5})\.safetensors")
 CONTENTS = {  # of folders without safetensors, and what to do about them
     ("*.distcp", ".metadata"): (
         "is a distributed checkpoint of PyTorch; "
@@ -27,6 +29,12 @@ CONTENTS = {  # of folders without safetensors, and what to do about them
         "has weights of another framework; bring safetensors"
     ),
 }
+
+
+def is_shard(name: str, has_index: bool = False) -> bool:
+    """Tell whether a file is a part of a checkpoint; the only shard is the whole where no index lists it."""
+    found = SHARD.fullmatch(name)
+    return found is not None and (has_index or found[2] != "00001")
 
 
 def open_folder(folder: Path) -> tuple[dict[str, LazyTensor], dict[str, str]]:

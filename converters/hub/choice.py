@@ -11,12 +11,11 @@ from pathlib import PurePosixPath
 
 from ..lora.scale import BESIDE
 from ..registry import FOLDERS
-from ..tensor_folder import INDEX
+from ..tensor_folder import INDEX, SHARD, is_shard
 from ..tokenizer_files import TOKENIZERS
 
 WEIGHTS = (".safetensors", ".gguf", ".pt", ".pth", ".ckpt")
 PIPELINE, CONFIG = "model_index.json", "config.json"
-SHARD = re.compile(r"(.+)-\d{5}-of-(\d{5})\.safetensors")
 OTHERS = re.compile(r"lora|upscaler|upsampler|mmproj", re.IGNORECASE)  # names of files that are no checkpoint
 CANONICAL = ("diffusion_pytorch_model", "model")
 
@@ -83,7 +82,7 @@ def _list_checkpoints(where: str, names: Collection[str]) -> Iterator[str]:
     indices = [name for name in top if name.endswith(INDEX)]
     if PIPELINE in top:
         yield PIPELINE
-    shards = {name for name in top if _is_shard(name, bool(indices))}
+    shards = {name for name in top if is_shard(name, bool(indices))}
     whole = [name for name in top if name.endswith(WEIGHTS) and name not in shards and not OTHERS.search(name)]
     if CONFIG in top and PIPELINE not in top and (indices or whole):
         yield CONFIG
@@ -112,7 +111,7 @@ def _list_model(where: str, names: Collection[str], folder: str) -> Iterator[str
     """List config, weights and tokenizer of one model's folder."""
     here = {PurePosixPath(name).name: name for name in names if str(PurePosixPath(name).parent) == (folder or ".")}
     indices = [name for name in here if name.endswith(INDEX)]
-    whole = [name for name in here if name.endswith(".safetensors") and not _is_shard(name, bool(indices))]
+    whole = [name for name in here if name.endswith(".safetensors") and not is_shard(name, bool(indices))]
     stem = _find_stem([name.removesuffix(INDEX) for name in indices] or [PurePosixPath(name).stem for name in whole])
     if stem is None:
         told = ", ".join(sorted(indices or whole)) or "none"
@@ -123,12 +122,6 @@ def _list_model(where: str, names: Collection[str], folder: str) -> Iterator[str
         if (found[1] == stem) if indices and found else (not indices and name == f"{stem}.safetensors"):
             yield full
     yield from (here[name] for name in TOKENIZERS if name in here)
-
-
-def _is_shard(name: str, has_index: bool) -> bool:
-    """Tell whether a file is a part of a checkpoint; the only shard is the whole where no index lists it."""
-    found = SHARD.fullmatch(name)
-    return found is not None and (has_index or found[2] != "00001")
 
 
 def _find_stem(stems: list[str]) -> str | None:

@@ -9,7 +9,7 @@ decodes from noisy latents, which is what the vocoder will hear from a generator
 
 Source: the architecture is LTX-2's vocoder (2.0, HiFi-GAN) with one stage and no adversaries; the recipe is our own.
 Hardware: two CPU cores, about 7 minutes.
-Expect: `snr`, in dB, rises above 7.
+Expect: `snr`, in dB, rises above 13.
 
     python -m experiments.chime.train_vocoder
 """

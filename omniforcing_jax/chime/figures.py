@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from omniforcing_jax.chime.box import BACKGROUND, PALETTE, pan
 from omniforcing_jax.chime.estimate import Values, pool
-from omniforcing_jax.chime.metrics import Perceived, agree, match, pair_up, presence_of
+from omniforcing_jax.chime.metrics import Perceived, agree, pair_up, presence_of
 from omniforcing_jax.judge.faults import find_black, find_faults, find_repeats
 from omniforcing_jax.judge.picture import Picture
 
@@ -44,8 +44,7 @@ def stereo_errors(clip: Perceived) -> Float[np.ndarray, " pairs"]:
 
     In dB, left over right: positive where a tone is too far to the left. Pairs whose place is unknown are left out.
     """
-    pairs = match(clip.picture.impacts, clip.sound.onsets)
-    places = [(clip.sound.onsets[j].place, clip.picture.impacts[i].place) for i, j in pairs]
+    places = [(onset.place, impact.place) for impact, onset in clip.pairs]
     heard, seen = _left_over_right_db(np.array(places).reshape(-1, 2).T)
     errors = heard - seen
     return errors[np.isfinite(errors)]

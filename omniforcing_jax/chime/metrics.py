@@ -3,6 +3,7 @@
 The metrics work on what was seen and heard (`track.py`, `detect.py`), never on latents or on a rendered world's truth.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -55,6 +56,12 @@ class Perceived:
     picture: Seen
     sound: Heard
     request: Request | None
+
+    @functools.cached_property
+    def pairs(self) -> list[tuple[Event, Event]]:
+        """Impacts and onsets that belong together, found once."""
+        impacts_seen, onsets_heard = self.picture.impacts, self.sound.onsets
+        return [(impacts_seen[i], onsets_heard[j]) for i, j in match(impacts_seen, onsets_heard)]
 
 
 def see(video: UInt8[np.ndarray, "F S S 3"]) -> Seen:
@@ -141,8 +148,7 @@ def pair_up(clip: Perceived, window: Window | None = None) -> Pairs:
     """Pair impacts and onsets in a window of a clip, or in all of it; see `synchrony`."""
     start, stop = window or (0.0, clip.picture.seconds)
     low, high = max(start, EDGE), min(stop, clip.picture.seconds - EDGE)
-    pairs = match(clip.picture.impacts, clip.sound.onsets)
-    partner = {clip.picture.impacts[i]: clip.sound.onsets[j] for i, j in pairs}
+    partner = dict(clip.pairs)
     matched = _within(list(partner), start, stop)
     unheard = len(set(_within(clip.picture.impacts, low, high)) - set(partner))
     unseen = len(set(_within(clip.sound.onsets, low, high)) - set(partner.values()))

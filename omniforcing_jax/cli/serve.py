@@ -131,7 +131,7 @@ def _open_studio(command: ServeOptions, stack: contextlib.ExitStack) -> Studio:
     if command.mock:
         require(command.mesh == ServeOptions.mesh, "mesh", command.mesh, "the mock server has no network")
         require(not command.lora, "lora", command.lora, "the mock server has no network")
-        return MockStudio()
+        return MockStudio(has_camera=True)
     from omniforcing_jax.io import machine
     from omniforcing_jax.io.startup import Startup
     from omniforcing_jax.parallel.mesh import MeshConfig
