@@ -8,8 +8,6 @@ export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
 
 # The tests compile in a hurry (tests/conftest.py). The recordings and properties are held against XLA's defaults, too.
 AS_USERS_DO := --xla_backend_optimization_level=3 --xla_cpu_use_fusion_emitters=true
-# A generator's step takes a minute to compile so. One of the three recorded ones is enough.
-NOT_TWICE := not (generator_step and (perblock or text_grad))
 
 SERVE := $(VENV)/serve.stamp
 
@@ -72,7 +70,7 @@ test: $(VENV)/dev.stamp $(VENV)/libtpu.stamp
 
 test-long: $(VENV)/dev.stamp $(VENV)/libtpu.stamp
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m long
-	XLA_FLAGS="$(AS_USERS_DO)" $(BIN)/python -m pytest -n 2 --dist loadfile tests/golden tests/properties -k "$(NOT_TWICE)"
+	XLA_FLAGS="$(AS_USERS_DO)" $(BIN)/python -m pytest -n 2 --dist loadfile tests/golden tests/properties
 
 # Python 3.12 and 3.13, each with the newest jax that pyproject.toml allows, in environments of their own.
 test-versions:
