@@ -117,6 +117,7 @@ def guided_x0(
     negative: PyTree | None,
     config: GuidanceConfig,
     layers: int,
+    share: Float[Array, " B"] | None = None,
 ) -> Streams:
     """Predict clean latents of both streams with guidance, float32.
 
@@ -128,12 +129,12 @@ def guided_x0(
         negative: The same for the negative prompt. May be None where cfg is off.
         config: The strengths.
         layers: L, the layers of the network.
+        share: How much of the guidance each sample has; None is all of it.
     """
     predicted = predict_passes(predict_x0, latents, sigma, prompt, negative, config, layers)
-    return Streams(
-        video=combine_passes({k: x0.video for k, x0 in predicted.items()}, config.video, config.rescale_over_batch),
-        audio=combine_passes({k: x0.audio for k, x0 in predicted.items()}, config.audio, config.rescale_over_batch),
-    )
+    strengths, over_batch = Streams(config.video, config.audio), config.rescale_over_batch
+    of_stream = ({which: x0[i] for which, x0 in predicted.items()} for i in range(len(strengths)))
+    return Streams(*(combine_passes(*each, over_batch, share) for each in zip(of_stream, strengths, strict=True)))
 
 
 def predict_passes(
@@ -202,20 +203,31 @@ def perturbation_of_passes(passes: Sequence[Pass], config: GuidanceConfig, layer
 
 
 def combine_passes(
-    predicted: Mapping[Pass, Float[Array, " B *shape"]], strengths: StreamGuidance, over_batch: bool
+    predicted: Mapping[Pass, Float[Array, " B *shape"]],
+    strengths: StreamGuidance,
+    over_batch: bool,
+    share: Float[Array, " B"] | None = None,
 ) -> Float[Array, " B *shape"]:
-    """Combine the passes of one stream: add weighted differences to the prompt's estimate, then rescale."""
+    """Combine the passes of one stream: add weighted differences to the prompt's estimate, then rescale.
+
+    Args:
+        predicted: Clean latents of each pass.
+        strengths: The stream's.
+        over_batch: See GuidanceConfig.rescale_over_batch.
+        share: Of the differences, for each sample; None adds all of them.
+    """
     plain = predicted[Pass.PROMPT].astype(jnp.float32)
     weights = {
         Pass.NEGATIVE: strengths.cfg - 1,
         Pass.PERTURBED: strengths.stg,
         Pass.ISOLATED: strengths.modality - 1,
     }
-    guided = plain + sum(
+    push = sum(
         weight * (plain - predicted[which].astype(jnp.float32))
         for which, weight in weights.items()
         if which in predicted
     )
+    guided = plain + (push if share is None else share.reshape(-1, *(1,) * (plain.ndim - 1)) * push)
     return rescale(guided, plain, strengths.rescale, over_batch)
 
 

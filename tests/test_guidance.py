@@ -82,6 +82,18 @@ def test_passes_combine_as_in_ltx_core(rescale):
     np.testing.assert_allclose(combine(passes, strengths, over_batch=True), theirs.numpy(), rtol=1e-5, atol=1e-6)
 
 
+def test_a_share_of_guidance_is_a_share_of_every_push_sample_by_sample():
+    shares = jnp.asarray([0.25, 1.0], jnp.float32)
+    config = GuidanceConfig(video=STRONG, audio=StreamGuidance(cfg=5.0), stg_layers=(1,))
+    found = guided_x0(Network(), LATENTS, SIGMA, PROMPT, NEGATIVE, config, LAYERS, shares)
+    for share, sample in ((0.25, 0), (1.0, 1)):
+        video = StreamGuidance(cfg=1 + 2 * share, stg=1.5 * share, modality=1 + share, rescale=STRONG.rescale)
+        weaker = GuidanceConfig(video=video, audio=StreamGuidance(cfg=1 + 4 * share), stg_layers=(1,))
+        expected = guided_x0(Network(), LATENTS, SIGMA, PROMPT, NEGATIVE, weaker, LAYERS)
+        for value, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(value[sample], other[sample], rtol=1e-5, atol=1e-5)
+
+
 def test_a_sample_is_rescaled_without_regard_to_its_neighbours():
     passes = draw_passes()
     alone = {which: value[:1] for which, value in passes.items()}

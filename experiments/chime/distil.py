@@ -105,7 +105,7 @@ def plan(arguments: Arguments) -> list[Step]:
         *phase("third"),
         step("stage 2", "train_student", "--folder", folder / "stage2", "--teacher", weights / "teacher", *on_clips),
         export("stage2", "stage2"),
-        step("stage 3", "train_self_forcing", "--folder", folder / "self_forcing", *players, *on_clips),
+        step("stage 3", "train_self_forcing", "--folder", folder / "self_forcing", *players),
         export("student", "self_forcing", "--halfway", weights / "stage2"),
         step(
             "figures",

@@ -54,11 +54,14 @@ class Arguments(train_dmd.Arguments):
     """Train chime's student by causal DMD, from its stage 2."""
 
     folder: Path = recipe.RUNS / "causal_dmd"
+    data_file: Path = latents.FILE
+    """Clips to train on, from encode_clips."""
 
 
 def main(arguments: Arguments) -> None:
     """Train or continue."""
-    train_dmd.train(CONFIG, arguments, make_method(CONFIG), clips(latents.read(arguments.data_file)))
+    config = arguments.configure(CONFIG)
+    train_dmd.train(config, arguments, make_method(config), clips(latents.read(arguments.data_file)))
 
 
 if __name__ == "__main__":

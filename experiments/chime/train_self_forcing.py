@@ -44,15 +44,16 @@ class Arguments(train_dmd.Arguments):
     """Train chime's student by self-forcing, from its stage 2."""
 
     folder: Path = recipe.RUNS / "self_forcing"
+    prompts: int = 2000
+    """Prompts to train on: those of so many clips of encode_clips, which themselves are not needed."""
     levels: Literal["nine", "four"] = "nine"
     """Noise levels: the nine of stage 2, or the reference's four."""
 
 
 def main(arguments: Arguments) -> None:
     """Train or continue."""
-    config = CONFIG if arguments.levels == "nine" else FOUR
-    prompts = {"ids": latents.read(arguments.data_file)["ids"]}
-    train_dmd.train(config, arguments, make_method(config), prompts)
+    config = arguments.configure(CONFIG if arguments.levels == "nine" else FOUR)
+    train_dmd.train(config, arguments, make_method(config), {"ids": latents.prompts(arguments.prompts)})
 
 
 if __name__ == "__main__":

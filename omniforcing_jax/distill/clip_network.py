@@ -95,7 +95,12 @@ class ClipNetwork:
         return predict_velocity(params, self.model, noisy, sigma, contexts, self.rotaries, **options)
 
     def guided_x0(
-        self, params: Transformer, prompt: TextContexts, negative: TextContexts, config: GuidanceConfig
+        self,
+        params: Transformer,
+        prompt: TextContexts,
+        negative: TextContexts,
+        config: GuidanceConfig,
+        share: Float[Array, " B"] | None = None,
     ) -> Callable[[Streams, Array], Streams]:
         """Return the guided prediction of a clean clip, as a function of (noisy clip, noise level).
 
@@ -104,13 +109,14 @@ class ClipNetwork:
             prompt: What clips show.
             negative: What guidance pushes away from, as many rows.
             config: Strengths of guidance.
+            share: How much of it each sample has; None is all.
         """
 
         def ask(noisy: Streams, sigma: Array, contexts: TextContexts, perturbation: Perturbation) -> Streams:
             return self.x0(params, noisy, sigma, contexts, perturbation)
 
         def predict(noisy: Streams, sigma: Array) -> Streams:
-            return guidance.guided_x0(ask, noisy, sigma, prompt, negative, config, self.model.layers)
+            return guidance.guided_x0(ask, noisy, sigma, prompt, negative, config, self.model.layers, share)
 
         return predict
 

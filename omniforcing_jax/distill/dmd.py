@@ -42,6 +42,8 @@ class DmdConfig(Config):
 
     Attributes:
         guidance: Of the teacher's score; the critic has none.
+        guidance_from: Each clip has a share of the guidance, drawn evenly from here to 1, as scales of 1 to 3 are with
+            0 and a scale of 3. 1 is the same guidance for all.
         first: Lowest timestep, of a thousand, for the noise level of scoring; draws below are clamped.
         last: Highest one; draws above are clamped.
         block_weights: See BlockWeights.
@@ -51,6 +53,7 @@ class DmdConfig(Config):
     """
 
     guidance: GuidanceConfig = GuidanceConfig(video=StreamGuidance(cfg=3.0), audio=StreamGuidance(cfg=5.0))
+    guidance_from: float = 1.0
     first: int = 20
     last: int = 980
     block_weights: BlockWeights = BlockWeights.UNIFORM
@@ -59,6 +62,7 @@ class DmdConfig(Config):
     audio_weight: float = 1.0
 
     def __post_init__(self):
+        require(0 <= self.guidance_from <= 1, "guidance_from", self.guidance_from, "must be in [0, 1]")
         require(0 < self.first <= self.last <= 1000, "first", self.first, f"must lie between 1 and last={self.last}")
         require(0 <= self.ramp_from <= 1, "ramp_from", self.ramp_from, "must be in [0, 1]")
 
@@ -86,6 +90,11 @@ def scoring_sigma(timestep: Int[Array, " *shape"], config: DmdConfig) -> Float[A
 def draw_scoring_sigma(key: Array, batch: int, *, config: DmdConfig) -> Float[Array, " B"]:
     """Draw one noise level per sample, for all frames of both streams; see `scoring_sigma`."""
     return scoring_sigma(jax.random.randint(key, (batch,), 0, 1000), config)
+
+
+def draw_guidance_share(key: Array, batch: int, *, config: DmdConfig) -> Float[Array, " B"] | None:
+    """Draw each sample's share of the guidance; None where all have the whole of it."""
+    return None if config.guidance_from == 1 else jax.random.uniform(key, (batch,), minval=config.guidance_from)
 
 
 def noise_clip(clip: Streams, noise: Streams, sigma: Float[Array, " B"]) -> Streams:
@@ -165,7 +174,7 @@ def dmd_gradient(
         scorer: Teacher and critic.
         prompt: Contexts of the clip's prompts.
         negative: Of the negative prompt, as many rows.
-        key: Spent on the noise level and the noise.
+        key: Spent on the noise level, the noise and the share of the guidance.
         config: See DmdConfig.
 
     Returns:
@@ -175,7 +184,8 @@ def dmd_gradient(
     for_sigma, for_noise = jax.random.split(key)
     sigma = draw_scoring_sigma(for_sigma, clip.video.shape[0], config=config)
     noisy = noise_clip(clip, noise_like(jax.random.split(for_noise), clip), sigma)
-    real = scorer.network.guided_x0(scorer.teacher, prompt, negative, config.guidance)(noisy, sigma)
+    share = draw_guidance_share(jax.random.fold_in(key, 2), clip.video.shape[0], config=config)
+    real = scorer.network.guided_x0(scorer.teacher, prompt, negative, config.guidance, share)(noisy, sigma)
     fake = scorer.network.x0(scorer.critic, noisy, sigma, prompt)
     gradient = jax.tree.map(kl_gradient, clip, fake, real)
     gap, push = (jax.tree.map(lambda x: jnp.mean(jnp.abs(x)), tree) for tree in (_minus(fake, real), gradient))

@@ -51,6 +51,21 @@ def test_of_long_clips_the_first_and_the_last_seconds_are_compared(tmp_path, cap
     assert "| change, first to last seconds | 95 % interval |" in capsys.readouterr().out
 
 
+def test_a_teacher_is_guided_as_it_is_told(monkeypatch):
+    class Asked(Exception):
+        pass
+
+    def asked(weights, **told):
+        raise Asked(told)
+
+    monkeypatch.setattr("experiments.chime.judge.sources.sample_clip", asked)
+    told = arguments("--source", "teacher", "--prompts", 1, "--seeds", 3, "--guidance", 3, "video.modality=2")
+    with pytest.raises(Asked) as caught:
+        bench.run(told)
+    guidance = caught.value.args[0]["guidance"]
+    assert (guidance.video.cfg, guidance.audio.cfg, guidance.video.modality, guidance.audio.modality) == (3, 3, 2, 1)
+
+
 @pytest.mark.parametrize(
     ("flags", "complaint"),
     [
@@ -62,6 +77,11 @@ def test_of_long_clips_the_first_and_the_last_seconds_are_compared(tmp_path, cap
 def test_what_is_no_bench_is_refused(flags, complaint):
     with pytest.raises(ValueError, match=complaint):
         bench.Arguments(source="truth", **{flags[0][2:]: tuple(flags[1:]) if flags[0] == "--seeds" else flags[1]})
+
+
+def test_a_student_has_learned_its_guidance():
+    with pytest.raises(ValueError, match="--guidance 2: only a teacher takes it"):
+        bench.run(arguments("--source", "student", "--prompts", 1, "--seeds", 3, "--guidance", 2))
 
 
 def test_weights_that_are_not_there_are_one_line(tmp_path, capsys):

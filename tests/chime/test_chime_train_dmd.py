@@ -9,7 +9,9 @@ import pytest
 
 from experiments.chime import train_causal_dmd, train_self_forcing
 from experiments.chime.world import latents, recipe, train_dmd
+from experiments.chime.world.clips import TRAIN_SEED
 from omniforcing_jax.distill.generator_critic import Frozen, clips_of, contexts_of
+from omniforcing_jax.guidance import StreamGuidance
 from omniforcing_jax.model.transformer import transformer_spec
 from omniforcing_jax.parallel import spec
 from omniforcing_jax.pipeline import presets
@@ -60,6 +62,22 @@ def test_clips_are_as_long_as_what_the_teacher_was_trained_on():
 def test_a_folder_without_checkpoints_is_named(tmp_path):
     with pytest.raises(ValueError, match="no checkpoint of a training"):
         train_dmd.trained(tmp_path / "nothing")
+
+
+def test_flags_say_how_long_a_run_is_and_what_its_teacher_is_pushed_by(tmp_path):
+    assert train_self_forcing.Arguments(folder=tmp_path).configure(train_self_forcing.CONFIG) == train_dmd.Config()
+    told = {"steps": 100, "guidance": ("3", "video.modality=2"), "guidance_from": 0.5, "seed": 7}
+    config = train_causal_dmd.Arguments(folder=tmp_path, **told).configure(train_causal_dmd.CONFIG)
+    assert (config.steps, config.critic.steps, config.generator.steps, config.seed) == (100, 100, 50, 7)
+    assert config.dmd.guidance.video == StreamGuidance(cfg=3.0, modality=2.0)
+    assert config.dmd.guidance.audio == StreamGuidance(cfg=3.0)
+    assert config.dmd.guidance_from == 0.5
+    with pytest.raises(ValueError, match="--steps 1: must be at least 2"):
+        train_self_forcing.Arguments(folder=tmp_path, steps=1).configure(train_self_forcing.CONFIG)
+
+
+def test_prompts_are_those_of_the_clips_that_are_encoded():
+    assert np.array_equal(latents.prompts(3)[2], latents.prompt_ids(TRAIN_SEED + 2))
 
 
 def test_four_levels_are_the_reference_s():

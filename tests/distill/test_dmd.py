@@ -137,7 +137,7 @@ def test_the_generators_loss_is_its_definition_and_holds_its_target_fixed():
 class Scene:
     """A scorer whose networks are replaced by formulas that show what they were asked."""
 
-    def __init__(self, monkeypatch):
+    def __init__(self, monkeypatch, config=CONFIG):
         teacher, critic = (tiny.random_params(tiny.TINY, seed) for seed in (1, 2))
         rng = np.random.default_rng(7)
         self.prompt, self.negative = (
@@ -149,7 +149,7 @@ class Scene:
         monkeypatch.setattr("omniforcing_jax.distill.clip_network.predict_x0", self.ask)
         self.clip = scaled(draw(0), 1.0, 4.0)
         self.gradient, self.metrics = dmd.dmd_gradient(
-            self.clip, self.scorer, self.prompt, self.negative, jax.random.key(3), CONFIG
+            self.clip, self.scorer, self.prompt, self.negative, jax.random.key(3), config
         )
 
     def ask(self, params, model, noisy, sigma, contexts, *rest, **options):
@@ -195,6 +195,24 @@ def test_the_score_is_the_critics_estimate_minus_the_guided_teachers_over_the_di
         real = np.asarray(unprompted[i]) + strength * (np.asarray(prompted[i]) - np.asarray(unprompted[i]))
         expected = defined_gradient(scene.clip[i], fake[i], real)
         np.testing.assert_allclose(scene.gradient[i], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_each_clip_has_its_own_share_of_the_guidance_in_both_streams(monkeypatch):
+    scene = Scene(monkeypatch, dataclasses.replace(CONFIG, guidance_from=0.25))
+    noisy, _ = scene.seen(scene.scorer.critic)
+    prompted, unprompted = (answer(scene.scorer.teacher, noisy, text) for text in (scene.prompt, scene.negative))
+    fake = answer(scene.scorer.critic, noisy, scene.prompt)
+    tried, shares = np.linspace(0.25, 1, 3001), []
+    for i, strength in enumerate((3.0, 5.0)):
+        for sample in range(BATCH):
+            clip, made, plain, away = (np.asarray(x[i][sample]) for x in (scene.clip, fake, prompted, unprompted))
+            real = [plain + (strength - 1) * share * (plain - away) for share in tried]
+            scores = [(made - x) / (np.abs(clip - x).mean() + 1e-8) for x in real]
+            misses = [np.abs(np.asarray(scene.gradient[i][sample]) - score).max() for score in scores]
+            assert min(misses) < 2e-3
+            shares.append(tried[np.argmin(misses)])
+    assert shares[:BATCH] == pytest.approx(shares[BATCH:], abs=1e-2)
+    assert abs(shares[0] - shares[1]) > 0.05
 
 
 def test_no_gradient_flows_through_a_score(scene):

@@ -15,6 +15,7 @@ from experiments.chime.world.clips import to_float
 from omniforcing_jax.chime import physics, render
 from omniforcing_jax.chime.film import Film, join_film
 from omniforcing_jax.chime.prompts import Request, parse, sample_prompts
+from omniforcing_jax.cli.sample import parse_guidance
 from omniforcing_jax.codecs.mel import LTX2_MEL
 from omniforcing_jax.io.text_file import read_lines
 from omniforcing_jax.layout import FRAME_RATE
@@ -44,8 +45,8 @@ class SourceOptions:
     """Weights folder of the teacher or student, or of the codecs to decode with; by default the shipped one."""
     steps: int | None = None
     """Denoise steps, at the levels of the schedule; by default 40 for a teacher, a student's own."""
-    guidance: float | None = None
-    """The teacher's guidance scale; by default 3."""
+    guidance: tuple[str, ...] | None = None
+    """The teacher's guidance, as `omniforcing sample` takes it; by default 3."""
     renewal: float | None = None
     """Share of fresh noise in each step; by default 0 for a teacher, a student's own."""
 
@@ -153,7 +154,13 @@ def codec_clips(prompts: list[str], options: ClipOptions) -> Iterator[Film]:
 
 
 def student_clips(prompts: list[str], options: ClipOptions) -> Iterator[Film]:
-    """Stream a clip for each prompt."""
+    """Stream a clip for each prompt.
+
+    Raises:
+        ValueError: If guidance is asked for, which a student has learned.
+    """
+    if options.guidance is not None:
+        raise ValueError(f"--guidance {' '.join(options.guidance)}: only a teacher takes it")
     weights = _student(options)
     for index, prompt in enumerate(prompts):
         seed = options.seed + 1000 * index
@@ -176,7 +183,8 @@ def _student(options: ClipOptions) -> Path | Pipeline:
 
 def teacher_clips(prompts: list[str], options: ClipOptions) -> Iterator[Film]:
     """Sample clips from the bidirectional teacher, some prompts at a time."""
-    chosen = {"steps": options.steps, "guidance": options.guidance, "renewal": options.renewal}
+    guidance = None if options.guidance is None else parse_guidance(options.guidance)
+    chosen = {"steps": options.steps, "guidance": guidance, "renewal": options.renewal}
     for start in range(0, len(prompts), BATCH):
         chunks = sample_clip(
             options.weights or CHIME_WEIGHTS / "teacher",

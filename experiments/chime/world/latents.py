@@ -64,6 +64,11 @@ def prompt_ids(seed: int) -> np.ndarray:
     return words.tokenise(WORDS_CONFIG, prompt_of(seed))[0]
 
 
+def prompts(count: int) -> np.ndarray:
+    """Return the prompts of the first `count` training worlds, ids [count, X], as `write` puts them beside clips."""
+    return np.stack([prompt_ids(TRAIN_SEED + number) for number in range(count)])
+
+
 def read(path: Path) -> dict[str, np.ndarray]:
     """Read what `write` wrote.
 

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.chime.judge import samples
-from experiments.chime.world import latents, recipe
+from experiments.chime.world import recipe
 from experiments.script import start_logging
+from omniforcing_jax.cli.sample import parse_guidance
 from omniforcing_jax.config import SamplerConfig
 from omniforcing_jax.distill.dmd import DmdConfig
 from omniforcing_jax.distill.generator_critic import Frozen
@@ -29,7 +30,7 @@ from omniforcing_jax.train.distil import DistillConfig, Networks, distil
 from omniforcing_jax.train.optimiser import OptimiserConfig
 from omniforcing_jax.train.step import DistillMethod
 
-GUIDED = DmdConfig(guidance=GuidanceConfig(video=StreamGuidance(cfg=3.0), audio=StreamGuidance(cfg=3.0)))
+STEPS = 700
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,15 +43,15 @@ class Config(DistillConfig):
     """
 
     sampler: SamplerConfig = recipe.SAMPLER
-    dmd: DmdConfig = GUIDED
+    dmd: DmdConfig = DmdConfig(guidance=GuidanceConfig(video=StreamGuidance(cfg=3.0), audio=StreamGuidance(cfg=3.0)))
     batch: int = 8
-    steps: int = 700
+    steps: int = STEPS
     ratio: int = 2
     generator: OptimiserConfig = OptimiserConfig(
-        kind="adam", learning_rate=1e-4, steps=350, warmup=10, decay_from=0.4, b1=0.0, b2=0.99
+        kind="adam", learning_rate=1e-4, steps=STEPS // 2, warmup=10, decay_from=0.4, b1=0.0, b2=0.99
     )
     critic: OptimiserConfig = OptimiserConfig(
-        kind="adam", learning_rate=3e-4, steps=700, warmup=20, decay_from=0.8, b1=0.0, b2=0.99
+        kind="adam", learning_rate=3e-4, steps=STEPS, warmup=20, decay_from=0.8, b1=0.0, b2=0.99
     )
     ema_decay: float = 0.97
     ema_from: int = 40
@@ -65,10 +66,35 @@ class Arguments(recipe.RunArguments):
     """Weights folder of the teacher; the critic begins as it."""
     student: Path = recipe.RUNS / "weights" / "stage2"
     """Weights folder of the stage-2 student that the generator begins as."""
-    data_file: Path = latents.FILE
-    """Clips to train on, from encode_clips."""
+    guidance: tuple[str, ...] = ("3",)
+    """Of the teacher's score, as `omniforcing sample` takes it."""
+    guidance_from: float = 1.0
+    """Least share of it that a clip has, drawn evenly from there to 1."""
+    steps: int = STEPS
+    """Steps of the critic in all; the rates fall to zero by then."""
+    seed: int = 50
+    """Random seed of clips, order and scores."""
     sample_every: int | None = None
     """Steps after which clips and their contact sheets go to FOLDER/samples; by default never."""
+
+    def configure(self, config: Config) -> Config:
+        """Put the flags into a run's values; both rates fall to zero by the last step.
+
+        Raises:
+            ValueError: In one line that names the flag.
+        """
+        if self.steps < config.ratio:
+            raise ValueError(f"--steps {self.steps}: must be at least {config.ratio}, which update the generator once")
+        return dataclasses.replace(
+            config,
+            dmd=dataclasses.replace(
+                config.dmd, guidance=parse_guidance(self.guidance), guidance_from=self.guidance_from
+            ),
+            steps=self.steps,
+            generator=dataclasses.replace(config.generator, steps=self.steps // config.ratio),
+            critic=dataclasses.replace(config.critic, steps=self.steps),
+            seed=self.seed,
+        )
 
 
 def with_contexts(ids: np.ndarray) -> dict[str, np.ndarray]:
