@@ -21,6 +21,7 @@ os.environ["XLA_FLAGS"] = (
     "--xla_backend_optimization_level=0 "  # in a hurry
     # Later ones have no older emitters, and end at once at a flag that they do not know.
     + ("--xla_cpu_use_fusion_emitters=false " if jaxlib_version < (0, 11, 1) else "")
+    + "--xla_cpu_parallel_codegen_split_count=1 "  # the workers share the cores already
     + os.environ.get("XLA_FLAGS", "")
     + " --xla_force_host_platform_device_count=8"
 )
@@ -36,7 +37,14 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a shell starts background jobs; tests interrupt commands
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+gc.set_threshold(50_000, 20, 20)  # traces make many objects that live: Python looked for garbage one second in sixteen
 ENOUGH_BYTES = 2_500_000_000  # held by compiled programs between two files of tests
+
+
+def pytest_collection_finish():
+    """Spare the collector all modules and tests, which stay to the end."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import re
 import runpy
 import shlex
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,7 +94,9 @@ def run_module(module: str, arguments: list[str]) -> int:
     """Run a module as `python -m` does; returns its exit code."""
     before, sys.argv = sys.argv, [module, *arguments]
     try:
-        runpy.run_module(module, run_name="__main__")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".* found in sys.modules", RuntimeWarning)  # imported by another test
+            runpy.run_module(module, run_name="__main__")
     except SystemExit as end:
         return int(end.code or 0) if not isinstance(end.code, str) else 1
     finally:

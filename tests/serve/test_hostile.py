@@ -19,6 +19,8 @@ from omniforcing_jax.serve.context import ServerContext
 from omniforcing_jax.serve.door import Door
 from omniforcing_jax.serve.uploads import Uploads
 
+# The type checker of the tests looks at an element of a list that it picks at random.
+pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module")
 EXAMPLES = 250  # of each of two kinds
 PATHS = [
     "",
