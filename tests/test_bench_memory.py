@@ -21,8 +21,9 @@ def test_the_second_pass_needs_the_memory_of_one_block_however_long_the_clip():
     assert max(found) <= 1.02 * min(found), found
 
 
-def test_scoring_needs_the_memory_of_the_whole_clip():
-    short, long = sizes("scoring", 5, 10)
+@pytest.mark.parametrize("name", ["scoring", "replay"])
+def test_what_sees_the_whole_clip_needs_the_memory_of_it(name):
+    short, long = sizes(name, 5, 10)
     assert long > 1.5 * short
 
 

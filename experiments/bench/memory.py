@@ -1,9 +1,10 @@
-"""Temporary memory of stage 3's three programs, each by itself, for clips of several lengths; nothing is run.
+"""Temporary memory of stage 3's programs, each by itself, for clips of several lengths; nothing is run.
 
 The first pass rolls the clip out. The scoring pass asks teacher and critic about the whole clip. The second pass
-carries their answer back block by block. Only the scoring pass may need more for a longer clip, because it sees all of
-it at once. Bytes are XLA's own count for one compiled program, without arguments and results. `latents` is what the
-two passes keep per clip. Networks are chime's, on CPU, with a ring of four past blocks.
+carries their answer back block by block; the replay is what self gradient forcing has in its place. Only scoring and
+replay may need more for a longer clip, because they see all of it at once. Bytes are XLA's own count for one compiled
+program, without arguments and results. `latents` is what the two passes keep per clip. Networks are chime's, on CPU,
+with a ring of four past blocks.
 
 Hardware: two CPU cores, five minutes, all of them compilation.
 
@@ -21,7 +22,7 @@ import jax.numpy as jnp
 from experiments.cli_errors import keep_figures, refusing
 from experiments.script import read_flags
 from omniforcing_jax.config import ModelConfig, SamplerConfig
-from omniforcing_jax.distill import dmd, self_forcing
+from omniforcing_jax.distill import dmd, self_forcing, self_gradient
 from omniforcing_jax.distill.clip_network import clip_network
 from omniforcing_jax.io import machine
 from omniforcing_jax.model.positions import clip_block, make_positions
@@ -58,7 +59,7 @@ Program = tuple[Callable[..., Any], tuple[Any, ...]]
 def programs(
     blocks: int, ring: int, batch: int, student: ModelConfig, teacher: ModelConfig, grid: tuple[int, int]
 ) -> dict[str, Program]:
-    """Build the three programs for clips of so many blocks, each with the shapes of its arguments."""
+    """Build the programs for clips of so many blocks, each with the shapes of its arguments."""
     sampler = SamplerConfig(sigmas=RELEASED_SIGMAS, window=ring + 1, horizon_seconds=ring + 2, context_noise=0.1)
     static = StaticConfig(student, sampler, grid)
     plan, end = self_forcing.plan_rollout(static, blocks, remat=keep_projections), sampler.layout.block(blocks - 1)
@@ -83,6 +84,11 @@ def programs(
     def second(params: Any, prompt: Any, made: Any, wanted: Any, exits: jax.Array) -> Any:
         return self_forcing.pull_back(params, prompt, made, wanted, self_forcing.Draws(exits, noise), plan)
 
+    def replay(params: Any, contexts: TextContexts, made: Any, wanted: Any, exits: jax.Array) -> Any:
+        draws = self_forcing.Draws(exits, noise)
+        _, pull = jax.vjp(lambda params: self_gradient.replay(params, contexts, made, draws, plan), params)
+        return pull(wanted.joined())
+
     prompt = jax.eval_shape(lambda p, c: make_prompt_kv(p, *c, static=static), params, contexts)
     made = jax.eval_shape(first, params, prompt, exits)
     clip = jax.eval_shape(lambda x0: x0.joined(), made.x0)
@@ -90,6 +96,7 @@ def programs(
         "first_pass": (first, (params, prompt, exits)),
         "scoring": (score, (clip, judges, judges, contexts, contexts)),
         "second_pass": (second, (params, prompt, made, made.x0, exits)),
+        "replay": (replay, (params, contexts, made, made.x0, exits)),
     }
 
 
@@ -140,10 +147,8 @@ def main(arguments: Arguments) -> None:
             sizes = {name: temporary_bytes(program) for name, program in found.items()}
             figures[blocks] = {"latents": latent_bytes(found), **sizes}
     print(table(figures))
-    print(
-        f"from the least to the most: second pass {grown(figures, 'second_pass'):+.2%}, "
-        f"scoring {grown(figures, 'scoring'):+.2%}"
-    )
+    changes = [f"{name} {grown(figures, name):+.2%}" for name in ("second_pass", "replay", "scoring")]
+    print(f"from the least to the most: {', '.join(changes)}")
     keep_figures(arguments.json, figures)
 
 

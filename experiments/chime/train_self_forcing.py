@@ -11,7 +11,7 @@ Hardware: two CPU cores, 54 minutes for 700 steps beside another training.
 Expect: `generator/dmd` falls slowly and jitters; evaluate judges.
 
     python -m experiments.chime.export_networks --part stage2 --out runs/chime/weights
-    python -m experiments.chime.train_self_forcing
+    python -m experiments.chime.train_self_forcing [--cache-gradient]
 """
 
 import dataclasses
@@ -32,10 +32,10 @@ FOUR = dataclasses.replace(  # the reference's list: four calls per block
 )
 
 
-def make_method(config: train_dmd.Config) -> SelfForcing:
+def make_method(config: train_dmd.Config, *, cache_gradient: bool = False) -> SelfForcing:
     """Let the student roll out clips as long as the teacher's, block by block."""
     static = StaticConfig(presets.CHIME, config.sampler, recipe.GRID)
-    stage3 = SelfForcingConfig(dmd=config.dmd)
+    stage3 = SelfForcingConfig(dmd=config.dmd, cache_gradient=cache_gradient)
     return self_forcing_of(static, presets.CHIME_TEACHER, stage3, remat=keep_projections)
 
 
@@ -46,6 +46,8 @@ class Arguments(train_dmd.Arguments):
     folder: Path = recipe.RUNS / "self_forcing"
     prompts: int = 2000
     """Prompts to train on: those of so many clips of encode_clips, which themselves are not needed."""
+    cache_gradient: bool = False
+    """Train what a block leaves in the cache, too: self gradient forcing."""
     levels: Literal["nine", "four"] = "nine"
     """Noise levels: the nine of stage 2, or the reference's four."""
 
@@ -53,7 +55,8 @@ class Arguments(train_dmd.Arguments):
 def main(arguments: Arguments) -> None:
     """Train or continue."""
     config = arguments.configure(CONFIG if arguments.levels == "nine" else FOUR)
-    train_dmd.train(config, arguments, make_method(config), {"ids": latents.prompts(arguments.prompts)})
+    method = make_method(config, cache_gradient=arguments.cache_gradient)
+    train_dmd.train(config, arguments, method, {"ids": latents.prompts(arguments.prompts)})
 
 
 if __name__ == "__main__":

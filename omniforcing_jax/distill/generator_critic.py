@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike
 
 from omniforcing_jax.config import ModelConfig, SamplerConfig
-from omniforcing_jax.distill import backward_simulation, causal_dmd, dmd, self_forcing
+from omniforcing_jax.distill import backward_simulation, causal_dmd, dmd, self_forcing, self_gradient
 from omniforcing_jax.distill.clip_network import ClipNetwork, clip_network
 from omniforcing_jax.distill.dmd import DmdConfig, Scorer
 from omniforcing_jax.distill.flow import noise_like
@@ -145,12 +145,15 @@ class SelfForcingConfig(Config):
         dmd: How they are scored.
         shared_exit: One exit step for all blocks of a rollout, or one for each.
         text_gradient: Whether the text projections are trained; the reference leaves them out.
+        cache_gradient: Whether clean passes are trained to write what later blocks need: self gradient forcing, in
+            place of two passes.
     """
 
     seconds: int = 5
     dmd: DmdConfig = DmdConfig()
     shared_exit: bool = True
     text_gradient: bool = True
+    cache_gradient: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -160,17 +163,20 @@ class SelfForcing(GeneratorCritic):
     Attributes:
         plan: What is fixed in a rollout.
         shared_exit: See SelfForcingConfig.
+        cache_gradient: See SelfForcingConfig.
     """
 
     plan: self_forcing.RolloutPlan
     shared_exit: bool
+    cache_gradient: bool = False
 
     def generator(self, params: Transformer, batch: Batch, key: Array, critic: Transformer, frozen: Frozen) -> Graded:
-        """Roll out, score, and carry the score back in a second pass."""
+        """Roll out, score, and carry the score back in a second pass or a replay."""
         contexts = contexts_of(batch)
         draws, for_score = self._draws(key, contexts.video.shape[0])
         score = self.scored(contexts, for_score, critic, frozen)
-        gradient, _, metrics = self_forcing.two_pass_gradient(params, contexts, score, draws, self.plan)
+        make = self_gradient.replayed_gradient if self.cache_gradient else self_forcing.two_pass_gradient
+        gradient, _, metrics = make(params, contexts, score, draws, self.plan)
         return metrics.pop("dmd"), metrics, gradient
 
     def sample(self, params: Transformer, batch: Batch, key: Array) -> tuple[Streams, Array]:
@@ -201,10 +207,13 @@ def self_forcing_of(
         remat: Wraps the scan over layers of what is differentiated.
 
     Raises:
-        ValueError: If no whole number of blocks fills the clip, the student's horizon is another length, or the cache
-            is in eight bits.
+        ValueError: If no whole number of blocks fills the clip, the student's horizon is another length, the cache is
+            in eight bits, or a cache gradient is asked of a student whose text depends on the noise level.
     """
     require(static.cache is None, "cache", static.cache, "must be None in a training: eight bits have no gradient")
+    held = not static.model.text_needs_sigma or static.sampler.scalar_sigma is not None
+    rule = "must be false: the text keys change with the noise level, which a replay has many of; or hold it with "
+    require(held or not config.cache_gradient, "cache_gradient", True, f"{rule}the sampler's scalar_sigma")
     layout = static.sampler.layout
     blocks = layout.blocks(latent_frames(layout.frames_for(config.seconds)))
     if static.sampler.horizon_seconds != config.seconds:
@@ -212,6 +221,7 @@ def self_forcing_of(
     return SelfForcing(
         plan=self_forcing.plan_rollout(static, len(blocks), text_gradient=config.text_gradient, remat=remat),
         shared_exit=config.shared_exit,
+        cache_gradient=config.cache_gradient,
         scorer=scorer,
         blocks=blocks,
         grid=static.grid,

@@ -242,10 +242,12 @@ def two_pass_gradient(
     return gradient, clip, more
 
 
-def single_graph(params: Transformer, contexts: TextContexts, draws: Draws, plan: RolloutPlan) -> Streams:
+def single_graph(
+    params: Transformer, contexts: TextContexts, draws: Draws, plan: RolloutPlan, *, through_cache: bool = False
+) -> Streams:
     """Roll a clip out as one differentiable function of the parameters: the oracle, slow and plain.
 
-    Arguments as `two_pass_gradient`; returns the clip.
+    Arguments as `two_pass_gradient`; with `through_cache` clean passes are differentiated, too. Returns the clip.
     """
     static, prompt = plan.static, _prompt(params, contexts, plan.static)
     if not plan.text_gradient:
@@ -257,7 +259,8 @@ def single_graph(params: Transformer, contexts: TextContexts, draws: Draws, plan
         noisy, _ = jax.lax.stop_gradient(_to_exit(*held, at, draws.noise, static))
         made.append(_exit(params, prompt, at, noisy, static))
         kept = jax.lax.stop_gradient(made[-1])
-        cache = jax.lax.stop_gradient(_commit(*held, at, kept, draws.noise, static))
+        writer = (params, prompt) if through_cache else held
+        cache = _commit(*writer, at, kept, draws.noise, static)
     return jax.tree.map(lambda *pieces: jnp.concatenate(pieces, axis=1), *made)
 
 

@@ -7,7 +7,7 @@ import pytest
 import tiny
 
 from omniforcing_jax.config import SamplerConfig
-from omniforcing_jax.distill import dmd
+from omniforcing_jax.distill import dmd, self_forcing, self_gradient
 from omniforcing_jax.distill.clip_network import clip_network
 from omniforcing_jax.distill.generator_critic import (
     BackwardSimulation,
@@ -76,6 +76,27 @@ def generator():
 @pytest.fixture(scope="module")
 def critic():
     return jax.jit(STAGE_3.critic)
+
+
+def test_a_cache_gradient_is_refused_where_text_changes_with_the_noise_level():
+    static = STATIC._replace(model=tiny.MODERN)
+    with pytest.raises(ValueError, match="cache_gradient=True: must be false"):
+        self_forcing_of(static, TEACHER, SelfForcingConfig(seconds=2, cache_gradient=True))
+
+
+def test_stage_3_is_differentiated_through_its_cache_if_it_is_asked_to(monkeypatch, networks):
+    asked = []
+    for module, name in ((self_forcing, "two_pass_gradient"), (self_gradient, "replayed_gradient")):
+
+        def noted(params, *_, name=name):
+            asked.append(name)
+            return params, None, {"dmd": jnp.zeros(())}
+
+        monkeypatch.setattr(module, name, noted)
+    for through_cache in (False, True):
+        method = self_forcing_of(STATIC, TEACHER, SelfForcingConfig(seconds=2, cache_gradient=through_cache))
+        method.generator(networks[0], PROMPTS, jax.random.key(3), networks[1], Frozen(networks[2], NEGATIVE))
+    assert asked == ["two_pass_gradient", "replayed_gradient"]
 
 
 def on_mesh(mesh, networks, *batches):
