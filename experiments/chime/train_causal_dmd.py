@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.chime.world import latents, recipe, train_dmd
+from experiments.cli_errors import refusing
 from experiments.script import read_flags
 from omniforcing_jax.distill.generator_critic import CausalDmd
 from omniforcing_jax.layout import latent_frames
@@ -59,9 +60,10 @@ class Arguments(train_dmd.Arguments):
 
 
 def main(arguments: Arguments) -> None:
-    """Train or continue."""
-    config = arguments.configure(CONFIG)
-    train_dmd.train(config, arguments, make_method(config), clips(latents.read(arguments.data_file)))
+    """Train or continue; bad flags are one line on stderr and exit code 2."""
+    with refusing():
+        config, rows = arguments.configure(CONFIG), latents.read(arguments.data_file)
+    train_dmd.train(config, arguments, make_method(config), clips(rows))
 
 
 if __name__ == "__main__":

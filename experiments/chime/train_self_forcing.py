@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from experiments.chime.world import latents, recipe, train_dmd
+from experiments.cli_errors import refusing
 from experiments.script import read_flags
 from omniforcing_jax.distill.generator_critic import SelfForcing, SelfForcingConfig, self_forcing_of
 from omniforcing_jax.model.transformer import keep_projections
@@ -26,16 +27,28 @@ from omniforcing_jax.pipeline import presets
 from omniforcing_jax.pipeline.presets import RELEASED_SIGMAS
 from omniforcing_jax.rollout import StaticConfig
 
-CONFIG = train_dmd.Config()
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(train_dmd.Config):
+    """One run.
+
+    Attributes:
+        cache_gradient: See SelfForcingConfig.
+    """
+
+    cache_gradient: bool = False
+
+
+CONFIG = Config()
 FOUR = dataclasses.replace(  # the reference's list: four calls per block
     CONFIG, sampler=dataclasses.replace(CONFIG.sampler, sigmas=RELEASED_SIGMAS)
 )
 
 
-def make_method(config: train_dmd.Config, *, cache_gradient: bool = False) -> SelfForcing:
+def make_method(config: Config) -> SelfForcing:
     """Let the student roll out clips as long as the teacher's, block by block."""
     static = StaticConfig(presets.CHIME, config.sampler, recipe.GRID)
-    stage3 = SelfForcingConfig(dmd=config.dmd, cache_gradient=cache_gradient)
+    stage3 = SelfForcingConfig(dmd=config.dmd, cache_gradient=config.cache_gradient)
     return self_forcing_of(static, presets.CHIME_TEACHER, stage3, remat=keep_projections)
 
 
@@ -53,10 +66,13 @@ class Arguments(train_dmd.Arguments):
 
 
 def main(arguments: Arguments) -> None:
-    """Train or continue."""
-    config = arguments.configure(CONFIG if arguments.levels == "nine" else FOUR)
-    method = make_method(config, cache_gradient=arguments.cache_gradient)
-    train_dmd.train(config, arguments, method, {"ids": latents.prompts(arguments.prompts)})
+    """Train or continue; bad flags are one line on stderr and exit code 2."""
+    with refusing():
+        chosen = CONFIG if arguments.levels == "nine" else FOUR
+        config = arguments.configure(dataclasses.replace(chosen, cache_gradient=arguments.cache_gradient))
+        if arguments.prompts < config.batch:
+            raise ValueError(f"--prompts {arguments.prompts}: must be at least the batch of {config.batch}")
+    train_dmd.train(config, arguments, make_method(config), {"ids": latents.prompts(arguments.prompts)})
 
 
 if __name__ == "__main__":

@@ -65,15 +65,39 @@ def test_a_folder_without_checkpoints_is_named(tmp_path):
 
 
 def test_flags_say_how_long_a_run_is_and_what_its_teacher_is_pushed_by(tmp_path):
-    assert train_self_forcing.Arguments(folder=tmp_path).configure(train_self_forcing.CONFIG) == train_dmd.Config()
+    assert (
+        train_self_forcing.Arguments(folder=tmp_path).configure(train_self_forcing.CONFIG)
+        == train_self_forcing.Config()
+    )
     told = {"steps": 100, "guidance": ("3", "video.modality=2"), "guidance_from": 0.5, "seed": 7}
     config = train_causal_dmd.Arguments(folder=tmp_path, **told).configure(train_causal_dmd.CONFIG)
     assert (config.steps, config.critic.steps, config.generator.steps, config.seed) == (100, 100, 50, 7)
     assert config.dmd.guidance.video == StreamGuidance(cfg=3.0, modality=2.0)
     assert config.dmd.guidance.audio == StreamGuidance(cfg=3.0)
     assert config.dmd.guidance_from == 0.5
-    with pytest.raises(ValueError, match="--steps 1: must be at least 2"):
-        train_self_forcing.Arguments(folder=tmp_path, steps=1).configure(train_self_forcing.CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        ({"steps": 1}, "--steps 1: must be at least 2, which update the generator once"),
+        ({"prompts": 7}, "--prompts 7: must be at least the batch of 8"),
+        ({"guidance": ("much",)}, "guidance: cannot read 'video.cfg=much'"),
+        ({"guidance_from": 2.0}, "guidance_from"),
+    ],
+)
+def test_what_is_no_run_is_one_line(flags, complaint, tmp_path, capsys):
+    with pytest.raises(SystemExit) as caught:
+        train_self_forcing.main(train_self_forcing.Arguments(folder=tmp_path / "run", **flags))
+    assert caught.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert complaint in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_may_train_what_blocks_leave_in_the_cache():
+    assert not train_self_forcing.make_method(train_self_forcing.CONFIG).cache_gradient
+    assert train_self_forcing.make_method(train_self_forcing.Config(cache_gradient=True)).cache_gradient
 
 
 def test_prompts_are_those_of_the_clips_that_are_encoded():
@@ -83,4 +107,4 @@ def test_prompts_are_those_of_the_clips_that_are_encoded():
 def test_four_levels_are_the_reference_s():
     four = train_self_forcing.FOUR
     assert len(four.sampler.sigmas) == 5
-    assert dataclasses.replace(four, sampler=train_dmd.Config().sampler) == train_dmd.Config()
+    assert dataclasses.replace(four, sampler=train_dmd.Config().sampler) == train_self_forcing.Config()

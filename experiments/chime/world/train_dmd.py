@@ -6,6 +6,7 @@ The generator is a causal student, teacher and critic are bidirectional. What cl
 
 import dataclasses
 from pathlib import Path
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +59,9 @@ class Config(DistillConfig):
     seed: int = 50
 
 
+C = TypeVar("C", bound=Config)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Arguments(recipe.RunArguments):
     """What a training with a critic takes."""
@@ -77,7 +81,7 @@ class Arguments(recipe.RunArguments):
     sample_every: int | None = None
     """Steps after which clips and their contact sheets go to FOLDER/samples; by default never."""
 
-    def configure(self, config: Config) -> Config:
+    def configure(self, config: C) -> C:
         """Put the flags into a run's values; both rates fall to zero by the last step.
 
         Raises:
