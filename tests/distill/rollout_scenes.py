@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tiny
+from jaxtyping import Array
 
 from omniforcing_jax.config import CrossTimestep, ModelConfig, SamplerConfig
+from omniforcing_jax.io.weights import name_leaves
 from omniforcing_jax.layout import FUSED, PREFIX, PREFIX2
-from omniforcing_jax.model.transformer import keep_projections
+from omniforcing_jax.model.transformer import Transformer, keep_projections
 from omniforcing_jax.rollout import StaticConfig
 from omniforcing_jax.streams import Streams
 from omniforcing_jax.text.contexts import TextContexts
@@ -65,3 +67,12 @@ def contexts_of(config: ModelConfig) -> TextContexts:
 def wish(clip: Streams) -> Streams:
     """A gradient that is different for every number of the clip."""
     return Streams(*(jnp.sin(3 * x) / x.size for x in clip))
+
+
+def assert_same_gradient(gradient: Transformer, expected: Transformer) -> dict[str, Array]:
+    """Compare gradients within the noise of float32; returns the leaves of the first by their names."""
+    found, wanted = name_leaves(gradient), name_leaves(expected)
+    largest = max(float(jnp.max(jnp.abs(leaf))) for leaf in wanted.values())
+    for leaf, value in wanted.items():
+        np.testing.assert_allclose(found[leaf], value, atol=1e-5 * largest, err_msg=leaf)
+    return found

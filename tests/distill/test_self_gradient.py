@@ -7,10 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from rollout_scenes import KEYS, QUICKEST, SCENES, SINKS, Scene, contexts_of, sampler, setting_of, wish
+from rollout_scenes import (
+    KEYS,
+    QUICKEST,
+    SCENES,
+    SINKS,
+    Scene,
+    assert_same_gradient,
+    contexts_of,
+    sampler,
+    setting_of,
+    wish,
+)
 
 from omniforcing_jax.distill import self_forcing, self_gradient
-from omniforcing_jax.io.weights import name_leaves
 from omniforcing_jax.rollout import make_prompt_kv
 
 PER_STEP = "text keys per step, one exit"  # which no clip in one piece can have
@@ -50,10 +60,7 @@ def test_a_replay_has_the_gradient_of_one_graph_through_its_clean_passes(scene):
     gradient, clip, _ = replayed(params)
     expected, expected_clip = one_graph(params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), clip, expected_clip)
-    gradient, expected = name_leaves(gradient), name_leaves(expected)
-    largest = max(float(jnp.max(jnp.abs(leaf))) for leaf in expected.values())
-    for leaf, value in expected.items():
-        np.testing.assert_allclose(gradient[leaf], value, atol=1e-5 * largest, err_msg=leaf)
+    assert_same_gradient(gradient, expected)
 
 
 def test_text_that_depends_on_the_noise_level_is_refused_unless_it_is_held():
