@@ -7,13 +7,11 @@ Source: OmniForcing@9efe837:ltx_distillation/dmd.py (branch causal-dmd).
 """
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from omniforcing_jax.distill.clip_network import ClipNetwork
-from omniforcing_jax.layout import Block, block_of_frames
+from omniforcing_jax.distill.clip_network import ClipNetwork, spread_levels
+from omniforcing_jax.layout import Block
 from omniforcing_jax.model.transformer import Transformer, predict
-from omniforcing_jax.model.view import Sigmas
 from omniforcing_jax.schedule import add_noise, to_x0
 from omniforcing_jax.streams import Streams
 from omniforcing_jax.text.contexts import TextContexts
@@ -47,10 +45,7 @@ def predict_masked(
     Raises:
         ValueError: As `ClipNetwork.masked_text`.
     """
-    frames_v, frames_a = block_of_frames(blocks)
-    per_frame = clean.video.shape[1] // len(frames_v)
-    sigmas = Sigmas(video=levels[:, frames_v], audio=levels[:, frames_a])
-    per_token = Streams(jnp.repeat(sigmas.video, per_frame, axis=1), sigmas.audio)
+    sigmas, per_token = spread_levels(levels, blocks, clean.video.shape[1] // blocks[-1].video_end)
     noisy = jax.tree.map(add_noise, jax.lax.stop_gradient(clean), noise, per_token)
     view, text = network.masked(sigmas, blocks), network.masked_text(params, contexts)
     velocity = predict(params, network.model, noisy, view, text, dtype=network.dtype, remat=network.remat).velocity

@@ -14,7 +14,7 @@ from jaxtyping import Array, DTypeLike, Float
 from omniforcing_jax import guidance
 from omniforcing_jax.config import ModelConfig, SamplerConfig
 from omniforcing_jax.guidance import GuidanceConfig
-from omniforcing_jax.layout import Block
+from omniforcing_jax.layout import Block, block_of_frames
 from omniforcing_jax.model.dual_stream import Perturbation, Text
 from omniforcing_jax.model.positions import Positions, Rotaries, rotaries
 from omniforcing_jax.model.transformer import NO_PERTURBATION, Transformer, text_kv
@@ -119,6 +119,22 @@ class ClipNetwork:
             return guidance.guided_x0(ask, noisy, sigma, prompt, negative, config, self.model.layers, share)
 
         return predict
+
+
+def spread_levels(levels: Float[Array, "B k"], blocks: tuple[Block, ...], per_frame: int) -> tuple[Sigmas, Streams]:
+    """Give every latent frame and every token of both streams the noise level of its block.
+
+    Args:
+        levels: Of each block.
+        blocks: Block table of the clip.
+        per_frame: Video tokens of a latent frame.
+
+    Returns:
+        Levels per latent frame, [B, F] and [B, A], and per token, [B, T] and [B, A].
+    """
+    frames_v, frames_a = block_of_frames(blocks)
+    sigmas = Sigmas(video=levels[:, frames_v], audio=levels[:, frames_a])
+    return sigmas, Streams(jnp.repeat(sigmas.video, per_frame, axis=1), sigmas.audio)
 
 
 def clip_network(

@@ -13,15 +13,13 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from omniforcing_jax import rollout
-from omniforcing_jax.distill.clip_network import ClipNetwork, clip_network
+from omniforcing_jax.distill.clip_network import ClipNetwork, clip_network, spread_levels
 from omniforcing_jax.distill.self_forcing import BlockwiseClip, Draws, M, Rollout, RolloutPlan, roll_out
-from omniforcing_jax.layout import block_of_frames
 from omniforcing_jax.model.positions import clip_block, make_positions
 from omniforcing_jax.model.transformer import Transformer, predict
-from omniforcing_jax.model.view import Sigmas, one_sigma
+from omniforcing_jax.model.view import one_sigma
 from omniforcing_jax.nn.attention import as_past
 from omniforcing_jax.schedule import add_noise, to_x0
 from omniforcing_jax.streams import Streams
@@ -68,7 +66,9 @@ def replay(params: Transformer, contexts: TextContexts, made: Rollout, draws: Dr
     clean = predict(
         params, network.model, _context(made, draws, plan), network.masked(one_sigma(level), blocks), text, **options
     )
-    noisy, (sigmas, per_token) = made.noisy.joined(), _exit_levels(draws, plan, batch)
+    noisy, exits = made.noisy.joined(), rollout.levels(plan.static)[0][draws.exits]
+    levels = jnp.broadcast_to(exits, (batch, len(blocks)))
+    sigmas, per_token = spread_levels(levels, blocks, noisy.video.shape[1] // blocks[-1].video_end)
     view, past = network.on_context(sigmas, blocks), as_past(clean.fresh)
     velocity = predict(params, network.model, noisy, view, text, past=past, **options).velocity
     return jax.tree.map(to_x0, noisy, velocity, per_token)
@@ -92,16 +92,3 @@ def _context(made: Rollout, draws: Draws, plan: RolloutPlan) -> Streams:
     )
     sigma = jnp.float32(sampler.context_noise)
     return jax.tree.map(lambda x, n: add_noise(x, n, sigma), made.x0.joined(), noise.joined())
-
-
-def _exit_levels(draws: Draws, plan: RolloutPlan, batch: int) -> tuple[Sigmas, Streams]:
-    """Return the noise level of each block's exit step, per latent frame and per token."""
-    levels = rollout.levels(plan.static)[0][draws.exits]
-    frames_v, frames_a = block_of_frames(plan.blocks)
-
-    def rows(of_frames: Float[Array, " F"]) -> Float[Array, "B F"]:
-        return jnp.broadcast_to(of_frames, (batch, len(of_frames)))
-
-    sigmas = Sigmas(video=rows(levels[frames_v]), audio=rows(levels[frames_a]))
-    rows_of_grid, columns = plan.static.grid
-    return sigmas, Streams(jnp.repeat(sigmas.video, rows_of_grid * columns, axis=1), sigmas.audio)
