@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from experiments.chime.judge.sources import SOURCES, ClipOptions, SourceOptions, read_request
+from experiments.chime.judge.sources import SOURCES, ClipOptions, SourceOptions, read_request, refuse_unused
 from experiments.cli_errors import report
 from experiments.script import read_flags
 from omniforcing_jax.chime.detect import Event
@@ -80,8 +80,9 @@ def run(arguments: Arguments) -> dict[str, Any]:
     """Judge all seeds, and pool them.
 
     Raises:
-        ValueError: If --weights is no folder, or holds no such network.
+        ValueError: If --weights is no folder, or holds no such network, or a flag is not of this source.
     """
+    refuse_unused(arguments.source, arguments)
     if arguments.weights is not None and not arguments.weights.is_dir():
         raise ValueError(f"--weights {arguments.weights}: no such folder")
     seeds = [list(judge_seed(arguments, seed)) for seed in arguments.seeds]

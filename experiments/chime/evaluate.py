@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from experiments.chime.judge.sources import SOURCES, ClipOptions, read_prompts, read_request
+from experiments.chime.judge.sources import SOURCES, ClipOptions, read_prompts, read_request, refuse_unused
 from experiments.cli_errors import keep_figures, refusing
 from experiments.script import read_flags
 from omniforcing_jax.chime import metrics
@@ -66,6 +66,7 @@ def plan(arguments: Arguments) -> tuple[Sequence[str], Sequence[Request | None],
             raise ValueError(f"--prompts {arguments.prompts}: with --file it must be a text file with one prompt")
         requests = [read_request(prompt) for prompt in prompts] or [None]
         return prompts or [str(arguments.file)], requests, iter([read_film(arguments.file)])
+    refuse_unused(str(arguments.source), arguments)
     prompts = read_prompts(arguments.prompts or "32", arguments.seed)
     requests = [read_request(prompt) for prompt in prompts]
     if arguments.swap_sound and len(prompts) < 2:

@@ -79,9 +79,19 @@ def test_what_is_no_bench_is_refused(flags, complaint):
         bench.Arguments(source="truth", **{flags[0][2:]: tuple(flags[1:]) if flags[0] == "--seeds" else flags[1]})
 
 
-def test_a_student_has_learned_its_guidance():
-    with pytest.raises(ValueError, match="--guidance 2: only a teacher takes it"):
-        bench.run(arguments("--source", "student", "--prompts", 1, "--seeds", 3, "--guidance", 2))
+@pytest.mark.parametrize(
+    ("source", "flag"),
+    [("student", ("--guidance", 3, "cfg=2")), ("codecs", ("--steps", 4)), ("truth", ("--weights", "folder"))],
+)
+@pytest.mark.parametrize("module", [bench, evaluate])
+def test_what_a_source_does_not_take_is_refused(module, source, flag, monkeypatch, capsys):
+    monkeypatch.setitem(bench.SOURCES, source, None)  # nothing is made
+    flags = [str(word) for word in ("--source", source, "--prompts", 1, *flag)]
+    with pytest.raises(SystemExit) as caught:
+        module.main(tyro.cli(module.Arguments, args=flags))
+    assert caught.value.code == 2
+    told = " ".join(map(str, flag))
+    assert capsys.readouterr().err.strip() == f"error: {told}: --source {source} does not take it"
 
 
 def test_weights_that_are_not_there_are_one_line(tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Chime's trainings with a critic: the gradients are those of the networks that are trained, on the right clips."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,6 @@ import pytest
 
 from experiments.chime import train_causal_dmd, train_self_forcing
 from experiments.chime.world import latents, recipe, train_dmd
-from experiments.chime.world.clips import TRAIN_SEED
 from omniforcing_jax.distill.generator_critic import Frozen, clips_of, contexts_of
 from omniforcing_jax.guidance import StreamGuidance
 from omniforcing_jax.model.transformer import transformer_spec
@@ -65,10 +65,8 @@ def test_a_folder_without_checkpoints_is_named(tmp_path):
 
 
 def test_flags_say_how_long_a_run_is_and_what_its_teacher_is_pushed_by(tmp_path):
-    assert (
-        train_self_forcing.Arguments(folder=tmp_path).configure(train_self_forcing.CONFIG)
-        == train_self_forcing.Config()
-    )
+    config = train_self_forcing.CONFIG
+    assert train_self_forcing.Arguments(folder=tmp_path).configure(config) == config
     told = {"steps": 100, "guidance": ("3", "video.modality=2"), "guidance_from": 0.5, "seed": 7}
     config = train_causal_dmd.Arguments(folder=tmp_path, **told).configure(train_causal_dmd.CONFIG)
     assert (config.steps, config.critic.steps, config.generator.steps, config.seed) == (100, 100, 50, 7)
@@ -95,13 +93,22 @@ def test_what_is_no_run_is_one_line(flags, complaint, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_may_train_what_blocks_leave_in_the_cache():
-    assert not train_self_forcing.make_method(train_self_forcing.CONFIG).cache_gradient
-    assert train_self_forcing.make_method(train_self_forcing.Config(cache_gradient=True)).cache_gradient
+@pytest.mark.parametrize("through_cache", [False, True])
+def test_a_run_may_train_what_blocks_leave_in_the_cache(through_cache, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(train_dmd, "train", lambda *arguments: asked.append(arguments))
+    train_self_forcing.main(train_self_forcing.Arguments(folder=tmp_path, prompts=8, cache_gradient=through_cache))
+    ((config, _, method, rows),) = asked
+    assert (config.cache_gradient, method.cache_gradient) == (through_cache, through_cache)
+    np.testing.assert_array_equal(rows["ids"], latents.prompts(8))
 
 
-def test_prompts_are_those_of_the_clips_that_are_encoded():
-    assert np.array_equal(latents.prompts(3)[2], latents.prompt_ids(TRAIN_SEED + 2))
+def test_prompts_are_those_of_the_clips_that_are_encoded(tmp_path):
+    blank = SimpleNamespace(encode_video=lambda x: np.zeros(len(x)), encode_sound=lambda x: np.zeros(len(x)))
+    latents.write(tmp_path / "clips.safetensors", blank, count=16, seconds=1)
+    written = latents.read(tmp_path / "clips.safetensors")["ids"]
+    np.testing.assert_array_equal(latents.prompts(16), written)
+    assert len(np.unique(written, axis=0)) > 8
 
 
 def test_four_levels_are_the_reference_s():

@@ -51,6 +51,21 @@ class SourceOptions:
     """Share of fresh noise in each step; by default 0 for a teacher, a student's own."""
 
 
+def refuse_unused(source: str, options: SourceOptions) -> None:
+    """Refuse what a source would not take.
+
+    Raises:
+        ValueError: Names flag and value.
+    """
+    is_made = source in ("teacher", "student")
+    takes = {"guidance": source == "teacher", "steps": is_made, "renewal": is_made, "weights": source != "truth"}
+    for name, is_taken in takes.items():
+        value = getattr(options, name)
+        if value is not None and not is_taken:
+            shown = " ".join(value) if isinstance(value, tuple) else value
+            raise ValueError(f"--{name} {shown}: --source {source} does not take it")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClipOptions(SourceOptions):
     """How clips are made."""
@@ -154,13 +169,7 @@ def codec_clips(prompts: list[str], options: ClipOptions) -> Iterator[Film]:
 
 
 def student_clips(prompts: list[str], options: ClipOptions) -> Iterator[Film]:
-    """Stream a clip for each prompt.
-
-    Raises:
-        ValueError: If guidance is asked for, which a student has learned.
-    """
-    if options.guidance is not None:
-        raise ValueError(f"--guidance {' '.join(options.guidance)}: only a teacher takes it")
+    """Stream a clip for each prompt."""
     weights = _student(options)
     for index, prompt in enumerate(prompts):
         seed = options.seed + 1000 * index

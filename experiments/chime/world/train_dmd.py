@@ -19,7 +19,6 @@ from omniforcing_jax.cli.sample import parse_guidance
 from omniforcing_jax.config import SamplerConfig
 from omniforcing_jax.distill.dmd import DmdConfig
 from omniforcing_jax.distill.generator_critic import Frozen
-from omniforcing_jax.guidance import GuidanceConfig, StreamGuidance
 from omniforcing_jax.model.transformer import Transformer, transformer_spec
 from omniforcing_jax.parallel import spec
 from omniforcing_jax.pipeline import presets
@@ -31,7 +30,7 @@ from omniforcing_jax.train.distil import DistillConfig, Networks, distil
 from omniforcing_jax.train.optimiser import OptimiserConfig
 from omniforcing_jax.train.step import DistillMethod
 
-STEPS = 700
+STEPS, GUIDANCE = 700, ("3",)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,7 +43,7 @@ class Config(DistillConfig):
     """
 
     sampler: SamplerConfig = recipe.SAMPLER
-    dmd: DmdConfig = DmdConfig(guidance=GuidanceConfig(video=StreamGuidance(cfg=3.0), audio=StreamGuidance(cfg=3.0)))
+    dmd: DmdConfig = DmdConfig(guidance=parse_guidance(GUIDANCE))
     batch: int = 8
     steps: int = STEPS
     ratio: int = 2
@@ -70,13 +69,13 @@ class Arguments(recipe.RunArguments):
     """Weights folder of the teacher; the critic begins as it."""
     student: Path = recipe.RUNS / "weights" / "stage2"
     """Weights folder of the stage-2 student that the generator begins as."""
-    guidance: tuple[str, ...] = ("3",)
+    guidance: tuple[str, ...] = GUIDANCE
     """Of the teacher's score, as `omniforcing sample` takes it."""
-    guidance_from: float = 1.0
+    guidance_from: float = Config.dmd.guidance_from
     """Least share of it that a clip has, drawn evenly from there to 1."""
-    steps: int = STEPS
+    steps: int = Config.steps
     """Steps of the critic in all; the rates fall to zero by then."""
-    seed: int = 50
+    seed: int = Config.seed
     """Random seed of clips, order and scores."""
     sample_every: int | None = None
     """Steps after which clips and their contact sheets go to FOLDER/samples; by default never."""
