@@ -37,7 +37,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a shell starts background jobs; tests interrupt commands
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-gc.set_threshold(50_000, 20, 20)  # traces make many objects that live: Python looked for garbage one second in sixteen
+gc.set_threshold(50_000, 20, 20)  # traces make many objects that live; they would be looked through again and again
 ENOUGH_BYTES = 2_500_000_000  # held by compiled programs between two files of tests
 
 
